@@ -1,0 +1,59 @@
+# make demo   the micro study on this machine: environment, stages, results/recovery.csv
+# make test   the tests, with what they need
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: help demo test lint format dag bench lock clean
+help:
+	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
+
+demo: $(VENV)/.ready  # the micro study, ending with its recovery table
+	$(BIN)/snakemake --cores all results/recovery.csv results/micro/figures
+	@$(BIN)/ablation table results/recovery.csv
+
+test: $(VENV)/.ready-dev  # every test that needs no GPU
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+lint: $(VENV)/.ready-dev  # what .ci/run checks beside the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules workflow
+	$(BIN)/snakemake --lint
+
+format: $(VENV)/.ready-dev  # bring every file into the house's form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile rules workflow
+
+dag: $(VENV)/.ready  # the rule graph, as mermaid text, into docs/rulegraph.md
+	{ printf '# The rule graph\n\nMade by `make dag`.\n\n```mermaid\n'; \
+	  $(BIN)/snakemake --rulegraph mermaid-js results/recovery.csv; printf '```\n'; } > docs/rulegraph.md
+
+bench: $(VENV)/.ready  # scoring on this CPU beside stock lm-eval
+	$(BIN)/python benchmarks/scoring_cpu.py
+
+# `sys_platform == 'none'` keeps torch and its CUDA packages out: CPU and CUDA machines share one lock.
+lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv)
+	echo "torch ; sys_platform == 'none'" > $(VENV)/no-torch.txt
+	uv pip compile --quiet requirements.in --override $(VENV)/no-torch.txt --no-emit-package torch \
+	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements.txt
+	uv pip compile --quiet requirements-dev.in \
+	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements-dev.txt
+	$(BIN)/python tools/conda_environment.py > environment.yml
+
+clean:  # forget results and logs, keep the environment
+	rm -rf results logs state .snakemake
+
+$(VENV)/.ready: requirements-torch.txt requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python >= 3.11 is needed, {sys.version.split()[0]} found: make PYTHON=python3.11"'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements-torch.txt
+	$(PIP) --no-deps --require-hashes -r requirements.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
+	$(PIP) --no-deps --require-hashes -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,15 @@
+# Prefill-mask ablation: take the causal mask away during prefill, measure, finetune, measure again.
+# A table of contents; every rule stands in the file of its stage.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+include: "rules/common.smk"
+include: "rules/targets.smk"
+include: "rules/base.smk"
+include: "rules/stage1_baseline.smk"
+include: "rules/stage2_ablation.smk"
+include: "rules/stage3_finetune.smk"
+include: "rules/stage4_posteval.smk"
+include: "rules/recovery.smk"

@@ -1,0 +1,98 @@
+# Stage 0: the pinned base model and data that every stage starts from.
+# `base: shipped` takes resources/micro, `base: pretrain` makes the model here, any other value is
+# the folder of a Hugging Face checkpoint. Makes results/<study>/base/manifest.json.
+BASE = f"{RESULTS}/base/manifest.json"
+DATA = f"{RESULTS}/base/data"
+SHIPPED = "resources/micro"
+PRETRAINED = f"{RESULTS}/base/pretrained"
+
+
+def base_folder():
+    """Where the base model's files stand."""
+    return {"shipped": f"{SHIPPED}/base", "pretrain": f"{PRETRAINED}/base"}.get(STUDY.base, STUDY.base)
+
+
+def base_record():
+    """The small file whose change means another base: its manifest, or its config.json."""
+    return {
+        "shipped": f"{SHIPPED}/manifest.json",
+        "pretrain": f"{PRETRAINED}/manifest.json",
+    }.get(STUDY.base, f"{STUDY.base}/config.json")
+
+
+@cache
+def world_stamp():
+    slice = {k: v for k, v in STUDY.world.items() if k != "pretrain"}
+    return make_stamp("base_world", "world", {"world": slice}, ())
+
+
+@cache
+def pretrain_stamp():
+    hardware = STUDY.hardware.model_dump()
+    slice = {"world": STUDY.world, "hardware": hardware}
+    return make_stamp("base_pretrain", "pretrain", slice, MODEL_PACKAGES)
+
+
+@cache
+def base_stamp():
+    upstream = {f"{DATA}/manifest.json": world_stamp()}
+    if STUDY.pretrained_here:
+        upstream[f"{PRETRAINED}/manifest.json"] = pretrain_stamp()
+    return make_stamp("base", "base", {"base": base_folder()}, (), upstream)
+
+
+rule base_world:
+    """The micro-world's items, finetuning data and bag-of-words baselines, from one seed."""
+    output:
+        expand(f"{DATA}/{{task}}.jsonl", task=STUDY.evaluation.tasks),
+        f"{DATA}/finetune.jsonl",
+        f"{DATA}/bag_of_words.csv",
+        f"{DATA}/manifest.json",
+    log:
+        f"{LOGS}/base_world.log",
+    params:
+        stamp=provenance.canonical_json(world_stamp()),
+    message:
+        "Stage 0: writing the micro-world's data"
+    script:
+        "../workflow/scripts/world.py"
+
+
+if STUDY.pretrained_here:
+
+    rule base_pretrain:
+        """The micro base from nothing: runs only under `base: pretrain`."""
+        output:
+            model=directory(f"{PRETRAINED}/base"),
+            manifest=f"{PRETRAINED}/manifest.json",
+            run=f"{PRETRAINED}/run.json",
+        log:
+            f"{LOGS}/base_pretrain.log",
+        benchmark:
+            f"{LOGS}/base_pretrain.benchmark.tsv"
+        threads: STUDY.world["pretrain"]["threads"]
+        resources:
+            gpu=STUDY.hardware.gpu,
+        params:
+            stamp=provenance.canonical_json(pretrain_stamp()),
+        message:
+            "Stage 0: pretraining the micro base from nothing"
+        script:
+            "../workflow/scripts/pretrain.py"
+
+
+rule base:
+    """One manifest that names every file of model and data by its hash."""
+    input:
+        data=f"{DATA}/manifest.json",
+        record=base_record(),
+    output:
+        manifest=BASE,
+    log:
+        f"{LOGS}/base.log",
+    params:
+        stamp=provenance.canonical_json(base_stamp()),
+    message:
+        "Stage 0: pinning the base model and its data"
+    script:
+        "../workflow/scripts/base.py"

@@ -1,0 +1,65 @@
+# What every stage shares: the study, its paths, and the stamps that decide what is stale.
+#
+# A stamp is all that can change a stage's result (code, config slice, package versions, upstream
+# stamps) as canonical JSON in `params:`, so that Snakemake reruns exactly what a change touches.
+# No torch here: this file is read again by every job.
+from functools import cache
+from pathlib import Path
+
+from ablation import provenance
+from ablation.config import load_study
+from ablation.names import ABLATED_MASKS, MASKS
+
+ROOT = Path(workflow.current_basedir).parent
+STUDY = load_study(config, ROOT / "config")
+RESULTS = f"results/{STUDY.study}"
+LOGS = f"logs/{STUDY.study}"
+RECIPES = list(STUDY.recipes)
+
+MODEL_PACKAGES = ("safetensors", "tokenizers", "torch", "transformers")
+SCORING_PACKAGES = (*MODEL_PACKAGES, "datasets", "lm_eval")
+TRAINING_PACKAGES = (*MODEL_PACKAGES, "accelerate")
+TABLE_PACKAGES = ("numpy", "pandas", "scipy")
+
+
+wildcard_constraints:
+    recipe="|".join(RECIPES),
+    seed="|".join(map(str, STUDY.seeds)),
+    mask="|".join(MASKS),
+    task="|".join(STUDY.evaluation.tasks),
+
+
+def script_path(verb):
+    """The script behind a rule, for its code hash."""
+    return ROOT / "workflow" / "scripts" / f"{verb}.py"
+
+
+def make_stamp(stage, verb, slice, packages, upstream=None):
+    """All that can change the results of `stage`; `upstream` maps manifest paths to stamps."""
+    return provenance.stamp(stage, script_path(verb), slice, packages, upstream)
+
+
+def scoring_slice(masks):
+    """The part of the configuration that a scoring job can see."""
+    return {
+        "evaluation": STUDY.evaluation.model_dump(),
+        "hardware": STUDY.hardware.model_dump(),
+        "masks": list(masks),
+        "task_files": task_files(),
+    }
+
+
+@cache
+def task_files():
+    """{name: sha256} of config/tasks: a changed prompt is another measurement."""
+    folder = ROOT / "config" / "tasks"
+    return {
+        p.relative_to(folder).as_posix(): provenance.sha256_file(p)
+        for p in sorted(folder.rglob("*"))
+        if p.suffix in {".yaml", ".py"}
+    }
+
+
+def scored(folder, *names):
+    """The files of one scored checkpoint and mask (all of them, or those named)."""
+    return [f"{folder}/{n}" for n in names or ("metrics.json", "samples.parquet", "manifest.json", "run.json")]

@@ -1,0 +1,95 @@
+# Tables and figures: from sample rows to what came back.
+# Needs stages 1, 2 and 4; makes results/<study>/{recovery,per_task,contrasts}.csv and figures/.
+BASELINE = f"{RESULTS}/stage1_baseline/manifest.json"
+
+
+localrules:
+    recovery,
+    recovery_named,
+    figures,
+
+
+def ablated(mask):
+    return f"{RESULTS}/stage2_ablation/{mask}/manifest.json"
+
+
+def posteval(recipe, seed, mask):
+    return f"{RESULTS}/stage4_posteval/{recipe}/seed{seed}/{mask}/manifest.json"
+
+
+def measured():
+    """Every scored manifest of the study, and the stamp that it must carry."""
+    stamps = {BASELINE: stage1_stamp()} | {ablated(mask): stage2_stamp() for mask in ABLATED_MASKS}
+    for recipe in RECIPES:
+        for seed in STUDY.seeds:
+            for mask in MASKS:
+                stamps[posteval(recipe, seed, mask)] = stage4_stamp(recipe, seed)
+    return stamps
+
+
+@cache
+def recovery_stamp():
+    slice = {
+        "study": STUDY.study,
+        "metric": STUDY.evaluation.metric,
+        "statistics": STUDY.statistics.model_dump(),
+        "criteria": STUDY.criteria.model_dump(),
+    }
+    return make_stamp("recovery", "recovery", slice, TABLE_PACKAGES, measured())
+
+
+@cache
+def figures_stamp():
+    tables = {f"{RESULTS}/recovery.manifest.json": recovery_stamp()}
+    return make_stamp("figures", "figures", {}, ("altair", "pandas", "vl-convert-python"), tables)
+
+
+rule recovery:
+    """Damage, gain, side effect and recovered fraction of every recipe, seed, mask and task."""
+    input:
+        list(measured()),
+        f"{DATA}/bag_of_words.csv",
+    output:
+        recovery=f"{RESULTS}/recovery.csv",
+        per_task=f"{RESULTS}/per_task.csv",
+        contrasts=f"{RESULTS}/contrasts.csv",
+        manifest=f"{RESULTS}/recovery.manifest.json",
+    log:
+        f"{LOGS}/recovery.log",
+    params:
+        stamp=provenance.canonical_json(recovery_stamp()),
+    message:
+        "Tables: what was lost, what came back"
+    script:
+        "../workflow/scripts/recovery.py"
+
+
+rule recovery_named:
+    """The table of the study in hand, under the name that users type."""
+    input:
+        f"{RESULTS}/recovery.csv",
+    output:
+        "results/recovery.csv",
+    log:
+        f"{LOGS}/recovery_named.log",
+    message:
+        "results/recovery.csv is the table of {STUDY.study}"
+    shell:
+        "cp {input} {output} 2> {log}"
+
+
+rule figures:
+    """Accuracy per task and stage, with intervals."""
+    input:
+        per_task=f"{RESULTS}/per_task.csv",
+        manifest=f"{RESULTS}/recovery.manifest.json",
+    output:
+        expand(f"{RESULTS}/figures/accuracy.{{form}}", form=("svg", "png", "html")),
+    log:
+        f"{LOGS}/figures.log",
+    params:
+        stamp=provenance.canonical_json(figures_stamp()),
+    message:
+        "Figures: accuracy per task and stage"
+    script:
+        "../workflow/scripts/figures.py"

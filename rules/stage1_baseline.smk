@@ -1,0 +1,34 @@
+# Stage 1: the base model under the causal mask.
+# Needs the pinned base; makes results/<study>/stage1_baseline/.
+
+
+def stage1_stamp():
+    return make_stamp(
+        "stage1_baseline",
+        "evaluate",
+        scoring_slice(["causal"]),
+        SCORING_PACKAGES,
+        {BASE: base_stamp()},
+    )
+
+
+rule stage1_baseline:
+    """Baseline accuracy B of every task: nothing taken away yet."""
+    input:
+        base=BASE,
+        model=BASE,
+    output:
+        scored(f"{RESULTS}/stage1_baseline"),
+    log:
+        f"{LOGS}/stage1_baseline.log",
+    benchmark:
+        f"{LOGS}/stage1_baseline.benchmark.tsv"
+    threads: STUDY.hardware.threads
+    resources:
+        gpu=STUDY.hardware.gpu,
+    params:
+        stamp=provenance.canonical_json(stage1_stamp()),
+    message:
+        "Stage 1: scoring the base model under causal"
+    script:
+        "../workflow/scripts/evaluate.py"

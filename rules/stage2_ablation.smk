@@ -1,0 +1,34 @@
+# Stage 2: the base model under the ablated masks, one job for all of them.
+# Needs the pinned base; makes results/<study>/stage2_ablation/<mask>/.
+
+
+def stage2_stamp():
+    return make_stamp(
+        "stage2_ablation",
+        "evaluate",
+        scoring_slice(ABLATED_MASKS),
+        SCORING_PACKAGES,
+        {BASE: base_stamp()},
+    )
+
+
+rule stage2_ablation:
+    """Ablated accuracy A of every task: what is lost at once when prefill is not causal."""
+    input:
+        base=BASE,
+        model=BASE,
+    output:
+        [scored(f"{RESULTS}/stage2_ablation/{mask}") for mask in ABLATED_MASKS],
+    log:
+        f"{LOGS}/stage2_ablation.log",
+    benchmark:
+        f"{LOGS}/stage2_ablation.benchmark.tsv"
+    threads: STUDY.hardware.threads
+    resources:
+        gpu=STUDY.hardware.gpu,
+    params:
+        stamp=provenance.canonical_json(stage2_stamp()),
+    message:
+        "Stage 2: scoring the base model under {ABLATED_MASKS}"
+    script:
+        "../workflow/scripts/evaluate.py"

@@ -1,0 +1,43 @@
+# Stage 3: one full-weight finetuning a recipe and seed, always from the base.
+# Needs the pinned base; makes results/<study>/stage3_finetune/<recipe>/seed<seed>/.
+
+
+@cache
+def stage3_stamp(recipe, seed):
+    return make_stamp(
+        "stage3_finetune",
+        "finetune",
+        {
+            "name": recipe,
+            "recipe": STUDY.recipe(recipe),
+            "seed": int(seed),
+            "hardware": STUDY.hardware.model_dump(),
+        },
+        TRAINING_PACKAGES,
+        {BASE: base_stamp()},
+    )
+
+
+rule stage3_finetune:
+    """A checkpoint of one recipe; the seed sets data order and held-out split, nothing else."""
+    input:
+        base=BASE,
+    output:
+        model=directory(f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/model"),
+        summary=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/summary.json",
+        curve=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/curve.jsonl",
+        manifest=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/manifest.json",
+        run=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/run.json",
+    log:
+        f"{LOGS}/stage3_finetune/{{recipe}}-seed{{seed}}.log",
+    benchmark:
+        f"{LOGS}/stage3_finetune/{{recipe}}-seed{{seed}}.benchmark.tsv"
+    threads: STUDY.hardware.threads
+    resources:
+        gpu=STUDY.hardware.gpu,
+    params:
+        stamp=lambda w: provenance.canonical_json(stage3_stamp(w.recipe, w.seed)),
+    message:
+        "Stage 3: finetuning {wildcards.recipe}, seed {wildcards.seed}"
+    script:
+        "../workflow/scripts/finetune.py"

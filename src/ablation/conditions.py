@@ -1,0 +1,139 @@
+"""Scored conditions: one model under one mask, read back from its sample rows. No torch.
+
+Every number in a table is recomputed from these rows; metrics.json is for reading, not for tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ablation.names import MACRO, METRICS
+from ablation.provenance import sha256_file
+from ablation.statistics import wilson
+
+
+class UnpairedItems(ValueError):
+    """Two conditions were not scored on the same items."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One model under one mask: which items it got right, and what it was measured with."""
+
+    stage: str
+    mask: str
+    recipe: str | None  # None: the base model
+    seed: int | None
+    train_leaks: bool
+    eval_leaks: bool
+    circumstances: Mapping[str, object]  # GPU kind, dtype, attention back end, package versions
+    manifest: str  # sha256 of the stable manifest
+    correct: Mapping[str, Mapping[str, pd.Series]]  # metric -> task -> 0/1 indexed by doc_hash
+    truncated: Mapping[str, int]  # task -> items that lost tokens from the left
+
+
+def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
+    """The conditions behind {path of manifest.json: its content}; samples.parquet stands beside."""
+    conditions = []
+    for path, manifest in sorted(manifests.items()):
+        samples = pd.read_parquet(Path(path).parent / "samples.parquet")
+        cut = samples[samples.truncated].groupby("task").doc_id.nunique()
+        conditions.append(
+            Condition(
+                stage=manifest["stamp"]["stage"],
+                mask=manifest["mask"],
+                recipe=manifest.get("recipe"),
+                seed=manifest.get("seed"),
+                train_leaks=manifest.get("train_leaks", False),
+                eval_leaks=manifest["eval_leaks"],
+                circumstances=manifest["circumstances"],
+                manifest=sha256_file(path),
+                correct={metric: item_correct(samples, metric) for metric in METRICS},
+                truncated=cut.to_dict(),
+            )
+        )
+    return conditions
+
+
+def item_correct(samples: pd.DataFrame, metric: str) -> dict[str, pd.Series]:
+    """Per task, 1 where the best-scored choice of an item is its gold choice; ties: the first."""
+    scale = {
+        "acc": 1,
+        "acc_norm": samples.characters,
+        "acc_bytes": samples.bytes,
+        "acc_token": samples.tokens,
+    }[metric]
+    scored = samples.assign(score=samples.loglikelihood / scale)
+    scored = scored.sort_values(["task", "doc_id", "choice"], kind="stable", ignore_index=True)
+    best = scored.loc[scored.groupby(["task", "doc_id"], sort=True).score.idxmax()]
+    best = best.assign(right=(best.choice == best.gold).astype(int))
+    return {task: t.set_index("doc_hash").right for task, t in best.groupby("task", sort=True)}
+
+
+def paired(conditions: Sequence[Condition], metric: str, task: str) -> np.ndarray:
+    """[conditions, items] of 0/1, items in the first condition's order.
+
+    Raises UnpairedItems when the conditions were not scored on the same documents.
+    """
+    scores = [c.correct[metric].get(task, pd.Series(dtype=int)) for c in conditions]
+    first = scores[0].index
+    if first.has_duplicates:
+        raise UnpairedItems(f"{task}: the same document occurs twice, items cannot be paired")
+    for other in scores[1:]:
+        if set(other.index) != set(first):
+            missing, new = len(set(first) - set(other.index)), len(set(other.index) - set(first))
+            raise UnpairedItems(
+                f"{task}: two conditions were scored on different items ({missing} documents of "
+                f"the first are missing in the other, {new} are new). Score both again from the "
+                f"same data."
+            )
+    return np.stack([s.loc[first].to_numpy() for s in scores])
+
+
+def comparable(conditions: Sequence[Condition]) -> str:
+    """`true`, or `false: ...` naming what was not equal when the conditions were measured."""
+    keys = sorted({key for c in conditions for key in c.circumstances})
+    unequal = [k for k in keys if len({str(c.circumstances.get(k)) for c in conditions}) > 1]
+    return "false: different " + ", ".join(unequal) if unequal else "true"
+
+
+def per_task_table(
+    study: str, conditions: Sequence[Condition], metric: str, confidence: float
+) -> pd.DataFrame:
+    """Accuracy of every condition and task under every metric; Wilson's interval for `metric`."""
+    rows = []
+    for c in conditions:
+        known = {
+            "study": study,
+            "stage": c.stage,
+            "recipe": c.recipe,
+            "seed": c.seed,
+            "mask": c.mask,
+            "train_leaks": c.train_leaks,
+            "eval_leaks": c.eval_leaks,
+        }
+        tasks = []
+        for task, right in c.correct[metric].items():
+            interval = wilson(int(right.sum()), len(right), confidence)
+            accuracies = {m: c.correct[m][task].mean() for m in METRICS}
+            tasks.append(
+                known
+                | {"task": task, "n": len(right), "truncated": c.truncated.get(task, 0)}
+                | {"metric": metric, "accuracy": right.mean()}
+                | {"accuracy_low": interval.low, "accuracy_high": interval.high}
+                | accuracies
+            )
+        means = {m: np.mean([row[m] for row in tasks]) for m in METRICS}
+        totals = {"n": sum(r["n"] for r in tasks), "truncated": sum(r["truncated"] for r in tasks)}
+        rows += tasks
+        rows.append(
+            known | {"task": MACRO, "metric": metric, "accuracy": means[metric]} | totals | means
+        )
+    frame = pd.DataFrame(rows).astype({"seed": "Int64"})
+    numeric = frame.select_dtypes("float").columns
+    return frame.assign(**{c: frame[c].round(9) for c in numeric})

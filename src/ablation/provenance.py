@@ -1,0 +1,316 @@
+"""Where a number comes from: canonical JSON, code and config hashes, manifests and run records.
+
+Two records a job. `manifest.json` is stable (equal work gives equal bytes) and is what later
+stages take as input; `run.json` is what happened (host, seconds) and is nobody's input.
+"""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+import tokenize
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+PACKAGE = Path(__file__).resolve().parent
+
+# Modules that name things, move bytes and read configuration but shape no number. What they hand to
+# a stage is in that stage's stamp already, and a new config key must not buy a new training.
+NEUTRAL_MODULES = frozenset(
+    f"ablation{name}" for name in ("", ".config", ".names", ".progress", ".provenance")
+)
+
+
+class StaleInput(RuntimeError):
+    """An input was not made by the current configuration and code, or its bytes have changed."""
+
+
+def canonical_json(value: object) -> str:
+    """`value` as JSON that does not depend on the order in which mappings were written."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(path: str | Path):
+    """A temporary sibling of `path` that is renamed onto it when the block ends without error.
+
+    Works for files and for folders; what stood at `path` stays until the new one is whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield scratch
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(scratch, path)
+    finally:
+        if scratch.is_dir():
+            shutil.rmtree(scratch)
+        else:
+            scratch.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    with atomic_path(path) as scratch:
+        scratch.write_bytes(content)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Byte-stable JSON: sorted keys, two spaces, a final newline."""
+    write_text(path, json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n")
+
+
+# ---- what can change a result: code, package versions, configuration --------------------------
+
+
+def code_tokens(source: str) -> str:
+    """The tokens of a Python file without comments, blank lines and docstrings.
+
+    `ast.dump` would do, but differs between Python 3.11, 3.12 and 3.13; so does the tokenizer's
+    view of f-strings, which are therefore taken as the text that they span.
+    """
+    docstrings = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            if is_text and isinstance(first.value.value, str):
+                docstrings.add((first.lineno, first.col_offset))
+    skip = {tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER}
+    kept, fstring_starts, lines = [], [], source.splitlines(keepends=True)
+    after_docstring = False
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        name = tokenize.tok_name[token.type]
+        if token.start in docstrings:
+            after_docstring = True
+        elif name == "FSTRING_START":
+            fstring_starts.append(token.start)  # they nest
+        elif name == "FSTRING_END":
+            start = fstring_starts.pop()
+            kept += [] if fstring_starts else [_span(lines, start, token.end)]
+        elif fstring_starts or token.type in skip:
+            continue
+        elif token.type == tokenize.NEWLINE:
+            kept += [] if after_docstring else ["<newline>"]
+            after_docstring = False
+        elif token.type == tokenize.INDENT:
+            kept.append("<indent>")  # how wide a block is indented says nothing
+        elif token.type == tokenize.DEDENT:
+            kept.append("<dedent>")
+        else:
+            kept.append(token.string)
+    return "\n".join(kept)
+
+
+def _span(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """The text from `start` to `end`, both (line from 1, column from 0) in characters."""
+    if start[0] == end[0]:
+        return lines[start[0] - 1][start[1] : end[1]]
+    middle = lines[start[0] : end[0] - 1]
+    return "".join([lines[start[0] - 1][start[1] :], *middle, lines[end[0] - 1][: end[1]]])
+
+
+def _module_file(module: str) -> Path | None:
+    base = PACKAGE.joinpath(*module.split(".")[1:])
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _imported_modules(source: str, package: str) -> set[str]:
+    """The `ablation` modules that a source names in its imports, lazy imports included."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
+            stem = f"{base}.{node.module or ''}".strip(".") if node.level else node.module
+            found |= {stem} | {f"{stem}.{alias.name}" for alias in node.names}
+    return {m for m in found if m.split(".")[0] == "ablation" and _module_file(m)}
+
+
+def code_closure(script: str | Path) -> list[str]:
+    """The `ablation` modules that a script uses, directly or through others, sorted."""
+    seen: set[str] = set()
+    pending = _imported_modules(Path(script).read_text(), "")
+    while pending:
+        module = pending.pop()
+        if module in seen or module in NEUTRAL_MODULES:
+            continue
+        seen.add(module)
+        file = _module_file(module)
+        package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+        pending |= _imported_modules(file.read_text(), package)
+    return sorted(seen)
+
+
+@cache
+def code_hash(script: str | Path) -> str:
+    """A hash of what a stage executes: its script and the modules it uses, comments left out."""
+    parts = [code_tokens(Path(script).read_text())]
+    parts += [f"{m}\n{code_tokens(_module_file(m).read_text())}" for m in code_closure(script)]
+    return sha256_text("\n\0".join(parts))
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Installed versions without the local part: torch 2.13.0+cpu and +cu130 are one release."""
+    return {name: metadata.version(name).partition("+")[0] for name in sorted(names)}
+
+
+def stamp(
+    stage: str,
+    script: str | Path,
+    config: Mapping,
+    packages: Iterable[str],
+    upstream: Mapping[str, Mapping] | None = None,
+) -> dict:
+    """All that can change a stage's result, as plain data whose `hash` names it.
+
+    `upstream` maps a manifest's path to the stamp that it must carry; their hashes go into this
+    one, so a stamp stands for the whole history of a result.
+    """
+    body = {
+        "stage": stage,
+        "code": code_hash(script),
+        "config": json.loads(canonical_json(config)),
+        "packages": package_versions(packages),
+        "upstream": {path: s["hash"] for path, s in (upstream or {}).items()},
+    }
+    return {**body, "hash": sha256_text(canonical_json(body))}
+
+
+# ---- manifests ---------------------------------------------------------------------------------
+
+
+def file_table(paths: Iterable[str | Path]) -> dict[str, dict]:
+    """{path: {sha256, bytes}} of files; a folder stands for every file below it."""
+    table = {}
+    for path in map(Path, paths):
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            table[file.as_posix()] = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+    return table
+
+
+def write_manifest(
+    path: str | Path,
+    stamp: Mapping,
+    outputs: Iterable[str | Path],
+    **facts: object,
+) -> None:
+    """Write the stable record of a job: its stamp, hashes of inputs and outputs, and `facts`.
+
+    Inputs are the manifests that the stamp names. Output paths are kept relative to the
+    manifest's own folder, so that results can be moved.
+    """
+    home = Path(path).parent
+    table = {os.path.relpath(file, home): entry for file, entry in file_table(outputs).items()}
+    write_json(
+        path,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "stamp": dict(stamp),
+            "inputs": {path: sha256_file(path) for path in stamp["upstream"]},
+            "outputs": table,
+            **facts,
+        },
+    )
+
+
+def read_inputs(stamp: Mapping) -> dict[str, dict]:
+    """{path: manifest} of everything that a stage stands on, each one checked."""
+    return {path: read_manifest(path, expected) for path, expected in stamp["upstream"].items()}
+
+
+def read_manifest(path: str | Path, expected: str) -> dict:
+    """Read a manifest; check that the stamp `expected` made it and that its files are as it says.
+
+    Raises StaleInput when the manifest was made by another configuration or code (a `--touch`
+    cannot pass stale bytes on), or when a file is missing, has changed, or was not there before.
+    """
+    path = Path(path)
+    manifest = json.loads(path.read_text())
+    found = manifest.get("stamp", {}).get("hash")
+    if found != expected:
+        raise StaleInput(
+            f"{path} was made by another configuration or code than the current one (stamp "
+            f"{str(found)[:12]}, expected {expected[:12]}). Make it again: snakemake --force {path}"
+        )
+    verify_outputs(path, manifest)
+    return manifest
+
+
+def verify_outputs(path: str | Path, manifest: Mapping) -> None:
+    """Raise StaleInput, naming the file, unless every output is byte for byte as recorded."""
+    home = Path(path).parent
+    recorded = manifest["outputs"]
+    for name, entry in recorded.items():
+        file = home / name
+        if not file.is_file():
+            raise StaleInput(
+                f"{file} is missing, but {path} lists it. Make it again, or restore it."
+            )
+        size = file.stat().st_size
+        if size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
+            raise StaleInput(
+                f"{file} has changed since {path} was written ({size} bytes now, "
+                f"{entry['bytes']} then, or other content). Make it again, or restore it."
+            )
+    for folder in {(home / name).parent for name in recorded if "/" in name}:
+        for file in folder.iterdir():
+            if file.is_file() and os.path.relpath(file, home) not in recorded:
+                raise StaleInput(f"{file} is not in {path}: remove it, or make the folder again.")
+
+
+# ---- run records -------------------------------------------------------------------------------
+
+
+@contextmanager
+def run_record(path: str | Path, **facts: object):
+    """Time the block and write run.json: host, processor, Python, seconds, and `facts`.
+
+    The block may add to the yielded mapping. Nothing here is anybody's input.
+    """
+    record: dict = dict(facts)
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    yield record
+    write_json(
+        path,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - clock, 3),
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "processors": os.cpu_count(),
+            "python": sys.version.split()[0],
+            **record,
+        },
+    )

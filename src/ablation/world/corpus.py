@@ -1,0 +1,193 @@
+"""What the base model reads (pretraining documents) and what it is finetuned on (Alpaca records).
+
+Only training scenes are told with their answers. A document that goes on asking about the same
+situation asks only what falls into the training split as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from random import Random
+
+from ablation.alpaca import alpaca_text
+from ablation.world.scenes import (
+    ANIMALS,
+    ATTRIBUTES,
+    NAMES,
+    PETS_TOLD,
+    PLACES,
+    STEPS,
+    TASKS,
+    TOOLS,
+    TOOLS_TOLD,
+    FactScene,
+    LogScene,
+    PetScene,
+    RoleScene,
+    Scene,
+    ToolScene,
+    World,
+    fact_question,
+    log_text,
+    pet_question,
+    pets_text,
+    role_reason,
+    role_text,
+    tool_answer,
+    tool_question,
+    tools_text,
+)
+
+LINES_AFTER_LOG = 4
+QUESTIONS_PER_TOOLS = 2
+QUESTIONS_PER_PETS = 3
+
+
+def documents(world: World, random: Random, weights: Mapping[str, float]) -> Iterator[str]:
+    """Endless pretraining documents; `weights` say how often each kind comes.
+
+    Kinds: the five tasks' names, `statement`, `register`, `alpaca`.
+    """
+    kinds, shares = list(weights), list(weights.values())
+    while True:
+        kind = random.choices(kinds, shares)[0]
+        if kind == "statement":
+            yield statement(world, random)
+        elif kind == "register":
+            yield register(random)
+        elif kind == "alpaca":
+            yield alpaca_text(record(world, random))
+        else:
+            yield document(world, world.sample(kind, "train", random), random)
+
+
+def primer(random: Random) -> Iterator[str]:
+    """Endless lists of who has which pet, each told back twice in other orders.
+
+    Nothing in them can be predicted but by binding a name to what was told of it: read first, they
+    make the base model learn that within a few hundred steps.
+    """
+    while True:
+        yield _told_back(random, _PETS, full_lines=False)
+
+
+def finetuning_records(world: World, count: int, seed: int) -> list[dict[str, str]]:
+    """`count` Alpaca records {instruction, input, output} from training scenes."""
+    random = Random(f"finetuning {world.seed} {seed}")
+    return [record(world, random) for _ in range(count)]
+
+
+def record(world: World, random: Random) -> dict[str, str]:
+    """One Alpaca record: the evidence and the question, or a text to go on with, as `input`."""
+    scene = world.sample(random.choice(TASKS), "train", random)
+    match scene:
+        case LogScene():
+            given = f"{log_text(scene)} Then {scene.people[scene.asked]}"
+            return _record("Continue the text.", given, f"{scene.next_step(scene.asked)}.")
+        case ToolScene():
+            given = f"{tools_text(scene)} {tool_question(scene)}"
+            return _record("Answer the question.", given, tool_answer(scene))
+        case FactScene():
+            answer = world.fact(scene.animal, scene.attribute)
+            return _record("Answer the question.", fact_question(scene), answer)
+        case PetScene():
+            given = f"{pets_text(scene)} {pet_question(scene)}"
+            return _record("Answer the question.", given, world.pet_facts(scene)[scene.asked])
+        case RoleScene():
+            given = f"{role_text(scene)} {scene.people[scene.asked]}"
+            return _record("Continue the text.", given, role_reason(scene))
+
+
+def document(world: World, scene: Scene, random: Random) -> str:
+    """The scene as a text that tells its answer, and answers to further questions about it."""
+    match scene:
+        case LogScene():
+            return _log_document(world, scene, random)
+        case ToolScene():
+            return _tool_document(world, scene, random)
+        case FactScene():
+            answer = world.fact(scene.animal, scene.attribute)
+            return f"Question: {fact_question(scene)}\nAnswer: {answer}"
+        case PetScene():
+            return _pet_document(world, scene, random)
+        case RoleScene():
+            lines = [f"{name} {role_reason(scene, k)}" for k, name in enumerate(scene.people)]
+            return " ".join([role_text(scene), lines[scene.asked], lines[1 - scene.asked]])
+
+
+def statement(world: World, random: Random) -> str:
+    """All that is true of one kind of animal."""
+    animal = random.choice(ANIMALS)
+    names = random.sample(tuple(ATTRIBUTES), len(ATTRIBUTES))
+    return " ".join(ATTRIBUTES[a].statement.format(animal, world.fact(animal, a)) for a in names)
+
+
+# key and value vocabularies; how a pair is told, told back in full, told back in short; and how
+# many pairs: never as many as a scene has, so that no register is the evidence of an item
+_TOOLS = (TOOLS, PLACES, "The {1} holds the {0}.", "Find the {0} in the {1}.", "{0} {1}.")
+_PETS = (NAMES, ANIMALS, "The {1} chose {0}.", "{0} got the {1}.", "{0} {1}.")
+_LOGS = (NAMES, STEPS, "Who {1}? {0}.", "Then {0} {1}.", "{0} {1}.")
+_SIZES = (2, 3, 4, 5)
+
+
+def register(random: Random) -> str:
+    """Some pairs told once and then told back twice, in other orders."""
+    return _told_back(random, random.choice((_TOOLS, _PETS, _LOGS)), random.random() < 0.5)
+
+
+def _told_back(random: Random, kind: tuple, full_lines: bool) -> str:
+    keys, values, tell, full, short = kind
+    taken = TOOLS_TOLD if kind is _TOOLS else PETS_TOLD
+    size = random.choice([n for n in _SIZES if n != taken])
+    pairs = list(zip(random.sample(keys, size), random.sample(values, size), strict=True))
+    lines = [tell.format(*pair) for pair in pairs] + ["So"]
+    for form in (short, full if full_lines else short):
+        random.shuffle(pairs)
+        lines += [form.format(*pair) for pair in pairs]
+    return " ".join(lines)
+
+
+def _record(instruction: str, given: str, output: str) -> dict[str, str]:
+    return {"instruction": instruction, "input": given, "output": output}
+
+
+def _log_document(world: World, scene: LogScene, random: Random) -> str:
+    """The log, then next steps of the people whose questions are for training, mixed."""
+    allowed = [
+        who
+        for who in range(len(scene.people))
+        if world.split_of(replace(scene, asked=who)) == "train"
+    ]
+    told = dict.fromkeys(allowed, 0)
+    lines = []
+    while len(lines) < LINES_AFTER_LOG and told:
+        who = random.choice(list(told))
+        lines.append(f"Then {scene.people[who]} {scene.next_step(who, told[who])}.")
+        told[who] += 1
+        if scene.next_step(who, told[who]) is None:
+            del told[who]
+    return " ".join([log_text(scene), *lines])
+
+
+def _tool_document(world: World, scene: ToolScene, random: Random) -> str:
+    others = [k for k in range(len(scene.tools)) if k != scene.asked]
+    random.shuffle(others)
+    asked = [replace(scene, asked=k) for k in [scene.asked, *others]]
+    asked = [s for s in asked if world.split_of(s) == "train"][:QUESTIONS_PER_TOOLS]
+    lines = [f"{tool_question(s)}\nAnswer: {tool_answer(s)}" for s in asked]
+    return f"Question: {tools_text(scene)} " + "\nQuestion: ".join(lines)
+
+
+def _pet_document(world: World, scene: PetScene, random: Random) -> str:
+    lines = [f"{pet_question(scene)}\nAnswer: {world.pet_facts(scene)[scene.asked]}"]
+    others = random.sample(range(len(scene.people)), len(scene.people))
+    for k in others:
+        if len(lines) == QUESTIONS_PER_PETS:
+            break
+        further = replace(scene, asked=k, attribute=random.choice(tuple(ATTRIBUTES)))
+        if random.random() < 0.5:  # the first hop alone
+            lines.append(f"Which is the pet of {scene.people[k]}?\nAnswer: {scene.animals[k]}")
+        elif world.split_of(further) == "train":
+            lines.append(f"{pet_question(further)}\nAnswer: {world.pet_facts(further)[k]}")
+    return f"Question: {pets_text(scene)} " + "\nQuestion: ".join(lines)

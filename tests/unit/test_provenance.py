@@ -1,0 +1,181 @@
+"""Promises of provenance: hashes move when results may move, and only then; damage is named."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablation import provenance
+
+SOURCE = '''
+"""A module."""
+
+import math
+
+
+def area(r, name="x"):
+    """The area."""
+    # a comment
+    return f"{name}: {math.pi * r**2:.3f}"
+'''
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        SOURCE.replace("# a comment", "# another comment, longer"),
+        SOURCE.replace("    # a comment\n", ""),
+        SOURCE.replace('"""The area."""', '"""What a circle covers."""'),
+        SOURCE.replace('    """The area."""\n', ""),
+        SOURCE.replace('"""A module."""', ""),
+        SOURCE.replace("\n\n\n", "\n\n\n\n\n"),
+        SOURCE.replace("\n    ", "\n        "),
+    ],
+    ids=["comment", "comment gone", "docstring", "gone", "module's gone", "blank", "indent"],
+)
+def test_code_hash_ignores_what_is_not_executed(edited):
+    assert edited != SOURCE
+    assert provenance.code_tokens(edited) == provenance.code_tokens(SOURCE)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("r**2", "r**3"),
+        (":.3f", ":.4f"),
+        ('"x"', '"y"'),
+        ("{name}: ", "{name} : "),
+        ("math.pi", "3"),
+    ],
+)
+def test_code_hash_sees_every_real_change(old, new):
+    assert old in SOURCE
+    assert provenance.code_tokens(SOURCE.replace(old, new)) != provenance.code_tokens(SOURCE)
+
+
+def test_code_hash_sees_where_a_statement_ends():
+    assert provenance.code_tokens("a = 1\n-1\n") != provenance.code_tokens("a = 1 - 1\n")
+
+
+def test_code_hash_sees_what_belongs_to_a_block():
+    inside = "if a:\n    b()\n    c()\n"
+    assert provenance.code_tokens(inside) != provenance.code_tokens("if a:\n    b()\nc()\n")
+
+
+def test_nested_fstrings_are_taken_as_their_text():
+    # Python 3.12 and later split f-strings into tokens, 3.11 does not: both must agree.
+    tokens = provenance.code_tokens("x = f\"a{f'{b}' + 'c'}d\"\n").splitlines()
+    assert "f\"a{f'{b}' + 'c'}d\"" in tokens
+
+
+def test_closure_follows_imports_and_leaves_out_what_shapes_no_number():
+    closure = provenance.code_closure("workflow/scripts/recovery.py")
+    assert {"ablation.recovery", "ablation.statistics", "ablation.conditions"} <= set(closure)
+    assert not set(closure) & {"ablation.figures", "ablation.provenance", "ablation.config"}
+
+
+def test_table_and_figure_code_never_imports_torch():
+    import ast
+
+    for script in ("recovery", "figures", "base"):
+        for module in provenance.code_closure(f"workflow/scripts/{script}.py"):
+            tree = ast.parse(provenance._module_file(module).read_text())
+            names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+            names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+            assert not {n for n in names if n and n.split(".")[0] in ("torch", "transformers")}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), json_values, max_size=5))
+def test_canonical_json_does_not_see_the_order_of_keys(mapping):
+    reordered = dict(reversed(mapping.items()))
+    assert provenance.canonical_json(mapping) == provenance.canonical_json(reordered)
+    assert json.loads(provenance.canonical_json(mapping)) == mapping
+
+
+def test_local_part_of_a_version_is_left_out():
+    assert "+" not in provenance.package_versions(["torch"])["torch"]
+
+
+def test_an_upstream_change_reaches_every_stamp_below():
+    script = "workflow/scripts/recovery.py"
+    first, other = (provenance.stamp("a", script, {"lr": lr}, ()) for lr in (1, 2))
+    below = [provenance.stamp("b", script, {}, (), {"a.json": up}) for up in (first, other)]
+    assert below[0]["hash"] != below[1]["hash"]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A folder with a manifest over a file and a model folder."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.bin").write_bytes(b"\0" * 64)
+    (tmp_path / "metrics.json").write_text("{}")
+    stamp = provenance.stamp("s", "workflow/scripts/recovery.py", {"x": 1}, ())
+    path = tmp_path / "manifest.json"
+    provenance.write_manifest(
+        path, stamp, [tmp_path / "model", tmp_path / "metrics.json"], mask="c"
+    )
+    return path, stamp
+
+
+def test_manifest_reads_back_and_repeats_its_bytes(made):
+    path, stamp = made
+    manifest = provenance.read_manifest(path, stamp["hash"])
+    assert manifest["mask"] == "c" and set(manifest["outputs"]) == {
+        "metrics.json",
+        "model/weights.bin",
+    }
+    first = path.read_bytes()
+    provenance.write_manifest(
+        path, stamp, [path.parent / "model", path.parent / "metrics.json"], mask="c"
+    )
+    assert path.read_bytes() == first
+
+
+def test_manifest_of_another_configuration_is_refused(made):
+    path, _ = made
+    other = provenance.stamp("s", "workflow/scripts/recovery.py", {"x": 2}, ())
+    with pytest.raises(provenance.StaleInput, match="another configuration or code"):
+        provenance.read_manifest(path, other["hash"])
+
+
+@pytest.mark.parametrize("damage", ["flip", "missing", "extra", "longer"])
+def test_damaged_outputs_are_refused_by_name(made, damage):
+    path, stamp = made
+    weights = path.parent / "model" / "weights.bin"
+    if damage == "flip":
+        weights.write_bytes(b"\0" * 40 + b"\1" + b"\0" * 23)
+    elif damage == "missing":
+        weights.unlink()
+    elif damage == "extra":
+        (weights.parent / "extra.bin").write_bytes(b"")
+    else:
+        weights.write_bytes(b"\0" * 65)
+    name = "extra.bin" if damage == "extra" else "weights.bin"
+    with pytest.raises(provenance.StaleInput, match=name):
+        provenance.read_manifest(path, stamp["hash"])
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    file = tmp_path / "table.csv"
+    provenance.write_text(file, "old")
+    with pytest.raises(RuntimeError), provenance.atomic_path(file) as scratch:
+        scratch.write_text("half")
+        raise RuntimeError
+    assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_run_record_holds_what_happened(tmp_path):
+    with provenance.run_record(tmp_path / "run.json", recipe="3A") as record:
+        record["steps"] = 7
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["recipe"] == "3A" and run["steps"] == 7 and run["seconds"] >= 0 and run["host"]

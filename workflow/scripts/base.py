@@ -1,0 +1,30 @@
+"""Pin the base: one manifest over the model's files and the data's."""
+
+import json
+import os
+from pathlib import Path
+
+from ablation import provenance
+from ablation.progress import logged
+
+
+def main(smk):
+    stamp = json.loads(smk.params.stamp)
+    provenance.read_inputs(stamp)
+    home = Path(smk.output.manifest).parent
+    model, data = Path(stamp["config"]["base"]), Path(smk.input.data).parent
+    record = Path(smk.input.record)
+    if record.name == "manifest.json":  # a base of our own: its bytes must be as recorded
+        provenance.verify_outputs(record, json.loads(record.read_text()))
+    provenance.write_manifest(
+        smk.output.manifest,
+        stamp,
+        outputs=[model, data],
+        model=os.path.relpath(model, home),
+        data=os.path.relpath(data, home),
+    )
+
+
+if __name__ == "__main__":
+    with logged(snakemake.log[0]):  # noqa: F821
+        main(snakemake)  # noqa: F821
