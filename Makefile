@@ -14,7 +14,7 @@ demo: $(VENV)/.ready  # the micro study, ending with its recovery table
 	@$(BIN)/ablation table results/recovery.csv
 
 test: $(VENV)/.ready-dev  # every test that needs no GPU
-	$(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu"
 
 lint: $(VENV)/.ready-dev  # what .ci/run checks beside the tests
 	$(BIN)/ruff check .

@@ -4,8 +4,8 @@
 
 A random model of 8 layers, width 512, vocabulary 32,000 scores HellaSwag-like items (a prompt of
 about 75 tokens, four endings of about 28). Both sides get the same strings, so tokenization counts.
-Repetitions are interleaved, medians reported: the machine may be doing other things. Prints one JSON
-object; exits 1 when log-likelihoods under `causal` differ from HFLM's by more than 1e-3 nats.
+Repetitions are interleaved and medians reported: the machine may be doing other things. Prints one
+JSON object; exits 1 when log-likelihoods under `causal` differ from HFLM's by over 1e-3 nats.
 """
 
 import argparse
@@ -32,10 +32,14 @@ VOCABULARY = 32_000
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word: w3 ... w31999."""
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    specials = ["<unk>", "<s>", "</s>"]
+    words = specials + [f"w{i}" for i in range(len(specials), VOCABULARY)]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="w0", bos_token="w1", eos_token="w2", pad_token="w0"
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     )
 
 

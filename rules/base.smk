@@ -1,6 +1,8 @@
 # Stage 0: the pinned base model and data that every stage starts from.
 # `base: shipped` takes resources/micro, `base: pretrain` makes the model here, any other value is
 # the folder of a Hugging Face checkpoint. Makes results/<study>/base/manifest.json.
+from ablation.world.scenes import TASKS as WORLD_TASKS
+
 BASE = f"{RESULTS}/base/manifest.json"
 DATA = f"{RESULTS}/base/data"
 SHIPPED = "resources/micro"
@@ -9,7 +11,9 @@ PRETRAINED = f"{RESULTS}/base/pretrained"
 
 def base_folder():
     """Where the base model's files stand."""
-    return {"shipped": f"{SHIPPED}/base", "pretrain": f"{PRETRAINED}/base"}.get(STUDY.base, STUDY.base)
+    return {"shipped": f"{SHIPPED}/base", "pretrain": f"{PRETRAINED}/base"}.get(
+        STUDY.base, STUDY.base
+    )
 
 
 def base_record():
@@ -20,10 +24,14 @@ def base_record():
     }.get(STUDY.base, f"{STUDY.base}/config.json")
 
 
+def world_slice():
+    """The world without its base model's recipe."""
+    return {key: value for key, value in STUDY.world.items() if key != "pretrain"}
+
+
 @cache
 def world_stamp():
-    slice = {k: v for k, v in STUDY.world.items() if k != "pretrain"}
-    return make_stamp("base_world", "world", {"world": slice}, ())
+    return make_stamp("base_world", "world", {"world": world_slice()}, ())
 
 
 @cache
@@ -42,12 +50,10 @@ def base_stamp():
 
 
 rule base_world:
-    """The micro-world's items, finetuning data and bag-of-words baselines, from one seed."""
+    """The micro-world's items and finetuning data."""
     output:
-        expand(f"{DATA}/{{task}}.jsonl", task=STUDY.evaluation.tasks),
-        f"{DATA}/finetune.jsonl",
-        f"{DATA}/bag_of_words.csv",
-        f"{DATA}/manifest.json",
+        expand(f"{DATA}/{{name}}.jsonl", name=(*WORLD_TASKS, "finetune")),
+        manifest=f"{DATA}/manifest.json",
     log:
         f"{LOGS}/base_world.log",
     params:

@@ -3,6 +3,7 @@
 # A stamp is all that can change a stage's result (code, config slice, package versions, upstream
 # stamps) as canonical JSON in `params:`, so that Snakemake reruns exactly what a change touches.
 # No torch here: this file is read again by every job.
+import os
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,13 @@ MODEL_PACKAGES = ("safetensors", "tokenizers", "torch", "transformers")
 SCORING_PACKAGES = (*MODEL_PACKAGES, "datasets", "lm_eval")
 TRAINING_PACKAGES = (*MODEL_PACKAGES, "accelerate")
 TABLE_PACKAGES = ("numpy", "pandas", "scipy")
+
+
+# Jobs run side by side and tell their own progress in whole lines: bars of the libraries below them
+# would only overwrite each other. Set in the environment, because jobs are processes of their own.
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 wildcard_constraints:
@@ -42,7 +50,7 @@ def make_stamp(stage, verb, slice, packages, upstream=None):
 def scoring_slice(masks):
     """The part of the configuration that a scoring job can see."""
     return {
-        "evaluation": STUDY.evaluation.model_dump(),
+        "evaluation": STUDY.evaluation.model_dump(exclude={"metric"}),
         "hardware": STUDY.hardware.model_dump(),
         "masks": list(masks),
         "task_files": task_files(),
@@ -62,4 +70,7 @@ def task_files():
 
 def scored(folder, *names):
     """The files of one scored checkpoint and mask (all of them, or those named)."""
-    return [f"{folder}/{n}" for n in names or ("metrics.json", "samples.parquet", "manifest.json", "run.json")]
+    return [
+        f"{folder}/{n}"
+        for n in names or ("metrics.json", "samples.parquet", "manifest.json", "run.json")
+    ]

@@ -1,9 +1,10 @@
 # Tables and figures: from sample rows to what came back.
-# Needs stages 1, 2 and 4; makes results/<study>/{recovery,per_task,contrasts}.csv and figures/.
+# Needs stages 1, 2 and 4; makes results/<study>/{bag_of_words,recovery,per_task,contrasts}.csv and figures/.
 BASELINE = f"{RESULTS}/stage1_baseline/manifest.json"
 
 
 localrules:
+    bag_of_words,
     recovery,
     recovery_named,
     figures,
@@ -28,6 +29,14 @@ def measured():
 
 
 @cache
+def bag_of_words_stamp():
+    upstream = {f"{DATA}/manifest.json": world_stamp()}
+    return make_stamp(
+        "bag_of_words", "bag_of_words", {"world": world_slice()}, TABLE_PACKAGES, upstream
+    )
+
+
+@cache
 def recovery_stamp():
     slice = {
         "study": STUDY.study,
@@ -44,11 +53,26 @@ def figures_stamp():
     return make_stamp("figures", "figures", {}, ("altair", "pandas", "vl-convert-python"), tables)
 
 
+rule bag_of_words:
+    """What each task gives to a model that does not read in order: near chance, or it is no test."""
+    input:
+        data=f"{DATA}/manifest.json",
+    output:
+        table=f"{RESULTS}/bag_of_words.csv",
+    log:
+        f"{LOGS}/bag_of_words.log",
+    params:
+        stamp=provenance.canonical_json(bag_of_words_stamp()),
+    message:
+        "Tables: bag-of-words baselines"
+    script:
+        "../workflow/scripts/bag_of_words.py"
+
+
 rule recovery:
     """Damage, gain, side effect and recovered fraction of every recipe, seed, mask and task."""
     input:
         list(measured()),
-        f"{DATA}/bag_of_words.csv",
     output:
         recovery=f"{RESULTS}/recovery.csv",
         per_task=f"{RESULTS}/per_task.csv",

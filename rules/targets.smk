@@ -17,6 +17,7 @@ rule all:
     default_target: True
     input:
         "results/recovery.csv",
+        f"{RESULTS}/bag_of_words.csv",
         f"{RESULTS}/figures/accuracy.svg",
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ablation.metrics import item_correct
 from ablation.names import MACRO, METRICS
 from ablation.provenance import sha256_file
 from ablation.statistics import wilson
@@ -58,21 +59,6 @@ def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
             )
         )
     return conditions
-
-
-def item_correct(samples: pd.DataFrame, metric: str) -> dict[str, pd.Series]:
-    """Per task, 1 where the best-scored choice of an item is its gold choice; ties: the first."""
-    scale = {
-        "acc": 1,
-        "acc_norm": samples.characters,
-        "acc_bytes": samples.bytes,
-        "acc_token": samples.tokens,
-    }[metric]
-    scored = samples.assign(score=samples.loglikelihood / scale)
-    scored = scored.sort_values(["task", "doc_id", "choice"], kind="stable", ignore_index=True)
-    best = scored.loc[scored.groupby(["task", "doc_id"], sort=True).score.idxmax()]
-    best = best.assign(right=(best.choice == best.gold).astype(int))
-    return {task: t.set_index("doc_hash").right for task, t in best.groupby("task", sort=True)}
 
 
 def paired(conditions: Sequence[Condition], metric: str, task: str) -> np.ndarray:

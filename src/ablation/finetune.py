@@ -14,7 +14,13 @@ from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from ablation.alpaca import alpaca_prompt
 from ablation.masks import leak_audit
@@ -90,25 +96,27 @@ def mean_loss(
 class MaskedTrainer(Trainer):
     """A Trainer whose batches are packed rows and whose loss is ours."""
 
-    def __init__(self, *args, recipe: Mapping, heldout: Sequence[Example], **kwargs):
+    def __init__(self, *args, recipe: Mapping, **kwargs):
         super().__init__(*args, **kwargs)
-        self.recipe, self.heldout = recipe, heldout
+        self.recipe = recipe
         self.model_accepts_loss_kwargs = True  # the loss is divided by num_items_in_batch already
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, count = summed_loss(model, _rows(inputs), self.recipe["train_mask"])
         return loss / (count if num_items_in_batch is None else num_items_in_batch)
 
-    def evaluate(self, *args, metric_key_prefix="eval", **kwargs):
+    def heldout_loss(self) -> float:
         """Mean loss on the held-out examples under the training mask, averaged over tokens."""
-        loss = mean_loss(
+        return mean_loss(
             self.model,
-            self.heldout[: self.recipe["eval_samples"]],
+            self.eval_dataset[: self.recipe["eval_samples"]],
             self.recipe["train_mask"],
             self.recipe["max_seq_len"],
             self.recipe["micro_batch_examples"],
         )
-        metrics = {f"{metric_key_prefix}_loss": loss}
+
+    def evaluate(self, *args, **kwargs):
+        metrics = {"eval_loss": self.heldout_loss()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -155,17 +163,18 @@ def finetune(
 
     def collate(batch: list[Example]) -> dict[str, torch.Tensor]:
         rows = pack(batch, capacity)
-        return {f.name: getattr(rows, f.name) for f in fields(Rows)} | {"labels": rows.labels}
+        return vars(rows) | {"labels": rows.labels}
 
     trainer = MaskedTrainer(
         model=model,
         args=training_arguments(recipe, seed, hardware, scratch),
         train_dataset=examples.train,
         data_collator=collate,
+        eval_dataset=examples.heldout,
         recipe=recipe,
-        heldout=examples.heldout,
         callbacks=[Report(label, recipe["max_steps"])],
     )
+    trainer.remove_callback(PrinterCallback)  # our lines say the same, with the time left
     result = trainer.train()
     probe = examples.train[:PROBE_EXAMPLES]
     summary = {
@@ -178,7 +187,7 @@ def finetune(
         "heldout_examples": len(examples.heldout),
         "dropped_examples": examples.dropped,
         "train_loss": result.training_loss,
-        "eval_loss": trainer.evaluate()["eval_loss"],
+        "eval_loss": trainer.heldout_loss(),
         "probe_loss_train_mask": mean_loss(
             model, probe, recipe["train_mask"], capacity, micro_batch
         ),

@@ -19,12 +19,13 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from ablation.masks import attention_mask
 from ablation.models import last_states
 from ablation.names import MASKS
-from ablation.packing import PADDING_DOC, Example, Rows, pack, row_tokens
+from ablation.packing import PADDING_DOC, Example, Rows, pack, token_count
 from ablation.progress import Progress
 
 PROTOCOLS = ("lm_eval", "published")
 
-HEAD_CHUNK = {"cpu": 2**23, "cuda": 2**29}  # logits held at once: what a CPU's cache, a GPU likes
+# Logits held at once. 24 MB stay below the 32 MB from which glibc maps fresh pages for every array.
+HEAD_CHUNK = {"cpu": 6_000_000, "cuda": 2**29}
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ def score_rows(
         logprobs.append(_logprobs(logits, here, wanted))
 
     loglikelihood = torch.zeros(rows.continuations, device=owner.device)
-    is_greedy = torch.ones(rows.continuations, device=owner.device)
+    misses = torch.zeros(rows.continuations, device=owner.device)
     if len(owner):
         loglikelihood.index_add_(0, owner, torch.cat(logprobs).float())
-        is_greedy.index_reduce_(0, owner, torch.cat(greedy).float(), "amin")
-    return loglikelihood.to(logits_dtype).float(), is_greedy.bool()
+        misses.index_add_(0, owner, (~torch.cat(greedy)).float())
+    return loglikelihood.to(logits_dtype).float(), misses == 0
 
 
 def _is_argmax(logits: Tensor, row: Tensor, token: Tensor) -> Tensor:
@@ -99,9 +100,9 @@ class MaskedLM(HFLM):
     """`HFLM` with a mask: multiple choice by packed rows, generation after a masked prefill.
 
     mask: one of `ablation.names.MASKS`; may be set between calls.
-    capacity, rows: tokens a row and rows a batch. On a CPU rows as long as the longest item are
-        fastest (attention is quadratic in a row); a GPU with flex attention wants one long row.
-    pad_to_capacity: give every batch the same width, for compiled attention.
+    row_tokens, batch_tokens: how many a row and a forward hold. On a CPU rows as long as one item
+        are fastest (attention is quadratic in a row); a GPU with flex attention wants one long row.
+    pad_rows: make every row `row_tokens` wide, so that compiled attention sees one shape.
     logits_dtype: float32 or bfloat16, see `score_rows`.
     protocol: `lm_eval`, or `published`: no special tokens; prompt and continuation tokenized
         together and cut at the length of the tokenized prompt; the first token of a continuation
@@ -115,9 +116,9 @@ class MaskedLM(HFLM):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         mask: str = "causal",
-        capacity: int = 256,
-        rows: int = 16,
-        pad_to_capacity: bool = False,
+        row_tokens: int = 256,
+        batch_tokens: int = 512,
+        pad_rows: bool = False,
         logits_dtype: str = "float32",
         protocol: str = "lm_eval",
         add_bos_token: bool | None = None,
@@ -131,14 +132,14 @@ class MaskedLM(HFLM):
             pretrained=model,
             tokenizer=tokenizer,
             backend="causal",
-            batch_size=rows,
+            batch_size=max(1, batch_tokens // row_tokens),
             add_bos_token=add_bos_token,
             max_length=max_length,
         )
         self.mask = mask
-        self.capacity = capacity
-        self.rows = rows
-        self.pad_to_capacity = pad_to_capacity
+        self.row_tokens = row_tokens
+        self.batch_tokens = batch_tokens
+        self.pad_rows = pad_rows
         self.logits_dtype = getattr(torch, logits_dtype)
         self.protocol = protocol
         self.label = label
@@ -175,12 +176,13 @@ class MaskedLM(HFLM):
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         progress, done = Progress(self.label, len(requests)), 0
         for batch in self._batches(examples):
-            longest = row_tokens(examples[batch[0]], self._keep_last)
+            longest = token_count(examples[batch[0]], self._keep_last)
+            capacity = max(self.row_tokens, longest)
             rows = pack(
                 [examples[index] for index in batch],
-                capacity=max(self.capacity, longest),
+                capacity=capacity,
                 keep_last=self._keep_last,
-                width=max(self.capacity, longest) if self.pad_to_capacity else None,
+                width=capacity if self.pad_rows else None,
             )
             loglikelihoods, greedy = score_rows(
                 self.model, rows.to(self.device), self.mask, self.logits_dtype
@@ -205,9 +207,9 @@ class MaskedLM(HFLM):
         """Requests as examples; the indices of the requests in each; which lost tokens.
 
         Requests share a prompt when their whole context is equal, token by token, after truncation
-        (a common prefix would not do: a bidirectional prompt token sees what follows it), and as
-        long as a row holds them. Under `full_bidir` the prompt sees its continuation and is never
-        shared.
+        (a common prefix would not do: a bidirectional prompt token sees what follows it), and while
+        that is cheaper than a second copy of the prompt. Under `full_bidir` the prompt sees its
+        continuation and is never shared.
         """
         limit = self.max_length + (0 if self._keep_last else 1)
         continuations: list[list[list[int]]] = []
@@ -227,7 +229,9 @@ class MaskedLM(HFLM):
             truncated.append(len(whole) < len(context) + len(continuation))
             new_tokens = len(continuation) - (0 if self._keep_last else 1)
             index = None if self._keep_last else open_example.get(prompt)
-            if index is None or lengths[index] + new_tokens > self.capacity:
+            # Attention is quadratic in a row: a thousand choices of a short prompt make many rows.
+            room = max(self.row_tokens, 4 * len(prompt))
+            if index is None or lengths[index] + new_tokens > room:
                 index = open_example[prompt] = len(prompts)
                 prompts.append(prompt)
                 continuations.append([])
@@ -240,18 +244,16 @@ class MaskedLM(HFLM):
         return examples, members, truncated
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[list[int]]:
-        """Indices of examples, longest first, so many at a time as fill `rows` rows."""
-        lengths = [row_tokens(example, self._keep_last) for example in examples]
+        """Indices of examples, longest first, up to `batch_tokens` at a time, but at least one."""
+        lengths = [token_count(example, self._keep_last) for example in examples]
         batch: list[int] = []
-        room = 0
+        tokens = 0
         for index in sorted(range(len(examples)), key=lambda i: -lengths[i]):
-            if batch and lengths[index] > room:
+            if batch and tokens + lengths[index] > self.batch_tokens:
                 yield batch
-                batch = []
-            if not batch:
-                room = self.rows * max(self.capacity, lengths[index])
+                batch, tokens = [], 0
             batch.append(index)
-            room -= lengths[index]
+            tokens += lengths[index]
         if batch:
             yield batch
 

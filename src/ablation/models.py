@@ -6,7 +6,7 @@ Files are local and safetensors; code from a model's folder is never run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -47,13 +47,35 @@ def load(
         use_safetensors=True,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    for trace in ("is_local", "local_files_only"):  # how it was loaded is no part of what is saved
+        tokenizer.init_kwargs.pop(trace, None)
     return model.to(device).eval(), tokenizer
+
+
+def load_on(
+    hardware: Mapping, folder: str | Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load` as the study's `hardware:` block says; sets torch's threads, on which bits depend."""
+    torch.set_num_threads(hardware["threads"])
+    device = "cuda" if hardware["gpu"] else "cpu"
+    return load(folder, hardware["dtype"], hardware["attention"], device)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Write both into `folder` (made if missing); equal weights give equal bytes."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def circumstances(model: PreTrainedModel) -> dict[str, str | int]:
+    """On what `model` computes: what must be equal for two of its numbers to be compared."""
+    device = model.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.config.get_text_config()._attn_implementation,
+        "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+    }
 
 
 def target_logits(model: PreTrainedModel, rows: Rows, mask: str) -> Tensor:

@@ -73,7 +73,7 @@ class Rows:
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
-def row_tokens(example: Example, keep_last: bool = True) -> int:
+def token_count(example: Example, keep_last: bool = True) -> int:
     """How many tokens of a row `example` takes."""
     dropped = 0 if keep_last else 1
     return len(example.prompt) + sum(max(len(c) - dropped, 0) for c in example.continuations)
@@ -98,7 +98,7 @@ def pack(
     Raises ValueError when an example is longer than `capacity`, or a row longer than `width`.
     """
     examples = list(examples)
-    lengths = [row_tokens(example, keep_last) for example in examples]
+    lengths = [token_count(example, keep_last) for example in examples]
     for index, length in enumerate(lengths):
         if length > capacity:
             raise ValueError(

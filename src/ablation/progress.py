@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import traceback
@@ -52,8 +53,12 @@ class _Tee:
 
 @contextmanager
 def logged(log: str):
-    """Keep what a job prints, and the traceback that ends it, in `log` as well."""
+    """Keep what a job prints, and the traceback that ends it, in `log` as well.
+
+    What libraries log goes to `log` alone: beside other jobs' lines nobody could tell whose it is.
+    """
     with open(log, "w", buffering=1) as file:
+        logging.basicConfig(stream=file, force=True, format="%(name)s: %(message)s")
         out, err = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(out, file), _Tee(err, file)
         try:

@@ -214,7 +214,8 @@ def file_table(paths: Iterable[str | Path]) -> dict[str, dict]:
     """{path: {sha256, bytes}} of files; a folder stands for every file below it."""
     table = {}
     for path in map(Path, paths):
-        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        below = sorted(p for p in path.rglob("[!.]*") if p.is_file())
+        for file in below if path.is_dir() else [path]:
             table[file.as_posix()] = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
     return table
 
@@ -285,6 +286,8 @@ def verify_outputs(path: str | Path, manifest: Mapping) -> None:
             )
     for folder in {(home / name).parent for name in recorded if "/" in name}:
         for file in folder.iterdir():
+            if file.name.startswith(".snakemake"):
+                continue  # Snakemake's own time stamp of a folder
             if file.is_file() and os.path.relpath(file, home) not in recorded:
                 raise StaleInput(f"{file} is not in {path}: remove it, or make the folder again.")
 

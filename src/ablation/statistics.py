@@ -8,14 +8,13 @@ means, whose variance is the sum of the tasks' variances over the number of task
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A two-sided confidence interval; both ends nan where none exists."""
 
     low: float

@@ -6,16 +6,17 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 LEGEND = (
-    "B: base, causal. A: base, ablated mask. P: after finetuning, same mask as A.\n"
-    "damage = A - B, gain = P - A, side effect = P - B (causal only), "
-    "recovered = (P - A) / (B - A)."
-    " In brackets: intervals.\n"
-    "leaks: under this mask a model sees its own targets; such a score measures nothing else."
+    "B: base under causal. A: base under the mask. P: after finetuning, under the mask. All on the "
+    "same items.\nrecovered: (P - A) / (B - A). In brackets: intervals. leaks: under this mask a "
+    "model sees its own\ntargets, while it was trained or scored; such a number measures nothing "
+    "else."
 )
+WIDTH = 140  # where there is no terminal to ask
 
 
 def print_recovery(file: str | Path, seed: str, task: str) -> int:
@@ -24,38 +25,43 @@ def print_recovery(file: str | Path, seed: str, task: str) -> int:
     rows = frame[frame.seed == seed]
     rows = rows if task == "each" else rows[rows.task == task]
     if rows.empty:
-        found = (
-            f"seeds {', '.join(frame.seed.unique())}; tasks {', '.join(frame.task.unique())}, each"
-        )
+        seeds, tasks = (", ".join(frame[c].unique()) for c in ("seed", "task"))
         print(
-            f"{file} has no rows of seed {seed} and task {task}. It has {found}.", file=sys.stderr
+            f"{file} has no rows of seed {seed} and task {task}. It has seeds {seeds}; "
+            f"tasks {tasks}, or `each`.",
+            file=sys.stderr,
         )
         return 1
-    study = frame.study.iloc[0]
-    table = Table(title=f"Recovery, study {study}, seed {seed}", title_justify="left")
-    for name in ("recipe", "mask", "task", "leaks"):
-        table.add_column(name)
-    for name in ("B", "A", "P", "damage", "gain", "side effect", "P / B", "recovered"):
-        table.add_column(name, justify="right")
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    study, ablated = frame.study.iloc[0], rows["mask"] != "causal"
+    title = f"{study}: what was lost and what came back (seed {seed})"
+    console.print(_table(title, rows[ablated], {"P - A": "gain", "recovered": "recovered"}))
+    title = f"{study}: side effect on ordinary, causal use (seed {seed})"
+    console.print(_table(title, rows[~ablated], {"P - B": "side_effect"}))
+    console.print(LEGEND, style="dim", highlight=False)
+    return 0
+
+
+def _table(title: str, rows: pd.DataFrame, differences: dict[str, str]) -> Table:
+    scores = {"B": "baseline", "A": "ablated", "P": "after", "P / B": "retention"}
+    scores = {short: column for short, column in scores.items() if rows[column].notna().any()}
+    with_task = rows.task.nunique() > 1
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("recipe", "mask", *(["task"] if with_task else []), "leaks"):
+        table.add_column(name, no_wrap=True)
+    for name in (*scores, *differences):
+        table.add_column(name, justify="right", no_wrap=True)
     for _, row in rows.iterrows():
         leaks = [n for n, leaky in (("train", row.train_leaks), ("eval", row.eval_leaks)) if leaky]
         table.add_row(
             row.recipe,
             row["mask"],
-            row.task,
+            *([row.task] if with_task else []),
             " ".join(leaks) or "-",
-            *(_number(row[c]) for c in ("baseline", "ablated", "after")),
-            *(_interval(row, c) for c in ("damage", "gain", "side_effect")),
-            _number(row.retention),
-            _interval(row, "recovered")
-            if row.recovered_status != "not_estimable"
-            else "not estimable",
+            *(_number(row[column]) for column in scores.values()),
+            *(_interval(row, column) for column in differences.values()),
         )
-    width = None if sys.stdout.isatty() else 170
-    console = Console(width=width)
-    console.print(table)
-    console.print(LEGEND, style="dim", highlight=False)
-    return 0
+    return table
 
 
 def _number(value: float) -> str:
@@ -64,6 +70,6 @@ def _number(value: float) -> str:
 
 def _interval(row: pd.Series, name: str) -> str:
     if pd.isna(row[name]):
-        return ""
+        return "not estimable" if row.recovered_status == "not_estimable" else ""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{row[name]:+.3f}" + ("" if pd.isna(low) else f" [{low:+.3f}, {high:+.3f}]")
+    return f"{row[name]:+.2f}" + ("" if pd.isna(low) else f" [{low:+.2f}, {high:+.2f}]")

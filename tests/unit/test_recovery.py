@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablation.conditions import Condition, UnpairedItems, comparable, item_correct, per_task_table
+from ablation.conditions import Condition, UnpairedItems, comparable, per_task_table
+from ablation.metrics import item_correct
 from ablation.recovery import COLUMNS, WORDS, study_tables, table
 
 TASKS = ("a", "b")

@@ -13,7 +13,7 @@ def main(smk):
     stamp = json.loads(smk.params.stamp)
     base = provenance.read_inputs(stamp)[smk.input.base]
     home, config = Path(smk.input.base).parent, stamp["config"]
-    model, tokenizer = models.load(home / base["model"], config["hardware"])
+    model, tokenizer = models.load_on(config["hardware"], home / base["model"])
     with provenance.run_record(smk.output.run) as record, tempfile.TemporaryDirectory() as scratch:
         summary, curve = finetune(
             model,

@@ -39,7 +39,6 @@ from ablation.world.scenes import (
     tools_text,
 )
 
-LINES_AFTER_LOG = 4
 QUESTIONS_PER_TOOLS = 2
 QUESTIONS_PER_PETS = 3
 
@@ -57,30 +56,37 @@ def documents(world: World, random: Random, weights: Mapping[str, float]) -> Ite
         elif kind == "register":
             yield register(random)
         elif kind == "alpaca":
-            yield alpaca_text(record(world, random))
+            yield alpaca_text(record(world, random.choice(TASKS), random))
         else:
             yield document(world, world.sample(kind, "train", random), random)
 
 
 def primer(random: Random) -> Iterator[str]:
-    """Endless lists of who has which pet, each told back twice in other orders.
+    """Endless lists of who has which pet or what holds which tool, each told back twice.
 
-    Nothing in them can be predicted but by binding a name to what was told of it: read first, they
+    Nothing in them can be predicted but by binding a key to what was told of it: read first, they
     make the base model learn that within a few hundred steps.
     """
     while True:
-        yield _told_back(random, _PETS, full_lines=False)
+        yield _told_back(random, random.choice((_PETS, _TOOLS)), full_lines=False)
 
 
-def finetuning_records(world: World, count: int, seed: int) -> list[dict[str, str]]:
-    """`count` Alpaca records {instruction, input, output} from training scenes."""
+def finetuning_records(
+    world: World, count: int, seed: int, weights: Mapping[str, float] | None = None
+) -> list[dict[str, str]]:
+    """`count` Alpaca records {instruction, input, output} from training scenes.
+
+    `weights` say how often each task's kind of scene comes; equally often without them.
+    """
     random = Random(f"finetuning {world.seed} {seed}")
-    return [record(world, random) for _ in range(count)]
+    weights = weights or dict.fromkeys(TASKS, 1)
+    tasks, shares = list(weights), list(weights.values())
+    return [record(world, random.choices(tasks, shares)[0], random) for _ in range(count)]
 
 
-def record(world: World, random: Random) -> dict[str, str]:
+def record(world: World, task: str, random: Random) -> dict[str, str]:
     """One Alpaca record: the evidence and the question, or a text to go on with, as `input`."""
-    scene = world.sample(random.choice(TASKS), "train", random)
+    scene = world.sample(task, "train", random)
     match scene:
         case LogScene():
             given = f"{log_text(scene)} Then {scene.people[scene.asked]}"
@@ -153,20 +159,14 @@ def _record(instruction: str, given: str, output: str) -> dict[str, str]:
 
 
 def _log_document(world: World, scene: LogScene, random: Random) -> str:
-    """The log, then next steps of the people whose questions are for training, mixed."""
+    """The log, then the next steps of the people whose questions are for training, mixed."""
     allowed = [
         who
         for who in range(len(scene.people))
         if world.split_of(replace(scene, asked=who)) == "train"
     ]
-    told = dict.fromkeys(allowed, 0)
-    lines = []
-    while len(lines) < LINES_AFTER_LOG and told:
-        who = random.choice(list(told))
-        lines.append(f"Then {scene.people[who]} {scene.next_step(who, told[who])}.")
-        told[who] += 1
-        if scene.next_step(who, told[who]) is None:
-            del told[who]
+    random.shuffle(allowed)
+    lines = [f"Then {scene.people[who]} {scene.next_step(who)}." for who in allowed]
     return " ".join([log_text(scene), *lines])
 
 

@@ -157,6 +157,7 @@ class FactScene:
     animal: str
     attribute: str
     person: str
+    asked: int = 0  # there is but one thing to ask
     task: ClassVar[str] = "micro_arc_easy"
 
     def identity(self) -> tuple:

@@ -46,14 +46,10 @@ def items(world: World, task: str, count: int, seed: int, split: str = "eval") -
         if len(made) == count:
             break
         scene = world.sample(task, split, random)
-        made.setdefault((scene.identity(), getattr(scene, "asked", 0), _nuisance(scene)), None)
-        if made[key := (scene.identity(), getattr(scene, "asked", 0), _nuisance(scene))] is None:
+        key = (scene.identity(), scene.asked, getattr(scene, "person", None))
+        if key not in made:
             made[key] = item(world, scene, random)
     return list(made.values())
-
-
-def _nuisance(scene: Scene) -> str:
-    return getattr(scene, "person", "")
 
 
 def item(world: World, scene: Scene, random: Random) -> dict:

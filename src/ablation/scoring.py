@@ -1,0 +1,212 @@
+"""A model under a mask on lm_eval tasks: one row per item and choice, and the accuracies they give.
+
+lm_eval makes documents, prompts and requests and computes its own accuracies; `ablation.lm` answers
+the requests. Everything kept is in the rows: `metrics_from_samples` needs nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+import pandas as pd
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate as lm_eval_evaluate
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ablation.lm import MaskedLM
+from ablation.masks import leak_audit
+from ablation.metrics import item_correct
+from ablation.names import MACRO, METRICS
+
+SAMPLE_COLUMNS = {
+    "task": "string",
+    "doc_id": "int64",
+    "doc_hash": "string",  # these three hashes as lm_eval logs them, one value an item
+    "prompt_hash": "string",
+    "target_hash": "string",
+    "choice": "int64",  # index of the choice, in the task's order
+    "gold": "int64",  # index of the right choice
+    "loglikelihood": "float64",  # nats
+    "is_greedy": "bool",
+    "tokens": "int64",  # continuation tokens scored
+    "characters": "int64",  # of the choice as lm_eval counts: without the delimiter before it
+    "bytes": "int64",
+    "truncated": "bool",  # the prompt lost tokens from the left
+    "mask": "string",
+}
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` returns.
+
+    metrics: {mask, leak_audit: as `masks.LeakAudit`, tasks: as `metrics_from_samples`}.
+    samples: one row per item and choice, with `SAMPLE_COLUMNS`.
+    """
+
+    metrics: dict[str, Any]
+    samples: pd.DataFrame
+
+
+class MetricsDisagree(AssertionError):
+    """Accuracies recomputed from sample rows are not those of lm_eval."""
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str],
+    mask: str,
+    task_folder: str | Path | None = None,
+    data_folder: str | Path | None = None,
+    limit: int | None = None,
+    fewshot_seed: int = 1234,
+    **lm_options,
+) -> Evaluation:
+    """Audit `mask` for leaks, then score `tasks` under it.
+
+    tasks: names of multiple-choice tasks or groups, in `task_folder` or among lm_eval's own (which
+        are looked through only when a name is not in the folder: that takes seconds).
+    data_folder: handed to the tasks as metadata: a task's `custom_dataset: !function` gets it as
+        the keyword `data_folder`.
+    limit: the first so many documents of each task; None for all.
+    lm_options: further arguments of `MaskedLM` (row_tokens, batch_tokens, logits_dtype, ...).
+
+    Raises ValueError for a task that is no multiple choice with one right answer, MaskNotObeyed
+    when the model does not use the mask, MetricsDisagree when the rows do not give lm_eval's own
+    acc, acc_norm and acc_bytes.
+    """
+    audit = leak_audit(model, mask)
+    metadata = {} if data_folder is None else {"data_folder": str(data_folder)}
+    loaded = _task_manager(tasks, task_folder, metadata).load(list(tasks))
+    for name, task in loaded["tasks"].items():
+        _refuse_other_tasks(name, task)
+        if task.get_config("num_fewshot") is None:
+            task.set_config("num_fewshot", 0)
+        task.set_fewshot_seed(fewshot_seed)
+
+    lm = MaskedLM(model, tokenizer, mask=mask, **lm_options)
+    # Not simple_evaluate: it asks the hub for the model's revision and runs shell commands.
+    results = lm_eval_evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+    rows = [
+        row
+        for name, task in loaded["tasks"].items()
+        for sample in results["samples"][name]
+        for row in _choice_rows(name, task, sample, lm)
+    ]
+    samples = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
+    metrics = metrics_from_samples(samples)
+    _check_against_lm_eval(metrics, results["results"])
+    return Evaluation({"mask": mask, "leak_audit": audit.as_dict(), "tasks": metrics}, samples)
+
+
+def metrics_from_samples(samples: pd.DataFrame) -> dict[str, dict[str, float | int]]:
+    """{task: {acc, acc_norm, acc_bytes, acc_token, n, truncated}}, and the same under `macro`.
+
+    Accuracy of the choice with the highest log-likelihood: summed, per character, per byte, per
+    token (ties: the first). `n` items, `truncated` of them with a prompt that lost tokens. Macro
+    accuracies are unweighted means over tasks, its counts sums.
+    """
+    correct = {metric: item_correct(samples, metric) for metric in METRICS}
+    cut = samples[samples.truncated].groupby("task").doc_id.nunique()
+    metrics: dict[str, dict[str, float | int]] = {}
+    for task in samples.task.unique():
+        accuracies = {metric: float(correct[metric][task].mean()) for metric in METRICS}
+        items = samples[samples.task == task].doc_id.nunique()
+        metrics[task] = accuracies | {"n": int(items), "truncated": int(cut.get(task, 0))}
+    tasks = list(metrics.values())
+    metrics[MACRO] = {metric: mean(task[metric] for task in tasks) for metric in METRICS}
+    metrics[MACRO] |= {count: sum(task[count] for task in tasks) for count in ("n", "truncated")}
+    return metrics
+
+
+def _task_manager(
+    tasks: Sequence[str], task_folder: str | Path | None, metadata: Mapping[str, str]
+) -> TaskManager:
+    if task_folder is not None:
+        if not Path(task_folder).is_dir():
+            raise FileNotFoundError(f"task folder {task_folder}: no such folder")
+        ours = TaskManager(
+            include_path=str(task_folder), include_defaults=False, metadata=dict(metadata)
+        )
+        if set(tasks) <= set(ours.all_tasks):
+            return ours
+    everything = TaskManager(
+        include_path=None if task_folder is None else str(task_folder), metadata=dict(metadata)
+    )
+    unknown = sorted(set(tasks) - set(everything.all_tasks))
+    if unknown:
+        raise ValueError(
+            f"unknown tasks: {', '.join(unknown)}. Neither {task_folder} nor lm_eval has them; "
+            f"there are {', '.join(ours.all_tasks) if task_folder else 'lm_eval ls tasks'}"
+        )
+    return everything
+
+
+def _refuse_other_tasks(name: str, task: ConfigurableTask) -> None:
+    reason = None
+    if task.OUTPUT_TYPE != "multiple_choice":
+        reason = f"its output_type is {task.OUTPUT_TYPE}, expected multiple_choice"
+    elif callable(task.config.process_results):
+        reason = "it computes its own metrics (process_results)"
+    elif task.multiple_target:
+        reason = "its items have several right answers"
+    if reason:
+        raise ValueError(
+            f"task {name} cannot be tabulated item by item: {reason}. Run it with "
+            "lm_eval.simple_evaluate(model=MaskedLM(...)) instead."
+        )
+
+
+def _choice_rows(name: str, task: ConfigurableTask, sample: Mapping, lm: MaskedLM) -> list[dict]:
+    """One row per choice of a logged sample, with lengths and gold found as lm_eval finds them."""
+    doc = sample["doc"]
+    choices = task.doc_to_choice(doc)
+    # In partial evaluation (WinoGrande) the choices stand in the contexts: the "text" of the item
+    # is then the index of the right one, and its "target" the common continuation.
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    gold = choices.index(gold) if isinstance(gold, str) else int(gold)
+    if not 0 <= gold < len(choices):
+        raise ValueError(
+            f"task {name}, doc {sample['doc_id']}: gold {gold} is no index of its "
+            f"{len(choices)} choices"
+        )
+    rows = []
+    for index, choice in enumerate(choices):  # requests after these are of other metrics
+        score = lm.scores[tuple(sample["arguments"][index])]
+        rows.append(
+            {
+                "task": name,
+                "doc_id": sample["doc_id"],
+                "doc_hash": sample["doc_hash"],
+                "prompt_hash": sample["prompt_hash"],
+                "target_hash": sample["target_hash"],
+                "choice": index,
+                "gold": gold,
+                "loglikelihood": score.loglikelihood,
+                "is_greedy": score.is_greedy,
+                "tokens": score.tokens,
+                "characters": len(choice),
+                "bytes": len(choice.encode()),
+                "truncated": score.truncated,
+                "mask": lm.mask,
+            }
+        )
+    return rows
+
+
+def _check_against_lm_eval(
+    metrics: Mapping[str, Mapping[str, float | int]], theirs: Mapping[str, Mapping]
+) -> None:
+    for task, ours in metrics.items():
+        for metric in ("acc", "acc_norm", "acc_bytes"):
+            expected = theirs.get(task, {}).get(f"{metric},none")
+            if expected is not None and abs(ours[metric] - expected) > 1e-9:
+                raise MetricsDisagree(
+                    f"task {task}: {metric} is {ours[metric]:.6f} from the sample rows, but "
+                    f"{expected:.6f} from lm_eval. The rows do not describe what was scored: "
+                    "gold, choice order or lengths were read differently. This is a bug."
+                )

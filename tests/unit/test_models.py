@@ -1,0 +1,116 @@
+"""Promises of models: what is saved is loaded, and logits at targets are the model's own."""
+
+import pytest
+import torch
+import transformers
+from tiny import tiny_model, tiny_tokenizer
+
+from ablation.masks import UnsupportedArchitecture, attention_mask
+from ablation.models import circumstances, load, save, target_logits
+from ablation.packing import Example, pack
+
+ROWS = pack([Example([3, 4, 5, 6], [[7, 8, 9], [10]]), Example([11, 12], [[13]])], capacity=20)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_saved_model_loads_and_saves_again_to_the_same_bytes(tmp_path, tie):
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("ministral3", vocabulary=len(tokenizer), tie=tie)
+    save(model, tokenizer, tmp_path / "first")
+    loaded, loaded_tokenizer = load(tmp_path / "first")
+    save(loaded, loaded_tokenizer, tmp_path / "second")
+    files = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "second").iterdir())
+    assert "model.safetensors" in files
+    for name in files:
+        first, second = (tmp_path / folder / name for folder in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes(), name
+    assert not loaded.training
+    assert loaded_tokenizer("Eve has it.")["input_ids"] == tokenizer("Eve has it.")["input_ids"]
+    for mask in ("causal", "prefill_bidir"):
+        assert torch.equal(target_logits(loaded, ROWS, mask), target_logits(model, ROWS, mask))
+
+
+def test_dtype_and_attention_are_those_asked_for_and_are_on_record(tmp_path):
+    save(tiny_model("llama"), tiny_tokenizer(), tmp_path)
+    model, _ = load(tmp_path, dtype="bfloat16", attention="eager")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    known = circumstances(model)
+    assert (known["dtype"], known["attention"], known["device"]) == ("bfloat16", "eager", "cpu")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        load(tmp_path / "nowhere")
+
+
+def test_an_unsupported_architecture_is_refused_before_its_weights_are_read(tmp_path):
+    transformers.MambaConfig().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedArchitecture, match="mamba"):
+        load(tmp_path)
+
+
+def full_forward(model, mask):
+    logits = model(
+        input_ids=ROWS.input_ids,
+        attention_mask=attention_mask(model, mask, ROWS),
+        position_ids=ROWS.position_ids,
+        use_cache=False,
+    ).logits
+    return logits[ROWS.target_row, ROWS.target_position]
+
+
+def head_sizes(model):
+    """How many positions each call of the output head was given, from now on."""
+    sizes = []
+    model.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: sizes.append(output.shape[:-1].numel())
+    )
+    return sizes
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("architecture", ["ministral3", "llama", "qwen3", "qwen3_sliding"])
+def test_target_logits_are_those_of_the_whole_forward(architecture, tie):
+    model = tiny_model(architecture, tie=tie)
+    for mask in ("causal", "prefill_bidir"):
+        expected = full_forward(model, mask)
+        torch.testing.assert_close(target_logits(model, ROWS, mask), expected)
+    sizes = head_sizes(model)
+    target_logits(model, ROWS, "causal")
+    assert sizes == [len(ROWS.target_id)], "the head must run at the targets only"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tiny_model("gemma2", attention="eager"),  # soft-capped logits
+        lambda: scaled("Granite", logits_scaling=8.0),
+        lambda: scaled("Cohere", logit_scale=0.1),
+    ],
+    ids=["gemma2", "granite", "cohere"],
+)
+def test_a_model_that_does_more_than_its_head_gets_the_whole_forward(make):
+    model = make()
+    torch.testing.assert_close(target_logits(model, ROWS, "causal"), full_forward(model, "causal"))
+    sizes = head_sizes(model)
+    target_logits(model, ROWS, "causal")
+    assert sizes == [ROWS.input_ids.numel()]
+
+
+def scaled(name, **settings):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=96,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        attn_implementation="sdpa",
+        **settings,
+    )
+    return getattr(transformers, f"{name}ForCausalLM")(config).eval()

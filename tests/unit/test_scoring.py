@@ -1,0 +1,496 @@
+"""Promises of scoring: stock lm_eval under `causal`, real inference under the other masks."""
+
+import inspect
+import json
+
+import lm_eval
+import pandas as pd
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from tiny import tiny_model, tiny_tokenizer
+from transformers import DynamicCache
+
+from ablation.lm import MaskedLM, _is_argmax
+from ablation.masks import MASKS
+from ablation.packing import Example, pack
+from ablation.scoring import (
+    SAMPLE_COLUMNS,
+    MetricsDisagree,
+    _check_against_lm_eval,
+    evaluate,
+    metrics_from_samples,
+)
+
+MAIN = ["ministral3", "llama", "qwen3"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def requests_of(pairs):
+    return [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
+
+
+CHOICES = [" Eve", " Tom and the red fox", " a", "é café", " Eve"]
+PAIRS = [
+    *(("The hawk chose Eve and the fox chose", choice) for choice in CHOICES),
+    *(("Question: who has the key?\nAnswer:", choice) for choice in CHOICES[:3]),
+    # WinoGrande's shape: the option is in the context, the continuation is common
+    *((f"Then Tom gave the key to {name}", " because she asked.") for name in ("Eve", "Ann")),
+    *(("A prompt with trailing spaces  ", choice.strip()) for choice in CHOICES[:2]),
+    *(("", choice) for choice in ("Eve has it.", " a", "<s>Eve")),
+    ("naïve — " * 40, " 46"),
+    ("<s>The hawk", " chose"),
+]
+
+
+def ours(model, tokenizer, pairs=PAIRS, **options):
+    lm = MaskedLM(model, tokenizer, **options)
+    return lm, lm.loglikelihood(requests_of(pairs))
+
+
+def stock(model, tokenizer, pairs=PAIRS, **options):
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=4, **options)
+    return lm.loglikelihood(requests_of(pairs), disable_tqdm=True)
+
+
+def assert_same_scores(found, expected, tolerance=1e-4):
+    assert len(found) == len(expected)
+    for index, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
+        assert abs(mine[0] - theirs[0]) <= tolerance, PAIRS[index]
+        assert mine[1] == theirs[1], PAIRS[index]
+
+
+# --- identity 4: stock lm_eval under causal -----------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", [*MAIN, "mistral", "qwen3_sliding"])
+@pytest.mark.parametrize("tie", [True, False])
+def test_causal_scores_are_those_of_stock_hflm(architecture, tie, tokenizer):
+    model = tiny_model(architecture, vocabulary=len(tokenizer), tie=tie)
+    assert_same_scores(ours(model, tokenizer)[1], stock(model, tokenizer))
+
+
+@pytest.mark.parametrize("add_bos_token", [None, True, False])
+@pytest.mark.parametrize("max_length", [None, 12, 40])
+def test_bos_and_truncation_are_those_of_stock_hflm(add_bos_token, max_length, tokenizer):
+    model = tiny_model("ministral3", vocabulary=len(tokenizer))
+    options = {"add_bos_token": add_bos_token, "max_length": max_length}
+    pairs = [pair for pair in PAIRS if len(tokenizer.encode(pair[1])) <= 12]
+    lm, found = ours(model, tokenizer, pairs, **options)
+    assert_same_scores(found, stock(model, tokenizer, pairs, **options))
+    assert lm.scores[PAIRS[-2]].truncated == (max_length is not None)
+    assert not lm.scores[("", " a")].truncated
+
+
+def test_is_greedy_is_that_of_stock_hflm_where_greedy_decoding_is_right(tokenizer):
+    model = tiny_model("llama", vocabulary=len(tokenizer))
+    prompt = [1, 40, 41, 42]
+    greedy = model.generate(
+        torch.tensor([prompt]), max_new_tokens=4, do_sample=False, eos_token_id=-1
+    )
+    greedy = greedy[0, 4:].tolist()
+    last_wrong, first_wrong = [*greedy[:3], (greedy[3] + 1) % 300], [greedy[0] + 1, *greedy[1:]]
+    continuations = [greedy, greedy[:1], last_wrong, first_wrong]
+    requests = [(None, prompt, continuation) for continuation in continuations]
+    found = MaskedLM(model, tokenizer)._loglikelihood_tokens(requests)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=1)
+    expected = theirs._loglikelihood_tokens(requests, disable_tqdm=True)
+    assert [answer[1] for answer in found] == [True, True, False, False]
+    assert [answer[1] for answer in expected] == [True, True, False, False]
+
+
+def test_scores_do_not_depend_on_rows_and_batches(tokenizer):
+    model = tiny_model("qwen3", vocabulary=len(tokenizer))
+    for mask in MASKS:
+        _, expected = ours(model, tokenizer, mask=mask)
+        shapes = [(32, 32, False), (600, 5000, False), (64, 300, True), (1, 1, False)]
+        for row_tokens, batch_tokens, pad_rows in shapes:
+            shape = {"row_tokens": row_tokens, "batch_tokens": batch_tokens, "pad_rows": pad_rows}
+            assert_same_scores(ours(model, tokenizer, mask=mask, **shape)[1], expected)
+
+
+# --- the other masks, against token-by-token references -----------------------------------------
+
+
+def reference_score(model, context, continuation, mask):
+    """One continuation alone: a cache and single steps (prefill_bidir), or all at once (full)."""
+    whole = torch.tensor([context + continuation])
+    n = len(context) if mask == "prefill_bidir" else whole.shape[1]
+    cache = DynamicCache()
+    with torch.no_grad():
+        logits = model(
+            input_ids=whole[:, :n],
+            attention_mask=torch.zeros(1, 1, n, n),  # eager: adds nothing, so hides nothing
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[0]
+        if mask == "prefill_bidir":
+            for position in range(n, whole.shape[1]):
+                step = model(input_ids=whole[:, position : position + 1], past_key_values=cache)
+                logits = torch.cat([logits, step.logits[0]])
+    predicted = logits[len(context) - 1 : -1].log_softmax(-1)
+    targets = whole[0, len(context) :]
+    greedy = bool((predicted.argmax(-1) == targets).all())
+    return float(predicted.gather(1, targets[:, None]).sum()), greedy
+
+
+@pytest.mark.parametrize("architecture", MAIN)
+@pytest.mark.parametrize("mask", ["prefill_bidir", "full_bidir"])
+def test_ablated_scores_are_those_of_inference_and_of_one_leaky_forward(
+    architecture, mask, tokenizer
+):
+    model = tiny_model(architecture, vocabulary=len(tokenizer))
+    eager = tiny_model(architecture, vocabulary=len(tokenizer), attention="eager")
+    lm, found = ours(model, tokenizer, mask=mask)
+    expected = []
+    for context, continuation in PAIRS:
+        if context:
+            encoded = lm._encode_pair(context, continuation)
+        else:
+            ids = tokenizer.encode(continuation, add_special_tokens=False)
+            encoded = ([1], ids) if ids[0] != 1 else (ids[:1], ids[1:])
+        expected.append(reference_score(eager, *encoded, mask))
+    assert_same_scores(found, expected)
+    causal = ours(model, tokenizer)[1]
+    moved = [abs(a[0] - b[0]) > 1e-3 for a, b in zip(found, causal, strict=True)]
+    assert sum(moved) > len(moved) / 2, "an ablated mask that changes nothing is not one"
+
+
+def test_prompts_are_shared_by_whole_contexts_only_and_never_under_full_bidir(tokenizer):
+    model = tiny_model("llama", vocabulary=len(tokenizer))
+    requests = [(None, [1, 5, 6], [7]), (None, [1, 5, 9], [7]), (None, [1, 5, 6], [8, 9])]
+    for mask, members in (("prefill_bidir", [[0, 2], [1]]), ("full_bidir", [[0], [1], [2]])):
+        assert MaskedLM(model, tokenizer, mask=mask)._examples(requests)[1] == members
+
+
+def test_many_choices_after_one_short_prompt_are_spread_over_rows(tokenizer):
+    model = tiny_model("llama", vocabulary=len(tokenizer))
+    lm = MaskedLM(model, tokenizer, row_tokens=32)
+    examples, members, _ = lm._examples([(None, [1], [5, 6, 7, 8, 9])] * 40)
+    assert sum(map(len, members)) == 40
+    assert all(len(e.prompt) + sum(len(c) - 1 for c in e.continuations) <= 32 for e in examples)
+
+
+def test_a_one_token_choice_leaks_under_full_bidir(tokenizer):
+    """Its only token is its last: a row without it, as in stock HFLM, would show nothing."""
+    model = tiny_model("llama", vocabulary=len(tokenizer))
+    requests = [(None, [1, 5, 6], [7])]
+    full = MaskedLM(model, tokenizer, mask="full_bidir")._loglikelihood_tokens(requests)
+    prefill = MaskedLM(model, tokenizer, mask="prefill_bidir")._loglikelihood_tokens(requests)
+    assert abs(full[0][0] - prefill[0][0]) > 1e-2
+
+
+def test_what_cannot_be_scored_is_refused(tokenizer):
+    model = tiny_model("llama", vocabulary=len(tokenizer))
+    lm = MaskedLM(model, tokenizer, max_length=4)
+    with pytest.raises(ValueError, match="request 0: a continuation of 0 tokens"):
+        lm._loglikelihood_tokens([(None, [1, 5], [])])
+    with pytest.raises(ValueError, match="5 tokens cannot be scored .* expected 1 to 4"):
+        lm._loglikelihood_tokens([(None, [1, 5], [5] * 5)])
+    with pytest.raises(ValueError, match="unknown mask 'prefix'"):
+        MaskedLM(model, tokenizer, mask="prefix")
+    with pytest.raises(ValueError, match="unknown protocol 'seed'"):
+        MaskedLM(model, tokenizer, protocol="seed")
+
+
+def test_bfloat16_logits_are_rounded_as_by_a_scorer_in_bfloat16(tokenizer):
+    model = tiny_model("ministral3", vocabulary=len(tokenizer))
+    rows = pack([Example([1, 5, 6], [[7, 8, 9]])], capacity=8)
+    with torch.no_grad():
+        logits = model(input_ids=rows.input_ids).logits[0, 2:5].bfloat16()
+    rounded = logits.log_softmax(-1)[[0, 1, 2], [7, 8, 9]].sum()
+    assert rounded.dtype == torch.bfloat16
+    lm = MaskedLM(model, tokenizer, logits_dtype="bfloat16")
+    assert lm._loglikelihood_tokens([(None, [1, 5, 6], [7, 8, 9])])[0][0] == float(rounded)
+
+
+def test_of_equal_logits_the_first_is_greedy_as_argmax_has_it():
+    logits = torch.tensor([[1.0, 3.0, 3.0], [5.0, 0.0, 5.0]]).bfloat16()
+    rows, tokens = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([1, 2, 0, 0, 2])
+    assert _is_argmax(logits, rows, tokens).tolist() == [True, False, False, True, False]
+
+
+# --- the published protocol -----------------------------------------------------------------------
+
+
+def published_score(model, tokenizer, prompt, continuation):
+    """An independent port of the published scorer: (sum of log-probabilities, tokens scored)."""
+    whole = tokenizer(prompt + continuation, add_special_tokens=False)["input_ids"]
+    start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([whole])).logits[0, :-1].log_softmax(-1)
+    positions = range(max(start, 1), len(whole))
+    return sum(float(logits[p - 1, whole[p]]) for p in positions), len(positions)
+
+
+def test_the_published_protocol_agrees_with_a_port_of_it(tokenizer):
+    model = tiny_model("ministral3", vocabulary=len(tokenizer))
+    pairs = [
+        ("The hawk chose", " Eve"),
+        ("Then Tom gave the key to ", "Eve because she asked."),  # a trailing space stays prompt
+        ("", "Ann asked."),  # nothing predicts the first token
+    ]
+    lm, found = ours(model, tokenizer, pairs, protocol="published")
+    merged = 0
+    for pair, answer in zip(pairs, found, strict=True):
+        expected, tokens = published_score(model, tokenizer, *pair)
+        assert abs(answer[0] - expected) <= 1e-4
+        assert lm.scores[pair].tokens == tokens
+        merged += tokens < len(tokenizer.encode(pair[1], add_special_tokens=False))
+    assert merged, "no example shows the protocol's first token that is never scored"
+
+
+# --- rolling and generation -----------------------------------------------------------------------
+
+
+def test_rolling_is_stock_under_causal_and_refused_elsewhere(tokenizer):
+    model = tiny_model("llama", vocabulary=len(tokenizer))
+    texts = [Instance("loglikelihood_rolling", {}, (text,), 0) for text, _ in PAIRS if text.strip()]
+    lm = MaskedLM(model, tokenizer, max_length=16)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", max_length=16)
+    expected = theirs.loglikelihood_rolling(texts, disable_tqdm=True)
+    torch.testing.assert_close(lm.loglikelihood_rolling(texts), expected, atol=1e-3, rtol=0)
+    lm.mask = "prefill_bidir"
+    with pytest.raises(ValueError, match="loglikelihood_rolling under mask 'prefill_bidir'"):
+        lm.loglikelihood_rolling(texts)
+
+
+PROMPTS = ["The hawk chose Eve and the fox", "Question: who", "naïve café — 12 + 34 =", "a"]
+
+
+def generation_requests(new_tokens):
+    settings = {"until": [], "max_gen_toks": new_tokens, "do_sample": False}
+    return [Instance("generate_until", {}, (prompt, settings), 0) for prompt in PROMPTS]
+
+
+def generated_by_hand(architecture, tokenizer, prompt, new_tokens):
+    """A bidirectional prefill, then stock steps by argmax, one prompt at a time, eager."""
+    model = tiny_model(architecture, vocabulary=len(tokenizer), attention="eager")
+    ids = tokenizer.encode(prompt)
+    n, cache, made = len(ids), DynamicCache(), []
+    window = model.config.sliding_window if architecture == "mistral" else 10**6
+    distance = (torch.arange(n)[:, None] - torch.arange(n)[None]).abs()
+    mask = torch.where(distance < window, 0.0, torch.finfo(torch.float32).min)[None, None]
+    with torch.no_grad():
+        output = model(torch.tensor([ids]), attention_mask=mask, past_key_values=cache)
+        for _ in range(new_tokens):
+            made.append(int(output.logits[0, -1].argmax()))
+            if made[-1] == tokenizer.eos_token_id:
+                break
+            output = model(torch.tensor([made[-1:]]), past_key_values=cache)
+    return tokenizer.decode(made, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("architecture", [*MAIN, "mistral"])
+@pytest.mark.parametrize("batch_tokens", [256, 1024])
+def test_generation_decodes_stock_after_a_masked_prefill(architecture, batch_tokens, tokenizer):
+    model = tiny_model(architecture, vocabulary=len(tokenizer))
+    lm = MaskedLM(model, tokenizer, mask="prefill_bidir", batch_tokens=batch_tokens)
+    found = lm.generate_until(generation_requests(12), disable_tqdm=True)
+    expected = [generated_by_hand(architecture, tokenizer, p, 12) for p in PROMPTS]
+    assert found == expected
+    lm.mask = "full_bidir"
+    assert lm.generate_until(generation_requests(12), disable_tqdm=True) == expected
+    lm.mask = "causal"
+    causal = lm.generate_until(generation_requests(12), disable_tqdm=True)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=lm.batch_size)
+    assert causal == theirs.generate_until(generation_requests(12), disable_tqdm=True)
+    assert causal != found
+
+
+def test_beams_cannot_start_from_a_masked_prefill(tokenizer):
+    lm = MaskedLM(tiny_model("llama", vocabulary=len(tokenizer)), tokenizer, mask="prefill_bidir")
+    request = Instance("generate_until", {}, ("Eve", {"max_gen_toks": 2, "num_beams": 2}), 0)
+    with pytest.raises(ValueError, match="num_beams > 1"):
+        lm.generate_until([request], disable_tqdm=True)
+
+
+# --- whole tasks ----------------------------------------------------------------------------------
+
+TASK_CODE = """
+import datasets, pathlib
+def load(data_folder, file, **metadata):
+    path = str(pathlib.Path(data_folder) / file)
+    return {"test": datasets.Dataset.from_json(path, cache_dir=data_folder)}
+"""
+METRIC_LINES = "".join(
+    f"  - {{metric: {metric}, aggregation: mean, higher_is_better: true}}\n"
+    for metric in ("acc", "acc_norm", "acc_bytes")
+)
+COMMON = f"""output_type: multiple_choice
+custom_dataset: !function data.load
+test_split: test
+metric_list:
+{METRIC_LINES}metadata: {{version: 1.0}}
+"""
+TASKS = {
+    "tiny_endings": 'doc_to_text: "{{query}}"\ndoc_to_choice: choices\ndoc_to_target: gold\n',
+    "tiny_letters": 'doc_to_text: "{{query}}"\ndoc_to_choice: ["a", "b"]\ndoc_to_target: answer\n',
+    "tiny_partial": "doc_to_text: gold\ndoc_to_choice: contexts\n"
+    'doc_to_target: "{{continuation}}"\n',
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A folder of tasks of three shapes, and a folder of their data."""
+    folder = tmp_path_factory.mktemp("study")
+    tasks, data = folder / "tasks", folder / "data"
+    tasks.mkdir()
+    data.mkdir()
+    (tasks / "data.py").write_text(TASK_CODE)
+    names = ["Eve", "Tom", "Ann", "Bé"]
+    documents = {name: [] for name in TASKS}
+    for i in range(24):
+        query = f"{names[i % 4]} has {i} keys and {names[(i + 1) % 4]} asked for"
+        choices = [f"{i + j} of the {names[j]}" + "s" * j for j in range(4)]
+        gold = i * 7 % 4
+        documents["tiny_endings"].append({"query": query, "choices": choices, "gold": gold})
+        documents["tiny_letters"].append({"query": query, "answer": "ab"[i * 5 % 3 % 2]})
+        contexts = [f"{query} {name}" for name in names[:2]]
+        documents["tiny_partial"].append(
+            {"contexts": contexts, "continuation": f"took {i}.", "gold": i * 5 % 3 % 2}
+        )
+    for name, text in TASKS.items():
+        (tasks / f"{name}.yaml").write_text(
+            f"task: {name}\n{COMMON}dataset_kwargs: {{file: {name}.jsonl}}\n{text}"
+        )
+        lines = [json.dumps(document) for document in documents[name]]
+        (data / f"{name}.jsonl").write_text("\n".join(lines))
+    return tasks, data
+
+
+@pytest.fixture(scope="module")
+def evaluated(study, tokenizer):
+    model = tiny_model("ministral3", vocabulary=len(tokenizer))
+    return {
+        mask: evaluate(
+            model, tokenizer, list(TASKS), mask, task_folder=study[0], data_folder=study[1]
+        )
+        for mask in MASKS
+    }
+
+
+def test_metrics_and_hashes_are_those_of_lm_eval_with_stock_hflm(study, evaluated, tokenizer):
+    model = tiny_model("ministral3", vocabulary=len(tokenizer))
+    manager = TaskManager(
+        include_path=str(study[0]), include_defaults=False, metadata={"data_folder": str(study[1])}
+    )
+    theirs = lm_eval.simple_evaluate(
+        HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=4),
+        tasks=list(TASKS),
+        task_manager=manager,
+        bootstrap_iters=0,
+    )
+    metrics, samples = evaluated["causal"]
+    for task in TASKS:
+        for metric in ("acc", "acc_norm", "acc_bytes"):
+            assert metrics["tasks"][task][metric] == theirs["results"][task][f"{metric},none"]
+        mine = samples[samples.task == task]
+        for sample in theirs["samples"][task]:
+            rows = mine[mine.doc_id == sample["doc_id"]].sort_values("choice")
+            for name in ("doc_hash", "prompt_hash", "target_hash"):
+                assert set(rows[name]) == {sample[name]}
+            expected = [answer[0] for answer in sample["filtered_resps"]]
+            assert rows.loglikelihood.tolist() == pytest.approx(expected, abs=1e-4)
+            assert rows.is_greedy.tolist() == [answer[1] for answer in sample["filtered_resps"]]
+
+
+def test_samples_have_one_row_per_item_and_choice(evaluated):
+    for mask, (_, samples) in evaluated.items():
+        assert list(samples.columns) == list(SAMPLE_COLUMNS)
+        assert samples.dtypes.astype(str).to_dict() == SAMPLE_COLUMNS
+        assert set(samples["mask"]) == {mask}
+        assert samples.groupby("task").size().to_dict() == {
+            "tiny_endings": 96,
+            "tiny_letters": 48,
+            "tiny_partial": 48,
+        }
+        accented = samples[(samples.task == "tiny_endings") & (samples.choice == 3)]
+        assert (accented.bytes == accented.characters + 1).all()
+        letters = samples[samples.task == "tiny_letters"]
+        assert (letters.tokens >= 1).all() and set(letters.characters) == {1}
+
+
+def test_metrics_come_back_from_the_rows_after_parquet(evaluated, tmp_path):
+    for mask, (metrics, samples) in evaluated.items():
+        samples.to_parquet(tmp_path / f"{mask}.parquet", index=False)
+        read = pd.read_parquet(tmp_path / f"{mask}.parquet")
+        assert metrics_from_samples(read.sample(frac=1, random_state=0)) == metrics["tasks"]
+
+
+def test_metrics_by_hand():
+    rows = [
+        # task, doc, choice, gold, loglikelihood, tokens, characters, bytes, truncated
+        ("a", 0, 0, 0, -4.0, 1, 2, 2, False),
+        ("a", 0, 1, 0, -3.0, 1, 1, 3, False),  # best by sum; worse per character, better per byte
+        ("a", 1, 0, 0, -6.0, 3, 9, 9, True),  # best per token, character and byte
+        ("a", 1, 1, 0, -5.0, 1, 2, 2, True),
+        ("b", 0, 0, 0, -2.0, 1, 4, 4, False),  # a tie by sum: the first wins
+        ("b", 0, 1, 0, -2.0, 2, 4, 4, False),
+    ]
+    names = ["task", "doc_id", "choice", "gold", "loglikelihood", "tokens", "characters", "bytes"]
+    samples = pd.DataFrame(rows, columns=[*names, "truncated"]).assign(
+        doc_hash=lambda s: s.task + s.doc_id.astype(str)
+    )
+    assert metrics_from_samples(samples) == {
+        "a": dict(acc=0.0, acc_norm=1.0, acc_bytes=0.5, acc_token=0.5, n=2, truncated=1),
+        "b": dict(acc=1.0, acc_norm=1.0, acc_bytes=1.0, acc_token=0.0, n=1, truncated=0),
+        "macro": dict(acc=0.5, acc_norm=1.0, acc_bytes=0.75, acc_token=0.25, n=3, truncated=1),
+    }
+
+
+def test_the_audit_stands_beside_the_scores(evaluated):
+    leaks = {mask: metrics["leak_audit"]["leaks"] for mask, (metrics, _) in evaluated.items()}
+    assert leaks == {"causal": False, "prefill_bidir": False, "full_bidir": True}
+
+
+def test_limit_takes_the_first_documents(study, evaluated, tokenizer):
+    model = tiny_model("ministral3", vocabulary=len(tokenizer))
+    _, samples = evaluate(model, tokenizer, ["tiny_partial"], "causal", *study, limit=5)
+    whole = evaluated["causal"].samples
+    expected = whole[(whole.task == "tiny_partial") & (whole.doc_id < 5)]
+    assert samples.doc_hash.tolist() == expected.doc_hash.tolist()
+
+
+def test_rows_that_disagree_with_lm_eval_are_an_error():
+    ours = {"a": {"acc": 0.5, "acc_norm": 0.5, "acc_bytes": 0.5}}
+    _check_against_lm_eval(ours, {"a": {"acc,none": 0.5}})
+    with pytest.raises(MetricsDisagree, match="task a: acc_norm is 0.5.* 0.75.* from lm_eval"):
+        _check_against_lm_eval(ours, {"a": {"acc,none": 0.5, "acc_norm,none": 0.75}})
+
+
+def test_other_kinds_of_tasks_are_refused_by_name(study, tokenizer, tmp_path):
+    tasks, data = study
+    text = (tasks / "tiny_endings.yaml").read_text()
+    (tmp_path / "data.py").write_text(TASK_CODE)
+    (tmp_path / "generate.yaml").write_text(
+        text.replace("multiple_choice", "generate_until")
+        .replace("tiny_endings\n", "generates\n")
+        .replace(METRIC_LINES, "  - {metric: exact_match}\n")
+        .replace("doc_to_choice: choices\n", "")
+    )
+    model = tiny_model("llama", vocabulary=len(tokenizer))
+    with pytest.raises(ValueError, match="task generates.*output_type is generate_until"):
+        evaluate(model, tokenizer, ["generates"], "causal", tmp_path, data)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        evaluate(model, tokenizer, ["generates"], "causal", tmp_path / "missing", data)
+
+
+def test_stock_behaviour_that_is_relied_upon_is_still_there():
+    """HFLM calls these hooks; if a release renames them, ours would be silently unused."""
+    for hook in ("_loglikelihood_tokens", "_model_generate", "loglikelihood_rolling"):
+        assert callable(getattr(HFLM, hook))
+    assert "self._model_generate(" in inspect.getsource(HFLM.generate_until)
+    assert "self._loglikelihood_tokens(" in inspect.getsource(HFLM.loglikelihood_rolling)

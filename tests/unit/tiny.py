@@ -1,0 +1,88 @@
+"""Models small enough to be exact about, and a tokenizer for them. Random weights, float32."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+PLAIN_ROPE = {
+    "rope_type": "default",
+    "rope_theta": 10_000.0,
+    "llama_4_scaling_beta": 0.1,
+    "original_max_position_embeddings": 16,  # positions past 16 are scaled: they must be right
+}
+ARCHITECTURES = {
+    "ministral3": ("Ministral3", {"rope_parameters": PLAIN_ROPE}),
+    "llama": ("Llama", {}),
+    "qwen3": ("Qwen3", {}),
+    "mistral": ("Mistral", {"sliding_window": 5}),  # every layer slides
+    "qwen3_sliding": (  # the second of two layers slides: two masks, a dict
+        "Qwen3",
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+    "gemma2": ("Gemma2", {"sliding_window": 5, "final_logit_softcapping": 3.0}),
+}
+
+
+def tiny_model(
+    architecture: str, vocabulary: int = 96, attention: str = "sdpa", tie: bool = True, **overrides
+) -> PreTrainedModel:
+    """Two layers of width 32, four heads of 8; weights spread enough for attention to matter."""
+    name, special = ARCHITECTURES[architecture]
+    settings = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.25,
+        "tie_word_embeddings": tie,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "attn_implementation": attention,
+    }
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**(settings | special | overrides))
+    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
+
+
+@functools.cache
+def _trained() -> str:
+    text = [
+        "The hawk chose Eve and the fox chose Ann.",
+        "Then Tom gave the red key to Eve, because she asked.",
+        "Question: who has the key?\nAnswer: Eve has it.",
+        "naïve café — 12 + 34 = 46, said she.",
+    ]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer.to_str()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE of at most 320 tokens; puts BOS first, as the micro-world's does."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained()),
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+    )

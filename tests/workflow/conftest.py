@@ -1,0 +1,78 @@
+"""One real micro study, run once, that the workflow tests look at and push around."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def copy_of_the_repository(folder: Path) -> Path:
+    """What a fresh clone would hold: tracked files and new ones that git does not ignore."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@dataclass
+class Checkout:
+    """A copy of the repository in which Snakemake runs as a user would run it."""
+
+    folder: Path
+    seconds: float = 0.0
+
+    def snakemake(self, *arguments: str, path: str = "", check: bool = True):
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, [path, str(self.folder / "src")])),
+            "HF_HUB_OFFLINE": "1",
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def run(self, *arguments: str):
+        started = time.monotonic()
+        done = self.snakemake("--cores", "2", *arguments)
+        self.seconds = time.monotonic() - started
+        return done
+
+    def stale(self, *targets: str, options: tuple[str, ...] = (), path: str = "") -> set[str]:
+        """The jobs of a dry run, as `rule` or `rule:recipe`."""
+        arguments = ["-n", *(targets or ("results/recovery.csv",)), *options]
+        text = self.snakemake(*arguments, path=path).stdout
+        jobs = set()
+        for block in re.split(r"\n(?=(?:local)?rule )", text)[1:]:
+            name = re.match(r"(?:local)?rule (\w+):", block)[1]
+            recipe = re.search(r"wildcards:.*\brecipe=([\w-]+)", block)
+            jobs.add(f"{name}:{recipe[1]}" if recipe else name)
+        return jobs
+
+
+@pytest.fixture(scope="session")
+def micro(tmp_path_factory) -> Checkout:
+    """The micro study, stages 0-4 with three seeds, from a clean folder."""
+    checkout = Checkout(copy_of_the_repository(tmp_path_factory.mktemp("micro")))
+    checkout.first = checkout.run("all")
+    return checkout

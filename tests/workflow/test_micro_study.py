@@ -1,0 +1,136 @@
+"""Promises of the shipped micro study, on its frozen seeds: stages 0-4 as `make demo` runs them."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from ablation.recovery import COLUMNS
+
+pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro")]
+
+TASKS = [
+    "micro_hellaswag",
+    "micro_piqa",
+    "micro_arc_easy",
+    "micro_arc_challenge",
+    "micro_winogrande",
+]
+SEEDS = ["11", "12", "13"]
+
+
+@pytest.fixture(scope="module")
+def recovery(micro):
+    return pd.read_csv(micro.folder / "results/recovery.csv", dtype={"seed": str})
+
+
+def row(frame, **wanted):
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    assert len(frame) == 1, wanted
+    return frame.iloc[0]
+
+
+def macro(recovery, recipe, mask, seed="all"):
+    return row(recovery, recipe=recipe, mask=mask, seed=seed, task="macro")
+
+
+def test_the_table_has_the_promised_shape(recovery):
+    assert list(recovery.columns) == COLUMNS
+    assert set(recovery.recipe) == {"3A", "3B", "3B-leaky"}
+    assert set(recovery["mask"]) == {"causal", "prefill_bidir", "full_bidir"}
+    assert set(recovery.seed) == {*SEEDS, "all"}
+    assert set(recovery.task) == {*TASKS, "macro"}
+    assert (recovery.comparable == "true").all() or set(recovery.comparable) == {True}
+
+
+def test_the_base_has_learned_its_tasks(recovery):
+    assert macro(recovery, "3A", "causal").baseline >= 0.85
+
+
+def test_no_task_can_be_solved_as_a_bag_of_words(micro):
+    bags = pd.read_csv(micro.folder / "results/micro/bag_of_words.csv")
+    assert set(bags.task) == set(TASKS)
+    assert (bags.accuracy_high <= bags.chance + 0.10).all(), bags
+
+
+def test_taking_the_mask_away_does_damage(recovery):
+    damaged = macro(recovery, "3B", "prefill_bidir")
+    assert damaged.damage <= -0.12 and damaged.damage_p < 0.001
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_prefix_lm_finetuning_gives_at_least_half_of_it_back(recovery, seed):
+    found = macro(recovery, "3B", "prefill_bidir", seed)
+    assert found.recovered_status == "estimable" and found.recovered >= 0.5
+
+
+def test_causal_finetuning_gives_less_back(micro):
+    contrasts = pd.read_csv(micro.folder / "results/micro/contrasts.csv", dtype={"seed": str})
+    found = row(
+        contrasts, recipe="3B", against="3A", mask="prefill_bidir", seed="all", task="macro"
+    )
+    assert found.recovered_difference_low > 0
+
+
+def test_the_leak_is_shown_and_labelled(recovery):
+    leaky = recovery["mask"] == "full_bidir"
+    assert recovery[leaky].eval_leaks.all() and not recovery[~leaky].eval_leaks.any()
+    trained = recovery.recipe == "3B-leaky"
+    assert recovery[trained].train_leaks.all() and not recovery[~trained].train_leaks.any()
+
+
+def test_training_on_leaked_targets_is_degenerate(micro):
+    for seed in SEEDS:
+        folder = micro.folder / f"results/micro/stage3_finetune/3B-leaky/seed{seed}"
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["probe_loss_train_mask"] < 0.5 * summary["probe_loss_causal"]
+
+
+def test_every_number_is_backed_by_sample_rows(micro):
+    results = micro.folder / "results/micro"
+    per_task = pd.read_csv(results / "per_task.csv")
+    for file in results.glob("stage*/**/samples.parquet"):
+        metrics = json.loads((file.parent / "metrics.json").read_text())
+        samples = pd.read_parquet(file)
+        assert set(samples["mask"]) == {metrics["mask"]}
+        assert set(samples.task) == set(TASKS)
+    assert len(per_task) == (3 + 3 * 3 * 3) * (len(TASKS) + 1)
+
+
+def test_the_same_job_gives_the_same_bytes(micro):
+    folder = micro.folder / "results/micro/stage3_finetune/3B/seed11"
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "run.json"}
+    manifest = "results/micro/stage3_finetune/3B/seed11/manifest.json"
+    micro.run("--force", manifest, "--allowed-rules", "stage3_finetune", "--")
+    assert {p: p.read_bytes() for p in before} == before
+    assert micro.stale("results/micro/recovery.csv") == set()
+
+
+def test_a_second_run_has_nothing_to_do(micro):
+    done = micro.run("all")
+    assert "Nothing to be done" in done.stdout + done.stderr
+    assert micro.seconds < 20
+
+
+def test_figures_are_drawn_in_every_form(micro):
+    for form, start in (("svg", b"<svg"), ("png", b"\x89PNG"), ("html", b"<!DOCTYPE html>")):
+        content = (micro.folder / f"results/micro/figures/accuracy.{form}").read_bytes()
+        assert content[:200].lstrip().lower().startswith(start.lower())
+
+
+def test_the_table_prints_readably(micro):
+    done = subprocess.run(
+        [sys.executable, "-m", "ablation", "table", str(micro.folder / "results/recovery.csv")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "3B-leaky" in done.stdout and "prefill_bidir" in done.stdout
+
+
+def test_stderr_is_free_of_warnings(micro):
+    lines = micro.first.stderr.splitlines()
+    assert not [line for line in lines if "warn" in line.lower()]

@@ -1,0 +1,160 @@
+"""Promise: exactly the stages that a change can move run again, nothing else."""
+
+import os
+import shutil
+import time
+from contextlib import contextmanager
+
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro")]
+
+TABLES = {"recovery", "recovery_named"}
+
+
+@contextmanager
+def edited(file, *replacements):
+    """The file with text replaced, as long as the block runs; its time afterwards as before."""
+    before, times = file.read_text(), file.stat()
+    after = before
+    for old, new in replacements:
+        assert old in after, f"{file} does not hold {old!r}"
+        after = after.replace(old, new)
+    file.write_text(after)
+    try:
+        yield
+    finally:
+        file.write_text(before)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_nothing_changed(micro):
+    assert micro.stale("all") == set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "src/ablation/scoring.py",
+        "src/ablation/masks.py",
+        "workflow/scripts/evaluate.py",
+        "Snakefile",
+    ],
+)
+def test_a_touched_file(micro, name):
+    os.utime(micro.folder / name, (time.time() + 60,) * 2)
+    assert micro.stale("all") == set()
+
+
+@pytest.mark.parametrize("name", ["masks", "finetune", "statistics"])
+def test_a_comment_in_a_module(micro, name):
+    file = micro.folder / f"src/ablation/{name}.py"
+    with edited(file, ("\nfrom __future__", "\n# a remark\n\nfrom __future__")):
+        assert micro.stale("all") == set()
+
+
+def test_a_real_change_in_a_module_used_only_by_figures(micro):
+    with edited(micro.folder / "src/ablation/figures.py", ("size=36", "size=40")):
+        assert micro.stale() == set()
+        assert micro.stale("all") == {"all", "figures"}
+
+
+def test_a_real_change_in_the_statistics(micro):
+    file = micro.folder / "src/ablation/statistics.py"
+    with edited(file, ('method="wilson"', 'method="exact"')):
+        assert micro.stale() == TABLES
+        assert micro.stale("all") == TABLES | {"all", "bag_of_words", "figures"}
+
+
+def test_a_real_change_in_training_reaches_every_recipe_and_no_baseline(micro):
+    with edited(
+        micro.folder / "src/ablation/finetune.py", ("PROBE_EXAMPLES = 64", "PROBE_EXAMPLES = 8")
+    ):
+        recipes = {
+            f"{s}:{r}"
+            for s in ("stage3_finetune", "stage4_posteval")
+            for r in ("3A", "3B", "3B-leaky")
+        }
+        assert micro.stale() == recipes | TABLES
+
+
+def test_one_recipes_learning_rate(micro):
+    changed = ("3A: {train_mask: causal}", "3A: {train_mask: causal, learning_rate: 0.123}")
+    with edited(micro.folder / "config/default.yaml", changed):
+        assert micro.stale() == {"stage3_finetune:3A", "stage4_posteval:3A"} | TABLES
+
+
+def test_a_reordered_config(micro):
+    file = micro.folder / "config/default.yaml"
+    before = file.read_text()
+
+    def backwards(value):
+        if isinstance(value, dict):
+            return {k: backwards(value[k]) for k in reversed(value)}
+        return value
+
+    file.write_text(yaml.safe_dump(backwards(yaml.safe_load(before)), sort_keys=False))
+    try:
+        assert micro.stale("all") == set()
+    finally:
+        file.write_text(before)
+
+
+def test_a_key_that_only_tables_use(micro):
+    with edited(micro.folder / "config/default.yaml", ("confidence: 0.95", "confidence: 0.9")):
+        assert micro.stale() == TABLES
+
+
+def test_a_fresh_clone_with_results_copied_in(micro, tmp_path):
+    from conftest import Checkout, copy_of_the_repository
+
+    clone = Checkout(copy_of_the_repository(tmp_path / "clone"))
+    for file in clone.folder.rglob("*"):  # a clone's files are new
+        os.utime(file)
+    shutil.copytree(micro.folder / "results", clone.folder / "results")
+    shutil.copytree(micro.folder / ".snakemake/metadata", clone.folder / ".snakemake/metadata")
+    assert clone.stale("all") == set()
+
+
+def _installed(folder, package, version):
+    info = folder / f"{package}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    return str(folder)
+
+
+def test_a_development_package_bumped(micro, tmp_path):
+    for package in ("ruff", "pytest", "rich"):
+        path = _installed(tmp_path, package, "99.0")
+    assert micro.stale("all", path=path) == set()
+
+
+def test_a_package_that_shapes_tables_bumped(micro, tmp_path):
+    assert micro.stale(path=_installed(tmp_path, "scipy", "99.0")) == TABLES
+
+
+def test_another_study_beside_it(micro):
+    small = {"study": "beside", "seeds": "[1]", "recipes": "{3A: {train_mask: causal}}"}
+    small |= {"finetune": "{max_steps: 2}", "evaluation": "{limit: 4}"}
+    options = [f"{k}={v}" for k, v in small.items()]
+    micro.run("results/beside/recovery.csv", "--config", *options)
+    assert micro.stale("all") == set()
+
+
+def test_touched_outputs_after_an_edit_are_not_believed(micro):
+    """`--touch` marks stale bytes as new; the stamp in the manifest still tells."""
+    changed = ("3A: {train_mask: causal}", "3A: {train_mask: causal, learning_rate: 0.123}")
+    folder = micro.folder
+    shutil.copytree(folder / ".snakemake/metadata", folder / "metadata.kept")
+    try:
+        with edited(folder / "config/default.yaml", changed):
+            micro.snakemake("--cores", "1", "--touch", "all")
+            done = micro.snakemake(
+                "--cores", "1", "--force", "results/micro/recovery.csv", check=False
+            )
+            assert done.returncode != 0
+            assert "was made by another configuration or code" in done.stdout + done.stderr
+    finally:
+        shutil.rmtree(folder / ".snakemake/metadata")
+        (folder / "metadata.kept").rename(folder / ".snakemake/metadata")
