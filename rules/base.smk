@@ -56,6 +56,8 @@ rule base_world:
         manifest=f"{DATA}/manifest.json",
     log:
         f"{LOGS}/base_world.log",
+    conda:
+        "../environment.yml"
     params:
         stamp=provenance.canonical_json(world_stamp()),
     message:
@@ -76,6 +78,8 @@ if STUDY.pretrained_here:
             f"{LOGS}/base_pretrain.log",
         benchmark:
             f"{LOGS}/base_pretrain.benchmark.tsv"
+        conda:
+            "../environment.yml"
         threads: STUDY.world["pretrain"]["threads"]
         resources:
             gpu=STUDY.hardware.gpu,
@@ -96,6 +100,8 @@ rule base:
         manifest=BASE,
     log:
         f"{LOGS}/base.log",
+    conda:
+        "../environment.yml"
     params:
         stamp=provenance.canonical_json(base_stamp()),
     message:

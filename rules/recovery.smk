@@ -61,6 +61,8 @@ rule bag_of_words:
         table=f"{RESULTS}/bag_of_words.csv",
     log:
         f"{LOGS}/bag_of_words.log",
+    conda:
+        "../environment.yml"
     params:
         stamp=provenance.canonical_json(bag_of_words_stamp()),
     message:
@@ -80,6 +82,8 @@ rule recovery:
         manifest=f"{RESULTS}/recovery.manifest.json",
     log:
         f"{LOGS}/recovery.log",
+    conda:
+        "../environment.yml"
     params:
         stamp=provenance.canonical_json(recovery_stamp()),
     message:
@@ -96,6 +100,8 @@ rule recovery_named:
         "results/recovery.csv",
     log:
         f"{LOGS}/recovery_named.log",
+    conda:
+        "../environment.yml"
     message:
         "results/recovery.csv is the table of {STUDY.study}"
     shell:
@@ -111,6 +117,8 @@ rule figures:
         expand(f"{RESULTS}/figures/accuracy.{{form}}", form=("svg", "png", "html")),
     log:
         f"{LOGS}/figures.log",
+    conda:
+        "../environment.yml"
     params:
         stamp=provenance.canonical_json(figures_stamp()),
     message:

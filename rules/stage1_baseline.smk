@@ -23,6 +23,8 @@ rule stage1_baseline:
         f"{LOGS}/stage1_baseline.log",
     benchmark:
         f"{LOGS}/stage1_baseline.benchmark.tsv"
+    conda:
+        "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
         gpu=STUDY.hardware.gpu,

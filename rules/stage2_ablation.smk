@@ -23,6 +23,8 @@ rule stage2_ablation:
         f"{LOGS}/stage2_ablation.log",
     benchmark:
         f"{LOGS}/stage2_ablation.benchmark.tsv"
+    conda:
+        "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
         gpu=STUDY.hardware.gpu,

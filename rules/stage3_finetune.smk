@@ -32,6 +32,8 @@ rule stage3_finetune:
         f"{LOGS}/stage3_finetune/{{recipe}}-seed{{seed}}.log",
     benchmark:
         f"{LOGS}/stage3_finetune/{{recipe}}-seed{{seed}}.benchmark.tsv"
+    conda:
+        "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
         gpu=STUDY.hardware.gpu,

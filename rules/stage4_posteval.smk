@@ -28,6 +28,8 @@ rule stage4_posteval:
         f"{LOGS}/stage4_posteval/{{recipe}}-seed{{seed}}.log",
     benchmark:
         f"{LOGS}/stage4_posteval/{{recipe}}-seed{{seed}}.benchmark.tsv"
+    conda:
+        "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
         gpu=STUDY.hardware.gpu,

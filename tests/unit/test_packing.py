@@ -12,7 +12,7 @@ continuations = st.lists(st.lists(st.integers(3, 90), min_size=1, max_size=5), m
 examples_of_any_shape = st.lists(st.builds(Example, tokens, continuations), max_size=12)
 
 
-def read_back(rows, keep_last):
+def read_back(rows):
     """The examples that `rows` hold, by doc: (prompt, {branch: continuation}), from its tensors."""
     found = {}
     for row in range(len(rows.input_ids)):
@@ -30,7 +30,7 @@ def read_back(rows, keep_last):
 @given(examples_of_any_shape, st.booleans())
 def test_every_token_stands_once_with_its_branch_and_position(examples, keep_last):
     rows = pack(examples, capacity=30, keep_last=keep_last)
-    found = read_back(rows, keep_last)
+    found = read_back(rows)
     for doc, example in enumerate(examples):
         branches = found.pop(doc, {})
         assert [token for token, _ in branches.pop(0, [])] == list(example.prompt)

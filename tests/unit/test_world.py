@@ -13,13 +13,13 @@ from ablation.world.corpus import documents, finetuning_records, primer
 from ablation.world.scenes import (
     ACTIVITIES,
     ATTRIBUTES,
+    ROLES,
     TASKS,
     TOOL_FOR,
     FactScene,
     LogScene,
     PetScene,
     RoleScene,
-    ROLES,
     ToolScene,
     World,
 )
@@ -262,6 +262,7 @@ def test_a_tiny_base_is_pretrained_saved_and_equal_twice(tmp_path):
         "dev_percent": 10,
         "pretrain": {
             "seed": SEED,
+            "attempts": 2,
             "threads": 1,
             "documents": WEIGHTS,
             "tokenizer": {"documents": 300, "vocabulary": 512},
@@ -290,6 +291,9 @@ def test_a_tiny_base_is_pretrained_saved_and_equal_twice(tmp_path):
     first = pretrain(config, tmp_path / "a", progress=False)
     assert first == pretrain(config, tmp_path / "b", progress=False)
     assert first["steps"] == 4 and first["learned"]  # stopped two steps after the first check
+    never = {**config, "pretrain": {**config["pretrain"], "stop_accuracy": 2.0}}
+    summary = pretrain(never, tmp_path / "c", progress=False)
+    assert (summary["attempt"], summary["seed"], summary["learned"]) == (1, SEED + 1, False)
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert pack([Example([], [[1, 2]])], 4).target_id.tolist() == [2]  # BOS is given, not predicted

@@ -9,6 +9,9 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ablation.models import target_logits
+from ablation.packing import Rows
+
 PLAIN_ROPE = {
     "rope_type": "default",
     "rope_theta": 10_000.0,
@@ -86,3 +89,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
     )
+
+
+def ids(count: int, seed: int) -> list[int]:
+    """Random token ids that are no special tokens."""
+    return torch.randint(3, 96, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@torch.no_grad()
+def logprobs(model: PreTrainedModel, rows: Rows, mask: str) -> torch.Tensor:
+    """[targets]: the log-probability of each target, in nats."""
+    picked = target_logits(model, rows, mask).log_softmax(-1)
+    return picked.gather(1, rows.target_id[:, None])[:, 0]

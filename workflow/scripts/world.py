@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-
 from ablation import provenance
 from ablation.progress import logged
 from ablation.world.corpus import finetuning_records

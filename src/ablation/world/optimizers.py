@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalized (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+    """Momentum whose update is orthogonalized (Jordan 2024, kellerjordan.github.io/posts/muon).
 
     Equally shaped matrices are orthogonalized in one batch and in float32 (torch.optim.Muon goes
     one by one in bfloat16). The update is scaled to the root mean square of an AdamW update, as in
@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """[count, rows, columns] -> the same with singular values near 1, by five Newton-Schulz steps."""
+    """[count, rows, columns] -> singular values pushed near 1 by five Newton-Schulz steps."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)

@@ -24,7 +24,6 @@ from ablation.world.scenes import TASKS, World
 from ablation.world.tasks import items, requests
 from ablation.world.tokenizer import train_tokenizer
 
-TRACE = False
 CHECK_ROWS = 64  # rows of development items a forward
 
 
@@ -33,22 +32,28 @@ def pretrain(config: Mapping, out_folder: str | Path, progress: bool = True) -> 
 
     Writes model (safetensors) and tokenizer. Returns what happened: steps, tokens, final_loss
     (nats a token, mean of the last 100 steps), learned (whether every task reached
-    `stop_accuracy`), dev_accuracy by task, parameters. Equal for equal config and thread count on
-    one kind of CPU.
+    `stop_accuracy`), dev_accuracy by task, parameters, attempt (from 0) and its seed. Equal for
+    equal config and thread count on one kind of CPU.
     """
     recipe = config["pretrain"]
     torch.set_num_threads(recipe["threads"])
-    torch.manual_seed(recipe["seed"])
     world = World(config["seed"], config["eval_percent"], config["dev_percent"])
-
-    sample = documents(world, Random(f"tokenizer {recipe['seed']}"), recipe["documents"])
-    texts = [next(sample) for _ in range(recipe["tokenizer"]["documents"])]
-    tokenizer = train_tokenizer(texts, recipe["tokenizer"]["vocabulary"])
-    model = build_model(len(tokenizer), recipe["model"])
     dev = {
         task: items(world, task, recipe["check"]["items"], recipe["seed"], "dev") for task in TASKS
     }
-    summary = train(model, tokenizer, world, recipe, dev, progress)
+    for attempt in range(recipe["attempts"]):
+        # A run in which some task was never learned is followed by one from other weights and
+        # texts; development items alone decide.
+        seed = recipe["seed"] + attempt
+        torch.manual_seed(seed)
+        sample = documents(world, Random(f"tokenizer {seed}"), recipe["documents"])
+        texts = [next(sample) for _ in range(recipe["tokenizer"]["documents"])]
+        tokenizer = train_tokenizer(texts, recipe["tokenizer"]["vocabulary"])
+        model = build_model(len(tokenizer), recipe["model"])
+        summary = train(model, tokenizer, world, {**recipe, "seed": seed}, dev, progress)
+        summary |= {"attempt": attempt, "seed": seed}
+        if summary["learned"]:
+            break
     model.save_pretrained(out_folder)
     tokenizer.save_pretrained(out_folder)
     return summary
@@ -118,8 +123,6 @@ def train(
             due = step >= recipe["check"]["from_step"] and not step % recipe["check"]["every"]
             if due and not learned and step + cooldown < max_steps:
                 checked = accuracies(model, tokenizer, dev)
-                if TRACE:
-                    print("trace", step, checked, flush=True)
                 if min(checked.values()) >= recipe["stop_accuracy"]:
                     learned = True
                     last = bar.total = step + cooldown
