@@ -3,14 +3,14 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
 .PHONY: help demo test lint format dag bench lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
 demo: $(VENV)/.ready  # the micro study, ending with its recovery table
-	$(BIN)/snakemake --cores all results/recovery.csv results/micro/figures
+	$(BIN)/snakemake --cores all --quiet reason host
 	@$(BIN)/ablation table results/recovery.csv
 
 test: $(VENV)/.ready-dev  # every test that needs no GPU

@@ -6,6 +6,7 @@ min_version("9.27")
 
 
 include: "rules/common.smk"
+include: "rules/stamps.smk"
 include: "rules/targets.smk"
 include: "rules/base.smk"
 include: "rules/stage1_baseline.smk"

@@ -1,52 +1,6 @@
 # Stage 0: the pinned base model and data that every stage starts from.
 # `base: shipped` takes resources/micro, `base: pretrain` makes the model here, any other value is
 # the folder of a Hugging Face checkpoint. Makes results/<study>/base/manifest.json.
-from ablation.world.scenes import TASKS as WORLD_TASKS
-
-BASE = f"{RESULTS}/base/manifest.json"
-DATA = f"{RESULTS}/base/data"
-SHIPPED = "resources/micro"
-PRETRAINED = f"{RESULTS}/base/pretrained"
-
-
-def base_folder():
-    """Where the base model's files stand."""
-    return {"shipped": f"{SHIPPED}/base", "pretrain": f"{PRETRAINED}/base"}.get(
-        STUDY.base, STUDY.base
-    )
-
-
-def base_record():
-    """The small file whose change means another base: its manifest, or its config.json."""
-    return {
-        "shipped": f"{SHIPPED}/manifest.json",
-        "pretrain": f"{PRETRAINED}/manifest.json",
-    }.get(STUDY.base, f"{STUDY.base}/config.json")
-
-
-def world_slice():
-    """The world without its base model's recipe."""
-    return {key: value for key, value in STUDY.world.items() if key != "pretrain"}
-
-
-@cache
-def world_stamp():
-    return make_stamp("base_world", "world", {"world": world_slice()}, ())
-
-
-@cache
-def pretrain_stamp():
-    hardware = STUDY.hardware.model_dump()
-    slice = {"world": STUDY.world, "hardware": hardware}
-    return make_stamp("base_pretrain", "pretrain", slice, MODEL_PACKAGES)
-
-
-@cache
-def base_stamp():
-    upstream = {f"{DATA}/manifest.json": world_stamp()}
-    if STUDY.pretrained_here:
-        upstream[f"{PRETRAINED}/manifest.json"] = pretrain_stamp()
-    return make_stamp("base", "base", {"base": base_folder()}, (), upstream)
 
 
 rule base_world:

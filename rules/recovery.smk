@@ -1,6 +1,5 @@
 # Tables and figures: from sample rows to what came back.
 # Needs stages 1, 2 and 4; makes results/<study>/{bag_of_words,recovery,per_task,contrasts}.csv and figures/.
-BASELINE = f"{RESULTS}/stage1_baseline/manifest.json"
 
 
 localrules:
@@ -8,49 +7,6 @@ localrules:
     recovery,
     recovery_named,
     figures,
-
-
-def ablated(mask):
-    return f"{RESULTS}/stage2_ablation/{mask}/manifest.json"
-
-
-def posteval(recipe, seed, mask):
-    return f"{RESULTS}/stage4_posteval/{recipe}/seed{seed}/{mask}/manifest.json"
-
-
-def measured():
-    """Every scored manifest of the study, and the stamp that it must carry."""
-    stamps = {BASELINE: stage1_stamp()} | {ablated(mask): stage2_stamp() for mask in ABLATED_MASKS}
-    for recipe in RECIPES:
-        for seed in STUDY.seeds:
-            for mask in MASKS:
-                stamps[posteval(recipe, seed, mask)] = stage4_stamp(recipe, seed)
-    return stamps
-
-
-@cache
-def bag_of_words_stamp():
-    upstream = {f"{DATA}/manifest.json": world_stamp()}
-    return make_stamp(
-        "bag_of_words", "bag_of_words", {"world": world_slice()}, TABLE_PACKAGES, upstream
-    )
-
-
-@cache
-def recovery_stamp():
-    slice = {
-        "study": STUDY.study,
-        "metric": STUDY.evaluation.metric,
-        "statistics": STUDY.statistics.model_dump(),
-        "criteria": STUDY.criteria.model_dump(),
-    }
-    return make_stamp("recovery", "recovery", slice, TABLE_PACKAGES, measured())
-
-
-@cache
-def figures_stamp():
-    tables = {f"{RESULTS}/recovery.manifest.json": recovery_stamp()}
-    return make_stamp("figures", "figures", {}, ("altair", "pandas", "vl-convert-python"), tables)
 
 
 rule bag_of_words:

@@ -2,16 +2,6 @@
 # Needs the pinned base; makes results/<study>/stage1_baseline/.
 
 
-def stage1_stamp():
-    return make_stamp(
-        "stage1_baseline",
-        "evaluate",
-        scoring_slice(["causal"]),
-        SCORING_PACKAGES,
-        {BASE: base_stamp()},
-    )
-
-
 rule stage1_baseline:
     """Baseline accuracy B of every task: nothing taken away yet."""
     input:
@@ -30,6 +20,7 @@ rule stage1_baseline:
         gpu=STUDY.hardware.gpu,
     params:
         stamp=provenance.canonical_json(stage1_stamp()),
+        folders=[f"{RESULTS}/stage1_baseline"],
     message:
         "Stage 1: scoring the base model under causal"
     script:

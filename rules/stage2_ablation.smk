@@ -2,16 +2,6 @@
 # Needs the pinned base; makes results/<study>/stage2_ablation/<mask>/.
 
 
-def stage2_stamp():
-    return make_stamp(
-        "stage2_ablation",
-        "evaluate",
-        scoring_slice(ABLATED_MASKS),
-        SCORING_PACKAGES,
-        {BASE: base_stamp()},
-    )
-
-
 rule stage2_ablation:
     """Ablated accuracy A of every task: what is lost at once when prefill is not causal."""
     input:
@@ -30,6 +20,7 @@ rule stage2_ablation:
         gpu=STUDY.hardware.gpu,
     params:
         stamp=provenance.canonical_json(stage2_stamp()),
+        folders=[f"{RESULTS}/stage2_ablation/{mask}" for mask in ABLATED_MASKS],
     message:
         "Stage 2: scoring the base model under {ABLATED_MASKS}"
     script:

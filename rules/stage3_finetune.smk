@@ -2,22 +2,6 @@
 # Needs the pinned base; makes results/<study>/stage3_finetune/<recipe>/seed<seed>/.
 
 
-@cache
-def stage3_stamp(recipe, seed):
-    return make_stamp(
-        "stage3_finetune",
-        "finetune",
-        {
-            "name": recipe,
-            "recipe": STUDY.recipe(recipe),
-            "seed": int(seed),
-            "hardware": STUDY.hardware.model_dump(),
-        },
-        TRAINING_PACKAGES,
-        {BASE: base_stamp()},
-    )
-
-
 rule stage3_finetune:
     """A checkpoint of one recipe; the seed sets data order and held-out split, nothing else."""
     input:

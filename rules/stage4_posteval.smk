@@ -2,21 +2,6 @@
 # Needs stage 3; makes results/<study>/stage4_posteval/<recipe>/seed<seed>/<mask>/.
 
 
-def checkpoint(recipe, seed):
-    return f"{RESULTS}/stage3_finetune/{recipe}/seed{seed}/manifest.json"
-
-
-@cache
-def stage4_stamp(recipe, seed):
-    return make_stamp(
-        "stage4_posteval",
-        "evaluate",
-        scoring_slice(MASKS),
-        SCORING_PACKAGES,
-        {BASE: base_stamp(), checkpoint(recipe, seed): stage3_stamp(recipe, seed)},
-    )
-
-
 rule stage4_posteval:
     """Accuracy P after finetuning; under causal, the side effect of the finetuning."""
     input:
@@ -35,6 +20,7 @@ rule stage4_posteval:
         gpu=STUDY.hardware.gpu,
     params:
         stamp=lambda w: provenance.canonical_json(stage4_stamp(w.recipe, w.seed)),
+        folders=[f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{mask}" for mask in MASKS],
     message:
         "Stage 4: scoring {wildcards.recipe}, seed {wildcards.seed}, under every mask"
     script:

@@ -86,6 +86,10 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_json_lines(path: str | Path, records: Iterable[Mapping]) -> None:
+    write_text(path, "".join(canonical_json(record) + "\n" for record in records))
+
+
 # ---- what can change a result: code, package versions, configuration --------------------------
 
 

@@ -21,6 +21,7 @@ from ablation.lm import MaskedLM
 from ablation.masks import leak_audit
 from ablation.metrics import item_correct
 from ablation.names import MACRO, METRICS
+from ablation.provenance import atomic_path, write_json
 
 SAMPLE_COLUMNS = {
     "task": "string",
@@ -49,6 +50,14 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, Any]
     samples: pd.DataFrame
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """metrics.json and samples.parquet in `folder`; returns their paths."""
+        metrics, samples = Path(folder) / "metrics.json", Path(folder) / "samples.parquet"
+        write_json(metrics, self.metrics)
+        with atomic_path(samples) as scratch:
+            self.samples.to_parquet(scratch, index=False)
+        return [metrics, samples]
 
 
 class MetricsDisagree(AssertionError):

@@ -10,37 +10,22 @@ from ablation.scoring import evaluate
 
 def main(smk):
     stamp = json.loads(smk.params.stamp)
-    inputs = provenance.read_inputs(stamp)
-    config = stamp["config"]["evaluation"]
-    data = Path(smk.input.base).parent / inputs[smk.input.base]["data"]
+    config, inputs = stamp["config"], provenance.read_inputs(stamp)
     checkpoint = inputs[smk.input.model]
+    data = Path(smk.input.base).parent / inputs[smk.input.base]["data"]
     weights = Path(smk.input.model).parent / checkpoint["model"]
-    model, tokenizer = models.load_on(stamp["config"]["hardware"], weights)
-    folders = sorted({Path(file).parent for file in smk.output})
-    for mask in stamp["config"]["masks"]:
-        folder = folders[0] if len(folders) == 1 else next(f for f in folders if f.name == mask)
-        with provenance.run_record(folder / "run.json"):
-            result = evaluate(
-                model,
-                tokenizer,
-                mask=mask,
-                task_folder="config/tasks",
-                data_folder=data,
-                label=f"{smk.rule} {' '.join(smk.wildcards)} {mask}",
-                **config,
-            )
-        provenance.write_json(folder / "metrics.json", result.metrics)
-        with provenance.atomic_path(folder / "samples.parquet") as scratch:
-            result.samples.to_parquet(scratch, index=False)
-        provenance.write_manifest(
-            folder / "manifest.json",
-            stamp,
-            outputs=[folder / "metrics.json", folder / "samples.parquet"],
-            mask=mask,
-            eval_leaks=result.metrics["leak_audit"]["leaks"],
-            circumstances=models.circumstances(model) | stamp["packages"],
-            **{k: checkpoint[k] for k in ("recipe", "seed", "train_leaks") if k in checkpoint},
-        )
+    model, tokenizer = models.load_on(config["hardware"], weights)
+    facts = {k: checkpoint[k] for k in ("recipe", "seed", "train_leaks") if k in checkpoint}
+    facts["circumstances"] = models.circumstances(model) | stamp["packages"]
+    options = config["evaluation"] | {"task_folder": "config/tasks", "data_folder": data}
+    for mask, folder in zip(config["masks"], smk.params.folders, strict=True):
+        label = " ".join([smk.rule, *map(str, smk.wildcards), mask])
+        with provenance.run_record(f"{folder}/run.json"):
+            result = evaluate(model, tokenizer, mask=mask, label=label, **options)
+        outputs = result.write(folder)
+        leaks = result.metrics["leak_audit"]["leaks"]
+        manifest = f"{folder}/manifest.json"
+        provenance.write_manifest(manifest, stamp, outputs, mask=mask, eval_leaks=leaks, **facts)
 
 
 if __name__ == "__main__":

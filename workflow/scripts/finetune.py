@@ -11,34 +11,21 @@ from ablation.progress import logged
 
 def main(smk):
     stamp = json.loads(smk.params.stamp)
-    base = provenance.read_inputs(stamp)[smk.input.base]
-    home, config = Path(smk.input.base).parent, stamp["config"]
+    base, config = provenance.read_inputs(stamp)[smk.input.base], stamp["config"]
+    home, name, seed = Path(smk.input.base).parent, config["name"], config["seed"]
     model, tokenizer = models.load_on(config["hardware"], home / base["model"])
+    data, label = home / base["data"] / "finetune.jsonl", f"{name} seed {seed}"
     with provenance.run_record(smk.output.run) as record, tempfile.TemporaryDirectory() as scratch:
         summary, curve = finetune(
-            model,
-            tokenizer,
-            data=home / base["data"] / "finetune.jsonl",
-            recipe=config["recipe"],
-            seed=config["seed"],
-            hardware=config["hardware"],
-            label=f"{config['name']} seed {config['seed']}",
-            scratch=scratch,
+            model, tokenizer, data, config["recipe"], seed, config["hardware"], label, scratch
         )
         record["stop_reason"] = summary["stop_reason"]
     models.save(model, tokenizer, smk.output.model)
     provenance.write_json(smk.output.summary, summary)
-    lines = [provenance.canonical_json(point) + "\n" for point in curve]
-    provenance.write_text(smk.output.curve, "".join(lines))
-    provenance.write_manifest(
-        smk.output.manifest,
-        stamp,
-        outputs=[smk.output.model, smk.output.summary, smk.output.curve],
-        model="model",
-        recipe=config["name"],
-        seed=config["seed"],
-        train_leaks=summary["train_leaks"],
-    )
+    provenance.write_json_lines(smk.output.curve, curve)
+    outputs = [smk.output.model, smk.output.summary, smk.output.curve]
+    facts = {"model": "model", "recipe": name, "seed": seed, "train_leaks": summary["train_leaks"]}
+    provenance.write_manifest(smk.output.manifest, stamp, outputs, **facts)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ def main(smk):
         for task in TASKS
     }
     wanted = config["finetuning"]
-    files["finetune"] = finetuning_records(world, wanted["count"], wanted["seed"])
+    files["finetune"] = finetuning_records(
+        world, wanted["count"], wanted["seed"], wanted["weights"]
+    )
     home = Path(smk.output.manifest).parent
     for name, records in files.items():
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-        provenance.write_text(home / f"{name}.jsonl", "".join(lines))
+        provenance.write_json_lines(home / f"{name}.jsonl", records)
     outputs = [path for path in map(Path, smk.output) if path.name != "manifest.json"]
     provenance.write_manifest(smk.output.manifest, stamp, outputs)
 

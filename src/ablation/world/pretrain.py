@@ -13,11 +13,11 @@ from random import Random
 
 import torch
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import Ministral3Config, Ministral3ForCausalLM, PreTrainedTokenizerFast
 
 from ablation.models import target_logits
 from ablation.packing import Example, Rows, pack
+from ablation.progress import Progress
 from ablation.world.corpus import documents, primer
 from ablation.world.optimizers import Optimizers
 from ablation.world.scenes import TASKS, World
@@ -76,7 +76,8 @@ def build_model(vocabulary: int, size: Mapping) -> Ministral3ForCausalLM:
         tie_word_embeddings=True,
         attn_implementation="sdpa",
         rope_parameters={
-            "rope_type": "default",
+            "rope_type": "yarn",  # as Ministral-3 has it; a factor of 1 stretches nothing
+            "factor": 1.0,
             "rope_theta": 10_000.0,
             "llama_4_scaling_beta": 0.0,
             "original_max_position_embeddings": 512,
@@ -106,26 +107,25 @@ def train(
     checked: dict[str, float] = {}
     losses: list[float] = []
     learned, step, tokens = False, 0, 0
-    with tqdm(total=max_steps, desc="pretraining", unit="step", disable=not progress) as bar:
-        while step < last:
-            model.train()
-            rows = next(batches)
-            loss = cross_entropy(target_logits(model, rows, "causal"), rows.target_id)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["max_grad_norm"])
-            optimizers.step(_rate(step, last, recipe))
-            step += 1
-            tokens += int((rows.doc >= 0).sum())
-            losses.append(loss.item())
-            bar.update()
-            if not step % 20:
-                bar.set_postfix(loss=f"{sum(losses[-20:]) / 20:.3f}", **_short(checked))
-            due = step >= recipe["check"]["from_step"] and not step % recipe["check"]["every"]
-            if due and not learned and step + cooldown < max_steps:
-                checked = accuracies(model, tokenizer, dev)
-                if min(checked.values()) >= recipe["stop_accuracy"]:
-                    learned = True
-                    last = bar.total = step + cooldown
+    bar = Progress("pretraining", max_steps)
+    while step < last:
+        model.train()
+        rows = next(batches)
+        loss = cross_entropy(target_logits(model, rows, "causal"), rows.target_id)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["max_grad_norm"])
+        optimizers.step(_rate(step, last, recipe))
+        step += 1
+        tokens += int((rows.doc >= 0).sum())
+        losses.append(loss.item())
+        if progress and not step % 20:
+            bar.update(step, f"loss {sum(losses[-20:]) / 20:.3f} {_short(checked)}")
+        due = step >= recipe["check"]["from_step"] and not step % recipe["check"]["every"]
+        if due and not learned and step + cooldown < max_steps:
+            checked = accuracies(model, tokenizer, dev)
+            if min(checked.values()) >= recipe["stop_accuracy"]:
+                learned = True
+                last = bar.total = step + cooldown
     checked = accuracies(model, tokenizer, dev)
     return {
         "steps": step,
@@ -201,5 +201,5 @@ def _rate(step: int, last: int, recipe: Mapping) -> float:
     return rate * warm * min(1.0, (last - step) / recipe["cooldown_steps"])
 
 
-def _short(accuracy: Mapping[str, float]) -> dict[str, str]:
-    return {task.removeprefix("micro_"): f"{value:.2f}" for task, value in accuracy.items()}
+def _short(accuracy: Mapping[str, float]) -> str:
+    return " ".join(f"{task.removeprefix('micro_')} {a:.2f}" for task, a in accuracy.items())

@@ -1,0 +1,143 @@
+# What each stage's results depend on: one stamp a stage, in stage order, each standing on the ones
+# before it. Snakemake compares them as `params:`, every job checks them in the manifests it reads.
+from ablation.world.scenes import TASKS as WORLD_TASKS
+
+BASE = f"{RESULTS}/base/manifest.json"
+DATA = f"{RESULTS}/base/data"
+SHIPPED = "resources/micro"
+PRETRAINED = f"{RESULTS}/base/pretrained"
+BASELINE = f"{RESULTS}/stage1_baseline/manifest.json"
+
+
+def base_folder():
+    """Where the base model's files stand."""
+    return {"shipped": f"{SHIPPED}/base", "pretrain": f"{PRETRAINED}/base"}.get(
+        STUDY.base, STUDY.base
+    )
+
+
+def base_record():
+    """The small file whose change means another base: its manifest, or its config.json."""
+    return {
+        "shipped": f"{SHIPPED}/manifest.json",
+        "pretrain": f"{PRETRAINED}/manifest.json",
+    }.get(STUDY.base, f"{STUDY.base}/config.json")
+
+
+def world_slice():
+    """The world without its base model's recipe."""
+    return {key: value for key, value in STUDY.world.items() if key != "pretrain"}
+
+
+@cache
+def world_stamp():
+    return make_stamp("base_world", "world", {"world": world_slice()}, ())
+
+
+@cache
+def pretrain_stamp():
+    hardware = STUDY.hardware.model_dump()
+    slice = {"world": STUDY.world, "hardware": hardware}
+    return make_stamp("base_pretrain", "pretrain", slice, MODEL_PACKAGES)
+
+
+@cache
+def base_stamp():
+    upstream = {f"{DATA}/manifest.json": world_stamp()}
+    if STUDY.pretrained_here:
+        upstream[f"{PRETRAINED}/manifest.json"] = pretrain_stamp()
+    return make_stamp("base", "base", {"base": base_folder()}, (), upstream)
+
+
+def stage1_stamp():
+    return make_stamp(
+        "stage1_baseline",
+        "evaluate",
+        scoring_slice(["causal"]),
+        SCORING_PACKAGES,
+        {BASE: base_stamp()},
+    )
+
+
+def stage2_stamp():
+    return make_stamp(
+        "stage2_ablation",
+        "evaluate",
+        scoring_slice(ABLATED_MASKS),
+        SCORING_PACKAGES,
+        {BASE: base_stamp()},
+    )
+
+
+@cache
+def stage3_stamp(recipe, seed):
+    return make_stamp(
+        "stage3_finetune",
+        "finetune",
+        {
+            "name": recipe,
+            "recipe": STUDY.recipe(recipe),
+            "seed": int(seed),
+            "hardware": STUDY.hardware.model_dump(),
+        },
+        TRAINING_PACKAGES,
+        {BASE: base_stamp()},
+    )
+
+
+def checkpoint(recipe, seed):
+    return f"{RESULTS}/stage3_finetune/{recipe}/seed{seed}/manifest.json"
+
+
+@cache
+def stage4_stamp(recipe, seed):
+    return make_stamp(
+        "stage4_posteval",
+        "evaluate",
+        scoring_slice(MASKS),
+        SCORING_PACKAGES,
+        {BASE: base_stamp(), checkpoint(recipe, seed): stage3_stamp(recipe, seed)},
+    )
+
+
+def ablated(mask):
+    return f"{RESULTS}/stage2_ablation/{mask}/manifest.json"
+
+
+def posteval(recipe, seed, mask):
+    return f"{RESULTS}/stage4_posteval/{recipe}/seed{seed}/{mask}/manifest.json"
+
+
+def measured():
+    """Every scored manifest of the study, and the stamp that it must carry."""
+    stamps = {BASELINE: stage1_stamp()} | {ablated(mask): stage2_stamp() for mask in ABLATED_MASKS}
+    for recipe in RECIPES:
+        for seed in STUDY.seeds:
+            for mask in MASKS:
+                stamps[posteval(recipe, seed, mask)] = stage4_stamp(recipe, seed)
+    return stamps
+
+
+@cache
+def bag_of_words_stamp():
+    upstream = {f"{DATA}/manifest.json": world_stamp()}
+    return make_stamp(
+        "bag_of_words", "bag_of_words", {"world": world_slice()}, TABLE_PACKAGES, upstream
+    )
+
+
+@cache
+def recovery_stamp():
+    slice = {
+        "study": STUDY.study,
+        "metric": STUDY.evaluation.metric,
+        "statistics": STUDY.statistics.model_dump(),
+        "criteria": STUDY.criteria.model_dump(),
+    }
+    return make_stamp("recovery", "recovery", slice, TABLE_PACKAGES, measured())
+
+
+@cache
+def figures_stamp():
+    tables = {f"{RESULTS}/recovery.manifest.json": recovery_stamp()}
+    return make_stamp("figures", "figures", {}, ("altair", "pandas", "vl-convert-python"), tables)

@@ -1,0 +1,78 @@
+"""Promises of the repository itself: one set of pins, thin scripts, no torch at parse time."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_environment_yml_has_the_pins_of_the_requirements_files():
+    sys.path.insert(0, str(ROOT / "tools"))
+    from conda_environment import environment
+
+    assert (ROOT / "environment.yml").read_text() == environment(), "run `make lock`"
+
+
+def test_every_requirement_is_pinned_and_hashed():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        blocks = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
+        for block in blocks:
+            assert "==" in block and "--hash=sha256:" in block, block.splitlines()[0]
+    assert re.fullmatch(r"torch==[\d.]+\n", (ROOT / "requirements-torch.txt").read_text())
+
+
+def test_versions_of_direct_needs_are_the_installed_ones():
+    from importlib.metadata import version
+
+    for line in (ROOT / "requirements.in").read_text().splitlines():
+        if match := re.match(r"([\w.-]+)==([\w.]+)", line):
+            assert version(match[1]) == match[2], f"{match[1]}: run `make demo` or `make test`"
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("workflow/scripts/*.py")), ids=lambda p: p.name)
+def test_scripts_are_thin(file):
+    text = file.read_text()
+    assert len(text.splitlines()) <= 40
+    names = [n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)]
+    assert names == ["main"]
+
+
+def test_the_library_never_imports_snakemake():
+    for file in (ROOT / "src/ablation").rglob("*.py"):
+        assert not re.search(r"^\s*(import|from) snakemake", file.read_text(), re.M), file
+
+
+def test_reading_the_rules_imports_no_torch():
+    code = (
+        "import sys; from snakemake.cli import main\n"
+        "try: main(['--list'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'lm_eval'}\n"
+        "print('LOADED', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "LOADED []" in done.stdout, done.stdout + done.stderr
+
+
+def test_files_stay_short():
+    for file in [*(ROOT / "src").rglob("*.py"), *(ROOT / "rules").glob("*.smk")]:
+        assert len(file.read_text().splitlines()) <= 400, file
+
+
+def test_every_rule_says_what_it_makes():
+    for file in (ROOT / "rules").glob("*.smk"):
+        for rule in re.findall(r"^\s*rule \w+:\n(.*?)\n", file.read_text(), re.M):
+            assert rule.strip().startswith('"""'), (file, rule)
+
+
+def test_the_tables_of_names_agree():
+    from typing import get_args
+
+    from ablation.config import Mask
+    from ablation.names import MASKS
+
+    assert get_args(Mask) == MASKS
