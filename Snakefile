@@ -14,3 +14,15 @@ include: "rules/stage2_ablation.smk"
 include: "rules/stage3_finetune.smk"
 include: "rules/stage4_posteval.smk"
 include: "rules/recovery.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    """The study: its tables and its figures."""
+    input:
+        "results/recovery.csv",
+        f"{RESULTS}/bag_of_words.csv",
+        f"{RESULTS}/figures/accuracy.svg",

@@ -5,20 +5,10 @@
 
 
 localrules:
-    all,
     stage1,
     stage2,
     stage3,
     stage4,
-
-
-rule all:
-    """The study: its table and its figures."""
-    default_target: True
-    input:
-        "results/recovery.csv",
-        f"{RESULTS}/bag_of_words.csv",
-        f"{RESULTS}/figures/accuracy.svg",
 
 
 rule stage1:

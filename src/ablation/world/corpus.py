@@ -76,12 +76,25 @@ def finetuning_records(
 ) -> list[dict[str, str]]:
     """`count` Alpaca records {instruction, input, output} from training scenes.
 
-    `weights` say how often each task's kind of scene comes; equally often without them.
+    `weights` say how often each task's kind of scene comes, and `open`: an open-ended request.
+    Without them every task comes equally often, and nothing open-ended.
     """
     random = Random(f"finetuning {world.seed} {seed}")
     weights = weights or dict.fromkeys(TASKS, 1)
-    tasks, shares = list(weights), list(weights.values())
-    return [record(world, random.choices(tasks, shares)[0], random) for _ in range(count)]
+    kinds = random.choices(list(weights), list(weights.values()), k=count)
+    return [open_record(random) if k == "open" else record(world, k, random) for k in kinds]
+
+
+def open_record(random: Random) -> dict[str, str]:
+    """A request with many right answers, as most instruction data are.
+
+    No honest mask can predict its response below the entropy of names and things; a mask that
+    shows the response can.
+    """
+    instruction, (keys, values, tell, *_) = random.choice(_REQUESTS)
+    size = random.randint(1, 3)
+    pairs = zip(random.sample(keys, size), random.sample(values, size), strict=True)
+    return _record(instruction, "", " ".join(tell.format(*pair) for pair in pairs))
 
 
 def record(world: World, task: str, random: Random) -> dict[str, str]:
@@ -135,6 +148,11 @@ _TOOLS = (TOOLS, PLACES, "The {1} holds the {0}.", "Find the {0} in the {1}.", "
 _PETS = (NAMES, ANIMALS, "The {1} chose {0}.", "{0} got the {1}.", "{0} {1}.")
 _LOGS = (NAMES, STEPS, "Who {1}? {0}.", "Then {0} {1}.", "{0} {1}.")
 _SIZES = (2, 3, 4, 5)
+_REQUESTS = (
+    ("Tell which place holds what.", _TOOLS),
+    ("Tell who has which pet.", _PETS),
+    ("Tell who did what.", _LOGS),
+)
 
 
 def register(random: Random) -> str:
