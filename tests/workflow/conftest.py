@@ -59,15 +59,20 @@ class Checkout:
         return done
 
     def stale(self, *targets: str, options: tuple[str, ...] = (), path: str = "") -> set[str]:
-        """The jobs of a dry run, as `rule` or `rule:recipe`."""
+        """The rules of a dry run; those of stages 3 and 4 as `rule:recipe`."""
         arguments = ["-n", *(targets or ("results/recovery.csv",)), *options]
         text = self.snakemake(*arguments, path=path).stdout
-        jobs = set()
-        for block in re.split(r"\n(?=(?:local)?rule )", text)[1:]:
-            name = re.match(r"(?:local)?rule (\w+):", block)[1]
-            recipe = re.search(r"wildcards:.*\brecipe=([\w-]+)", block)
-            jobs.add(f"{name}:{recipe[1]}" if recipe else name)
-        return jobs
+        if "Job stats:" not in text:
+            assert "Nothing to be done" in text, text
+            return set()
+        counted = text.split("Job stats:")[1].split("total")[0]
+        rules = set(re.findall(r"^(\w+) +\d+$", counted, re.M))
+        finetuned = set(re.findall(r"^Job \d+: Stage 3: finetuning ([\w-]+),", text, re.M))
+        scored = set(re.findall(r"^Job \d+: Stage 4: scoring ([\w-]+),", text, re.M))
+        for rule, recipes in (("stage3_finetune", finetuned), ("stage4_posteval", scored)):
+            assert (rule in rules) == bool(recipes), text
+            rules = rules - {rule} | {f"{rule}:{recipe}" for recipe in recipes}
+        return rules
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def test_the_same_job_gives_the_same_bytes(micro):
     folder = micro.folder / "results/micro/stage3_finetune/3B/seed21"
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "run.json"}
     manifest = "results/micro/stage3_finetune/3B/seed21/manifest.json"
-    micro.run("--force", manifest, "--allowed-rules", "stage3_finetune", "--")
+    micro.run("--force", "--allowed-rules", "stage3_finetune", "--", manifest)
     assert {p: p.read_bytes() for p in before} == before
     assert micro.stale("results/micro/recovery.csv") == set()
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import yaml
+from conftest import Checkout, copy_of_the_repository
 
 pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro")]
 
@@ -106,15 +107,18 @@ def test_a_key_that_only_tables_use(micro):
         assert micro.stale() == TABLES
 
 
-def test_a_fresh_clone_with_results_copied_in(micro, tmp_path):
-    from conftest import Checkout, copy_of_the_repository
-
-    clone = Checkout(copy_of_the_repository(tmp_path / "clone"))
-    for file in clone.folder.rglob("*"):  # a clone's files are new
+def clone_with_results(micro, folder):
+    """A fresh clone (every file is new) into which results and their metadata were copied."""
+    clone = Checkout(copy_of_the_repository(folder))
+    for file in clone.folder.rglob("*"):
         os.utime(file)
     shutil.copytree(micro.folder / "results", clone.folder / "results")
     shutil.copytree(micro.folder / ".snakemake/metadata", clone.folder / ".snakemake/metadata")
-    assert clone.stale("all") == set()
+    return clone
+
+
+def test_a_fresh_clone_with_results_copied_in(micro, tmp_path):
+    assert clone_with_results(micro, tmp_path / "clone").stale("all") == set()
 
 
 def _installed(folder, package, version):
@@ -142,19 +146,12 @@ def test_another_study_beside_it(micro):
     assert micro.stale("all") == set()
 
 
-def test_touched_outputs_after_an_edit_are_not_believed(micro):
+def test_touched_outputs_after_an_edit_are_not_believed(micro, tmp_path):
     """`--touch` marks stale bytes as new; the stamp in the manifest still tells."""
+    clone = clone_with_results(micro, tmp_path / "clone")
     changed = ("3A: {train_mask: causal}", "3A: {train_mask: causal, learning_rate: 0.123}")
-    folder = micro.folder
-    shutil.copytree(folder / ".snakemake/metadata", folder / "metadata.kept")
-    try:
-        with edited(folder / "config/default.yaml", changed):
-            micro.snakemake("--cores", "1", "--touch", "all")
-            done = micro.snakemake(
-                "--cores", "1", "--force", "results/micro/recovery.csv", check=False
-            )
-            assert done.returncode != 0
-            assert "was made by another configuration or code" in done.stdout + done.stderr
-    finally:
-        shutil.rmtree(folder / ".snakemake/metadata")
-        (folder / "metadata.kept").rename(folder / ".snakemake/metadata")
+    with edited(clone.folder / "config/default.yaml", changed):
+        clone.snakemake("--cores", "1", "--touch", "all")
+        done = clone.snakemake("--cores", "1", "--force", "results/micro/recovery.csv", check=False)
+    assert done.returncode != 0
+    assert "was made by another configuration or code" in done.stdout + done.stderr
