@@ -1,29 +1,46 @@
-# Stage 0: the pinned base model and data that every stage starts from.
+# Stage 0: the pinned base model, the items it is scored on and the data it is finetuned on.
 # `base: shipped` takes resources/micro, `base: pretrain` makes the model here, any other value is
-# the folder of a Hugging Face checkpoint. Makes results/<study>/base/manifest.json.
+# the folder of a Hugging Face checkpoint. Makes results/<study>/base/.
 
 
-rule base_world:
-    """The micro-world's items and finetuning data."""
+rule base_items:
+    """The micro-world's multiple-choice items, from held-out scenes."""
     output:
-        expand(f"{DATA}/{{name}}.jsonl", name=(*WORLD_TASKS, "finetune")),
-        manifest=f"{DATA}/manifest.json",
+        expand(f"{ITEMS}/{{task}}.jsonl", task=WORLD_TASKS),
+        manifest=f"{ITEMS}/manifest.json",
     log:
-        f"{LOGS}/base_world.log",
+        f"{LOGS}/base_items.log",
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(world_stamp()),
+        stamp=provenance.canonical_json(items_stamp()),
     message:
-        "Stage 0: writing the micro-world's data"
+        "Stage 0: writing the micro-world's items"
     script:
-        "../workflow/scripts/world.py"
+        "../workflow/scripts/items.py"
+
+
+rule base_instructions:
+    """The micro-world's finetuning data, from training scenes."""
+    output:
+        records=f"{INSTRUCTIONS}/finetune.jsonl",
+        manifest=f"{INSTRUCTIONS}/manifest.json",
+    log:
+        f"{LOGS}/base_instructions.log",
+    conda:
+        "../environment.yml"
+    params:
+        stamp=provenance.canonical_json(instructions_stamp()),
+    message:
+        "Stage 0: writing the micro-world's finetuning data"
+    script:
+        "../workflow/scripts/instructions.py"
 
 
 if STUDY.pretrained_here:
 
     rule base_pretrain:
-        """The micro base from nothing: runs only under `base: pretrain`."""
+        """The micro base from nothing: runs only under `base: pretrain`, on the CPU."""
         output:
             model=directory(f"{PRETRAINED}/base"),
             manifest=f"{PRETRAINED}/manifest.json",
@@ -35,8 +52,6 @@ if STUDY.pretrained_here:
         conda:
             "../environment.yml"
         threads: STUDY.world["pretrain"]["threads"]
-        resources:
-            gpu=STUDY.hardware.gpu,
         params:
             stamp=provenance.canonical_json(pretrain_stamp()),
         message:
@@ -46,9 +61,9 @@ if STUDY.pretrained_here:
 
 
 rule base:
-    """One manifest that names every file of model and data by its hash."""
+    """One manifest that names every file of the base model by its hash."""
     input:
-        data=f"{DATA}/manifest.json",
+        base_files(),
         record=base_record(),
     output:
         manifest=BASE,
@@ -59,6 +74,6 @@ rule base:
     params:
         stamp=provenance.canonical_json(base_stamp()),
     message:
-        "Stage 0: pinning the base model and its data"
+        "Stage 0: pinning the base model"
     script:
         "../workflow/scripts/base.py"

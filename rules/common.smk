@@ -59,12 +59,15 @@ def scoring_slice(masks):
 
 @cache
 def task_files():
-    """{name: sha256} of config/tasks: a changed prompt is another measurement."""
+    """{name: hash} of the study's own task files and their code: a changed prompt measures anew."""
     folder = ROOT / "config" / "tasks"
+    named = [p for p in sorted(folder.rglob("*.yaml")) if p.stem in STUDY.evaluation.tasks]
+    code = {c for p in named for c in p.parent.glob("*.py")}
+    texts = {p: p.read_text() for p in named} | {
+        c: provenance.code_tokens(c.read_text()) for c in sorted(code)
+    }
     return {
-        p.relative_to(folder).as_posix(): provenance.sha256_file(p)
-        for p in sorted(folder.rglob("*"))
-        if p.suffix in {".yaml", ".py"}
+        p.relative_to(folder).as_posix(): provenance.sha256_text(text) for p, text in texts.items()
     }
 
 

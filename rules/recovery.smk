@@ -12,7 +12,7 @@ localrules:
 rule bag_of_words:
     """What each task gives to a model that does not read in order: near chance, or it is no test."""
     input:
-        data=f"{DATA}/manifest.json",
+        data=f"{ITEMS}/manifest.json",
     output:
         table=f"{RESULTS}/bag_of_words.csv",
     log:

@@ -1,11 +1,11 @@
 # Stage 1: the base model under the causal mask.
-# Needs the pinned base; makes results/<study>/stage1_baseline/.
+# Needs the pinned base and the items; makes results/<study>/stage1_baseline/.
 
 
 rule stage1_baseline:
     """Baseline accuracy B of every task: nothing taken away yet."""
     input:
-        base=BASE,
+        data=f"{ITEMS}/manifest.json",
         model=BASE,
     output:
         scored(f"{RESULTS}/stage1_baseline"),

@@ -1,11 +1,11 @@
 # Stage 2: the base model under the ablated masks, one job for all of them.
-# Needs the pinned base; makes results/<study>/stage2_ablation/<mask>/.
+# Needs the pinned base and the items; makes results/<study>/stage2_ablation/<mask>/.
 
 
 rule stage2_ablation:
     """Ablated accuracy A of every task: what is lost at once when prefill is not causal."""
     input:
-        base=BASE,
+        data=f"{ITEMS}/manifest.json",
         model=BASE,
     output:
         [scored(f"{RESULTS}/stage2_ablation/{mask}") for mask in ABLATED_MASKS],

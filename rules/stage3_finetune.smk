@@ -1,11 +1,12 @@
 # Stage 3: one full-weight finetuning a recipe and seed, always from the base.
-# Needs the pinned base; makes results/<study>/stage3_finetune/<recipe>/seed<seed>/.
+# Needs the pinned base and the finetuning data; makes results/<study>/stage3_finetune/<recipe>/seed<seed>/.
 
 
 rule stage3_finetune:
     """A checkpoint of one recipe; the seed sets data order and held-out split, nothing else."""
     input:
         base=BASE,
+        data=f"{INSTRUCTIONS}/manifest.json",
     output:
         model=directory(f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/model"),
         summary=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/summary.json",

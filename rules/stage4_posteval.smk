@@ -1,11 +1,11 @@
 # Stage 4: every checkpoint under every mask, one job a checkpoint.
-# Needs stage 3; makes results/<study>/stage4_posteval/<recipe>/seed<seed>/<mask>/.
+# Needs stage 3 and the items; makes results/<study>/stage4_posteval/<recipe>/seed<seed>/<mask>/.
 
 
 rule stage4_posteval:
     """Accuracy P after finetuning; under causal, the side effect of the finetuning."""
     input:
-        base=BASE,
+        data=f"{ITEMS}/manifest.json",
         model=checkpoint("{recipe}", "{seed}"),
     output:
         [scored(f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{mask}") for mask in MASKS],

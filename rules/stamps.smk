@@ -3,10 +3,32 @@
 from ablation.world.scenes import TASKS as WORLD_TASKS
 
 BASE = f"{RESULTS}/base/manifest.json"
-DATA = f"{RESULTS}/base/data"
+ITEMS = f"{RESULTS}/base/items"
+INSTRUCTIONS = f"{RESULTS}/base/instructions"
 SHIPPED = "resources/micro"
 PRETRAINED = f"{RESULTS}/base/pretrained"
 BASELINE = f"{RESULTS}/stage1_baseline/manifest.json"
+
+
+def world_slice(*parts):
+    """The world's facts and splits, and those parts of its block that a stage uses."""
+    keys = ("seed", "eval_percent", "dev_percent", *parts)
+    return {"world": {key: STUDY.world[key] for key in keys}}
+
+
+@cache
+def items_stamp():
+    return make_stamp("base_items", "items", world_slice("items"), ())
+
+
+@cache
+def instructions_stamp():
+    return make_stamp("base_instructions", "instructions", world_slice("finetuning"), ())
+
+
+@cache
+def pretrain_stamp():
+    return make_stamp("base_pretrain", "pretrain", world_slice("pretrain"), MODEL_PACKAGES)
 
 
 def base_folder():
@@ -17,36 +39,30 @@ def base_folder():
 
 
 def base_record():
-    """The small file whose change means another base: its manifest, or its config.json."""
+    """The small file that says what a base is: its manifest, or its config.json."""
     return {
         "shipped": f"{SHIPPED}/manifest.json",
         "pretrain": f"{PRETRAINED}/manifest.json",
     }.get(STUDY.base, f"{STUDY.base}/config.json")
 
 
-def world_slice():
-    """The world without its base model's recipe."""
-    return {key: value for key, value in STUDY.world.items() if key != "pretrain"}
-
-
-@cache
-def world_stamp():
-    return make_stamp("base_world", "world", {"world": world_slice()}, ())
-
-
-@cache
-def pretrain_stamp():
-    hardware = STUDY.hardware.model_dump()
-    slice = {"world": STUDY.world, "hardware": hardware}
-    return make_stamp("base_pretrain", "pretrain", slice, MODEL_PACKAGES)
+def base_files():
+    """All files of a foreign checkpoint; ours are named, by hash, in their manifest."""
+    foreign = STUDY.base not in ("shipped", "pretrain")
+    return [p.as_posix() for p in provenance.visible_files(STUDY.base)] if foreign else []
 
 
 @cache
 def base_stamp():
-    upstream = {f"{DATA}/manifest.json": world_stamp()}
-    if STUDY.pretrained_here:
-        upstream[f"{PRETRAINED}/manifest.json"] = pretrain_stamp()
-    return make_stamp("base", "base", {"base": base_folder()}, (), upstream)
+    slice = {"base": base_folder()}
+    if STUDY.base == "shipped":
+        slice["manifest"] = provenance.sha256_file(ROOT / base_record())
+    upstream = {base_record(): pretrain_stamp()} if STUDY.pretrained_here else {}
+    return make_stamp("base", "base", slice, (), upstream)
+
+
+def items():
+    return {f"{ITEMS}/manifest.json": items_stamp()}
 
 
 def stage1_stamp():
@@ -55,7 +71,7 @@ def stage1_stamp():
         "evaluate",
         scoring_slice(["causal"]),
         SCORING_PACKAGES,
-        {BASE: base_stamp()},
+        {BASE: base_stamp(), **items()},
     )
 
 
@@ -65,7 +81,7 @@ def stage2_stamp():
         "evaluate",
         scoring_slice(ABLATED_MASKS),
         SCORING_PACKAGES,
-        {BASE: base_stamp()},
+        {BASE: base_stamp(), **items()},
     )
 
 
@@ -81,7 +97,7 @@ def stage3_stamp(recipe, seed):
             "hardware": STUDY.hardware.model_dump(),
         },
         TRAINING_PACKAGES,
-        {BASE: base_stamp()},
+        {BASE: base_stamp(), f"{INSTRUCTIONS}/manifest.json": instructions_stamp()},
     )
 
 
@@ -96,7 +112,7 @@ def stage4_stamp(recipe, seed):
         "evaluate",
         scoring_slice(MASKS),
         SCORING_PACKAGES,
-        {BASE: base_stamp(), checkpoint(recipe, seed): stage3_stamp(recipe, seed)},
+        {checkpoint(recipe, seed): stage3_stamp(recipe, seed), **items()},
     )
 
 
@@ -120,10 +136,7 @@ def measured():
 
 @cache
 def bag_of_words_stamp():
-    upstream = {f"{DATA}/manifest.json": world_stamp()}
-    return make_stamp(
-        "bag_of_words", "bag_of_words", {"world": world_slice()}, TABLE_PACKAGES, upstream
-    )
+    return make_stamp("bag_of_words", "bag_of_words", world_slice("items"), TABLE_PACKAGES, items())
 
 
 @cache

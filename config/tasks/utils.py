@@ -1,9 +1,10 @@
 """Reads the micro tasks' items from the study's data folder: no hub, no shared cache."""
 
-import json
 from pathlib import Path
 
 from datasets import Dataset
+
+from ablation.provenance import read_json_lines
 
 
 def local_items(task: str, data_folder: str | None = None, **unused) -> dict[str, Dataset]:
@@ -15,7 +16,6 @@ def local_items(task: str, data_folder: str | None = None, **unused) -> dict[str
     if data_folder is None:
         raise ValueError(
             f"{task}: no data folder. Its items belong to a study; give TaskManager "
-            'metadata={"data_folder": "results/<study>/base/data"}.'
+            'metadata={"data_folder": "results/<study>/base/items"}.'
         )
-    lines = (Path(data_folder) / f"{task}.jsonl").read_text().splitlines()
-    return {"eval": Dataset.from_list([json.loads(line) for line in lines])}
+    return {"eval": Dataset.from_list(read_json_lines(Path(data_folder) / f"{task}.jsonl"))}

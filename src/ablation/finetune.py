@@ -6,7 +6,6 @@ step, whatever the micro-batches and rows that they were packed into.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -27,6 +26,7 @@ from ablation.masks import leak_audit
 from ablation.models import target_logits
 from ablation.packing import Example, Rows, pack
 from ablation.progress import Progress
+from ablation.provenance import read_json_lines
 
 PROBE_EXAMPLES = 64  # samples on which both probe losses are taken
 
@@ -58,7 +58,7 @@ def read_examples(
     file: str | Path, tokenizer, max_seq_len: int, heldout_fraction: float, seed: int
 ) -> Examples:
     """Tokenize a JSON-lines file of Alpaca records and hold out a fraction of it by seed."""
-    records = [json.loads(line) for line in Path(file).read_text().splitlines() if line]
+    records = read_json_lines(file)
     tokenized = [tokenize(record, tokenizer, max_seq_len) for record in records]
     examples = [example for example in tokenized if example is not None]
     random.Random(f"heldout {seed}").shuffle(examples)

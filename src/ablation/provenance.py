@@ -18,7 +18,7 @@ import sys
 import time
 import tokenize
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -88,6 +88,22 @@ def write_json(path: str | Path, value: object) -> None:
 
 def write_json_lines(path: str | Path, records: Iterable[Mapping]) -> None:
     write_text(path, "".join(canonical_json(record) + "\n" for record in records))
+
+
+def read_json_lines(path: str | Path) -> list[dict]:
+    """The records of a file with one JSON object a line; ValueError names a line that is none.
+
+    Lines end at "\n" alone: JSON strings may hold other line separators.
+    """
+    records = []
+    for number, line in enumerate(Path(path).read_text("utf-8-sig").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as fault:
+            raise ValueError(f"{path}, line {number}: no JSON object ({fault})") from None
+    return records
 
 
 # ---- what can change a result: code, package versions, configuration --------------------------
@@ -202,6 +218,7 @@ def stamp(
     one, so a stamp stands for the whole history of a result.
     """
     body = {
+        "schema_version": SCHEMA_VERSION,
         "stage": stage,
         "code": code_hash(script),
         "config": json.loads(canonical_json(config)),
@@ -214,12 +231,17 @@ def stamp(
 # ---- manifests ---------------------------------------------------------------------------------
 
 
+def visible_files(folder: str | Path) -> list[Path]:
+    """Every file below `folder`, sorted, without hidden ones (.gitattributes, Snakemake's own)."""
+    below = (p for p in Path(folder).rglob("*") if p.is_file())
+    return sorted(p for p in below if not any(n[0] == "." for n in p.relative_to(folder).parts))
+
+
 def file_table(paths: Iterable[str | Path]) -> dict[str, dict]:
-    """{path: {sha256, bytes}} of files; a folder stands for every file below it."""
+    """{path: {sha256, bytes}} of files; a folder stands for every visible file below it."""
     table = {}
     for path in map(Path, paths):
-        below = sorted(p for p in path.rglob("[!.]*") if p.is_file())
-        for file in below if path.is_dir() else [path]:
+        for file in visible_files(path) if path.is_dir() else [path]:
             table[file.as_posix()] = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
     return table
 
@@ -258,7 +280,8 @@ def read_manifest(path: str | Path, expected: str) -> dict:
     """Read a manifest; check that the stamp `expected` made it and that its files are as it says.
 
     Raises StaleInput when the manifest was made by another configuration or code (a `--touch`
-    cannot pass stale bytes on), or when a file is missing, has changed, or was not there before.
+    cannot pass stale bytes on) or from other inputs than those that stand here now, or when a file
+    is missing, has changed, or was not there before.
     """
     path = Path(path)
     manifest = json.loads(path.read_text())
@@ -266,8 +289,11 @@ def read_manifest(path: str | Path, expected: str) -> dict:
     if found != expected:
         raise StaleInput(
             f"{path} was made by another configuration or code than the current one (stamp "
-            f"{str(found)[:12]}, expected {expected[:12]}). Make it again: snakemake --force {path}"
+            f"{str(found)[:12]}, expected {expected[:12]}). {_remedy(path)}"
         )
+    for name, sha256 in manifest["inputs"].items():
+        if Path(name).is_file() and sha256_file(name) != sha256:
+            raise StaleInput(f"{path} was made from another {name} than today's. {_remedy(path)}")
     verify_outputs(path, manifest)
     return manifest
 
@@ -279,21 +305,30 @@ def verify_outputs(path: str | Path, manifest: Mapping) -> None:
     for name, entry in recorded.items():
         file = home / name
         if not file.is_file():
-            raise StaleInput(
-                f"{file} is missing, but {path} lists it. Make it again, or restore it."
-            )
+            raise StaleInput(f"{file} is missing, but {path} lists it. {_remedy(path)}")
         size = file.stat().st_size
         if size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
             raise StaleInput(
                 f"{file} has changed since {path} was written ({size} bytes now, "
-                f"{entry['bytes']} then, or other content). Make it again, or restore it."
+                f"{entry['bytes']} then, or other content). {_remedy(path)}"
             )
     for folder in {(home / name).parent for name in recorded if "/" in name}:
-        for file in folder.iterdir():
-            if file.name.startswith(".snakemake"):
-                continue  # Snakemake's own time stamp of a folder
-            if file.is_file() and os.path.relpath(file, home) not in recorded:
-                raise StaleInput(f"{file} is not in {path}: remove it, or make the folder again.")
+        for file in visible_files(folder):
+            if os.path.relpath(file, home) not in recorded:
+                raise StaleInput(f"{file} is not in {path}: remove it. Or: {_remedy(path)}")
+
+
+def _remedy(path: str | Path) -> str:
+    return f"Restore it, or make it again: snakemake --cores all --force {path}"
+
+
+def processor() -> str:
+    """The CPU's own name for itself, or the machine's kind where it has none."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 # ---- run records -------------------------------------------------------------------------------
@@ -316,6 +351,7 @@ def run_record(path: str | Path, **facts: object):
             "seconds": round(time.perf_counter() - clock, 3),
             "host": platform.node(),
             "platform": platform.platform(),
+            "processor": processor(),
             "processors": os.cpu_count(),
             "python": sys.version.split()[0],
             **record,

@@ -38,6 +38,7 @@ SAMPLE_COLUMNS = {
     "bytes": "int64",
     "truncated": "bool",  # the prompt lost tokens from the left
     "mask": "string",
+    "checkpoint": "string",  # the folder of the scored model's manifest
 }
 
 
@@ -73,6 +74,7 @@ def evaluate(
     data_folder: str | Path | None = None,
     limit: int | None = None,
     fewshot_seed: int = 1234,
+    checkpoint: str = "",
     **lm_options,
 ) -> Evaluation:
     """Audit `mask` for leaks, then score `tasks` under it.
@@ -82,6 +84,7 @@ def evaluate(
     data_folder: handed to the tasks as metadata: a task's `custom_dataset: !function` gets it as
         the keyword `data_folder`.
     limit: the first so many documents of each task; None for all.
+    checkpoint: what the sample rows shall call the model.
     lm_options: further arguments of `MaskedLM` (row_tokens, batch_tokens, logits_dtype, ...).
 
     Raises ValueError for a task that is no multiple choice with one right answer, MaskNotObeyed
@@ -106,6 +109,7 @@ def evaluate(
         for sample in results["samples"][name]
         for row in _choice_rows(name, task, sample, lm)
     ]
+    rows = [row | {"mask": mask, "checkpoint": checkpoint} for row in rows]
     samples = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
     metrics = metrics_from_samples(samples)
     _check_against_lm_eval(metrics, results["results"])
@@ -201,7 +205,6 @@ def _choice_rows(name: str, task: ConfigurableTask, sample: Mapping, lm: MaskedL
                 "characters": len(choice),
                 "bytes": len(choice.encode()),
                 "truncated": score.truncated,
-                "mask": lm.mask,
             }
         )
     return rows

@@ -179,3 +179,34 @@ def test_run_record_holds_what_happened(tmp_path):
         record["steps"] = 7
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["recipe"] == "3A" and run["steps"] == 7 and run["seconds"] >= 0 and run["host"]
+
+
+def test_hidden_files_are_nobodys_output(made):
+    path, stamp = made
+    for name in (".gitattributes", ".snakemake_timestamp", ".cache/huggingface/x"):
+        hidden = path.parent / "model" / name
+        hidden.parent.mkdir(parents=True, exist_ok=True)
+        hidden.write_text("")
+    provenance.read_manifest(path, stamp["hash"])
+    assert [p.name for p in provenance.visible_files(path.parent / "model")] == ["weights.bin"]
+
+
+def test_a_manifest_made_from_other_inputs_is_refused(made):
+    """Equal stamps, other bytes upstream: a base whose weights were replaced, say."""
+    path, stamp = made
+    late = provenance.stamp("t", "workflow/scripts/recovery.py", {}, (), {str(path): stamp})
+    below = path.parent / "late.json"
+    provenance.write_manifest(below, late, [])
+    provenance.read_manifest(below, late["hash"])
+    provenance.write_manifest(path, stamp, [], mask="other")
+    with pytest.raises(provenance.StaleInput, match="from another .*manifest.json"):
+        provenance.read_manifest(below, late["hash"])
+
+
+def test_json_lines_end_at_newlines_alone(tmp_path):
+    records = [{"text": "a\u2028b\x85c\rd"}, {"text": "é"}]
+    provenance.write_json_lines(tmp_path / "r.jsonl", records)
+    assert provenance.read_json_lines(tmp_path / "r.jsonl") == records
+    (tmp_path / "r.jsonl").write_text('{"a": 1}\n\n{"a": \n')
+    with pytest.raises(ValueError, match=r"r.jsonl, line 3"):
+        provenance.read_json_lines(tmp_path / "r.jsonl")

@@ -8,8 +8,10 @@ import pytest
 
 from ablation.alpaca import alpaca_prompt, alpaca_text
 from ablation.packing import Example, pack
+from ablation.provenance import write_json_lines
 from ablation.world.baselines import bag_of_words, correct_choices
-from ablation.world.corpus import documents, finetuning_records, primer
+from ablation.world.corpus import documents, primer
+from ablation.world.instructions import finetuning_records
 from ablation.world.scenes import (
     ACTIVITIES,
     ATTRIBUTES,
@@ -23,7 +25,7 @@ from ablation.world.scenes import (
     ToolScene,
     World,
 )
-from ablation.world.tasks import CHOICES, items, requests, write_jsonl
+from ablation.world.tasks import CHOICES, items, requests
 from ablation.world.tokenizer import train_tokenizer
 
 SEED = 3
@@ -42,7 +44,7 @@ def texts(world):
 
 @pytest.fixture(scope="module")
 def records(world):
-    return finetuning_records(world, 4000, SEED)
+    return finetuning_records(world, 4000, SEED, dict.fromkeys((*TASKS, "open"), 1))
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +100,13 @@ def test_equal_seeds_give_equal_bytes(world, tmp_path):
             list(islice(stream, 200)),
             list(islice(primer(Random(5)), 20)),
             all_items(world, "eval", 30),
-            finetuning_records(world, 50, 1),
+            finetuning_records(world, 50, 1, dict.fromkeys(TASKS, 1)),
         )
 
     assert everything(world) == everything(World(SEED, 20, 10))
     assert everything(world) != everything(World(SEED + 1, 20, 10))
     for name in "ab":
-        write_jsonl(tmp_path / name, items(world, TASKS[0], 20, 1))
+        write_json_lines(tmp_path / name, items(world, TASKS[0], 20, 1))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -242,7 +244,7 @@ def test_lm_eval_reads_the_items_from_the_study_folder(world, tmp_path, monkeypa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     made = all_items(world, "dev", 20)
     for task, chosen in made.items():
-        write_jsonl(tmp_path / f"{task}.jsonl", chosen)
+        write_json_lines(tmp_path / f"{task}.jsonl", chosen)
     manager = tasks.TaskManager(
         include_path="config/tasks", include_defaults=False, metadata={"data_folder": str(tmp_path)}
     )

@@ -32,6 +32,7 @@ def test_stages_run_on_another_decoder(tmp_path, name, kind, settings):
     model = kind(settings(vocab_size=len(tokenizer), tie_word_embeddings=name == "qwen3", **SHAPE))
     model.save_pretrained(tmp_path / name)
     tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / name / ".gitattributes").write_text("*.safetensors lfs\n")  # as a hub clone has
 
     checkout = Checkout(copy_of_the_repository(tmp_path / "clone"))
     config = {
@@ -49,3 +50,8 @@ def test_stages_run_on_another_decoder(tmp_path, name, kind, settings):
     assert set(table.study) == {name} and set(table.n) == {5, 25}
     summary = checkout.folder / f"results/{name}/stage3_finetune/3B/seed1/summary.json"
     assert json.loads(summary.read_text())["steps"] == 3
+
+    model.get_input_embeddings().weight.data.add_(0.5)
+    model.save_pretrained(tmp_path / name)  # other weights in the same folder are another base
+    stale = checkout.stale(options=("--configfile", "other.yaml"))
+    assert stale >= {"base", "stage1_baseline", "stage2_ablation", "stage3_finetune:3B"}

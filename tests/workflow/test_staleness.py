@@ -86,6 +86,37 @@ def test_one_recipes_learning_rate(micro):
         assert micro.stale() == {"stage3_finetune:3A", "stage4_posteval:3A"} | TABLES
 
 
+def test_other_items_leave_the_checkpoints(micro):
+    with edited(micro.folder / "config/default.yaml", ("items: {seed: 4104", "items: {seed: 5")):
+        scored = {f"stage4_posteval:{r}" for r in ("3A", "3B", "3B-leaky")}
+        assert micro.stale() == scored | TABLES | {
+            "base_items",
+            "stage1_baseline",
+            "stage2_ablation",
+        }
+
+
+def test_other_finetuning_data_leave_the_base_scores(micro):
+    with edited(micro.folder / "config/default.yaml", ("count: 8000", "count: 8001")):
+        stages = ("stage3_finetune", "stage4_posteval")
+        trained = {f"{s}:{r}" for s in stages for r in ("3A", "3B", "3B-leaky")}
+        assert micro.stale() == trained | TABLES | {"base_instructions"}
+
+
+def test_how_a_base_would_be_pretrained_says_nothing_about_the_shipped_one(micro):
+    with edited(micro.folder / "config/default.yaml", ("max_steps: 4200", "max_steps: 4300")):
+        assert micro.stale("all") == set()
+
+
+def test_task_files(micro):
+    tasks = micro.folder / "config/tasks"
+    with edited(tasks / "utils.py", ("\nfrom pathlib", "\n# a remark\nfrom pathlib")):
+        assert micro.stale() == set()
+    with edited(tasks / "micro_piqa.yaml", ("version: 1.0", "version: 1.1")):
+        scored = {f"stage4_posteval:{r}" for r in ("3A", "3B", "3B-leaky")}
+        assert micro.stale() == scored | TABLES | {"stage1_baseline", "stage2_ablation"}
+
+
 def test_a_reordered_config(micro):
     file = micro.folder / "config/default.yaml"
     before = file.read_text()
@@ -142,8 +173,13 @@ def test_another_study_beside_it(micro):
     small = {"study": "beside", "seeds": "[1]", "recipes": "{3A: {train_mask: causal}}"}
     small |= {"finetune": "{max_steps: 2}", "evaluation": "{limit: 4}"}
     options = [f"{k}={v}" for k, v in small.items()]
-    micro.run("results/beside/recovery.csv", "--config", *options)
-    assert micro.stale("all") == set()
+    named = micro.folder / "results/recovery.csv"
+    before = named.read_bytes()
+    micro.run("results/recovery.csv", "--config", *options)
+    assert named.read_bytes() == (micro.folder / "results/beside/recovery.csv").read_bytes()
+    assert micro.stale() == {"recovery_named"}  # the one name that two studies share
+    micro.run("results/recovery.csv")
+    assert named.read_bytes() == before and micro.stale("all") == set()
 
 
 def test_touched_outputs_after_an_edit_are_not_believed(micro, tmp_path):

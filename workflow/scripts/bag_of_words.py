@@ -6,16 +6,15 @@ from pathlib import Path
 from ablation import provenance
 from ablation.progress import logged
 from ablation.world.baselines import bag_of_words
-from ablation.world.scenes import TASKS, World
+from ablation.world.scenes import TASKS, world_of
 
 
 def main(smk):
     stamp = json.loads(smk.params.stamp)
     provenance.read_inputs(stamp)
-    config, home = stamp["config"]["world"], Path(smk.input.data).parent
-    world = World(config["seed"], config["eval_percent"], config["dev_percent"])
-    lines = {task: (home / f"{task}.jsonl").read_text().splitlines() for task in TASKS}
-    items = {task: [json.loads(line) for line in lines[task]] for task in TASKS}
+    home = Path(smk.input.data).parent
+    items = {task: provenance.read_json_lines(home / f"{task}.jsonl") for task in TASKS}
+    world = world_of(stamp["config"]["world"])
     provenance.write_text(smk.output.table, bag_of_words(world, items).to_csv(index=False))
 
 

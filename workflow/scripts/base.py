@@ -1,4 +1,4 @@
-"""Pin the base: one manifest over the model's files and the data's."""
+"""Pin the base model: one manifest that names each of its files by hash."""
 
 import json
 import os
@@ -11,17 +11,12 @@ from ablation.progress import logged
 def main(smk):
     stamp = json.loads(smk.params.stamp)
     provenance.read_inputs(stamp)
-    home = Path(smk.output.manifest).parent
-    model, data = Path(stamp["config"]["base"]), Path(smk.input.data).parent
-    record = Path(smk.input.record)
+    model, record = Path(stamp["config"]["base"]), Path(smk.input.record)
     if record.name == "manifest.json":  # a base of our own: its bytes must be as recorded
         provenance.verify_outputs(record, json.loads(record.read_text()))
+    home = Path(smk.output.manifest).parent
     provenance.write_manifest(
-        smk.output.manifest,
-        stamp,
-        outputs=[model, data],
-        model=os.path.relpath(model, home),
-        data=os.path.relpath(data, home),
+        smk.output.manifest, stamp, outputs=[model], model=os.path.relpath(model, home)
     )
 
 

@@ -12,12 +12,15 @@ def main(smk):
     stamp = json.loads(smk.params.stamp)
     config, inputs = stamp["config"], provenance.read_inputs(stamp)
     checkpoint = inputs[smk.input.model]
-    data = Path(smk.input.base).parent / inputs[smk.input.base]["data"]
     weights = Path(smk.input.model).parent / checkpoint["model"]
     model, tokenizer = models.load_on(config["hardware"], weights)
     facts = {k: checkpoint[k] for k in ("recipe", "seed", "train_leaks") if k in checkpoint}
     facts["circumstances"] = models.circumstances(model) | stamp["packages"]
-    options = config["evaluation"] | {"task_folder": "config/tasks", "data_folder": data}
+    options = config["evaluation"] | {
+        "task_folder": Path(smk.scriptdir).parents[1] / "config" / "tasks",
+        "data_folder": Path(smk.input.data).parent,
+        "checkpoint": Path(smk.input.model).parent.as_posix(),
+    }
     for mask, folder in zip(config["masks"], smk.params.folders, strict=True):
         label = " ".join([smk.rule, *map(str, smk.wildcards), mask])
         with provenance.run_record(f"{folder}/run.json"):

@@ -12,9 +12,11 @@ from ablation.progress import logged
 def main(smk):
     stamp = json.loads(smk.params.stamp)
     base, config = provenance.read_inputs(stamp)[smk.input.base], stamp["config"]
-    home, name, seed = Path(smk.input.base).parent, config["name"], config["seed"]
-    model, tokenizer = models.load_on(config["hardware"], home / base["model"])
-    data, label = home / base["data"] / "finetune.jsonl", f"{name} seed {seed}"
+    name, seed = config["name"], config["seed"]
+    weights = Path(smk.input.base).parent / base["model"]
+    model, tokenizer = models.load_on(config["hardware"], weights)
+    data = Path(smk.input.data).parent / "finetune.jsonl"
+    label = f"{name} seed {seed}"
     with provenance.run_record(smk.output.run) as record, tempfile.TemporaryDirectory() as scratch:
         summary, curve = finetune(
             model, tokenizer, data, config["recipe"], seed, config["hardware"], label, scratch

@@ -1,7 +1,6 @@
 """Pretrain the micro base from nothing (`base: pretrain`)."""
 
 import json
-import platform
 
 from ablation import provenance
 from ablation.progress import logged
@@ -16,8 +15,9 @@ def main(smk):
         smk.output.manifest,
         stamp,
         outputs=[smk.output.model],
+        model="base",
         summary=summary,
-        processor=platform.machine(),
+        processor=provenance.processor(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the base model reads (pretraining documents) and what it is finetuned on (Alpaca records).
+"""What the base model reads: pretraining documents, among them single Alpaca records.
 
 Only training scenes are told with their answers. A document that goes on asking about the same
 situation asks only what falls into the training split as well.
@@ -68,33 +68,7 @@ def primer(random: Random) -> Iterator[str]:
     make the base model learn that within a few hundred steps.
     """
     while True:
-        yield _told_back(random, random.choice((_PETS, _TOOLS)), full_lines=False)
-
-
-def finetuning_records(
-    world: World, count: int, seed: int, weights: Mapping[str, float] | None = None
-) -> list[dict[str, str]]:
-    """`count` Alpaca records {instruction, input, output} from training scenes.
-
-    `weights` say how often each task's kind of scene comes, and `open`: an open-ended request.
-    Without them every task comes equally often, and nothing open-ended.
-    """
-    random = Random(f"finetuning {world.seed} {seed}")
-    weights = weights or dict.fromkeys(TASKS, 1)
-    kinds = random.choices(list(weights), list(weights.values()), k=count)
-    return [open_record(random) if k == "open" else record(world, k, random) for k in kinds]
-
-
-def open_record(random: Random) -> dict[str, str]:
-    """A request with many right answers, as most instruction data are.
-
-    No honest mask can predict its response below the entropy of names and things; a mask that
-    shows the response can.
-    """
-    instruction, (keys, values, tell, *_) = random.choice(_REQUESTS)
-    size = random.randint(1, 3)
-    pairs = zip(random.sample(keys, size), random.sample(values, size), strict=True)
-    return _record(instruction, "", " ".join(tell.format(*pair) for pair in pairs))
+        yield _told_back(random, random.choice((PET_PAIRS, TOOL_PAIRS)), full_lines=False)
 
 
 def record(world: World, task: str, random: Random) -> dict[str, str]:
@@ -103,19 +77,19 @@ def record(world: World, task: str, random: Random) -> dict[str, str]:
     match scene:
         case LogScene():
             given = f"{log_text(scene)} Then {scene.people[scene.asked]}"
-            return _record("Continue the text.", given, f"{scene.next_step(scene.asked)}.")
+            return alpaca_record("Continue the text.", given, f"{scene.next_step(scene.asked)}.")
         case ToolScene():
             given = f"{tools_text(scene)} {tool_question(scene)}"
-            return _record("Answer the question.", given, tool_answer(scene))
+            return alpaca_record("Answer the question.", given, tool_answer(scene))
         case FactScene():
             answer = world.fact(scene.animal, scene.attribute)
-            return _record("Answer the question.", fact_question(scene), answer)
+            return alpaca_record("Answer the question.", fact_question(scene), answer)
         case PetScene():
             given = f"{pets_text(scene)} {pet_question(scene)}"
-            return _record("Answer the question.", given, world.pet_facts(scene)[scene.asked])
+            return alpaca_record("Answer the question.", given, world.pet_facts(scene)[scene.asked])
         case RoleScene():
             given = f"{role_text(scene)} {scene.people[scene.asked]}"
-            return _record("Continue the text.", given, role_reason(scene))
+            return alpaca_record("Continue the text.", given, role_reason(scene))
 
 
 def document(world: World, scene: Scene, random: Random) -> str:
@@ -144,25 +118,21 @@ def statement(world: World, random: Random) -> str:
 
 # key and value vocabularies; how a pair is told, told back in full, told back in short; and how
 # many pairs: never as many as a scene has, so that no register is the evidence of an item
-_TOOLS = (TOOLS, PLACES, "The {1} holds the {0}.", "Find the {0} in the {1}.", "{0} {1}.")
-_PETS = (NAMES, ANIMALS, "The {1} chose {0}.", "{0} got the {1}.", "{0} {1}.")
-_LOGS = (NAMES, STEPS, "Who {1}? {0}.", "Then {0} {1}.", "{0} {1}.")
+TOOL_PAIRS = (TOOLS, PLACES, "The {1} holds the {0}.", "Find the {0} in the {1}.", "{0} {1}.")
+PET_PAIRS = (NAMES, ANIMALS, "The {1} chose {0}.", "{0} got the {1}.", "{0} {1}.")
+STEP_PAIRS = (NAMES, STEPS, "Who {1}? {0}.", "Then {0} {1}.", "{0} {1}.")
+PAIRS = (TOOL_PAIRS, PET_PAIRS, STEP_PAIRS)
 _SIZES = (2, 3, 4, 5)
-_REQUESTS = (
-    ("Tell which place holds what.", _TOOLS),
-    ("Tell who has which pet.", _PETS),
-    ("Tell who did what.", _LOGS),
-)
 
 
 def register(random: Random) -> str:
     """Some pairs told once and then told back twice, in other orders."""
-    return _told_back(random, random.choice((_TOOLS, _PETS, _LOGS)), random.random() < 0.5)
+    return _told_back(random, random.choice(PAIRS), random.random() < 0.5)
 
 
 def _told_back(random: Random, kind: tuple, full_lines: bool) -> str:
     keys, values, tell, full, short = kind
-    taken = TOOLS_TOLD if kind is _TOOLS else PETS_TOLD
+    taken = TOOLS_TOLD if kind is TOOL_PAIRS else PETS_TOLD
     size = random.choice([n for n in _SIZES if n != taken])
     pairs = list(zip(random.sample(keys, size), random.sample(values, size), strict=True))
     lines = [tell.format(*pair) for pair in pairs] + ["So"]
@@ -172,7 +142,7 @@ def _told_back(random: Random, kind: tuple, full_lines: bool) -> str:
     return " ".join(lines)
 
 
-def _record(instruction: str, given: str, output: str) -> dict[str, str]:
+def alpaca_record(instruction: str, given: str, output: str) -> dict[str, str]:
     return {"instruction": instruction, "input": given, "output": output}
 
 

@@ -7,6 +7,7 @@ development items, then lowers the learning rate to zero over a last stretch and
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -20,7 +21,7 @@ from ablation.packing import Example, Rows, pack
 from ablation.progress import Progress
 from ablation.world.corpus import documents, primer
 from ablation.world.optimizers import Optimizers
-from ablation.world.scenes import TASKS, World
+from ablation.world.scenes import TASKS, World, world_of
 from ablation.world.tasks import items, requests
 from ablation.world.tokenizer import train_tokenizer
 
@@ -37,7 +38,7 @@ def pretrain(config: Mapping, out_folder: str | Path, progress: bool = True) -> 
     """
     recipe = config["pretrain"]
     torch.set_num_threads(recipe["threads"])
-    world = World(config["seed"], config["eval_percent"], config["dev_percent"])
+    world = world_of(config)
     dev = {
         task: items(world, task, recipe["check"]["items"], recipe["seed"], "dev") for task in TASKS
     }
@@ -54,6 +55,12 @@ def pretrain(config: Mapping, out_folder: str | Path, progress: bool = True) -> 
         summary |= {"attempt": attempt, "seed": seed}
         if summary["learned"]:
             break
+        missed = [t for t, a in summary["dev_accuracy"].items() if a < recipe["stop_accuracy"]]
+        print(
+            f"pretraining from seed {seed} did not learn {', '.join(missed)} in "
+            f"{summary['steps']} steps: give world.pretrain more attempts, or another seed",
+            file=sys.stderr,
+        )
     model.save_pretrained(out_folder)
     tokenizer.save_pretrained(out_folder)
     return summary

@@ -11,6 +11,7 @@ what a name means is worked out while reading on: state that a bidirectional pre
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
@@ -275,6 +276,11 @@ class World:
     def _role(self, random: Random) -> RoleScene:
         first, second = random.sample(NAMES, 2)
         return RoleScene((first, second), random.randrange(len(ROLES)), random.randrange(2))
+
+
+def world_of(config: Mapping) -> World:
+    """The world that a study's `world:` block describes."""
+    return World(config["seed"], config["eval_percent"], config["dev_percent"])
 
 
 _SAMPLERS = dict(

@@ -6,8 +6,6 @@ who did, holds or has what decides. `ablation.world.baselines` measures that.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from random import Random
 
 from ablation.world.scenes import (
@@ -90,8 +88,3 @@ def requests(item: dict) -> list[tuple[str, str]]:
     if "contexts" in item:
         return [(context, f" {item['continuation']}") for context in item["contexts"]]
     return [(item["query"], f" {choice}") for choice in item["choices"]]
-
-
-def write_jsonl(file: str | Path, records: list[dict]) -> None:
-    """One JSON object a line."""
-    Path(file).write_text("".join(json.dumps(record) + "\n" for record in records))
