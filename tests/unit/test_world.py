@@ -1,14 +1,17 @@
 """Promises of the micro-world. Development seed: the frozen one is for the report alone."""
 
+import json
 import re
 from itertools import islice
+from pathlib import Path
 from random import Random
 
 import pytest
+import yaml
 
 from ablation.alpaca import alpaca_prompt, alpaca_text
 from ablation.packing import Example, pack
-from ablation.provenance import write_json_lines
+from ablation.provenance import verify_outputs, write_json_lines
 from ablation.world.baselines import bag_of_words, correct_choices
 from ablation.world.corpus import documents, primer
 from ablation.world.instructions import finetuning_records
@@ -29,6 +32,7 @@ from ablation.world.tasks import CHOICES, items, requests
 from ablation.world.tokenizer import train_tokenizer
 
 SEED = 3
+WORLD_AND_PRETRAINING = ("seed", "eval_percent", "dev_percent", "pretrain")
 WEIGHTS = dict.fromkeys([*TASKS, "statement", "register", "alpaca"], 1)
 
 
@@ -299,3 +303,13 @@ def test_a_tiny_base_is_pretrained_saved_and_equal_twice(tmp_path):
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert pack([Example([], [[1, 2]])], 4).target_id.tolist() == [2]  # BOS is given, not predicted
+
+
+def test_the_shipped_base_is_the_one_that_the_default_study_describes():
+    """Its facts are the world's: another seed or recipe in the config needs another base."""
+    made = json.loads(Path("resources/micro/manifest.json").read_text())
+    world = yaml.safe_load(Path("config/default.yaml").read_text())["world"]
+    assert made["stamp"]["config"]["world"] == {key: world[key] for key in WORLD_AND_PRETRAINING}
+    assert made["summary"]["learned"] and made["summary"]["parameters"] <= 2_000_000
+    assert sum(entry["bytes"] for entry in made["outputs"].values()) <= 6_000_000
+    verify_outputs("resources/micro/manifest.json", made)
