@@ -32,7 +32,10 @@ dag: $(VENV)/.ready  # the rule graph, as mermaid text, into docs/rulegraph.md
 	  $(BIN)/snakemake --rulegraph mermaid-js results/recovery.csv; printf '```\n'; } > docs/rulegraph.md
 
 bench: $(VENV)/.ready  # scoring on this CPU beside stock lm-eval
-	$(BIN)/python benchmarks/scoring_cpu.py
+	@mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/scoring_cpu.py > benchmarks/results/scoring_cpu.part
+	@mv benchmarks/results/scoring_cpu.part benchmarks/results/scoring_cpu.json
+	@cat benchmarks/results/scoring_cpu.json
 
 # `sys_platform == 'none'` keeps torch and its CUDA packages out: CPU and CUDA machines share one lock.
 lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv)

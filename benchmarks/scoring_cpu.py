@@ -5,13 +5,12 @@
 A random model of 8 layers, width 512, vocabulary 32,000 scores HellaSwag-like items (a prompt of
 about 75 tokens, four endings of about 28). Both sides get the same strings, so tokenization counts.
 Repetitions are interleaved and medians reported: the machine may be doing other things. Prints one
-JSON object; exits 1 when log-likelihoods under `causal` differ from HFLM's by over 1e-3 nats.
+JSON object (the last kept run: benchmarks/results/scoring_cpu.json); exits 1 when log-likelihoods under `causal` differ from HFLM's by over 1e-3 nats.
 """
 
 import argparse
 import json
 import logging
-import platform
 import random
 import statistics
 import sys
@@ -26,6 +25,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Ministral3Config, Ministral3ForCausalLM, PreTrainedTokenizerFast
 
 from ablation.lm import MaskedLM
+from ablation.provenance import processor
 
 VOCABULARY = 32_000
 
@@ -129,7 +129,7 @@ def main() -> int:
         "items": items,
         "repeats": repeats,
         "threads": args.threads,
-        "cpu": platform.processor() or platform.machine(),
+        "processor": processor(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "items_per_second": {name: round(rate, 3) for name, rate in rates.items()},

@@ -22,32 +22,34 @@ from ablation.world.scenes import World
 from ablation.world.tasks import CHOICES, items, requests
 
 TRAINING_ITEMS = 1000
+FRESH_ITEMS = 2000  # of the eval split: a few hundred say more about the draw than about the task
 RIDGE = 1.0  # L2 penalty on every weight
 MARGIN = 0.10  # the upper Wilson bound must stay below chance + this
 
 
 def bag_of_words(world: World, by_task: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
-    """One row a task: task, chance, n, accuracy, accuracy_low, accuracy_high (95 %), near_chance.
+    """One row a task: task, chance, near_chance, and two measurements with 95 % intervals.
 
-    Trained on fresh items of the training split, scored on `by_task`.
+    Trained on items of the training split. `n`, `accuracy`, `accuracy_low`, `accuracy_high`: on a
+    fresh draw of the eval split, from which `near_chance` follows. The same with `scored_` before
+    them: on `by_task`, the items that the study reports.
     """
     rows = []
     for task, scored in by_task.items():
         training = items(world, task, TRAINING_ITEMS, seed=0, split="train")
-        hits = correct_choices(training, scored)
-        low, high = wilson(hits, len(scored), 0.95)
-        chance = 1 / CHOICES[task]
-        rows.append(
-            {
-                "task": task,
-                "chance": chance,
-                "n": len(scored),
-                "accuracy": hits / len(scored),
-                "accuracy_low": low,
-                "accuracy_high": high,
-                "near_chance": high <= chance + MARGIN,
+        chance, row = 1 / CHOICES[task], {"task": task}
+        fresh = items(world, task, FRESH_ITEMS, seed=0)
+        for prefix, asked in (("", fresh), ("scored_", scored)):
+            hits = correct_choices(training, asked)
+            interval = wilson(hits, len(asked), 0.95)
+            row |= {
+                f"{prefix}n": len(asked),
+                f"{prefix}accuracy": hits / len(asked),
+                f"{prefix}accuracy_low": interval.low,
+                f"{prefix}accuracy_high": interval.high,
             }
-        )
+        near = bool(row["accuracy_high"] <= chance + MARGIN)
+        rows.append({"task": task, "chance": chance, "near_chance": near} | row)
     return pd.DataFrame(rows)
 
 
