@@ -25,4 +25,5 @@ rule all:
     input:
         "results/recovery.csv",
         f"{RESULTS}/bag_of_words.csv",
+        f"{RESULTS}/published.csv",
         f"{RESULTS}/figures/accuracy.svg",

@@ -1,11 +1,12 @@
 # Tables and figures: from sample rows to what came back.
-# Needs stages 1, 2 and 4; makes results/<study>/{bag_of_words,recovery,per_task,contrasts}.csv and figures/.
+# Needs stages 1, 2 and 4; makes results/<study>/{bag_of_words,recovery,per_task,contrasts,published}.csv and figures/.
 
 
 localrules:
     bag_of_words,
     recovery,
     recovery_named,
+    published,
     figures,
 
 
@@ -62,6 +63,26 @@ rule recovery_named:
         "results/recovery.csv is the table of {STUDY.study}"
     shell:
         "cp {input} {output} 2> {log}"
+
+
+rule published:
+    """Published numbers and this study's own, in the same columns; which mask and protocol, in each row."""
+    input:
+        published="resources/published/prefill.json",
+        recovery=f"{RESULTS}/recovery.csv",
+        manifest=f"{RESULTS}/recovery.manifest.json",
+    output:
+        table=f"{RESULTS}/published.csv",
+    log:
+        f"{LOGS}/published.log",
+    conda:
+        "../environment.yml"
+    params:
+        stamp=provenance.canonical_json(published_stamp()),
+    message:
+        "Tables: published numbers beside our own"
+    script:
+        "../workflow/scripts/published.py"
 
 
 rule figures:

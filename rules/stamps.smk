@@ -154,3 +154,12 @@ def recovery_stamp():
 def figures_stamp():
     tables = {f"{RESULTS}/recovery.manifest.json": recovery_stamp()}
     return make_stamp("figures", "figures", {}, ("altair", "pandas", "vl-convert-python"), tables)
+
+
+@cache
+def published_stamp():
+    evaluation = STUDY.evaluation
+    named = {"protocol": evaluation.protocol, "metric": evaluation.metric, "model": base_folder()}
+    slice = {"named": named, "criteria": STUDY.criteria.model_dump()}
+    tables = {f"{RESULTS}/recovery.manifest.json": recovery_stamp()}
+    return make_stamp("published", "published", slice, TABLE_PACKAGES, tables)

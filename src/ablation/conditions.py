@@ -106,7 +106,7 @@ def per_task_table(
         tasks = []
         for task, right in c.correct[metric].items():
             interval = wilson(int(right.sum()), len(right), confidence)
-            accuracies = {m: c.correct[m][task].mean() for m in METRICS}
+            accuracies = {m: c.correct[m][task].mean() for m in c.correct}
             tasks.append(
                 known
                 | {"task": task, "n": len(right), "truncated": c.truncated.get(task, 0)}
@@ -114,7 +114,7 @@ def per_task_table(
                 | {"accuracy_low": interval.low, "accuracy_high": interval.high}
                 | accuracies
             )
-        means = {m: np.mean([row[m] for row in tasks]) for m in METRICS}
+        means = {m: np.mean([row[m] for row in tasks]) for m in c.correct}
         totals = {"n": sum(r["n"] for r in tasks), "truncated": sum(r["truncated"] for r in tasks)}
         rows += tasks
         rows.append(

@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from ablation.names import METRICS, RECIPES
+from ablation.names import METRICS, PROTOCOLS, RECIPES
 
 Mask = Literal["causal", "prefill_bidir", "full_bidir"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -58,6 +65,7 @@ class Finetune(Strict):
 
 
 class Evaluation(Strict):
+    protocol: Literal[PROTOCOLS]
     tasks: list[str] = Field(min_length=1)
     metric: Literal[METRICS]
     limit: int | None = Field(ge=1)
@@ -70,6 +78,18 @@ class Evaluation(Strict):
     def _distinct(cls, tasks: list[str]) -> list[str]:
         if len(set(tasks)) != len(tasks):
             raise ValueError("a task is named twice")
+        return tasks
+
+    @field_validator("tasks")
+    @classmethod
+    def _of_the_protocol(cls, tasks: list[str], info: ValidationInfo) -> list[str]:
+        protocol = info.data.get("protocol")
+        other = [t for t in tasks if t.startswith("published_") != (protocol == "published")]
+        if protocol and other:
+            raise ValueError(
+                f"{', '.join(other)} cannot be scored under `protocol: {protocol}`: the tasks of "
+                "`published` are those named published_*, all others belong to `lm_eval`"
+            )
         return tasks
 
 

@@ -8,8 +8,10 @@ only where something is predicted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -18,11 +20,9 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ablation.masks import attention_mask
 from ablation.models import last_states
-from ablation.names import MASKS
+from ablation.names import MASKS, PROTOCOLS
 from ablation.packing import PADDING_DOC, Example, Rows, pack, token_count
 from ablation.progress import Progress
-
-PROTOCOLS = ("lm_eval", "published")
 
 # Logits held at once. 24 MB stay below the 32 MB from which glibc maps fresh pages for every array.
 HEAD_CHUNK = {"cpu": 6_000_000, "cuda": 2**29}
@@ -32,24 +32,35 @@ HEAD_CHUNK = {"cpu": 6_000_000, "cuda": 2**29}
 class Score:
     """One scored request.
 
-    `loglikelihood` in nats over `tokens` predicted tokens; `is_greedy`: every one of them was the
-    most likely; `truncated`: the context lost tokens from the left.
+    `loglikelihood` in nats over `tokens` predicted tokens, and what it is without rounding to
+    `logits_dtype`; `is_greedy`: every one of them was the most likely; `truncated`: the context
+    lost tokens from the left.
     """
 
     loglikelihood: float
+    loglikelihood_float32: float
     is_greedy: bool
     tokens: int
     truncated: bool
 
 
+class RowScores(NamedTuple):
+    """What `score_rows` finds of each continuation, as tensors [continuations]."""
+
+    loglikelihood: Tensor  # nats, float32
+    loglikelihood_float32: Tensor
+    is_greedy: Tensor  # bool
+
+
 @torch.no_grad()
 def score_rows(
     model: PreTrainedModel, rows: Rows, mask: str, logits_dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
-    """Log-likelihood (nats, float32) and is_greedy (bool) of each continuation: [continuations].
+) -> RowScores:
+    """Score every continuation of `rows` under `mask`.
 
     `logits_dtype` bfloat16 rounds logits, log-probabilities and their sum as the published scorer
-    did; a quarter of all four-choice items may then tie.
+    did; a quarter of all four-choice items may then tie. `loglikelihood_float32` is of the same
+    forward with log-softmax and sum in float32.
     """
     states, head = last_states(model, rows, mask)
     states = states.flatten(0, 1)
@@ -61,22 +72,26 @@ def score_rows(
 
     vocabulary = model.config.get_text_config().vocab_size
     size = max(1, HEAD_CHUNK.get(states.device.type, 2**27) // vocabulary)
-    logprobs, greedy = [], []
+    logprobs, exact, greedy = [], [], []
     bounds = torch.searchsorted(
         used_by, torch.arange(0, len(predictor) + size, size, device=used_by.device)
     ).tolist()
     for chunk, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-        logits = head(states[predictor[chunk * size : (chunk + 1) * size]]).to(logits_dtype)
+        unrounded = head(states[predictor[chunk * size : (chunk + 1) * size]])
+        logits = unrounded.to(logits_dtype)
         here, wanted = used_by[start:end] - chunk * size, target_id[start:end]
         greedy.append(_is_argmax(logits, here, wanted))
         logprobs.append(_logprobs(logits, here, wanted))
+        if logits_dtype != torch.float32:
+            exact.append(_logprobs(unrounded.float(), here, wanted))
 
-    loglikelihood = torch.zeros(rows.continuations, device=owner.device)
-    misses = torch.zeros(rows.continuations, device=owner.device)
-    if len(owner):
-        loglikelihood.index_add_(0, owner, torch.cat(logprobs).float())
-        misses.index_add_(0, owner, (~torch.cat(greedy)).float())
-    return loglikelihood.to(logits_dtype).float(), misses == 0
+    def summed(values: list[Tensor]) -> Tensor:
+        sums = torch.zeros(rows.continuations, device=owner.device)
+        return sums.index_add_(0, owner, torch.cat(values).float()) if values else sums
+
+    loglikelihood = summed(logprobs).to(logits_dtype).float()
+    misses = summed([~torch.cat(greedy)] if greedy else [])
+    return RowScores(loglikelihood, summed(exact) if exact else loglikelihood, misses == 0)
 
 
 def _is_argmax(logits: Tensor, row: Tensor, token: Tensor) -> Tensor:
@@ -106,7 +121,7 @@ class MaskedLM(HFLM):
     logits_dtype: float32 or bfloat16, see `score_rows`.
     protocol: `lm_eval`, or `published`: no special tokens; prompt and continuation tokenized
         together and cut at the length of the tokenized prompt; the first token of a continuation
-        without a prompt is not scored.
+        without a prompt is not scored; one that is merged whole into the prompt scores -inf.
     add_bos_token, max_length: as HFLM.
     scores: what every (context, continuation) scored so far was given.
     """
@@ -154,10 +169,14 @@ class MaskedLM(HFLM):
     def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         if self.protocol == "lm_eval":
             return super().loglikelihood(requests, disable_tqdm=True)
-        pairs = [request.args for request in requests]
-        return self._loglikelihood_tokens(
-            [(pair, *self._encode_published(*pair)) for pair in pairs]
-        )
+        encoded = [(r.args, *self._encode_published(*r.args)) for r in requests]
+        scored = [request for request in encoded if request[2]]
+        answers = iter(self._loglikelihood_tokens(scored))
+        merged = Score(-math.inf, -math.inf, is_greedy=False, tokens=0, truncated=False)
+        self.scores |= {pair: merged for pair, _, continuation in encoded if not continuation}
+        return [
+            next(answers) if continuation else (-math.inf, False) for _, _, continuation in encoded
+        ]
 
     def _encode_published(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         # A byte-level BPE may merge across the seam: the merged token then counts as prompt.
@@ -173,7 +192,7 @@ class MaskedLM(HFLM):
     ) -> list[tuple[float, bool]]:
         """(log-likelihood, is_greedy) of each (strings or None, context ids, continuation ids)."""
         examples, members, truncated = self._examples(requests)
-        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        results: list[tuple[float, float, bool]] = [(0.0, 0.0, False)] * len(requests)
         progress, done = Progress(self.label, len(requests)), 0
         for batch in self._batches(examples):
             longest = token_count(examples[batch[0]], self._keep_last)
@@ -184,22 +203,20 @@ class MaskedLM(HFLM):
                 keep_last=self._keep_last,
                 width=capacity if self.pad_rows else None,
             )
-            loglikelihoods, greedy = score_rows(
-                self.model, rows.to(self.device), self.mask, self.logits_dtype
-            )
+            scores = score_rows(self.model, rows.to(self.device), self.mask, self.logits_dtype)
             owners = [request for index in batch for request in members[index]]
-            scored = zip(owners, loglikelihoods.tolist(), greedy.tolist(), strict=True)
-            for request, loglikelihood, is_greedy in scored:
-                results[request] = (loglikelihood, is_greedy)
+            for request, *score in zip(owners, *(s.tolist() for s in scores), strict=True):
+                results[request] = tuple(score)
             done += len(owners)
             progress.update(done)
 
+        answers = [(loglikelihood, is_greedy) for loglikelihood, _, is_greedy in results]
         for index, (strings, context, continuation) in enumerate(requests):
             if strings is not None:
                 tokens = len(continuation) - (0 if context else 1)
                 self.scores[strings] = Score(*results[index], tokens, truncated[index])
-                self.cache_hook.add_partial("loglikelihood", strings, results[index])
-        return results
+                self.cache_hook.add_partial("loglikelihood", strings, answers[index])
+        return answers
 
     def _examples(
         self, requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]]

@@ -6,6 +6,7 @@ ABLATED_MASKS = (
     "full_bidir",
 )  # stages 2 and 4; `causal` is stage 1 and side effect
 RECIPES = ("3A", "3B", "3B-leaky")
-METRICS = ("acc", "acc_norm", "acc_bytes", "acc_token")
+METRICS = ("acc", "acc_norm", "acc_bytes", "acc_token", "acc_token_float32")
+PROTOCOLS = ("lm_eval", "published")  # prompts, tokenization and what of a choice is scored
 MACRO = "macro"  # the task name of the unweighted mean over tasks
 ALL_SEEDS = "all"  # the seed name of a row over every seed of a recipe

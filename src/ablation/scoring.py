@@ -32,6 +32,7 @@ SAMPLE_COLUMNS = {
     "choice": "int64",  # index of the choice, in the task's order
     "gold": "int64",  # index of the right choice
     "loglikelihood": "float64",  # nats
+    "loglikelihood_float32": "float64",  # the same without rounding to `logits_dtype`
     "is_greedy": "bool",
     "tokens": "int64",  # continuation tokens scored
     "characters": "int64",  # of the choice as lm_eval counts: without the delimiter before it
@@ -85,7 +86,7 @@ def evaluate(
         the keyword `data_folder`.
     limit: the first so many documents of each task; None for all.
     checkpoint: what the sample rows shall call the model.
-    lm_options: further arguments of `MaskedLM` (row_tokens, batch_tokens, logits_dtype, ...).
+    lm_options: further arguments of `MaskedLM` (row_tokens, protocol, logits_dtype, ...).
 
     Raises ValueError for a task that is no multiple choice with one right answer, MaskNotObeyed
     when the model does not use the mask, MetricsDisagree when the rows do not give lm_eval's own
@@ -117,11 +118,12 @@ def evaluate(
 
 
 def metrics_from_samples(samples: pd.DataFrame) -> dict[str, dict[str, float | int]]:
-    """{task: {acc, acc_norm, acc_bytes, acc_token, n, truncated}}, and the same under `macro`.
+    """{task: {acc, ..., acc_token_float32, n, truncated}}, and the same under `macro`.
 
     Accuracy of the choice with the highest log-likelihood: summed, per character, per byte, per
-    token (ties: the first). `n` items, `truncated` of them with a prompt that lost tokens. Macro
-    accuracies are unweighted means over tasks, its counts sums.
+    token, and per token without rounding to `logits_dtype` (ties: the first). `n` items,
+    `truncated` of them with a prompt that lost tokens. Macro accuracies are unweighted means over
+    tasks, its counts sums.
     """
     correct = {metric: item_correct(samples, metric) for metric in METRICS}
     cut = samples[samples.truncated].groupby("task").doc_id.nunique()
@@ -200,6 +202,7 @@ def _choice_rows(name: str, task: ConfigurableTask, sample: Mapping, lm: MaskedL
                 "choice": index,
                 "gold": gold,
                 "loglikelihood": score.loglikelihood,
+                "loglikelihood_float32": score.loglikelihood_float32,
                 "is_greedy": score.is_greedy,
                 "tokens": score.tokens,
                 "characters": len(choice),

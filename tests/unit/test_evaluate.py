@@ -1,6 +1,7 @@
 """Promises of evaluation: lm_eval's own numbers, and rows from which they all come back."""
 
 import json
+import math
 
 import lm_eval
 import pandas as pd
@@ -11,6 +12,8 @@ from lm_eval.tasks import TaskManager
 from tiny import tiny_model, tiny_tokenizer
 
 from ablation.masks import MASKS
+from ablation.metrics import item_correct
+from ablation.names import METRICS
 from ablation.scoring import (
     SAMPLE_COLUMNS,
     MetricsDisagree,
@@ -154,13 +157,33 @@ def test_metrics_by_hand():
     ]
     names = ["task", "doc_id", "choice", "gold", "loglikelihood", "tokens", "characters", "bytes"]
     samples = pd.DataFrame(rows, columns=[*names, "truncated"]).assign(
-        doc_hash=lambda s: s.task + s.doc_id.astype(str)
+        doc_hash=lambda s: s.task + s.doc_id.astype(str),
+        # without rounding, the last choice is the worse one per token
+        loglikelihood_float32=lambda s: s.loglikelihood.where(s.tokens != 2, -4.1),
     )
-    assert metrics_from_samples(samples) == {
+    found = metrics_from_samples(samples)
+    exact = {task: metrics.pop("acc_token_float32") for task, metrics in found.items()}
+    assert exact == {"a": 0.5, "b": 1.0, "macro": 0.75}
+    assert found == {
         "a": dict(acc=0.0, acc_norm=1.0, acc_bytes=0.5, acc_token=0.5, n=2, truncated=1),
         "b": dict(acc=1.0, acc_norm=1.0, acc_bytes=1.0, acc_token=0.0, n=1, truncated=0),
         "macro": dict(acc=0.5, acc_norm=1.0, acc_bytes=0.75, acc_token=0.25, n=3, truncated=1),
     }
+
+
+def test_choices_without_scored_tokens_come_last_and_of_such_the_first_wins():
+    nothing = {"tokens": 0, "loglikelihood": -math.inf, "loglikelihood_float32": -math.inf}
+    something = {"tokens": 2, "loglikelihood": -9.0, "loglikelihood_float32": -9.0}
+    items = [(nothing, something), (nothing, nothing)]
+    rows = [
+        {"task": "a", "doc_id": doc, "choice": choice, "gold": 1, "doc_hash": f"{doc}"}
+        | {"characters": 3, "bytes": 3, "truncated": False}
+        | scores
+        for doc, choices in enumerate(items)
+        for choice, scores in enumerate(choices)
+    ]
+    for metric in METRICS:
+        assert item_correct(pd.DataFrame(rows), metric)["a"].tolist() == [1, 0]
 
 
 def test_the_audit_stands_beside_the_scores(evaluated):

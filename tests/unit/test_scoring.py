@@ -210,36 +210,6 @@ def test_of_equal_logits_the_first_is_greedy_as_argmax_has_it():
     assert _is_argmax(logits, rows, tokens).tolist() == [True, False, False, True, False]
 
 
-# --- the published protocol -----------------------------------------------------------------------
-
-
-def published_score(model, tokenizer, prompt, continuation):
-    """An independent port of the published scorer: (sum of log-probabilities, tokens scored)."""
-    whole = tokenizer(prompt + continuation, add_special_tokens=False)["input_ids"]
-    start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([whole])).logits[0, :-1].log_softmax(-1)
-    positions = range(max(start, 1), len(whole))
-    return sum(float(logits[p - 1, whole[p]]) for p in positions), len(positions)
-
-
-def test_the_published_protocol_agrees_with_a_port_of_it(tokenizer):
-    model = tiny_model("ministral3", vocabulary=len(tokenizer))
-    pairs = [
-        ("The hawk chose", " Eve"),
-        ("Then Tom gave the key to ", "Eve because she asked."),  # a trailing space stays prompt
-        ("", "Ann asked."),  # nothing predicts the first token
-    ]
-    lm, found = ours(model, tokenizer, pairs, protocol="published")
-    merged = 0
-    for pair, answer in zip(pairs, found, strict=True):
-        expected, tokens = published_score(model, tokenizer, *pair)
-        assert abs(answer[0] - expected) <= 1e-4
-        assert lm.scores[pair].tokens == tokens
-        merged += tokens < len(tokenizer.encode(pair[1], add_special_tokens=False))
-    assert merged, "no example shows the protocol's first token that is never scored"
-
-
 # --- rolling and generation -----------------------------------------------------------------------
 
 

@@ -135,3 +135,13 @@ def test_the_table_prints_readably(micro):
 def test_stderr_is_free_of_warnings(micro):
     lines = micro.first.stderr.splitlines()
     assert not [line for line in lines if "warn" in line.lower()]
+
+
+def test_published_numbers_stand_beside_ours_and_each_row_says_whose_it_is(micro, recovery):
+    table = pd.read_csv(micro.folder / "results/micro/published.csv", dtype={"seed": str})
+    assert set(COLUMNS) < set(table.columns)
+    theirs, ours = (table[table.source == source] for source in ("published", "ours"))
+    assert set(theirs.model) & set(ours.model) == set() and set(ours.study) == {"micro"}
+    assert ours.note.str.contains("not comparable").all()
+    expected = recovery[recovery.seed == "all"][COLUMNS].reset_index(drop=True)
+    pd.testing.assert_frame_equal(ours[COLUMNS].reset_index(drop=True), expected, check_dtype=False)
