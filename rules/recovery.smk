@@ -66,7 +66,7 @@ rule recovery_named:
 
 
 rule published:
-    """Published numbers and this study's own, in the same columns; which mask and protocol, in each row."""
+    """Published numbers beside this study's, each row with its mask and protocol."""
     input:
         published="resources/published/prefill.json",
         recovery=f"{RESULTS}/recovery.csv",
