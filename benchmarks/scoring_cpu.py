@@ -5,7 +5,8 @@
 A random model of 8 layers, width 512, vocabulary 32,000 scores HellaSwag-like items (a prompt of
 about 75 tokens, four endings of about 28). Both sides get the same strings, so tokenization counts.
 Repetitions are interleaved and medians reported: the machine may be doing other things. Prints one
-JSON object (the last kept run: benchmarks/results/scoring_cpu.json); exits 1 when log-likelihoods under `causal` differ from HFLM's by over 1e-3 nats.
+JSON object (`make bench` keeps it in benchmarks/results/scoring_cpu.json); exits 1 when
+log-likelihoods under `causal` differ from HFLM's by over 1e-3 nats.
 """
 
 import argparse
