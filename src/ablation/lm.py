@@ -294,7 +294,8 @@ class MaskedLM(HFLM):
         """
         if self.mask != "causal" and context.shape[1] > 1:
             for name in ("num_beams", "num_return_sequences"):
-                if (generation_kwargs.get(name) or 1) > 1:
+                default = getattr(self.model.generation_config, name, None)
+                if (generation_kwargs.get(name, default) or 1) > 1:
                     raise ValueError(f"{name} > 1 cannot start from a masked prefill; set it to 1")
             generation_kwargs["past_key_values"] = self._prefill(
                 context, generation_kwargs["attention_mask"]

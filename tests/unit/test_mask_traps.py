@@ -3,13 +3,19 @@
 import pytest
 import torch
 import transformers
-from tiny import ARCHITECTURES, ids, logprobs, tiny_model
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from tiny import ARCHITECTURES, ids, logprobs, tiny_model, tiny_tokenizer
 from torch.nn.functional import cross_entropy
+from transformers.masking_utils import create_causal_mask
 
+from ablation.lm import MaskedLM
 from ablation.masks import (
     MASKS,
+    MaskNotObeyed,
     UnsupportedArchitecture,
     attention_mask,
+    leak_audit,
     refuse_unsupported,
     rule,
 )
@@ -65,13 +71,18 @@ def test_trap_a_boolean_mask_hides_nothing_from_eager():
     assert (wrong - right).abs().max() > 0.5
 
 
-def test_trap_padding_gives_no_nan(attention):
+def test_trap_a_query_that_sees_nothing_is_nan_and_spreads_under_eager(attention):
     model = tiny_model("ministral3", attention=attention)
     rows = pack([Example(ids(4, 1), [ids(2, 2)])], capacity=8, width=40)
     for mask in MASKS:
         ready = attention_mask(model, mask, rows)
         out = logits(model, input_ids=rows.input_ids, attention_mask=ready)
         assert out.isfinite().all()
+    if attention == "eager":
+        real = rows.doc[0] >= 0
+        blind = torch.where(real[:, None] & real[None, :], 0.0, -torch.inf)[None, None]
+        out = logits(model, input_ids=rows.input_ids, attention_mask=blind)
+        assert out[0, real].isnan().all(), "0 * NaN: padding values reach the real tokens"
 
 
 def test_trap_windows_in_columns_instead_of_positions_are_wrong_on_shared_rows():
@@ -94,11 +105,186 @@ def test_trap_windows_in_columns_instead_of_positions_are_wrong_on_shared_rows()
     assert difference[rows.target_owner == 1].max() > 0.1
 
 
+def test_a_window_limits_full_bidir_too():
+    rows = pack([Example(ids(4, 1), [ids(3, 2)])], capacity=64)
+    index = torch.arange(7)
+    function = rule("full_bidir", rows.doc, rows.branch, rows.position_ids, window=3)
+    zero = torch.zeros(1, 1, dtype=torch.long)
+    seen = function(zero, zero, index[:, None], index[None])
+    assert torch.equal(seen, (index[:, None] - index[None]).abs() < 3)
+
+
+def test_trap_a_window_in_the_config_of_a_model_without_sliding_layers_is_not_used():
+    window = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2}
+    model = tiny_model("qwen3", **window)
+    assert model.config.sliding_window == 3
+    assert set(model.config.layer_types) == {"full_attention"}
+    rows = pack(PACKED[1:2], capacity=64)
+    torch.testing.assert_close(ours(model, rows, "causal"), stock(model, rows), atol=1e-4, rtol=0)
+    expected = ours(tiny_model("qwen3"), rows, "prefill_bidir")
+    assert torch.equal(ours(model, rows, "prefill_bidir"), expected)
+
+
 def test_trap_a_flash_kernel_cannot_take_these_masks():
     model = tiny_model("llama")
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="'flash_attention_2' takes no ready mask"):
         attention_mask(model, "causal", pack([Example([5], [[6]])], capacity=4))
+
+
+# --- one wrong cell of a mask is enough for the audit ---------------------------------------------
+# Its row: a prompt at 0..4, its continuations at 5..8 and 9..12, another document from 13 on. The
+# tokens that it changes stand at 4 and 7.
+
+
+def with_one_more_cell(query, key):
+    model = tiny_model("llama", num_hidden_layers=1)
+    forward = model.forward
+
+    def opened(**inputs):
+        ready = inputs["attention_mask"].clone()
+        ready[0, 0, query, key] = True
+        return forward(**(inputs | {"attention_mask": ready}))
+
+    model.forward = opened
+    return model
+
+
+def test_one_token_of_look_ahead_is_a_leak():
+    assert not leak_audit(with_one_more_cell(6, 6), "prefill_bidir").leaks
+    assert leak_audit(with_one_more_cell(6, 7), "prefill_bidir").leaks
+
+
+@pytest.mark.parametrize("query, key", [(10, 7), (20, 7), (20, 4)])
+def test_a_look_at_another_branch_or_document_stops_the_job(query, key):
+    with pytest.raises(MaskNotObeyed, match="another document or branch"):
+        leak_audit(with_one_more_cell(query, key), "prefill_bidir")
+
+
+# --- transformers' own ways to a bidirectional prompt, on packed rows -----------------------------
+
+PACKED = [
+    Example(ids(6, 1), [ids(3, 2)]),
+    Example(ids(9, 3), [ids(4, 4)]),
+    Example(ids(5, 5), [ids(2, 6)]),
+]
+
+
+def stock(model, rows, attention_mask=None, **overlay):
+    """Logits [tokens, vocabulary] of a row under the mask that transformers makes by itself."""
+    ready = create_causal_mask(
+        config=model.config,
+        inputs_embeds=model.get_input_embeddings()(rows.input_ids),
+        attention_mask=attention_mask,
+        past_key_values=None,
+        position_ids=rows.position_ids,
+        **overlay,
+    )
+    inputs = {"input_ids": rows.input_ids, "position_ids": rows.position_ids}
+    return logits(model, attention_mask=ready, **inputs)[0]
+
+
+def ours(model, rows, mask):
+    ready = attention_mask(model, mask, rows)
+    inputs = {"input_ids": rows.input_ids, "position_ids": rows.position_ids}
+    return logits(model, attention_mask=ready, **inputs)[0]
+
+
+def prompt_blocks(rows):
+    """For `block_sequence_ids`: each prompt a block of its own, all else causal."""
+    return torch.where(rows.branch == 0, rows.doc, -1)
+
+
+def unpacked(model):
+    """One example a row, where the stock overlay can be trusted."""
+    alone = [pack([example], capacity=64) for example in PACKED]
+    return torch.cat([stock(model, r, block_sequence_ids=prompt_blocks(r)) for r in alone])
+
+
+@pytest.mark.parametrize("kind", ["eager", "sdpa"])
+def test_trap_the_block_overlay_needs_unique_ids_and_no_mask_of_ones_on_packed_rows(kind):
+    model = tiny_model("llama", attention=kind)
+    rows, expected = pack(PACKED, capacity=64), unpacked(model)
+    torch.testing.assert_close(ours(model, rows, "prefill_bidir"), expected, atol=1e-4, rtol=0)
+    unique, repeated = prompt_blocks(rows), prompt_blocks(rows).clamp(max=0)
+    ones = torch.ones_like(rows.input_ids)
+    right = stock(model, rows, block_sequence_ids=unique)
+    torch.testing.assert_close(right, expected, atol=1e-4, rtol=0)
+    for wrong in (
+        stock(model, rows, block_sequence_ids=repeated),  # prompts of other examples are seen
+        stock(model, rows, ones, block_sequence_ids=unique),  # "nothing is padded": not packed
+    ):
+        assert (wrong - expected).abs().max() > 1
+
+
+@pytest.mark.parametrize("kind", ["eager", "sdpa"])
+def test_trap_or_mask_function_is_given_positions_instead_of_columns_on_packed_rows(kind):
+    model = tiny_model("llama", attention=kind)
+
+    def overlaid(rows):
+        function = rule("prefill_bidir", rows.doc, rows.branch, rows.position_ids)
+        return stock(model, rows, or_mask_function=function)
+
+    single = pack(PACKED[:1], capacity=64)
+    right = ours(model, single, "prefill_bidir")
+    torch.testing.assert_close(overlaid(single), right, atol=1e-4, rtol=0)
+    rows = pack(PACKED, capacity=64)
+    assert (overlaid(rows) - unpacked(model)).abs().max() > 1
+
+
+def test_trap_stock_packing_takes_a_second_branch_for_another_document():
+    model = tiny_model("llama")
+    rows = pack([Example(ids(6, 1), [ids(3, 2), ids(3, 3)])], capacity=64)
+    alone = ours(model, pack([Example(ids(6, 1), [ids(3, 3)])], capacity=64), "causal")[6:]
+    torch.testing.assert_close(ours(model, rows, "causal")[9:], alone, atol=1e-4, rtol=0)
+    assert (stock(model, rows)[9:] - alone).abs().max() > 1
+
+
+def test_trap_config_is_causal_false_leaks_and_mixes_packed_documents():
+    plain, open_to_all = tiny_model("llama"), tiny_model("llama")
+    open_to_all.config.is_causal = False
+    rows = pack(PACKED, capacity=64)
+    for mask in MASKS:
+        assert torch.equal(ours(open_to_all, rows, mask), ours(plain, rows, mask))
+    single = pack(PACKED[:1], capacity=64)
+    full = ours(plain, single, "full_bidir")
+    torch.testing.assert_close(stock(open_to_all, single), full, atol=1e-4, rtol=0)
+    assert (stock(open_to_all, rows)[: len(full)] - full).abs().max() > 1
+
+
+# --- generation ----------------------------------------------------------------------------------
+
+
+def generated(lm, **settings):
+    settings = {"until": [], "max_gen_toks": 12, "do_sample": False} | settings
+    prompts = ["The hawk chose Eve and the fox", "Question: who has the key?"]
+    requests = [Instance("generate_until", {}, (prompt, settings), 0) for prompt in prompts]
+    return lm.generate_until(requests, disable_tqdm=True)
+
+
+def test_trap_a_chunked_prefill_is_not_bidirectional_and_ours_is_never_chunked():
+    tokenizer = tiny_tokenizer()
+
+    def masked(architecture="llama"):
+        model = tiny_model(architecture, vocabulary=len(tokenizer))
+        return MaskedLM(model, tokenizer, mask="prefill_bidir", batch_tokens=256)
+
+    patched = tiny_model("llama", vocabulary=len(tokenizer))
+    for layer in patched.model.layers:
+        layer.self_attn.is_causal = False  # bidirectional in batches of one: nothing is padded
+    theirs = HFLM(pretrained=patched, tokenizer=tokenizer, backend="causal", batch_size=1)
+    assert generated(theirs) == generated(masked())
+    assert generated(theirs, prefill_chunk_size=2) != generated(masked())
+
+    for architecture in ("llama", "mistral"):
+        lm = masked(architecture)
+        expected = generated(lm)
+        assert generated(lm, prefill_chunk_size=2) == expected
+        lm.model.generation_config.prefill_chunk_size = 2
+        assert generated(lm) == expected
+
+
+# --- training ------------------------------------------------------------------------------------
 
 
 def loss_and_gradients(model, examples, capacity, mask):

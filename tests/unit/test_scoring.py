@@ -273,6 +273,9 @@ def test_beams_cannot_start_from_a_masked_prefill(tokenizer):
     request = Instance("generate_until", {}, ("Eve", {"max_gen_toks": 2, "num_beams": 2}), 0)
     with pytest.raises(ValueError, match="num_beams > 1"):
         lm.generate_until([request], disable_tqdm=True)
+    lm.model.generation_config.num_beams = 2  # a model's own default
+    with pytest.raises(ValueError, match="num_beams > 1"):
+        lm.generate_until(generation_requests(2), disable_tqdm=True)
 
 
 def test_stock_behaviour_that_is_relied_upon_is_still_there():
