@@ -155,6 +155,11 @@ def test_one_token_of_look_ahead_is_a_leak():
     assert leak_audit(with_one_more_cell(6, 7), "prefill_bidir").leaks
 
 
+def test_dropout_of_a_model_in_training_is_no_movement():
+    model = tiny_model("llama", attention_dropout=0.5).train()
+    assert not leak_audit(model, "prefill_bidir").leaks
+
+
 @pytest.mark.parametrize("query, key", [(10, 7), (20, 7), (20, 4)])
 def test_a_look_at_another_branch_or_document_stops_the_job(query, key):
     with pytest.raises(MaskNotObeyed, match="another document or branch"):

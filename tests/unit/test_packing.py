@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ablation.packing import IGNORED_LABEL, PADDING_DOC, Example, pack, token_count
 
 tokens = st.lists(st.integers(3, 90), min_size=0, max_size=6)
-continuations = st.lists(st.lists(st.integers(3, 90), min_size=1, max_size=5), max_size=3)
+continuations = st.lists(st.lists(st.integers(3, 90), max_size=5), max_size=3)
 examples_of_any_shape = st.lists(st.builds(Example, tokens, continuations), max_size=12)
 
 
