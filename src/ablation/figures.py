@@ -1,75 +1,370 @@
-"""Tables to charts (altair). Pure: a table in, a chart out; the same table gives the same bytes."""
+"""The study's figures. Pure: a table in, a chart out; the same table gives the same bytes.
+
+Every row of a table is drawn: what has no number (not estimable, not measured, not finite) as a
+cross, and what leaks says so wherever it is named.
+"""
 
 from __future__ import annotations
 
 import altair as alt
 import pandas as pd
 
-from ablation.names import MACRO, MASKS
+from ablation.charts import (
+    ALARM,
+    FAINT,
+    INK,
+    items,
+    leak_note,
+    line,
+    listed,
+    marks,
+    mask_colour,
+    mask_names,
+    model_names,
+    placed,
+    seed_names,
+    sheet,
+    tasks_of,
+    tooltip,
+    two_line_header,
+    two_lines,
+)
+from ablation.names import ALL_SEEDS, MACRO, MASKS
 
-MASK_COLOURS = ("#4c566a", "#2a7fb8", "#d1495b")  # causal, prefill_bidir, full_bidir (leaks)
-FONT = "Helvetica, Arial, sans-serif"
+BASE_LINE, REFERENCE = [6, 3], [2, 3]  # dashes
+
+LOSSES = {
+    "loss": ("training batches, training mask", "#b3c6d9"),
+    "eval_loss": ("held-out samples, training mask", "#2a7fb8"),
+    "probe_loss_train_mask": ("probe samples, training mask", "#e8871e"),
+    "probe_loss_causal": ("the same probe samples, causal", INK),
+}
+# Right after finetuning first, so that the seam between greens and reds is the accuracy P.
+FLIPS = {
+    "RRR": ("RRR  right throughout", "#dfe5ec"),
+    "RWR": ("RWR  lost under the mask, regained", "#2e8b57"),
+    "WRR": ("WRR  right since the mask was changed", "#a3cfb4"),
+    "WWR": ("WWR  right only after finetuning", "#6fb98a"),
+    "RWW": ("RWW  lost under the mask, not regained", ALARM),
+    "RRW": ("RRW  kept under the mask, broken by finetuning", "#f0a35e"),
+    "WRW": ("WRW  right only in between", "#f6dcb4"),
+    "WWW": ("WWW  wrong throughout", "#7b8494"),
+}
+REASONS = {
+    "past": ("itself or an earlier token", "#9db4c8"),
+    "later prompt": ("a later prompt token (the prompt is read in both directions)", "#2a7fb8"),
+    "undecoded": ("an answer token that inference would not have yet", "#f0b9b3"),
+    "own target": ("the very token it is to predict: the leak", "#b3202c"),
+}
 
 
-def render(chart: alt.TopLevelMixin, suffix: str) -> bytes:
-    """A chart as .svg, .png (twice the size, for dense screens) or self-contained .html."""
-    import vl_convert
+def accuracy(
+    per_task: pd.DataFrame, chance: pd.DataFrame | None = None, confidence: float = 0.95
+) -> alt.TopLevelMixin:
+    """Accuracy of base and finetuned models per task: one colour a mask, one point a seed.
 
-    spec = chart.to_dict()
-    if suffix == ".svg":
-        return vl_convert.vegalite_to_svg(spec).encode()
-    if suffix == ".png":
-        return vl_convert.vegalite_to_png(spec, scale=2)
-    if suffix == ".html":
-        return vl_convert.vegalite_to_html(spec, bundle=True).encode()
-    raise ValueError(f"no way to draw a chart as {suffix!r}: expected .svg, .png or .html")
-
-
-def accuracy(per_task: pd.DataFrame) -> alt.TopLevelMixin:
-    """Accuracy of base and finetuned models per task, one colour a mask, one mark a seed.
-
-    `per_task` is per_task.csv; vertical lines are its intervals, the macro has none.
+    `per_task` is per_task.csv, `confidence` that of its intervals; `chance`, where known, has
+    columns `task` and `chance` (bag_of_words.csv).
     """
-    frame = per_task.assign(
-        model=per_task.recipe.fillna("base"),
-        seed=per_task.seed.astype("Int64").astype(str).replace("<NA>", "-"),
-    )
-    tasks = [*sorted(t for t in frame.task.unique() if t != MACRO), MACRO]
-    models = ["base", *sorted(m for m in frame.model.unique() if m != "base")]
+    frame, slots = placed(per_task)
+    frame["shown"] = frame.accuracy.fillna(0)
+    frame["mark"] = frame.accuracy.isna().map({True: "not measured", False: "one seed"})
+    models = list(dict.fromkeys(frame.sort_values("recipe", na_position="first").model))
+    known = {} if chance is None else dict(zip(chance.task, chance.chance, strict=True))
+    known |= {MACRO: chance.chance.mean()} if set(tasks_of(frame)) <= {*known, MACRO} else {}
     place = {
-        "x": alt.X("model:N", sort=models, title=None, axis=alt.Axis(labelAngle=0)),
-        "xOffset": alt.XOffset("mask:N", sort=list(MASKS)),
-        "color": alt.Color(
-            "mask:N",
-            sort=list(MASKS),
-            scale=alt.Scale(domain=list(MASKS), range=list(MASK_COLOURS)),
-            legend=alt.Legend(title="mask while scoring", orient="top"),
-        ),
+        "x": alt.X("model:N", sort=models, title=None, axis=two_lines(labelAngle=0)),
+        "xOffset": alt.XOffset("slot:N", scale=alt.Scale(domain=slots)),
+        "color": mask_colour(frame),
     }
-    shown = ["model", "seed", "mask", "task", "n", "accuracy", "accuracy_low", "accuracy_high"]
-    points = (
-        alt.Chart()
-        .mark_point(filled=True, size=36, opacity=0.9)
-        .encode(
-            **place,
-            y=alt.Y("accuracy:Q", scale=alt.Scale(domain=[0, 1]), title="accuracy"),
-            tooltip=shown,
-        )
-    )
-    intervals = (
-        alt.Chart()
-        .mark_rule(opacity=0.45)
-        .encode(**place, y="accuracy_low:Q", y2="accuracy_high:Q")
-    )
-    panels = [
-        alt.layer(intervals, points, data=frame[frame.task == task]).properties(
-            width=230, height=200, title=task
-        )
-        for task in tasks
+    y = alt.Y("shown:Q", scale=alt.Scale(domain=[0, 1]), title="accuracy")
+    shape = marks(frame.mark, {"one seed": "circle", "not measured": "cross"})
+    panels = []
+    for task in tasks_of(frame):
+        rows = frame[frame.task == task]
+        start = rows.accuracy[rows.recipe.isna() & (rows["mask"] == "causal")].dropna()
+        chart = alt.Chart(rows).encode(**place, tooltip=tooltip(rows, "accuracy"))
+        layers = [
+            *(line("y", value, BASE_LINE) for value in start),
+            *(line("y", known[task], REFERENCE) for _ in range(task in known)),
+            chart.mark_rule(opacity=0.6).encode(y="accuracy_low:Q", y2="accuracy_high:Q"),
+            chart.mark_point(filled=True, size=30, opacity=1).encode(y=y, shape=shape),
+        ]
+        size = {"width": max(260, 72 * len(models)), "height": 200}
+        panels.append(alt.layer(*layers).properties(title=f"{task}, {items(rows.n)}", **size))
+    notes = [
+        f"One point a seed ({listed(frame.seed)}, left to right); base: stages 1 and 2, without a "
+        "seed; recipes: finetuned from it, stage 4.",
+        f"Vertical lines: {confidence:.0%} intervals over items, where the table has them. Dashed: "
+        "the base under causal." + " Dotted: chance." * bool(known),
+        leak_note(frame),
     ]
-    return (
-        alt.concat(*panels, columns=3)
-        .properties(title="Accuracy per task: base and finetuned models under each mask")
-        .configure(font=FONT)
-        .configure_view(stroke="#d8dee9")
+    return sheet(alt.concat(*panels, columns=3), frame, "Accuracy per task under each mask", notes)
+
+
+def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMixin:
+    """Recovered fraction per recipe, ablated mask, seed and task, with intervals and status.
+
+    `recovery` is recovery.csv; its rows under `causal` have no recovered fraction. Values and
+    intervals that leave the axis end in triangles; what cannot be estimated is a cross at zero.
+    """
+    frame, slots = placed(recovery[recovery["mask"] != "causal"])
+    values = frame.recovered.dropna()
+    low, high = max(-1.0, min([-0.2, *values])), min(2.0, max([1.2, *values]))
+    bounds = {"from": "recovered_low", "to": "recovered_high", "shown": "recovered"}
+    frame = frame.assign(**{k: frame[v].clip(low, high) for k, v in bounds.items()})
+    estimable = frame.recovered.notna()
+    frame["shown"] = frame.shown.fillna(0)
+    frame["mark"] = (frame.seed == ALL_SEEDS).map({True: "all seeds", False: "one seed"})
+    frame["mark"] = frame.mark.where(estimable, "not estimable")
+    beyond = pd.concat(
+        [frame[frame[v] < low].assign(edge=low, angle=180) for v in bounds.values()]
+        + [frame[frame[v] > high].assign(edge=high, angle=0) for v in bounds.values()]
+    ).assign(mark="goes on beyond the axis")
+    shapes = {"one seed": "circle", "all seeds": "diamond", "not estimable": "cross"}
+    shapes |= {"goes on beyond the axis": "triangle-right"}
+    shape = marks(pd.concat([frame.mark, beyond.mark]), shapes)
+    models = list(dict.fromkeys(frame.sort_values("recipe").model))
+    place = {
+        "y": alt.Y("model:N", sort=models, title=None, axis=two_lines()),
+        "yOffset": alt.YOffset("slot:N", scale=alt.Scale(domain=slots)),
+        "color": mask_colour(frame),
+    }
+    x = alt.X(
+        "shown:Q",
+        scale=alt.Scale(domain=[low, high], nice=False),
+        axis=alt.Axis(values=[n / 2 for n in range(-2, 5)]),
+        title="recovered fraction R = (P - A) / (B - A)",
     )
+    over_all = alt.datum.seed == ALL_SEEDS
+    size = alt.condition(over_all, alt.value(90), alt.value(28))
+    width = alt.condition(over_all, alt.value(2.5), alt.value(1))
+    panels = []
+    for task in sorted(tasks_of(frame), key=lambda t: t != MACRO):
+        rows = frame[frame.task == task]
+        chart = alt.Chart(rows).encode(**place, tooltip=tooltip(rows, *bounds.values()))
+        ends = alt.Chart(beyond[beyond.task == task]).encode(**place, shape=shape)
+        layers = [
+            line("x", 0, REFERENCE),
+            line("x", 1, BASE_LINE),
+            chart.mark_rule(opacity=0.6).encode(x="from:Q", x2="to:Q", strokeWidth=width),
+            chart.mark_point(filled=True, opacity=1).encode(x=x, shape=shape, size=size),
+            ends.mark_point(filled=True, size=28, opacity=1).encode(
+                x="edge:Q", angle=alt.Angle("angle:Q", scale=None)
+            ),
+        ]
+        size_of_panel = {"width": 300, "height": max(80, 7 * len(slots) * len(models))}
+        panels.append(
+            alt.layer(*layers).properties(title=f"{task}, {items(rows.n)}", **size_of_panel)
+        )
+    notes = [
+        "B: base under causal. A: base under the mask. P: finetuned, under the mask. At 0 (dotted) "
+        "nothing has come back, at 1 (dashed) all that was lost.",
+        f"Horizontal lines: {confidence:.0%} intervals (Fieller); seeds {listed(frame.seed)} from "
+        "top to bottom. Not estimable: nothing was lost, or the interval is unbounded.",
+        leak_note(frame),
+    ]
+    title = "What finetuning gives back, per recipe and mask"
+    return sheet(alt.concat(*panels, columns=3), frame, title, notes)
+
+
+def curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
+    """Losses of every run (logarithmic) with its stop and resumes: one panel a recipe and seed.
+
+    `curves` is curves.csv. A leak shows where the same probe samples cost far less under the
+    training mask than under `causal`.
+    """
+    height = 130
+    frame = curves.assign(
+        run=model_names(curves).str.replace("|", " ") + "|trained under " + curves.train_mask,
+        seed=seed_names(curves.seed),
+    )
+    runs = list(dict.fromkeys(frame.sort_values("recipe", kind="stable").run))
+    keys = ["run", "seed", "step"]
+    losses = frame.melt(keys, list(LOSSES), "quantity").dropna(subset="value")
+    losses["shown"] = losses.value.clip(lower=1e-4)  # a logarithm has no zero
+    losses["quantity"] = losses.quantity.map(lambda name: LOSSES[name][0])
+    last = losses.groupby(["run", "seed", "quantity"]).step.transform("max") == losses.step
+    losses["last"] = losses.value.map("{:.2g}".format).where(last)
+    events = frame[[*keys, "event"]].dropna()
+    events["kind"] = events.event.str.partition(":")[0]
+    names, colours = zip(*LOSSES.values(), strict=True)
+    decades = [10.0**n for n in range(-4, 5)]
+    below = max([d for d in decades if d <= losses.shown.min()], default=decades[0])
+    above = min([d for d in decades if d >= losses.shown.max()], default=decades[-1])
+
+    chart = alt.Chart(pd.concat([losses, events]))
+    x = alt.X("step:Q", title="optimizer step")
+    y = alt.Y(
+        "shown:Q",
+        scale=alt.Scale(type="log", domain=[below, above]),
+        axis=alt.Axis(values=decades, format="~g"),
+        title="nats a response token",
+    )
+    legend = alt.Legend(title="mean loss on", orient="top", columns=2, symbolType="circle")
+    colour = alt.Color("quantity:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
+
+    def loss(*quantities: str) -> alt.Chart:
+        chosen = alt.FieldOneOfPredicate("quantity", list(quantities))
+        encoded = chart.transform_filter(chosen).encode(x=x, y=y, color=colour)
+        return encoded.encode(tooltip=["run:N", "seed:N", "step:Q", "quantity:N", "value:Q"])
+
+    def event(kind: str, **encodings) -> alt.Chart:
+        return chart.transform_filter(alt.datum.kind == kind).encode(x=x, **encodings)
+
+    text = {"fontSize": 9, "color": INK}
+    towards_middle = alt.ExprRef(f"datum.step < {frame.step.max() / 2} ? 'left' : 'right'")
+    layers = [
+        loss(*names).mark_line(strokeWidth=1.3),
+        loss(names[3]).mark_point(filled=True, size=60, opacity=1),
+        loss(*names[1:3]).mark_point(filled=True, size=22, opacity=1),
+        *(
+            loss(name)
+            .transform_filter("isValid(datum.last)")
+            .mark_text(align="right", dx=-6, dy=dy, fontSize=9)
+            .encode(text="last:N")
+            for name, dy in zip(names[2:], (8, -6), strict=True)
+        ),
+        event("stopped").mark_rule(color=FAINT, strokeDash=REFERENCE),
+        event("stopped", y=alt.value(-6), text="event:N").mark_text(align=towards_middle, **text),
+        event("resumed", y=alt.value(height - 16), y2=alt.value(height)).mark_rule(color=INK),
+        event("resumed", y=alt.value(height - 22), text="event:N").mark_text(
+            align=towards_middle, **text
+        ),
+        event("not finite", y=alt.value(22)).mark_point(
+            shape="cross", color=ALARM, filled=True, size=50, opacity=1
+        ),
+        event("not finite", y=alt.value(22), text="event:N").mark_text(
+            align=towards_middle, dy=12, fontSize=9, color=ALARM
+        ),
+    ]
+    panels = (
+        alt.layer(*layers)
+        .properties(width=250, height=height)
+        .facet(
+            row=alt.Row("seed:N", header=alt.Header(title=None, labelExpr="'seed ' + datum.value")),
+            column=alt.Column("run:N", sort=runs, header=two_line_header()),
+        )
+    )
+    notes = [
+        "Dotted vertical line: where the training stopped, and why. Numbers: last losses of the "
+        "probe samples, under both masks.",
+        "A leak shows where the same samples cost far less under the training mask than under "
+        "causal.",
+    ]
+    return sheet(panels, frame, "Losses while finetuning", notes)
+
+
+def flips(flips: pd.DataFrame) -> alt.TopLevelMixin:
+    """What became of each item: shares of the eight patterns per recipe, mask, task and seed.
+
+    `flips` is flips.csv; a thin bar is a seed.
+    """
+    names = mask_names(flips)
+    frame = flips.assign(
+        seed=seed_names(flips.seed),
+        model=model_names(flips),
+        mask_name=flips["mask"].map(names),
+        meaning=flips.pattern.map(lambda pattern: FLIPS[pattern][0]),
+        order=flips.pattern.map(list(FLIPS).index),
+    )
+    meanings, colours = zip(*FLIPS.values(), strict=True)
+    seeds = sorted(frame.seed.unique())
+    legend = alt.Legend(
+        title="base under causal, base under the mask, finetuned under the mask: right or wrong",
+        orient="top",
+        columns=2,
+    )
+    bars = (
+        alt.Chart(frame)
+        .mark_bar(height=alt.RelativeBandSize(0.9))
+        .encode(
+            x=alt.X(
+                "share:Q",
+                scale=alt.Scale(domain=[0, 1]),
+                axis=alt.Axis(format="%"),
+                title="share of items",
+            ),
+            y=alt.Y("task:N", sort=tasks_of(frame), title=None),
+            yOffset=alt.YOffset("seed:N", scale=alt.Scale(domain=seeds)),
+            color=alt.Color(
+                "meaning:N", scale=alt.Scale(domain=meanings, range=colours), legend=legend
+            ),
+            order="order:Q",
+            tooltip=tooltip(frame, "meaning", "items", "share"),
+        )
+        .properties(width=330, height=alt.Step(max(20, 8 * len(seeds) + 4), **{"for": "position"}))
+    )
+    panels = bars.facet(
+        row=alt.Row("model:N", header=two_line_header(labelAngle=0, labelAlign="left")),
+        column=alt.Column("mask_name:N", sort=list(names.values()), header=two_line_header()),
+    )
+    one_task = frame.n[frame.task != MACRO]
+    notes = [
+        f"One bar a seed ({listed(frame.seed)}, top to bottom)"
+        + (f"; {items(one_task)} a task. " if len(one_task) else ". ")
+        + "macro: mean of the tasks' shares.",
+        "Light grey and greens: right after finetuning. They end at the accuracy P.",
+        leak_note(frame),
+    ]
+    return sheet(panels, frame, "Which items are lost, and which come back", notes)
+
+
+def masks(cells: pd.DataFrame) -> alt.TopLevelMixin:
+    """The three masks on one item as matrices, coloured by why a token may look at another.
+
+    `cells` is mask_cells.csv.
+    """
+    frame = cells.assign(reason=cells.why.map(lambda why: REASONS[why][0]))
+    for side in ("query", "key"):
+        words = frame[f"{side}_token"].fillna("").str.replace("\n", "\\n").str.strip()
+        frame[side] = frame[side].map("{:04d} ".format) + words
+    reasons, colours = zip(*REASONS.values(), strict=True)
+    colour = alt.Color("reason:N", scale=alt.Scale(domain=reasons, range=colours), legend=None)
+    axis = {"labelExpr": "slice(datum.label, 5)", "labelFontSize": 9, "labelOverlap": False}
+    axis |= {"ticks": False, "labelPadding": 2, "titleColor": FAINT}
+    panels = []
+    for mask in [m for m in MASKS if m in set(frame["mask"])]:
+        rows = frame[frame["mask"] == mask]
+        order = sorted(rows["query"].unique())
+        own = rows[rows["query"] == rows.key]
+        parts = own.groupby("query_part", sort=False).key.agg(["first", "count"]).reset_index()
+        parts["middle"] = [
+            order[order.index(first) + count // 2]
+            for first, count in zip(parts["first"], parts["count"], strict=True)
+        ]
+        x = {"sort": order, "axis": alt.Axis(orient="top", labelAngle=-90, **axis)}
+        y = {"sort": order, "axis": alt.Axis(**axis)}
+        shown = ["mask", "query_token", "key_token", "query_part", "key_part", "reason"]
+        cell = alt.Chart(rows).mark_rect(stroke="white", strokeWidth=0.5, aria=False)
+        seam = alt.Chart(parts[1:]).mark_rule(color=INK, strokeWidth=0.8)
+        name = alt.Chart(parts).mark_text(fontSize=10, color=INK, align="left", dx=5)
+        layers = [
+            cell.encode(
+                x=alt.X("key:N", title="token looked at", **x),
+                y=alt.Y("query:N", title="token that looks", **y),
+                color=colour,
+                tooltip=shown,
+            ),
+            seam.encode(x=alt.X("first:N", bandPosition=0, **x)),
+            seam.encode(y=alt.Y("first:N", bandPosition=0, **y)),
+            name.encode(x=alt.value("width"), y=alt.Y("middle:N", **y), text="query_part:N"),
+        ]
+        title = mask + " (leaks)" * ("own target" in set(rows.why))
+        size = {"width": alt.Step(9), "height": alt.Step(9)}
+        panels.append(alt.layer(*layers).properties(title=title, **size))
+    # the legend stands in the quadrant that three panels leave free
+    place = alt.Y("reason:N", sort=reasons, axis=None)
+    key = alt.Chart(pd.DataFrame({"reason": reasons})).encode(y=place)
+    legend = alt.layer(
+        key.mark_square(size=130, opacity=1).encode(x=alt.value(8), color=colour),
+        key.mark_text(align="left").encode(x=alt.value(22), text="reason:N"),
+    ).properties(height=alt.Step(20), title="A token (row) may look at (column)")
+    notes = [
+        "One scored item in its row. Its choices share one copy of the prompt; under full_bidir the "
+        "prompt sees the choice, so that each stands alone (here the first).",
+        "A token predicts the one after it, the last prompt token the first of each choice. Left "
+        "white: not allowed.",
+    ]
+    panels = alt.concat(*panels, legend, columns=2)
+    return sheet(panels, frame, "The three masks: who may look at whom", notes)

@@ -1,0 +1,166 @@
+"""What all figures share: how a chart becomes bytes, and how masks, seeds and leaks are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+
+from ablation.names import ALL_SEEDS, MACRO, MASKS
+
+FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl-convert brings the first
+INK, FAINT, ALARM = "#2e3440", "#8a93a3", "#d1495b"
+MASK_COLOURS = dict(zip(MASKS, ("#4c566a", "#2a7fb8", ALARM), strict=True))
+
+
+def render(chart: alt.TopLevelMixin, suffix: str) -> bytes:
+    """A chart as .svg, .png (twice the size, for dense screens) or self-contained .html."""
+    import vl_convert
+
+    with alt.data_transformers.disable_max_rows():
+        spec = chart.to_dict()
+    if suffix == ".svg":
+        return vl_convert.vegalite_to_svg(spec).encode()
+    if suffix == ".png":
+        return vl_convert.vegalite_to_png(spec, scale=2)
+    if suffix == ".html":
+        return vl_convert.vegalite_to_html(spec, bundle=True).encode()
+    raise ValueError(f"no way to draw a chart as {suffix!r}: expected .svg, .png or .html")
+
+
+def read(file: str | Path) -> pd.DataFrame:
+    """A table as figures take it: only empty cells are missing, since a token may read `nan`."""
+    return pd.read_csv(file, keep_default_na=False, na_values=[""], low_memory=False)
+
+
+def sheet(
+    panels: alt.TopLevelMixin, frame: pd.DataFrame, title: str, notes: Iterable[str]
+) -> alt.TopLevelMixin:
+    """Panels under a title that names the study, with lines that explain them."""
+    studies = ", ".join(map(str, frame.study.unique())) if "study" in frame else ""
+    notes = [note for note in notes if note]
+    if frame.empty:
+        panels, notes = alt.Chart(pd.DataFrame({"x": []})).mark_point(), ["The table has no rows."]
+    heading = alt.TitleParams(
+        f"{title} ({studies})" if studies else title,
+        subtitle=list(notes),
+        anchor="start",
+        fontSize=15,
+        subtitleFontSize=11,
+        subtitleColor=INK,
+        offset=12,
+    )
+    return (
+        panels.properties(title=heading)
+        .configure(font=FONT)
+        .configure_view(stroke="#d8dee9")
+        .configure_axis(titleFontWeight="normal", gridColor="#e9edf2")
+        .configure_legend(labelLimit=0, titleLimit=0, symbolOpacity=1)
+        .configure_title(fontSize=12)
+    )
+
+
+# ---- words ------------------------------------------------------------------------------------
+
+
+def seed_names(seeds: pd.Series) -> pd.Series:
+    """Seeds as text: `21`, `all`; a base model has none."""
+    return seeds.map(lambda s: "-" if pd.isna(s) else str(s).removesuffix(".0")).astype(object)
+
+
+def tasks_of(frame: pd.DataFrame) -> list[str]:
+    """The tasks, and after them their macro."""
+    return sorted(frame.task.unique(), key=lambda task: (task == MACRO, task))
+
+
+def listed(values: Iterable) -> str:
+    return ", ".join(sorted({str(v) for v in values} - {"-", ALL_SEEDS}))
+
+
+def items(n: pd.Series) -> str:
+    """How many items stand behind each point of a panel."""
+    return " to ".join(f"{value:,}" for value in sorted({int(n.min()), int(n.max())})) + " items"
+
+
+def mask_names(frame: pd.DataFrame) -> dict[str, str]:
+    """{mask: its name, marked when it leaked in any row}, in the house's order."""
+    leaky = set(frame["mask"][_true(frame.eval_leaks)])
+    present = set(frame["mask"])
+    return {m: m + " (leaks)" * (m in leaky) for m in MASKS if m in present}
+
+
+def model_names(frame: pd.DataFrame) -> pd.Series:
+    """Recipes with, on a second line after `|`, a mark where the training mask leaks."""
+    leaks = _true(frame.train_leaks).map({True: "|(trained on a leak)", False: ""})
+    return frame.recipe.fillna("base") + leaks
+
+
+def leak_note(frame: pd.DataFrame) -> str:
+    leaks = _true(frame.eval_leaks).any() or _true(frame.train_leaks).any()
+    return "Leaks: under this mask a model sees the very tokens it is to predict." * bool(leaks)
+
+
+def _true(column: pd.Series) -> pd.Series:
+    return column.astype(str).str.lower() == "true"
+
+
+# ---- parts of a chart -------------------------------------------------------------------------
+
+
+def placed(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """`frame` with `seed`, `model` and `mask_name` as text and a `slot` beside a model's tick.
+
+    Slots go by mask, then seed, so that no two rows of a model and task hide each other; returned
+    in order, with a gap between masks. A model without seeds stands in the middle of its mask.
+    """
+    seeds = seed_names(frame.seed)
+    order = sorted(set(seeds) - {"-"}, key=lambda s: (s == ALL_SEEDS, len(s), s)) or ["-"]
+    masks = mask_names(frame)
+    middle = order[(len(order) - 1) // 2]
+    frame = frame.assign(
+        seed=seeds,
+        model=model_names(frame),
+        mask_name=frame["mask"].map(masks),
+        slot=frame["mask"] + "/" + seeds.replace("-", middle),
+    )
+    return frame, [f"{mask}/{s}" for mask in masks for s in [*order, ""]][:-1]
+
+
+def mask_colour(frame: pd.DataFrame) -> alt.Color:
+    names = mask_names(frame)
+    return alt.Color(
+        "mask_name:N",
+        scale=alt.Scale(domain=list(names.values()), range=[MASK_COLOURS[m] for m in names]),
+        legend=alt.Legend(title="mask while scoring", orient="top", symbolType="circle"),
+    )
+
+
+def marks(column: pd.Series, shapes: Mapping[str, str]) -> alt.Shape:
+    """Shapes of the kinds of points that occur; a legend only where there is more than one."""
+    used = {kind: shape for kind, shape in shapes.items() if kind in set(column)}
+    legend = alt.Legend(title="point", orient="top") if len(used) > 1 else None
+    scale = alt.Scale(domain=list(used), range=list(used.values()))
+    return alt.Shape("mark:N", scale=scale, legend=legend)
+
+
+def line(axis: str, value: float, dash: Sequence[int]) -> alt.Chart:
+    """A reference line across a panel."""
+    mark = alt.Chart(pd.DataFrame({"at": [value]})).mark_rule(color=FAINT, strokeDash=list(dash))
+    return mark.encode(**{axis: "at:Q"})
+
+
+def two_lines(**options) -> alt.Axis:
+    """An axis whose labels break at `|`."""
+    return alt.Axis(labelExpr="split(datum.label, '|')", labelLimit=0, **options)
+
+
+def two_line_header(**options) -> alt.Header:
+    """A facet's header whose labels break at `|`."""
+    return alt.Header(labelExpr="split(datum.value, '|')", title=None, labelFontSize=12, **options)
+
+
+def tooltip(frame: pd.DataFrame, *columns: str) -> list[str]:
+    known = ("recipe", "seed", "mask", "task", "n", "train_leaks", "eval_leaks")
+    return [c for c in (*known, *columns) if c in frame]
