@@ -14,6 +14,7 @@ include: "rules/stage2_ablation.smk"
 include: "rules/stage3_finetune.smk"
 include: "rules/stage4_posteval.smk"
 include: "rules/recovery.smk"
+include: "rules/figures.smk"
 
 
 localrules:
@@ -26,4 +27,4 @@ rule all:
         "results/recovery.csv",
         f"{RESULTS}/bag_of_words.csv",
         f"{RESULTS}/published.csv",
-        f"{RESULTS}/figures/accuracy.svg",
+        expand(f"{RESULTS}/figures/{{figure}}.svg", figure=FIGURES),

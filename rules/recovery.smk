@@ -1,5 +1,5 @@
-# Tables and figures: from sample rows to what came back.
-# Needs stages 1, 2 and 4; makes results/<study>/{bag_of_words,recovery,per_task,contrasts,published}.csv and figures/.
+# Tables: from sample rows to what came back.
+# Needs stages 1, 2 and 4; makes results/<study>/{bag_of_words,recovery,per_task,contrasts,published}.csv.
 
 
 localrules:
@@ -7,7 +7,6 @@ localrules:
     recovery,
     recovery_named,
     published,
-    figures,
 
 
 rule bag_of_words:
@@ -15,7 +14,11 @@ rule bag_of_words:
     input:
         data=f"{ITEMS}/manifest.json",
     output:
-        table=f"{RESULTS}/bag_of_words.csv",
+        table=report(
+            f"{RESULTS}/bag_of_words.csv",
+            caption="../workflow/report/table_bag_of_words.rst",
+            category="Tables",
+        ),
     log:
         f"{LOGS}/bag_of_words.log",
     conda:
@@ -33,9 +36,21 @@ rule recovery:
     input:
         list(measured()),
     output:
-        recovery=f"{RESULTS}/recovery.csv",
-        per_task=f"{RESULTS}/per_task.csv",
-        contrasts=f"{RESULTS}/contrasts.csv",
+        recovery=report(
+            f"{RESULTS}/recovery.csv",
+            caption="../workflow/report/table_recovery.rst",
+            category="Tables",
+        ),
+        per_task=report(
+            f"{RESULTS}/per_task.csv",
+            caption="../workflow/report/table_per_task.rst",
+            category="Tables",
+        ),
+        contrasts=report(
+            f"{RESULTS}/contrasts.csv",
+            caption="../workflow/report/table_contrasts.rst",
+            category="Tables",
+        ),
         manifest=f"{RESULTS}/recovery.manifest.json",
     log:
         f"{LOGS}/recovery.log",
@@ -72,7 +87,11 @@ rule published:
         recovery=f"{RESULTS}/recovery.csv",
         manifest=f"{RESULTS}/recovery.manifest.json",
     output:
-        table=f"{RESULTS}/published.csv",
+        table=report(
+            f"{RESULTS}/published.csv",
+            caption="../workflow/report/table_published.rst",
+            category="Tables",
+        ),
     log:
         f"{LOGS}/published.log",
     conda:
@@ -83,22 +102,3 @@ rule published:
         "Tables: published numbers beside our own"
     script:
         "../workflow/scripts/published.py"
-
-
-rule figures:
-    """Accuracy per task and stage, with intervals."""
-    input:
-        per_task=f"{RESULTS}/per_task.csv",
-        manifest=f"{RESULTS}/recovery.manifest.json",
-    output:
-        expand(f"{RESULTS}/figures/accuracy.{{form}}", form=("svg", "png", "html")),
-    log:
-        f"{LOGS}/figures.log",
-    conda:
-        "../environment.yml"
-    params:
-        stamp=provenance.canonical_json(figures_stamp()),
-    message:
-        "Figures: accuracy per task and stage"
-    script:
-        "../workflow/scripts/figures.py"

@@ -151,15 +151,50 @@ def recovery_stamp():
 
 
 @cache
-def figures_stamp():
-    tables = {f"{RESULTS}/recovery.manifest.json": recovery_stamp()}
-    return make_stamp("figures", "figures", {}, ("altair", "pandas", "vl-convert-python"), tables)
-
-
-@cache
 def published_stamp():
     evaluation = STUDY.evaluation
     named = {"protocol": evaluation.protocol, "metric": evaluation.metric, "model": base_folder()}
     slice = {"named": named, "criteria": STUDY.criteria.model_dump()}
     tables = {f"{RESULTS}/recovery.manifest.json": recovery_stamp()}
     return make_stamp("published", "published", slice, TABLE_PACKAGES, tables)
+
+
+@cache
+def flips_stamp():
+    slice = {"study": STUDY.study, "metric": STUDY.evaluation.metric}
+    return make_stamp("flips", "flips", slice, TABLE_PACKAGES, measured())
+
+
+@cache
+def curves_stamp():
+    trained = {checkpoint(r, s): stage3_stamp(r, s) for r in RECIPES for s in STUDY.seeds}
+    return make_stamp("curves", "curves", {"study": STUDY.study}, ("pandas",), trained)
+
+
+@cache
+def mask_cells_stamp():
+    slice = {"task": "micro_piqa", "item": 0}  # two choices over one prompt, short enough to read
+    packages = (*MODEL_PACKAGES, "pandas")
+    return make_stamp("mask_cells", "mask_cells", slice, packages, {BASE: base_stamp(), **items()})
+
+
+# A figure's tables in results/<study>/, the manifest behind them and its stamp.
+FIGURES = {
+    "accuracy": (("per_task", "bag_of_words"), "recovery", recovery_stamp),
+    "recovery": (("recovery",), "recovery", recovery_stamp),
+    "curves": (("curves",), "curves", curves_stamp),
+    "flips": (("flips",), "flips", flips_stamp),
+    "masks": (("mask_cells",), "mask_cells", mask_cells_stamp),
+}
+
+
+def figure_stamp(figure):
+    tables, manifest, upstream = FIGURES[figure]
+    intervals = {"confidence": STUDY.statistics.confidence} if manifest == "recovery" else {}
+    return make_stamp(
+        "figures",
+        "figures",
+        {"figure": figure, "options": intervals},
+        ("altair", "pandas", "vl-convert-python"),
+        {f"{RESULTS}/{manifest}.manifest.json": upstream()},
+    )

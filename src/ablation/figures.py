@@ -67,7 +67,6 @@ def accuracy(
     columns `task` and `chance` (bag_of_words.csv).
     """
     frame, slots = placed(per_task)
-    frame["shown"] = frame.accuracy.fillna(0)
     frame["mark"] = frame.accuracy.isna().map({True: "not measured", False: "one seed"})
     models = list(dict.fromkeys(frame.sort_values("recipe", na_position="first").model))
     known = {} if chance is None else dict(zip(chance.task, chance.chance, strict=True))
@@ -77,18 +76,20 @@ def accuracy(
         "xOffset": alt.XOffset("slot:N", scale=alt.Scale(domain=slots)),
         "color": mask_colour(frame),
     }
-    y = alt.Y("shown:Q", scale=alt.Scale(domain=[0, 1]), title="accuracy")
+    y = alt.Y("accuracy:Q", scale=alt.Scale(domain=[0, 1]), title="accuracy")
     shape = marks(frame.mark, {"one seed": "circle", "not measured": "cross"})
     panels = []
     for task in tasks_of(frame):
         rows = frame[frame.task == task]
         start = rows.accuracy[rows.recipe.isna() & (rows["mask"] == "causal")].dropna()
         chart = alt.Chart(rows).encode(**place, tooltip=tooltip(rows, "accuracy"))
+        points = chart.mark_point(filled=True, size=30, opacity=1).encode(shape=shape)
         layers = [
             *(line("y", value, BASE_LINE) for value in start),
             *(line("y", known[task], REFERENCE) for _ in range(task in known)),
             chart.mark_rule(opacity=0.6).encode(y="accuracy_low:Q", y2="accuracy_high:Q"),
-            chart.mark_point(filled=True, size=30, opacity=1).encode(y=y, shape=shape),
+            points.transform_filter("isValid(datum.accuracy)").encode(y=y),
+            points.transform_filter("!isValid(datum.accuracy)").encode(y=alt.value(-7)),
         ]
         size = {"width": max(260, 72 * len(models)), "height": 200}
         panels.append(alt.layer(*layers).properties(title=f"{task}, {items(rows.n)}", **size))
@@ -106,17 +107,17 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
     """Recovered fraction per recipe, ablated mask, seed and task, with intervals and status.
 
     `recovery` is recovery.csv; its rows under `causal` have no recovered fraction. Values and
-    intervals that leave the axis end in triangles; what cannot be estimated is a cross at zero.
+    intervals that leave the axis end in triangles; what cannot be estimated is a cross beside it.
     """
     frame, slots = placed(recovery[recovery["mask"] != "causal"])
     values = frame.recovered.dropna()
     low, high = max(-1.0, min([-0.2, *values])), min(2.0, max([1.2, *values]))
     bounds = {"from": "recovered_low", "to": "recovered_high", "shown": "recovered"}
     frame = frame.assign(**{k: frame[v].clip(low, high) for k, v in bounds.items()})
-    estimable = frame.recovered.notna()
-    frame["shown"] = frame.shown.fillna(0)
+    estimable = frame.recovered.notna() & (frame.recovered_status == "estimable")
     frame["mark"] = (frame.seed == ALL_SEEDS).map({True: "all seeds", False: "one seed"})
     frame["mark"] = frame.mark.where(estimable, "not estimable")
+    frame["inside"] = frame.recovered.between(low, high)
     beyond = pd.concat(
         [frame[frame[v] < low].assign(edge=low, angle=180) for v in bounds.values()]
         + [frame[frame[v] > high].assign(edge=high, angle=0) for v in bounds.values()]
@@ -139,23 +140,25 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
     over_all = alt.datum.seed == ALL_SEEDS
     size = alt.condition(over_all, alt.value(90), alt.value(28))
     width = alt.condition(over_all, alt.value(2.5), alt.value(1))
+    panel_width, panel_height = 300, max(80, 7 * len(slots) * len(models))
     panels = []
     for task in sorted(tasks_of(frame), key=lambda t: t != MACRO):
         rows = frame[frame.task == task]
         chart = alt.Chart(rows).encode(**place, tooltip=tooltip(rows, *bounds.values()))
-        ends = alt.Chart(beyond[beyond.task == task]).encode(**place, shape=shape)
+        points = chart.mark_point(filled=True, opacity=1).encode(shape=shape, size=size)
+        ends = alt.Chart(beyond[beyond.task == task]).mark_point(filled=True, size=28, opacity=1)
+        unknown = alt.datum.mark == "not estimable"
         layers = [
             line("x", 0, REFERENCE),
             line("x", 1, BASE_LINE),
             chart.mark_rule(opacity=0.6).encode(x="from:Q", x2="to:Q", strokeWidth=width),
-            chart.mark_point(filled=True, opacity=1).encode(x=x, shape=shape, size=size),
-            ends.mark_point(filled=True, size=28, opacity=1).encode(
-                x="edge:Q", angle=alt.Angle("angle:Q", scale=None)
-            ),
+            points.transform_filter(~unknown & alt.datum.inside).encode(x=x),
+            points.transform_filter(unknown).encode(x=alt.value(panel_width + 9)),
+            ends.encode(**place, shape=shape, x="edge:Q", angle=alt.Angle("angle:Q", scale=None)),
         ]
-        size_of_panel = {"width": 300, "height": max(80, 7 * len(slots) * len(models))}
+        title = f"{task}, {items(rows.n)}"
         panels.append(
-            alt.layer(*layers).properties(title=f"{task}, {items(rows.n)}", **size_of_panel)
+            alt.layer(*layers).properties(title=title, width=panel_width, height=panel_height)
         )
     notes = [
         "B: base under causal. A: base under the mask. P: finetuned, under the mask. At 0 (dotted) "
@@ -216,14 +219,14 @@ def curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
     towards_middle = alt.ExprRef(f"datum.step < {frame.step.max() / 2} ? 'left' : 'right'")
     layers = [
         loss(*names).mark_line(strokeWidth=1.3),
-        loss(names[3]).mark_point(filled=True, size=60, opacity=1),
-        loss(*names[1:3]).mark_point(filled=True, size=22, opacity=1),
+        loss(names[3]).mark_point(filled=True, size=40, opacity=1),
+        loss(*names[1:3]).mark_point(filled=True, size=16, opacity=1),
         *(
             loss(name)
             .transform_filter("isValid(datum.last)")
-            .mark_text(align="right", dx=-6, dy=dy, fontSize=9)
+            .mark_text(align="left", dx=6, dy=dy, fontSize=9)
             .encode(text="last:N")
-            for name, dy in zip(names[2:], (8, -6), strict=True)
+            for name, dy in zip(names[2:], (5, -4), strict=True)
         ),
         event("stopped").mark_rule(color=FAINT, strokeDash=REFERENCE),
         event("stopped", y=alt.value(-6), text="event:N").mark_text(align=towards_middle, **text),
@@ -244,6 +247,7 @@ def curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
         .facet(
             row=alt.Row("seed:N", header=alt.Header(title=None, labelExpr="'seed ' + datum.value")),
             column=alt.Column("run:N", sort=runs, header=two_line_header()),
+            spacing={"column": 50, "row": 32},
         )
     )
     notes = [
@@ -357,12 +361,16 @@ def masks(cells: pd.DataFrame) -> alt.TopLevelMixin:
     place = alt.Y("reason:N", sort=reasons, axis=None)
     key = alt.Chart(pd.DataFrame({"reason": reasons})).encode(y=place)
     legend = alt.layer(
-        key.mark_square(size=130, opacity=1).encode(x=alt.value(8), color=colour),
-        key.mark_text(align="left").encode(x=alt.value(22), text="reason:N"),
-    ).properties(height=alt.Step(20), title="A token (row) may look at (column)")
+        key.mark_square(size=130, opacity=1).encode(x=alt.value(4), color=colour),
+        key.mark_text(align="left").encode(x=alt.value(18), text="reason:N"),
+    ).properties(
+        height=alt.Step(20),
+        title=alt.TitleParams("A token (row) may look at (column)", anchor="start", frame="group"),
+        view=alt.ViewConfig(stroke=None),
+    )
     notes = [
-        "One scored item in its row. Its choices share one copy of the prompt; under full_bidir the "
-        "prompt sees the choice, so that each stands alone (here the first).",
+        "One scored item in its row. Its choices share one copy of the prompt; under full_bidir "
+        "the prompt sees the choice, so that each stands alone (here the first).",
         "A token predicts the one after it, the last prompt token the first of each choice. Left "
         "white: not allowed.",
     ]

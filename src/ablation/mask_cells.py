@@ -29,9 +29,8 @@ def mask_cells(
     - `undecoded`: a token of the answer that inference would not have yet;
     - `own target`: the token that the query is to predict: the leak.
     """
-    ids = tokenizer(prompt)["input_ids"]
-    texts = [f" {choice}" for choice in choices]
-    continuations = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    ids = tokenizer(prompt)["input_ids"]  # prompt and choice are cut apart as lm_eval does it
+    continuations = [tokenizer(f"{prompt} {c}")["input_ids"][len(ids) :] for c in choices]
     rows = []
     for mask in MASKS:
         leaky = mask == "full_bidir"

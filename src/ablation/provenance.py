@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
@@ -271,13 +271,16 @@ def write_manifest(
     )
 
 
-def read_inputs(stamp: Mapping) -> dict[str, dict]:
+def read_inputs(stamp: Mapping, only: Container[str] | None = None) -> dict[str, dict]:
     """{path: manifest} of everything that a stage stands on, each one checked."""
-    return {path: read_manifest(path, expected) for path, expected in stamp["upstream"].items()}
+    upstream = stamp["upstream"].items()
+    return {path: read_manifest(path, expected, only) for path, expected in upstream}
 
 
-def read_manifest(path: str | Path, expected: str) -> dict:
+def read_manifest(path: str | Path, expected: str, only: Container[str] | None = None) -> dict:
     """Read a manifest; check that the stamp `expected` made it and that its files are as it says.
+
+    `only` names the outputs that matter, where others (weights) may stand elsewhere or nowhere.
 
     Raises StaleInput when the manifest was made by another configuration or code (a `--touch`
     cannot pass stale bytes on) or from other inputs than those that stand here now, or when a file
@@ -294,14 +297,14 @@ def read_manifest(path: str | Path, expected: str) -> dict:
     for name, sha256 in manifest["inputs"].items():
         if Path(name).is_file() and sha256_file(name) != sha256:
             raise StaleInput(f"{path} was made from another {name} than today's. {_remedy(path)}")
-    verify_outputs(path, manifest)
+    verify_outputs(path, manifest, only)
     return manifest
 
 
-def verify_outputs(path: str | Path, manifest: Mapping) -> None:
+def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | None = None) -> None:
     """Raise StaleInput, naming the file, unless every output is byte for byte as recorded."""
-    home = Path(path).parent
-    recorded = manifest["outputs"]
+    home, listed = Path(path).parent, manifest["outputs"]
+    recorded = {n: entry for n, entry in listed.items() if only is None or n in only}
     for name, entry in recorded.items():
         file = home / name
         if not file.is_file():

@@ -1,19 +1,19 @@
-"""Draw the study's figures from its tables."""
+"""Draw one figure of the study from its tables."""
 
 import json
 from pathlib import Path
 
-import pandas as pd
-
-from ablation import figures, provenance
+from ablation import charts, figures, provenance
 from ablation.progress import logged
 
 
 def main(smk):
-    provenance.read_inputs(json.loads(smk.params.stamp))
-    chart = figures.accuracy(pd.read_csv(smk.input.per_task))
+    stamp = json.loads(smk.params.stamp)
+    provenance.read_inputs(stamp)
+    draw = getattr(figures, stamp["config"]["figure"])
+    chart = draw(*map(charts.read, smk.input.tables), **stamp["config"]["options"])
     for path in map(Path, smk.output):
-        provenance.write_bytes(path, figures.render(chart, path.suffix))
+        provenance.write_bytes(path, charts.render(chart, path.suffix))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,25 @@
+"""Gather the loss curves of every recipe and seed in one table."""
+
+import json
+from pathlib import Path
+
+from ablation import provenance
+from ablation.curves import curves_table
+from ablation.progress import logged
+
+
+def main(smk):
+    stamp, runs = json.loads(smk.params.stamp), []
+    manifests = provenance.read_inputs(stamp, only=("summary.json", "curve.jsonl"))
+    for home, manifest in ((Path(path).parent, m) for path, m in manifests.items()):
+        summary = json.loads((home / "summary.json").read_text())
+        curve = provenance.read_json_lines(home / "curve.jsonl")
+        runs.append((manifest["recipe"], summary, curve))
+    table = curves_table(stamp["config"]["study"], runs)
+    provenance.write_text(smk.output.table, table.to_csv(index=False))
+    provenance.write_manifest(smk.output.manifest, stamp, outputs=[Path(smk.output.table)])
+
+
+if __name__ == "__main__":
+    with logged(snakemake.log[0]):  # noqa: F821
+        main(snakemake)  # noqa: F821
