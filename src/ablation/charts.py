@@ -40,12 +40,9 @@ def sheet(
 ) -> alt.TopLevelMixin:
     """Panels under a title that names the study, with lines that explain them."""
     studies = ", ".join(map(str, frame.study.unique())) if "study" in frame else ""
-    notes = [note for note in notes if note]
-    if frame.empty:
-        panels, notes = alt.Chart(pd.DataFrame({"x": []})).mark_point(), ["The table has no rows."]
     heading = alt.TitleParams(
         f"{title} ({studies})" if studies else title,
-        subtitle=list(notes),
+        subtitle=[note for note in notes if note],
         anchor="start",
         fontSize=15,
         subtitleFontSize=11,
@@ -60,6 +57,12 @@ def sheet(
         .configure_legend(labelLimit=0, titleLimit=0, symbolOpacity=1)
         .configure_title(fontSize=12)
     )
+
+
+def blank(frame: pd.DataFrame, title: str) -> alt.TopLevelMixin:
+    """The figure of a table without rows."""
+    nothing = alt.Chart(pd.DataFrame({"x": []})).mark_point()
+    return sheet(nothing, frame, title, ["The table has no rows."])
 
 
 # ---- words ------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from ablation.charts import (
     ALARM,
     FAINT,
     INK,
+    blank,
     items,
     leak_note,
     line,
@@ -66,6 +67,9 @@ def accuracy(
     `per_task` is per_task.csv, `confidence` that of its intervals; `chance`, where known, has
     columns `task` and `chance` (bag_of_words.csv).
     """
+    title = "Accuracy per task under each mask"
+    if per_task.empty:
+        return blank(per_task, title)
     frame, slots = placed(per_task)
     frame["mark"] = frame.accuracy.isna().map({True: "not measured", False: "one seed"})
     models = list(dict.fromkeys(frame.sort_values("recipe", na_position="first").model))
@@ -100,7 +104,7 @@ def accuracy(
         "the base under causal." + " Dotted: chance." * bool(known),
         leak_note(frame),
     ]
-    return sheet(alt.concat(*panels, columns=3), frame, "Accuracy per task under each mask", notes)
+    return sheet(alt.concat(*panels, columns=3), frame, title, notes)
 
 
 def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMixin:
@@ -109,10 +113,14 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
     `recovery` is recovery.csv; its rows under `causal` have no recovered fraction. Values and
     intervals that leave the axis end in triangles; what cannot be estimated is a cross beside it.
     """
-    frame, slots = placed(recovery[recovery["mask"] != "causal"])
-    values = frame.recovered.dropna()
-    low, high = max(-1.0, min([-0.2, *values])), min(2.0, max([1.2, *values]))
+    title = "What finetuning gives back, per recipe and mask"
+    rows = recovery[recovery["mask"] != "causal"]
+    if rows.empty:
+        return blank(rows, title)
+    frame, slots = placed(rows)
     bounds = {"from": "recovered_low", "to": "recovered_high", "shown": "recovered"}
+    ends = frame[list(bounds.values())].stack().tolist()
+    low, high = max(-1.0, min([-0.2, *ends])), min(2.0, max([1.2, *ends]))
     frame = frame.assign(**{k: frame[v].clip(low, high) for k, v in bounds.items()})
     estimable = frame.recovered.notna() & (frame.recovered_status == "estimable")
     frame["mark"] = (frame.seed == ALL_SEEDS).map({True: "all seeds", False: "one seed"})
@@ -156,10 +164,8 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
             points.transform_filter(unknown).encode(x=alt.value(panel_width + 9)),
             ends.encode(**place, shape=shape, x="edge:Q", angle=alt.Angle("angle:Q", scale=None)),
         ]
-        title = f"{task}, {items(rows.n)}"
-        panels.append(
-            alt.layer(*layers).properties(title=title, width=panel_width, height=panel_height)
-        )
+        panel = {"width": panel_width, "height": panel_height}
+        panels.append(alt.layer(*layers).properties(title=f"{task}, {items(rows.n)}", **panel))
     notes = [
         "B: base under causal. A: base under the mask. P: finetuned, under the mask. At 0 (dotted) "
         "nothing has come back, at 1 (dashed) all that was lost.",
@@ -167,7 +173,6 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
         "top to bottom. Not estimable: nothing was lost, or the interval is unbounded.",
         leak_note(frame),
     ]
-    title = "What finetuning gives back, per recipe and mask"
     return sheet(alt.concat(*panels, columns=3), frame, title, notes)
 
 
@@ -177,7 +182,9 @@ def curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
     `curves` is curves.csv. A leak shows where the same probe samples cost far less under the
     training mask than under `causal`.
     """
-    height = 130
+    title, height = "Losses while finetuning", 130
+    if curves.empty:
+        return blank(curves, title)
     frame = curves.assign(
         run=model_names(curves).str.replace("|", " ") + "|trained under " + curves.train_mask,
         seed=seed_names(curves.seed),
@@ -256,7 +263,7 @@ def curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
         "A leak shows where the same samples cost far less under the training mask than under "
         "causal.",
     ]
-    return sheet(panels, frame, "Losses while finetuning", notes)
+    return sheet(panels, frame, title, notes)
 
 
 def flips(flips: pd.DataFrame) -> alt.TopLevelMixin:
@@ -264,6 +271,9 @@ def flips(flips: pd.DataFrame) -> alt.TopLevelMixin:
 
     `flips` is flips.csv; a thin bar is a seed.
     """
+    title = "Which items are lost, and which come back"
+    if flips.empty:
+        return blank(flips, title)
     names = mask_names(flips)
     frame = flips.assign(
         seed=seed_names(flips.seed),
@@ -311,7 +321,7 @@ def flips(flips: pd.DataFrame) -> alt.TopLevelMixin:
         "Light grey and greens: right after finetuning. They end at the accuracy P.",
         leak_note(frame),
     ]
-    return sheet(panels, frame, "Which items are lost, and which come back", notes)
+    return sheet(panels, frame, title, notes)
 
 
 def masks(cells: pd.DataFrame) -> alt.TopLevelMixin:
@@ -319,6 +329,9 @@ def masks(cells: pd.DataFrame) -> alt.TopLevelMixin:
 
     `cells` is mask_cells.csv.
     """
+    title = "The three masks: who may look at whom"
+    if cells.empty:
+        return blank(cells, title)
     frame = cells.assign(reason=cells.why.map(lambda why: REASONS[why][0]))
     for side in ("query", "key"):
         words = frame[f"{side}_token"].fillna("").str.replace("\n", "\\n").str.strip()
@@ -342,7 +355,7 @@ def masks(cells: pd.DataFrame) -> alt.TopLevelMixin:
         shown = ["mask", "query_token", "key_token", "query_part", "key_part", "reason"]
         cell = alt.Chart(rows).mark_rect(stroke="white", strokeWidth=0.5, aria=False)
         seam = alt.Chart(parts[1:]).mark_rule(color=INK, strokeWidth=0.8)
-        name = alt.Chart(parts).mark_text(fontSize=10, color=INK, align="left", dx=5)
+        part = alt.Chart(parts).mark_text(fontSize=10, color=INK, align="left", dx=5)
         layers = [
             cell.encode(
                 x=alt.X("key:N", title="token looked at", **x),
@@ -352,11 +365,11 @@ def masks(cells: pd.DataFrame) -> alt.TopLevelMixin:
             ),
             seam.encode(x=alt.X("first:N", bandPosition=0, **x)),
             seam.encode(y=alt.Y("first:N", bandPosition=0, **y)),
-            name.encode(x=alt.value("width"), y=alt.Y("middle:N", **y), text="query_part:N"),
+            part.encode(x=alt.value("width"), y=alt.Y("middle:N", **y), text="query_part:N"),
         ]
-        title = mask + " (leaks)" * ("own target" in set(rows.why))
+        name = mask + " (leaks)" * ("own target" in set(rows.why))
         size = {"width": alt.Step(9), "height": alt.Step(9)}
-        panels.append(alt.layer(*layers).properties(title=title, **size))
+        panels.append(alt.layer(*layers).properties(title=name, **size))
     # the legend stands in the quadrant that three panels leave free
     place = alt.Y("reason:N", sort=reasons, axis=None)
     key = alt.Chart(pd.DataFrame({"reason": reasons})).encode(y=place)
@@ -375,4 +388,4 @@ def masks(cells: pd.DataFrame) -> alt.TopLevelMixin:
         "white: not allowed.",
     ]
     panels = alt.concat(*panels, legend, columns=2)
-    return sheet(panels, frame, "The three masks: who may look at whom", notes)
+    return sheet(panels, frame, title, notes)

@@ -165,6 +165,15 @@ def test_damaged_outputs_are_refused_by_name(made, damage):
         provenance.read_manifest(path, stamp["hash"])
 
 
+def test_weights_may_be_gone_where_only_other_outputs_matter(made):
+    path, stamp = made
+    (path.parent / "model" / "weights.bin").unlink()
+    provenance.read_manifest(path, stamp["hash"], only=["metrics.json"])
+    (path.parent / "metrics.json").write_text("{}\n\n")
+    with pytest.raises(provenance.StaleInput, match="metrics.json has changed"):
+        provenance.read_manifest(path, stamp["hash"], only=["metrics.json"])
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     file = tmp_path / "table.csv"
     provenance.write_text(file, "old")

@@ -109,6 +109,15 @@ def test_the_same_job_gives_the_same_bytes(micro):
     assert micro.stale("results/micro/recovery.csv") == set()
 
 
+def test_flips_add_up_to_the_recovery_table(micro, recovery):
+    flips = pd.read_csv(micro.folder / "results/micro/flips.csv", dtype={"seed": str})
+    keys = ["recipe", "seed", "mask", "task"]
+    for place, column in enumerate(("baseline", "ablated", "after")):
+        right = flips[flips.pattern.str[place] == "R"].groupby(keys).share.sum()
+        expected = recovery.set_index(keys)[column].reindex(right.index)
+        assert abs(right - expected).max() < 1e-6
+
+
 def test_a_second_make_demo_has_nothing_to_do(micro):
     done = micro.make("demo")
     assert done.returncode == 0
@@ -116,9 +125,10 @@ def test_a_second_make_demo_has_nothing_to_do(micro):
     assert micro.seconds < 20
 
 
-def test_figures_are_drawn_in_every_form(micro):
+@pytest.mark.parametrize("figure", ["accuracy", "recovery", "curves", "flips", "masks"])
+def test_figures_are_drawn_in_every_form(micro, figure):
     for form, start in (("svg", b"<svg"), ("png", b"\x89PNG"), ("html", b"<!DOCTYPE html>")):
-        content = (micro.folder / f"results/micro/figures/accuracy.{form}").read_bytes()
+        content = (micro.folder / f"results/micro/figures/{figure}.{form}").read_bytes()
         assert content[:200].lstrip().lower().startswith(start.lower())
 
 

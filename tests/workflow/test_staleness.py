@@ -12,6 +12,7 @@ from conftest import Checkout, copy_of_the_repository
 pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro")]
 
 TABLES = {"recovery", "recovery_named"}
+FIGURES = {f"figure_{name}" for name in ("accuracy", "recovery", "curves", "flips", "masks")}
 
 
 @contextmanager
@@ -56,16 +57,25 @@ def test_a_comment_in_a_module(micro, name):
 
 
 def test_a_real_change_in_a_module_used_only_by_figures(micro):
-    with edited(micro.folder / "src/ablation/figures.py", ("size=36", "size=40")):
+    with edited(micro.folder / "src/ablation/figures.py", ("size=30", "size=40")):
         assert micro.stale() == set()
-        assert micro.stale("all") == {"all", "figures"}
+        assert micro.stale("all") == {"all"} | FIGURES
 
 
 def test_a_real_change_in_the_statistics(micro):
     file = micro.folder / "src/ablation/statistics.py"
     with edited(file, ('method="wilson"', 'method="exact"')):
         assert micro.stale() == TABLES
-        assert micro.stale("all") == TABLES | {"all", "bag_of_words", "figures", "published"}
+        assert micro.stale("all") == (
+            TABLES
+            | {"all", "bag_of_words", "published", "flips"}
+            | {"figure_accuracy", "figure_recovery", "figure_flips"}
+        )
+
+
+def test_a_real_change_in_one_figures_table(micro):
+    with edited(micro.folder / "src/ablation/curves.py", ('"resumed"', '"resumed again"')):
+        assert micro.stale("all") == {"all", "curves", "figure_curves"}
 
 
 def test_a_real_change_in_training_reaches_every_recipe_and_no_baseline(micro):
