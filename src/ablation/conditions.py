@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ablation.metrics import item_correct
-from ablation.names import MACRO, METRICS
+from ablation.metrics import Correct, accuracies, correct_by_metric, truncated_items
+from ablation.names import MACRO
 from ablation.provenance import sha256_file
 from ablation.statistics import wilson
 
@@ -34,7 +34,7 @@ class Condition:
     eval_leaks: bool
     circumstances: Mapping[str, object]  # GPU kind, dtype, attention back end, package versions
     manifest: str  # sha256 of the stable manifest
-    correct: Mapping[str, Mapping[str, pd.Series]]  # metric -> task -> 0/1 indexed by doc_hash
+    correct: Correct
     truncated: Mapping[str, int]  # task -> items that lost tokens from the left
 
 
@@ -43,7 +43,6 @@ def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
     conditions = []
     for path, manifest in sorted(manifests.items()):
         samples = pd.read_parquet(Path(path).parent / "samples.parquet")
-        cut = samples[samples.truncated].groupby("task").doc_id.nunique()
         conditions.append(
             Condition(
                 stage=manifest["stamp"]["stage"],
@@ -54,8 +53,8 @@ def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
                 eval_leaks=manifest["eval_leaks"],
                 circumstances=manifest["circumstances"],
                 manifest=sha256_file(path),
-                correct={metric: item_correct(samples, metric) for metric in METRICS},
-                truncated=cut.to_dict(),
+                correct=correct_by_metric(samples),
+                truncated=truncated_items(samples),
             )
         )
     return conditions
@@ -68,7 +67,7 @@ def paired(conditions: Sequence[Condition], metric: str, task: str) -> np.ndarra
     """
     scores = [c.correct[metric].get(task, pd.Series(dtype=int)) for c in conditions]
     first = scores[0].index
-    if first.has_duplicates:
+    if any(s.index.has_duplicates for s in scores):
         raise UnpairedItems(f"{task}: the same document occurs twice, items cannot be paired")
     for other in scores[1:]:
         if set(other.index) != set(first):
@@ -94,32 +93,28 @@ def per_task_table(
     """Accuracy of every condition and task under every metric; Wilson's interval for `metric`."""
     rows = []
     for c in conditions:
-        known = {
-            "study": study,
-            "stage": c.stage,
-            "recipe": c.recipe,
-            "seed": c.seed,
-            "mask": c.mask,
-            "train_leaks": c.train_leaks,
-            "eval_leaks": c.eval_leaks,
-        }
-        tasks = []
-        for task, right in c.correct[metric].items():
-            interval = wilson(int(right.sum()), len(right), confidence)
-            accuracies = {m: c.correct[m][task].mean() for m in c.correct}
-            tasks.append(
-                known
-                | {"task": task, "n": len(right), "truncated": c.truncated.get(task, 0)}
-                | {"metric": metric, "accuracy": right.mean()}
-                | {"accuracy_low": interval.low, "accuracy_high": interval.high}
-                | accuracies
-            )
-        means = {m: np.mean([row[m] for row in tasks]) for m in c.correct}
-        totals = {"n": sum(r["n"] for r in tasks), "truncated": sum(r["truncated"] for r in tasks)}
-        rows += tasks
-        rows.append(
-            known | {"task": MACRO, "metric": metric, "accuracy": means[metric]} | totals | means
-        )
+        for task, found in accuracies(c.correct, c.truncated).items():
+            row = {
+                "study": study,
+                "stage": c.stage,
+                "recipe": c.recipe,
+                "seed": c.seed,
+                "mask": c.mask,
+                "train_leaks": c.train_leaks,
+                "eval_leaks": c.eval_leaks,
+                "task": task,
+                "n": found["n"],
+                "truncated": found["truncated"],
+                "metric": metric,
+                "accuracy": found[metric],
+                "accuracy_low": None,  # the macro has none: it is no share of n items
+                "accuracy_high": None,
+            }
+            if task != MACRO:
+                right = int(c.correct[metric][task].sum())
+                interval = wilson(right, found["n"], confidence)
+                row |= {"accuracy_low": interval.low, "accuracy_high": interval.high}
+            rows.append(row | {m: found[m] for m in c.correct})
     frame = pd.DataFrame(rows).astype({"seed": "Int64"})
     numeric = frame.select_dtypes("float").columns
     return frame.assign(**{c: frame[c].round(9) for c in numeric})

@@ -1,8 +1,15 @@
-"""Which items a model got right, from its sample rows. Pure: scoring and tables agree by it."""
+"""From sample rows to accuracies. Pure: scoring and tables compute them here and nowhere else."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import mean
+
 import pandas as pd
+
+from ablation.names import MACRO, METRICS
+
+Correct = Mapping[str, Mapping[str, pd.Series]]  # metric -> task -> 0/1 indexed by doc_hash
 
 
 def item_correct(samples: pd.DataFrame, metric: str) -> dict[str, pd.Series]:
@@ -19,3 +26,38 @@ def item_correct(samples: pd.DataFrame, metric: str) -> dict[str, pd.Series]:
     best = scored.loc[scored.groupby(["task", "doc_id"], sort=True).score.idxmax()]
     best = best.assign(right=(best.choice == best.gold).astype(int))
     return {task: t.set_index("doc_hash").right for task, t in best.groupby("task", sort=True)}
+
+
+def correct_by_metric(samples: pd.DataFrame) -> Correct:
+    """`item_correct` under every metric."""
+    return {metric: item_correct(samples, metric) for metric in METRICS}
+
+
+def truncated_items(samples: pd.DataFrame) -> dict[str, int]:
+    """Per task, the items whose prompt lost tokens from the left; tasks without any are absent."""
+    return samples[samples.truncated].groupby("task").doc_id.nunique().to_dict()
+
+
+def accuracies(correct: Correct, truncated: Mapping[str, int]) -> dict[str, dict[str, float | int]]:
+    """{task: {acc, ..., acc_token_float32, n, truncated}}, and the same under `macro`.
+
+    `n` items, `truncated` of them with a prompt that lost tokens. Macro accuracies are unweighted
+    means over tasks, its counts sums.
+    """
+    found = {}
+    for task, right in next(iter(correct.values())).items():
+        found[task] = {metric: float(correct[metric][task].mean()) for metric in correct}
+        found[task] |= {"n": len(right), "truncated": int(truncated.get(task, 0))}
+    tasks = list(found.values())
+    found[MACRO] = {metric: mean(task[metric] for task in tasks) for metric in correct}
+    found[MACRO] |= {count: sum(task[count] for task in tasks) for count in ("n", "truncated")}
+    return found
+
+
+def metrics_from_samples(samples: pd.DataFrame) -> dict[str, dict[str, float | int]]:
+    """`accuracies` of one condition's sample rows: what metrics.json holds under `tasks`.
+
+    Right is the choice with the highest log-likelihood: summed, per character, per byte, per
+    token, and per token without rounding to `logits_dtype`.
+    """
+    return accuracies(correct_by_metric(samples), truncated_items(samples))

@@ -1,28 +1,20 @@
 """From sample rows to the recovery table: what was lost, what came back. Pure: no torch.
 
 B, A and P are a model's accuracies on the same items: base under `causal`, base under an ablated
-mask, finetuned under that mask. Formulas and names: docs/stages.md.
+mask, finetuned under that mask. Names: docs/stages.md. Formulas: docs/statistics.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 
 from ablation.conditions import Condition, comparable, paired
 from ablation.names import ALL_SEEDS, MACRO
-from ablation.statistics import (
-    Interval,
-    fieller,
-    holm,
-    mcnemar,
-    normal_p,
-    percentile_interval,
-    resampled_means,
-)
+from ablation.statistics import Difference, Means, holm, mcnemar, paired_means
 
 COLUMNS = [
     *("study", "recipe", "seed", "mask", "task", "train_leaks", "eval_leaks", "comparable", "n"),
@@ -46,101 +38,34 @@ CONTRAST_COLUMNS = [
     "recovered_status",
 ]
 
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of differences with its Fieller interval, when the loss can carry one."""
-
-    value: float | None
-    interval: Interval | None
-    status: str
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """Point estimates and bootstrap draws of a few conditions' means, per task or as macro."""
-
-    means: np.ndarray  # [conditions]
-    draws: np.ndarray  # [resamples, conditions]
-    confidence: float
-
-    def difference(self, after: int, before: int) -> tuple[float, Interval, float]:
-        """(difference, interval, p under a normal law with the bootstrap's standard error)."""
-        value = float(self.means[after] - self.means[before])
-        draws = self.draws[:, after] - self.draws[:, before]
-        p = normal_p(value, float(draws.std(ddof=1)))
-        return value, percentile_interval(draws, self.confidence), p
-
-    def ratio(self, numerator: tuple[int, int], denominator: tuple[int, int]) -> Ratio:
-        """A difference of conditions over another, or why it cannot be estimated."""
-        top = self.means[numerator[0]] - self.means[numerator[1]]
-        bottom = self.means[denominator[0]] - self.means[denominator[1]]
-        pairs = np.stack(
-            [
-                self.draws[:, numerator[0]] - self.draws[:, numerator[1]],
-                self.draws[:, denominator[0]] - self.draws[:, denominator[1]],
-            ]
-        )
-        interval = fieller(top, bottom, np.cov(pairs), self.confidence) if bottom > 0 else None
-        if interval is None:
-            return Ratio(None, None, "not_estimable")
-        return Ratio(float(top / bottom), interval, "estimable")
-
-
-def _resample(
-    tasks: Mapping[str, np.ndarray], statistics: Mapping, key: Sequence[object]
-) -> dict[str, Resampled]:
-    """Per task and for the macro; `tasks` maps to arrays [conditions, seeds, items]."""
-    # the row's own name seeds its resamples: other rows come and go without moving it
-    entropy = [statistics["bootstrap_seed"], *"/".join(map(str, key)).encode()]
-    rng = np.random.default_rng(entropy)
-    draws = resampled_means(list(tasks.values()), statistics["bootstrap_resamples"], rng)
-    means = np.stack([scores.mean(axis=(1, 2)) for scores in tasks.values()], axis=1)
-    confidence = statistics["confidence"]
-    out = {t: Resampled(means[:, i], draws[:, :, i], confidence) for i, t in enumerate(tasks)}
-    out[MACRO] = Resampled(means.mean(axis=1), draws.mean(axis=2), confidence)
-    return out
-
-
-def _spread(row: dict, name: str, triple: tuple[float, Interval, float]) -> None:
-    value, interval, p = triple
-    row |= {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    row[f"{name}_p"] = p
+Scores = Mapping[str, np.ndarray]  # task -> [conditions, seeds, items] of 0/1
 
 
 def recovery_rows(
-    study: str,
     recipe: str,
     mask: str,
-    metric: str,
     baseline: Condition,
     ablated: Condition | None,
     after: Mapping[int, Condition],
-    statistics: Mapping,
-    criteria: Mapping,
+    config: Mapping,
 ) -> list[dict]:
     """The rows of one recipe under one mask: every seed and all of them, every task and the macro.
 
     `ablated` is None under `causal`, where only the side effect P - B exists.
     """
+    fixed = [baseline] if ablated is None else [baseline, ablated]
+    last = len(fixed)
+    # B and A have no seeds: one comparison stands in the rows of every recipe and seed
+    damage = _differences(_scores(fixed, [], config), 1, 0, config) if ablated else None
     rows = []
-    seeds = sorted(after)
-    for seed in [*seeds, ALL_SEEDS]:
-        finetuned = [after[s] for s in (seeds if seed == ALL_SEEDS else [seed])]
-        used = [baseline, *([ablated] if ablated else []), *finetuned]
-        tasks = {}
-        for task in baseline.correct[metric]:
-            stacked = paired(used, metric, task)
-            base_rows = [
-                np.repeat(row[None], len(finetuned), 0) for row in stacked[: -len(finetuned)]
-            ]
-            tasks[task] = np.stack([*base_rows, stacked[-len(finetuned) :]])
-        resampled = _resample(tasks, statistics, (study, recipe, seed, mask))
-        family = []
-        for task, scores in resampled.items():
-            n = sum(t.shape[2] for t in tasks.values()) if task == MACRO else tasks[task].shape[2]
+    for seed, finetuned in _by_seed(after):
+        used = [*fixed, *finetuned]
+        scores = _scores(fixed, [finetuned], config)
+        against = _differences(scores, last, last - 1, config)
+        for task, means in _means(scores, config).items():
+            b, p = means.values[0], means.values[last]
             row = {
-                "study": study,
+                "study": config["study"],
                 "recipe": recipe,
                 "seed": seed,
                 "mask": mask,
@@ -148,99 +73,118 @@ def recovery_rows(
                 "train_leaks": any(c.train_leaks for c in finetuned),
                 "eval_leaks": any(c.eval_leaks for c in used),
                 "comparable": comparable(used),
-                "n": n,
-                "baseline": scores.means[0],
-                "after": scores.means[-1],
-                "retention": scores.means[-1] / scores.means[0] if scores.means[0] else None,
+                "n": _items(scores, task),
+                "baseline": b,
+                "after": p,
+                "retention": p / b if b else None,
+                "recovery_ratio": p / b if b else None,
                 "baseline_manifest": baseline.manifest,
-                "after_manifest": finetuned[0].manifest if seed != ALL_SEEDS else None,
+                "after_manifest": None if seed == ALL_SEEDS else finetuned[0].manifest,
             }
-            row["recovery_ratio"] = row["retention"]
             if ablated is None:
-                _spread(row, "side_effect", scores.difference(1, 0))
+                row |= _columns("side_effect", against[task])
             else:
-                row |= {"ablated": scores.means[1], "ablated_manifest": ablated.manifest}
-                _spread(row, "damage", scores.difference(1, 0))
-                _spread(row, "gain", scores.difference(2, 1))
-                ratio = scores.ratio((2, 1), (0, 1))
-                row |= {"recovered": ratio.value, "recovered_status": ratio.status}
-                if ratio.interval:
-                    row |= {
-                        "recovered_low": ratio.interval.low,
-                        "recovered_high": ratio.interval.high,
-                    }
-                row["criteria_met"] = bool(
-                    (row["retention"] or 0) >= criteria["retention"]
-                    and row["gain"] >= criteria["gain"]
-                )
+                row |= {"ablated": means.values[1], "ablated_manifest": ablated.manifest}
+                row |= _columns("damage", damage[task]) | _columns("gain", against[task])
+                row |= _ratio_columns("recovered", means, (2, 1), (0, 1))
+                criteria = config["criteria"]
+                enough = (row["retention"] or 0) >= criteria["retention"]
+                row["criteria_met"] = bool(enough and row["gain"] >= criteria["gain"])
             rows.append(row)
-            if task != MACRO and seed != ALL_SEEDS:
-                family.append((row, tasks[task]))
-        _exact_p(family, ablated is not None)
     return rows
 
 
-def _exact_p(family: Sequence[tuple[dict, np.ndarray]], has_ablated: bool) -> None:
-    """Per-task p values of one seed: exact McNemar, Holm over the tasks."""
-    pairs = {"damage": (1, 0), "gain": (2, 1)} if has_ablated else {"side_effect": (1, 0)}
-    for name, (late, early) in pairs.items() if family else ():
-        adjusted = holm([mcnemar(scores[early, 0], scores[late, 0]) for _, scores in family])
-        for (row, _), p in zip(family, adjusted, strict=True):
-            row[f"{name}_p"] = p
-
-
 def contrast_rows(
-    study: str,
     recipe: str,
     against: str,
     mask: str,
-    metric: str,
     baseline: Condition,
     ablated: Condition,
     after: Mapping[int, Condition],
     after_against: Mapping[int, Condition],
-    statistics: Mapping,
+    config: Mapping,
 ) -> list[dict]:
-    """R(recipe) - R(against), whose denominator B - A is the same: Fieller on P - P'."""
+    """R(recipe) - R(against), whose denominator B - A is the same: Fieller on P - P'.
+
+    Seeds are paired: the same seed is the same order of the same finetuning data.
+    """
     rows = []
-    seeds = sorted(set(after) & set(after_against))
-    for seed in [*seeds, ALL_SEEDS]:
-        chosen = seeds if seed == ALL_SEEDS else [seed]
-        tasks = {}
-        for task in baseline.correct[metric]:
-            used = [
-                baseline,
-                ablated,
-                *(after[s] for s in chosen),
-                *(after_against[s] for s in chosen),
-            ]
-            stacked, k = paired(used, metric, task), len(chosen)
-            b, a = (np.repeat(stacked[i][None], k, 0) for i in (0, 1))
-            tasks[task] = np.stack([b, a, stacked[2 : 2 + k], stacked[2 + k :]])
-        for task, scores in _resample(
-            tasks, statistics, (study, recipe, against, seed, mask)
-        ).items():
-            ratio = scores.ratio((2, 3), (0, 1))
+    both = {s: [after[s], after_against[s]] for s in set(after) & set(after_against)}
+    for seed, pairs in _by_seed(both):
+        scores = _scores([baseline, ablated], list(zip(*pairs, strict=True)), config)
+        for task, means in _means(scores, config).items():
             row = {
-                "study": study,
+                "study": config["study"],
                 "recipe": recipe,
                 "against": against,
                 "seed": seed,
                 "mask": mask,
                 "task": task,
-                "n": sum(t.shape[2] for t in tasks.values())
-                if task == MACRO
-                else tasks[task].shape[2],
-                "after": scores.means[2],
-                "after_against": scores.means[3],
-                "recovered_difference": ratio.value,
-                "recovered_status": ratio.status,
+                "n": _items(scores, task),
+                "after": means.values[2],
+                "after_against": means.values[3],
             }
-            if ratio.interval:
-                row["recovered_difference_low"] = ratio.interval.low
-                row["recovered_difference_high"] = ratio.interval.high
-            rows.append(row)
+            rows.append(row | _ratio_columns("recovered_difference", means, (2, 3), (0, 1)))
     return rows
+
+
+def _by_seed(after: Mapping[int, object]) -> list[tuple[int | str, list]]:
+    """(seed, what it has) for every seed, then all of them under the name of them all."""
+    seeds = sorted(after)
+    return [*((s, [after[s]]) for s in seeds), (ALL_SEEDS, [after[s] for s in seeds])]
+
+
+def _scores(
+    fixed: Sequence[Condition], seeded: Sequence[Sequence[Condition]], config: Mapping
+) -> dict[str, np.ndarray]:
+    """Per task [conditions, seeds, items]: those without seeds, repeated, then those with."""
+    n_seeds = len(seeded[0]) if seeded else 1
+    columns = [*([c] * n_seeds for c in fixed), *seeded]
+    scores = {}
+    for task in fixed[0].correct[config["metric"]]:
+        stacked = paired(list(chain(*columns)), config["metric"], task)
+        scores[task] = stacked.reshape(len(columns), n_seeds, -1)
+    return scores
+
+
+def _means(scores: Scores, config: Mapping) -> dict[str, Means]:
+    """Per task, and for the macro."""
+    confidence = config["statistics"]["confidence"]
+    means = {task: paired_means([s], confidence) for task, s in scores.items()}
+    return means | {MACRO: paired_means(list(scores.values()), confidence)}
+
+
+def _differences(scores: Scores, after: int, before: int, config: Mapping) -> dict[str, Difference]:
+    """Per task, and for the macro; p values of tasks adjusted by Holm over the tasks.
+
+    Of one seed they are exact (McNemar). Accuracies averaged over seeds are no 0/1 any more: then
+    they are the intervals' own, as the macro's always is.
+    """
+    found = {task: m.difference(after, before) for task, m in _means(scores, config).items()}
+    raw = [
+        found[task].p if s.shape[1] > 1 else mcnemar(s[before, 0], s[after, 0])
+        for task, s in scores.items()
+    ]
+    adjusted = dict(zip(scores, holm(raw), strict=True))
+    return {task: d._replace(p=adjusted.get(task, d.p)) for task, d in found.items()}
+
+
+def _items(scores: Scores, task: str) -> int:
+    return sum(s.shape[2] for name, s in scores.items() if task in (name, MACRO))
+
+
+def _columns(name: str, found: Difference) -> dict:
+    low, high = found.interval
+    return {name: found.value, f"{name}_low": low, f"{name}_high": high, f"{name}_p": found.p}
+
+
+def _ratio_columns(
+    name: str, means: Means, numerator: tuple[int, int], denominator: tuple[int, int]
+) -> dict:
+    ratio = means.ratio(numerator, denominator)
+    low, high = ratio.interval or (None, None)
+    found = {name: ratio.value, f"{name}_low": low, f"{name}_high": high}
+    return found | {"recovered_status": ratio.status}
 
 
 def study_tables(conditions: Sequence[Condition], config: Mapping) -> tuple[list, list]:
@@ -248,45 +192,33 @@ def study_tables(conditions: Sequence[Condition], config: Mapping) -> tuple[list
 
     `config` holds `study`, `metric`, `statistics` and `criteria`.
     """
-    study, metric, statistics = config["study"], config["metric"], config["statistics"]
     base = {c.mask: c for c in conditions if c.recipe is None}
     finetuned: dict[tuple[str, str], dict[int, Condition]] = {}
     for c in conditions:
         if c.recipe is not None:
             finetuned.setdefault((c.recipe, c.mask), {})[c.seed] = c
     rows, contrasts = [], []
+    causal = base["causal"]
     for (recipe, mask), after in sorted(finetuned.items()):
         ablated = base[mask] if mask != "causal" else None
-        rows += recovery_rows(
-            study,
-            recipe,
-            mask,
-            metric,
-            base["causal"],
-            ablated,
-            after,
-            statistics,
-            config["criteria"],
-        )
+        rows += recovery_rows(recipe, mask, causal, ablated, after, config)
         for (against, other_mask), other in sorted(finetuned.items()):
             if ablated and mask == other_mask and recipe > against:
                 contrasts += contrast_rows(
-                    study,
-                    recipe,
-                    against,
-                    mask,
-                    metric,
-                    base["causal"],
-                    ablated,
-                    after,
-                    other,
-                    statistics,
+                    recipe, against, mask, causal, ablated, after, other, config
                 )
     return rows, contrasts
 
 
 def table(rows: Sequence[Mapping], columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
-    """Rows as a table with exactly `columns`; numbers rounded to 9 digits so that bytes repeat."""
+    """Rows as a table with exactly `columns`, rounded so that bytes repeat.
+
+    Numbers to 9 decimals, p values to 6 significant digits: a tiny one must not become 0.
+    """
     frame = pd.DataFrame(list(rows)).reindex(columns=list(columns))
-    numeric = [c for c in columns if c not in WORDS and not c.endswith("_manifest")]
-    return frame.assign(**{c: pd.to_numeric(frame[c]).round(9) for c in numeric})
+    for column in columns:
+        if column.endswith("_p"):
+            frame[column] = pd.to_numeric(frame[column]).map(lambda p: float(f"{p:.6g}"))
+        elif column not in WORDS and not column.endswith("_manifest"):
+            frame[column] = pd.to_numeric(frame[column]).round(9)
+    return frame

@@ -1,14 +1,13 @@
 """A model under a mask on lm_eval tasks: one row per item and choice, and the accuracies they give.
 
 lm_eval makes documents, prompts and requests and computes its own accuracies; `ablation.lm` answers
-the requests. Everything kept is in the rows: `metrics_from_samples` needs nothing else.
+the requests. Everything kept is in the rows: `metrics.metrics_from_samples` needs nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -19,8 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablation.lm import MaskedLM
 from ablation.masks import leak_audit
-from ablation.metrics import item_correct
-from ablation.names import MACRO, METRICS
+from ablation.metrics import metrics_from_samples
 from ablation.provenance import atomic_path, write_json
 
 SAMPLE_COLUMNS = {
@@ -46,7 +44,7 @@ SAMPLE_COLUMNS = {
 class Evaluation(NamedTuple):
     """What `evaluate` returns.
 
-    metrics: {mask, leak_audit: as `masks.LeakAudit`, tasks: as `metrics_from_samples`}.
+    metrics: {mask, leak_audit: as `masks.LeakAudit`, tasks: as `metrics.accuracies`}.
     samples: one row per item and choice, with `SAMPLE_COLUMNS`.
     """
 
@@ -115,27 +113,6 @@ def evaluate(
     metrics = metrics_from_samples(samples)
     _check_against_lm_eval(metrics, results["results"])
     return Evaluation({"mask": mask, "leak_audit": audit.as_dict(), "tasks": metrics}, samples)
-
-
-def metrics_from_samples(samples: pd.DataFrame) -> dict[str, dict[str, float | int]]:
-    """{task: {acc, ..., acc_token_float32, n, truncated}}, and the same under `macro`.
-
-    Accuracy of the choice with the highest log-likelihood: summed, per character, per byte, per
-    token, and per token without rounding to `logits_dtype` (ties: the first). `n` items,
-    `truncated` of them with a prompt that lost tokens. Macro accuracies are unweighted means over
-    tasks, its counts sums.
-    """
-    correct = {metric: item_correct(samples, metric) for metric in METRICS}
-    cut = samples[samples.truncated].groupby("task").doc_id.nunique()
-    metrics: dict[str, dict[str, float | int]] = {}
-    for task in samples.task.unique():
-        accuracies = {metric: float(correct[metric][task].mean()) for metric in METRICS}
-        items = samples[samples.task == task].doc_id.nunique()
-        metrics[task] = accuracies | {"n": int(items), "truncated": int(cut.get(task, 0))}
-    tasks = list(metrics.values())
-    metrics[MACRO] = {metric: mean(task[metric] for task in tasks) for metric in METRICS}
-    metrics[MACRO] |= {count: sum(task[count] for task in tasks) for count in ("n", "truncated")}
-    return metrics
 
 
 def _task_manager(

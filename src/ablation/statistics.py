@@ -1,37 +1,60 @@
-"""Paired tests and intervals for accuracies on the same items. Pure: numpy and scipy, no torch.
+"""Intervals and tests for accuracies on the same items. Pure: numpy and scipy, no torch.
 
-Scores come as arrays of 0/1 with items on the last axis, so that condition `after` minus condition
-`before` is a difference within items. Several tasks make a macro: the unweighted mean of their
-means, whose variance is the sum of the tasks' variances over the number of tasks squared.
+What is estimated, by which formula, and how often it is right when measured: docs/statistics.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
+
+SMALLEST_P = 1e-300  # p values below are given as this: none is ever zero
 
 
 class Interval(NamedTuple):
-    """A two-sided confidence interval; both ends nan where none exists."""
+    """A two-sided confidence interval."""
 
     low: float
     high: float
 
 
-NO_INTERVAL = Interval(float("nan"), float("nan"))
+class Difference(NamedTuple):
+    """A difference of accuracies; `p` is two-sided and agrees with the interval about zero."""
+
+    value: float
+    interval: Interval
+    p: float
+
+
+class Ratio(NamedTuple):
+    """A ratio of differences; None twice when it is not estimable."""
+
+    value: float | None
+    interval: Interval | None
+
+    @property
+    def status(self) -> str:
+        return "not_estimable" if self.interval is None else "estimable"
 
 
 def wilson(correct: int, n: int, confidence: float) -> Interval:
-    """Wilson's interval for one accuracy."""
+    """Wilson's interval for one accuracy.
+
+    Source: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212.
+    """
     interval = stats.binomtest(correct, n).proportion_ci(confidence, method="wilson")
     return Interval(float(interval.low), float(interval.high))
 
 
 def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
-    """Two-sided exact McNemar p: are right→wrong and wrong→right equally likely? 1 without any."""
+    """Two-sided exact McNemar p: are right→wrong and wrong→right equally likely? 1 without any.
+
+    Source: Q. McNemar, Psychometrika 12 (1947) 153-157, with binomial probabilities.
+    """
     worse, better = int(np.sum(before > after)), int(np.sum(before < after))
     return float(stats.binomtest(worse, worse + better).pvalue) if worse + better else 1.0
 
@@ -50,40 +73,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def resampled_means(
-    tasks: Sequence[np.ndarray], resamples: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Two-level bootstrap means, [resamples, conditions, tasks].
-
-    `tasks` holds one array [conditions, seeds, items] a task. Each resample draws seeds with
-    replacement (the same for every task), then items within each task (the same for every
-    condition and seed: pairs stay paired). With one seed this is the paired bootstrap over items.
-    """
-    seeds = tasks[0].shape[1]
-    drawn_seeds = rng.integers(seeds, size=(resamples, seeds))
-    seed_weights = np.stack([(drawn_seeds == s).mean(axis=1) for s in range(seeds)], axis=1)
-    columns = []
-    for scores in tasks:
-        items = scores.shape[2]
-        weights = rng.multinomial(items, np.full(items, 1 / items), size=resamples) / items
-        by_seed = np.einsum("ri,csi->rcs", weights, scores, optimize=True)
-        columns.append(np.einsum("rcs,rs->rc", by_seed, seed_weights))
-    return np.stack(columns, axis=2)
-
-
-def percentile_interval(values: np.ndarray, confidence: float) -> Interval:
-    """The bootstrap percentile interval of a resampled statistic."""
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))
-
-
-def normal_p(difference: float, standard_error: float) -> float:
-    """Two-sided p of a difference under a normal law; 1 for no difference without spread."""
-    if standard_error == 0:
-        return 1.0 if difference == 0 else 0.0
-    return float(2 * stats.norm.sf(abs(difference) / standard_error))
-
-
 def fieller(
     numerator: float, denominator: float, covariance: np.ndarray, confidence: float
 ) -> Interval | None:
@@ -93,12 +82,116 @@ def fieller(
     Source: E. C. Fieller, J. R. Statist. Soc. B 16 (1954) 175-185, in the form of the usual
     quadratic: the ratios r for which (num - r den)² <= z² var(num - r den).
     """
-    z = stats.norm.ppf((1 + confidence) / 2)
+    z2 = _z(confidence) ** 2
     (vnn, vnd), (_, vdd) = covariance
-    a = denominator**2 - z**2 * vdd
+    a = denominator**2 - z2 * vdd
     if a <= 0:
         return None
-    b = numerator * denominator - z**2 * vnd
-    c = numerator**2 - z**2 * vnn
+    b = numerator * denominator - z2 * vnd
+    c = numerator**2 - z2 * vnn
     spread = np.sqrt(max(0.0, b**2 - a * c))
     return Interval(float((b - spread) / a), float((b + spread) / a))
+
+
+@dataclass(frozen=True)
+class Means:
+    """Accuracies of some conditions on the same items, and how far they may be from the truth.
+
+    Truth: the mean over all items like these, and over all seeds when there are several.
+    """
+
+    values: np.ndarray  # [conditions]
+    items: np.ndarray  # [conditions, conditions]: covariance of `values` from the draw of items
+    seeds: np.ndarray  # the same from the draw of seeds: zeros for one seed
+    n_seeds: int
+    confidence: float
+
+    def difference(self, after: int, before: int) -> Difference:
+        """Condition `after` minus condition `before`."""
+        weights = self._weights(after, before)
+        value = float(weights @ self.values)
+        by_items, by_seeds = weights @ self.items @ weights, self._from_seeds(weights)
+        half = np.sqrt(_z(self.confidence) ** 2 * (by_items + self._inflation() * by_seeds))
+        interval = Interval(max(-1.0, value - half), min(1.0, value + half))
+        return Difference(value, interval, _p(value, by_items, by_seeds, self.n_seeds - 1))
+
+    def ratio(self, numerator: tuple[int, int], denominator: tuple[int, int]) -> Ratio:
+        """A difference over another, each (after, before); the denominator knows no seeds.
+
+        Not estimable unless the denominator is positive and Fieller's interval bounded.
+        """
+        top, bottom = self._weights(*numerator), self._weights(*denominator)
+        up, down = float(top @ self.values), float(bottom @ self.values)
+        pair = np.stack([top, bottom])
+        covariance = pair @ self.items @ pair.T
+        covariance[0, 0] += self._inflation() * self._from_seeds(top)
+        interval = fieller(up, down, covariance, self.confidence) if down > 0 else None
+        return Ratio(None if interval is None else up / down, interval)
+
+    def _weights(self, after: int, before: int) -> np.ndarray:
+        identity = np.eye(len(self.values))
+        return identity[after] - identity[before]
+
+    def _from_seeds(self, weights: np.ndarray) -> float:
+        return max(0.0, float(weights @ self.seeds @ weights))
+
+    def _inflation(self) -> float:
+        """What makes z right for a variance that so few seeds can only guess: (t / z)²."""
+        if self.n_seeds == 1:
+            return 0.0
+        t = special.stdtrit(self.n_seeds - 1, (1 + self.confidence) / 2)
+        return float((t / _z(self.confidence)) ** 2)
+
+
+def paired_means(tasks: Sequence[np.ndarray], confidence: float) -> Means:
+    """The unweighted mean over tasks of each condition's accuracy.
+
+    `tasks` holds one array [conditions, seeds, items] of 0/1 a task, or [conditions, 1, items]; a
+    condition without seeds is repeated along them. Variances (docs/statistics.md):
+
+    items: the sample covariance of the items' means over seeds, over n. To its sum of squares come
+        z² coin flips, spread over the tasks: so that no difference seen is not taken for certainty
+        that there is none. Source: A. Agresti, B. A. Coull, Am. Stat. 52 (1998) 119-126; for
+        paired differences D. G. Bonett, R. M. Price, J. Educ. Behav. Stat. 37 (2012) 479-488.
+    seeds: variance of the seeds' means over their number, less what their items explain (two-way
+        analysis of variance with both factors random).
+    """
+    n_seeds, share = tasks[0].shape[1], 1 / len(tasks)
+    conditions = tasks[0].shape[0]
+    items, explained = np.zeros((2, conditions, conditions))
+    for scores in tasks:
+        n = scores.shape[2]
+        of_items, of_seeds = scores.mean(axis=1), scores.mean(axis=2)
+        mean = of_seeds.mean(axis=1)
+        away = of_items - mean[:, None]
+        coins = share * _z(confidence) ** 2 / 4 * np.eye(conditions)
+        items += (away @ away.T + coins) / (n * max(1, n - 1))
+        if n_seeds > 1:
+            rest = scores - of_items[:, None] - of_seeds[:, :, None] + mean[:, None, None]
+            rest = rest.reshape(conditions, -1)
+            explained += rest @ rest.T / ((n_seeds - 1) * max(1, n - 1) * n_seeds * n)
+    of_seeds = share * sum(scores.mean(axis=2) for scores in tasks)
+    seeds = np.zeros((conditions, conditions))
+    if n_seeds > 1:
+        seeds = np.cov(of_seeds) / n_seeds - share**2 * explained
+    return Means(of_seeds.mean(axis=1), share**2 * items, seeds, n_seeds, confidence)
+
+
+def _z(confidence: float) -> float:
+    return float(special.ndtri((1 + confidence) / 2))
+
+
+def _p(value: float, by_items: float, by_seeds: float, df: int) -> float:
+    """One minus the confidence at which the interval of `difference` would end at zero."""
+    if by_seeds == 0:
+        return max(SMALLEST_P, float(2 * special.ndtr(-abs(value) / np.sqrt(by_items))))
+
+    def excess(log_p: float) -> float:
+        tail = np.exp(log_p) / 2
+        z, t = special.ndtri(tail), special.stdtrit(df, tail)
+        return z**2 * by_items + t**2 * by_seeds - value**2
+
+    smallest = np.log(SMALLEST_P)
+    if excess(smallest) <= 0:
+        return SMALLEST_P
+    return float(np.exp(optimize.brentq(excess, smallest, 0.0, xtol=1e-10)))
