@@ -69,7 +69,9 @@ def paired(conditions: Sequence[Condition], metric: str, task: str) -> np.ndarra
     first = scores[0].index
     if any(s.index.has_duplicates for s in scores):
         raise UnpairedItems(f"{task}: the same document occurs twice, items cannot be paired")
-    for other in scores[1:]:
+    for i, other in enumerate(scores):
+        if other.index.equals(first):
+            continue
         if set(other.index) != set(first):
             missing, new = len(set(first) - set(other.index)), len(set(other.index) - set(first))
             raise UnpairedItems(
@@ -77,7 +79,8 @@ def paired(conditions: Sequence[Condition], metric: str, task: str) -> np.ndarra
                 f"the first are missing in the other, {new} are new). Score both again from the "
                 f"same data."
             )
-    return np.stack([s.loc[first].to_numpy() for s in scores])
+        scores[i] = other.loc[first]
+    return np.stack([s.to_numpy() for s in scores])
 
 
 def comparable(conditions: Sequence[Condition]) -> str:

@@ -94,8 +94,6 @@ class Evaluation(Strict):
 
 
 class Statistics(Strict):
-    bootstrap_resamples: int = Field(ge=100)
-    bootstrap_seed: int
     confidence: Fraction
 
 

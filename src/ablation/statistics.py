@@ -189,7 +189,7 @@ def _p(value: float, by_items: float, by_seeds: float, df: int) -> float:
     def excess(log_p: float) -> float:
         tail = np.exp(log_p) / 2
         z, t = special.ndtri(tail), special.stdtrit(df, tail)
-        return z**2 * by_items + t**2 * by_seeds - value**2
+        return np.hypot(z * np.sqrt(by_items), t * np.sqrt(by_seeds)) - abs(value)
 
     smallest = np.log(SMALLEST_P)
     if excess(smallest) <= 0:

@@ -1,4 +1,4 @@
-"""The recovery table on a terminal: one line a recipe and mask, words beside the numbers."""
+"""The recovery table on a terminal: what was lost, what came back, and what to beware of."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from rich.table import Table
 
 LEGEND = (
     "B: base under causal. A: base under the mask. P: after finetuning, under the mask. All on the "
-    "same items.\nrecovered: (P - A) / (B - A). In brackets: intervals. leaks: under this mask a "
-    "model sees its own\ntargets, while it was trained or scored; such a number measures nothing "
-    "else."
+    "same items.\nrecovered: (P - A) / (B - A). In brackets: intervals; how far to trust them: "
+    "docs/statistics.md.\ncriteria met: the study's thresholds on P / B and P - A.\n"
+    "leaks: train: the recipe was trained under a mask that shows each token its own target. eval: "
+    "A and P are\nscored under such a mask: they say how much of the answer was seen, not what the "
+    "model can do."
 )
-WIDTH = 140  # where there is no terminal to ask
+WIDTH = 170  # where there is no terminal to ask
 
 
 def print_recovery(file: str | Path, seed: str, task: str) -> int:
     """Print the rows of one seed (or `all`) and one task (or `each`); 1 when there are none."""
-    frame = pd.read_csv(file, dtype={"seed": str, "recipe": str})
+    frame = pd.read_csv(file, dtype={"seed": str, "recipe": str, "comparable": str})
     rows = frame[frame.seed == seed]
     rows = rows if task == "each" else rows[rows.task == task]
     if rows.empty:
@@ -32,44 +34,109 @@ def print_recovery(file: str | Path, seed: str, task: str) -> int:
             file=sys.stderr,
         )
         return 1
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    study, ablated = frame.study.iloc[0], rows["mask"] != "causal"
-    title = f"{study}: what was lost and what came back (seed {seed})"
-    console.print(_table(title, rows[ablated], {"P - A": "gain", "recovered": "recovered"}))
-    title = f"{study}: side effect on ordinary, causal use (seed {seed})"
-    console.print(_table(title, rows[~ablated], {"P - B": "side_effect"}))
-    console.print(LEGEND, style="dim", highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    study, masked = frame.study.iloc[0], rows[rows["mask"] != "causal"]
+    causal = rows[rows["mask"] == "causal"]
+    # B and A know no recipe: what was lost is one line a mask
+    lost = masked.drop_duplicates(["mask", "task", "damage", "damage_p"])
+    console.print(_table(f"{study}: what was lost", lost, LOST))
+    console.print(_table(f"{study}: what came back (seed {seed})", masked, BACK))
+    console.print(
+        _table(f"{study}: side effect on ordinary, causal use (seed {seed})", causal, SIDE)
+    )
+    for line in _warnings(rows):
+        console.print(line, style="bold red")
+    console.print(LEGEND, style="dim")
     return 0
 
 
-def _table(title: str, rows: pd.DataFrame, differences: dict[str, str]) -> Table:
-    scores = {"B": "baseline", "A": "ablated", "P": "after", "P / B": "retention"}
-    scores = {short: column for short, column in scores.items() if rows[column].notna().any()}
-    with_task = rows.task.nunique() > 1
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("recipe", "mask", *(["task"] if with_task else []), "leaks"):
-        table.add_column(name, no_wrap=True)
-    for name in (*scores, *differences):
-        table.add_column(name, justify="right", no_wrap=True)
-    for _, row in rows.iterrows():
-        leaks = [n for n, leaky in (("train", row.train_leaks), ("eval", row.eval_leaks)) if leaky]
-        table.add_row(
-            row.recipe,
-            row["mask"],
-            *([row.task] if with_task else []),
-            " ".join(leaks) or "-",
-            *(_number(row[column]) for column in scores.values()),
-            *(_interval(row, column) for column in differences.values()),
+def _warnings(rows: pd.DataFrame) -> list[str]:
+    """One line for each reason why B, A and P of some rows must not be compared."""
+    unlike = rows[rows.comparable != "true"]
+    lines = []
+    for reason, group in unlike.groupby("comparable"):
+        where = ", ".join(sorted(set(group.recipe + " under " + group["mask"])))
+        reason = reason.removeprefix("false: ")
+        lines.append(f"NOT COMPARABLE, B, A and P were measured with {reason}: {where}")
+    return lines
+
+
+def _leaks(row: pd.Series) -> str:
+    found = [n for n, leaky in (("train", row.train_leaks), ("eval", row.eval_leaks)) if leaky]
+    return " ".join(found) or "-"
+
+
+def _number(name: str):
+    return lambda row: "" if pd.isna(row[name]) else f"{row[name]:.3f}"
+
+
+def _interval(name: str, decimals: int = 3):
+    def text(row: pd.Series) -> str:
+        if pd.isna(row[name]):
+            return "not estimable" if row.recovered_status == "not_estimable" else ""
+        value, low, high = (
+            f"{row[c]:+.{decimals}f}" for c in (name, f"{name}_low", f"{name}_high")
         )
+        return f"{value} [{low}, {high}]"
+
+    return text
+
+
+def _p(name: str):
+    def text(row: pd.Series) -> str:
+        p = row[f"{name}_p"]
+        return "" if pd.isna(p) else "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+    return text
+
+
+def _criteria(row: pd.Series) -> str:
+    return "yes" if str(row.criteria_met) == "True" else "no"
+
+
+# Column heads and how each cell is read from a row of recovery.csv.
+LOST = {
+    "mask": lambda row: row["mask"],
+    "task": lambda row: row.task,
+    "leaks": lambda row: "eval" if row.eval_leaks else "-",
+    "B": _number("baseline"),
+    "A": _number("ablated"),
+    "damage A - B": _interval("damage"),
+    "p": _p("damage"),
+}
+BACK = {
+    "recipe": lambda row: row.recipe,
+    "mask": lambda row: row["mask"],
+    "task": lambda row: row.task,
+    "leaks": _leaks,
+    "P": _number("after"),
+    "gain P - A": _interval("gain"),
+    "p": _p("gain"),
+    "recovered": _interval("recovered", decimals=2),
+    "P / B": _number("retention"),
+    "criteria met": _criteria,
+}
+SIDE = {
+    "recipe": lambda row: row.recipe,
+    "task": lambda row: row.task,
+    "leaks": _leaks,
+    "B": _number("baseline"),
+    "P": _number("after"),
+    "P - B": _interval("side_effect"),
+    "p": _p("side_effect"),
+    "P / B": _number("retention"),
+}
+
+
+def _table(title: str, rows: pd.DataFrame, cells: dict) -> Table:
+    words = ("recipe", "mask", "task", "leaks")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    shown = [head for head in cells if head != "task" or rows.task.nunique() > 1]
+    for head in shown:
+        # on a narrow terminal intervals take two lines: no digit is cut off
+        table.add_column(
+            head, justify="left" if head in words else "right", no_wrap=" " not in head
+        )
+    for _, row in rows.iterrows():
+        table.add_row(*(cells[head](row) for head in shown))
     return table
-
-
-def _number(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:.3f}"
-
-
-def _interval(row: pd.Series, name: str) -> str:
-    if pd.isna(row[name]):
-        return "not estimable" if row.recovered_status == "not_estimable" else ""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{row[name]:+.2f}" + ("" if pd.isna(low) else f" [{low:+.2f}, {high:+.2f}]")

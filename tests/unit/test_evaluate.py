@@ -12,14 +12,13 @@ from lm_eval.tasks import TaskManager
 from tiny import tiny_model, tiny_tokenizer
 
 from ablation.masks import MASKS
-from ablation.metrics import item_correct
+from ablation.metrics import item_correct, metrics_from_samples
 from ablation.names import METRICS
 from ablation.scoring import (
     SAMPLE_COLUMNS,
     MetricsDisagree,
     _check_against_lm_eval,
     evaluate,
-    metrics_from_samples,
 )
 
 

@@ -1,6 +1,7 @@
 """Promises of the tables: definitions hold, leaks and unequal conditions are always labelled."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,26 +11,25 @@ from hypothesis import strategies as st
 
 from ablation.conditions import Condition, UnpairedItems, comparable, per_task_table
 from ablation.metrics import item_correct
-from ablation.recovery import COLUMNS, WORDS, study_tables, table
+from ablation.names import METRICS
+from ablation.recovery import COLUMNS, CONTRAST_COLUMNS, WORDS, study_tables, table
+from ablation.statistics import holm, mcnemar
 
 TASKS = ("a", "b")
-STATISTICS = {"bootstrap_resamples": 300, "bootstrap_seed": 0, "confidence": 0.95}
 CONFIG = {
     "study": "t",
     "metric": "acc",
-    "statistics": STATISTICS,
+    "statistics": {"confidence": 0.95},
     "criteria": {"retention": 0.8, "gain": 0.05},
 }
 
 
-def condition(share, mask="causal", recipe=None, seed=None, n=200, shift=0, **changes):
-    """A condition that gets the first `share` of n items per task right."""
-    right = {
-        t: pd.Series(
-            (np.arange(n) < share * n).astype(int), index=[f"{t}{i + shift}" for i in range(n)]
-        )
-        for t in TASKS
-    }
+def condition(share, mask="causal", recipe=None, seed=None, n=200, shift=0, rng=None, **changes):
+    """A condition that gets the first `share` of n items per task right, or with `rng` any."""
+    right = {}
+    for t in TASKS:
+        answers = np.arange(n) < share * n if rng is None else rng.random(n) < share
+        right[t] = pd.Series(answers.astype(int), index=[f"{t}{i + shift}" for i in range(n)])
     fields = {
         "stage": "s",
         "mask": mask,
@@ -39,7 +39,7 @@ def condition(share, mask="causal", recipe=None, seed=None, n=200, shift=0, **ch
         "eval_leaks": mask == "full_bidir",
         "circumstances": {"gpu": None, "dtype": "float32"},
         "manifest": f"{recipe}{seed}{mask}",
-        "correct": dict.fromkeys(("acc", "acc_norm", "acc_bytes", "acc_token"), right),
+        "correct": dict.fromkeys(METRICS, right),
         "truncated": {},
     }
     return Condition(**fields | changes)
@@ -51,6 +51,19 @@ def study(base=0.9, ablated=0.5, after=0.8, other=0.55, side=0.85):
         for seed in (1, 2):
             conditions.append(condition(share, "prefill_bidir", recipe, seed))
             conditions.append(condition(side, "causal", recipe, seed))
+    return conditions
+
+
+def random_study(seed, n=60):
+    """Two recipes of three seeds under an ablated mask and causal; no two conditions alike."""
+    rng = np.random.default_rng(seed)
+    share = rng.uniform(0.2, 1, size=4)
+    conditions = [condition(share[0], n=n, rng=rng)]
+    conditions.append(condition(share[1], "prefill_bidir", n=n, rng=rng))
+    for recipe, right in (("3A", share[2]), ("3B", share[3])):
+        for s in (1, 2, 3):
+            for mask in ("prefill_bidir", "causal"):
+                conditions.append(condition(right, mask, recipe, s, n=n, rng=rng))
     return conditions
 
 
@@ -144,6 +157,114 @@ def test_conditions_on_other_items_are_not_paired():
     conditions[1] = condition(0.5, "prefill_bidir", shift=1)
     with pytest.raises(UnpairedItems, match="1 documents of the first are missing"):
         study_tables(conditions, CONFIG)
+
+
+def test_a_document_that_occurs_twice_is_refused():
+    for twice in (0, 1, 3):
+        conditions = study()
+        right = {t: pd.concat([x, x[:1]]) for t, x in conditions[twice].correct["acc"].items()}
+        conditions[twice] = replace(conditions[twice], correct=dict.fromkeys(METRICS, right))
+        with pytest.raises(UnpairedItems, match="occurs twice"):
+            study_tables(conditions, CONFIG)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_damage_is_one_number_whatever_recipe_and_seed_the_row_is_of(seed):
+    frame = table(study_tables(random_study(seed), CONFIG)[0])
+    masked = frame[frame["mask"] == "prefill_bidir"]
+    damage = ["baseline", "ablated", "damage", "damage_low", "damage_high", "damage_p"]
+    for _, rows in masked.groupby("task"):
+        assert len(rows) == 2 * 4
+        assert len(rows[damage].drop_duplicates()) == 1
+
+
+def test_p_of_damage_is_exact_and_adjusted_over_tasks_in_every_row():
+    conditions = random_study(5)
+    b, a = (c.correct["acc"] for c in conditions[:2])
+    expected = dict(zip(TASKS, holm([mcnemar(b[t], a[t]) for t in TASKS]), strict=True))
+    frame = table(study_tables(conditions, CONFIG)[0])
+    for row in frame[frame["mask"] == "prefill_bidir"].itertuples():
+        if row.task in TASKS:
+            assert row.damage_p == pytest.approx(expected[row.task], rel=1e-5)
+
+
+def test_p_of_one_seed_is_exact_and_adjusted_over_tasks():
+    conditions = random_study(6)
+    frame = table(study_tables(conditions, CONFIG)[0])
+    found = {(c.recipe, c.seed, c.mask): c.correct["acc"] for c in conditions}
+    for mask, before, column in (
+        ("prefill_bidir", found[None, None, "prefill_bidir"], "gain_p"),
+        ("causal", found[None, None, "causal"], "side_effect_p"),
+    ):
+        after = found["3B", 2, mask]
+        expected = holm([mcnemar(before[t], after[t]) for t in TASKS])
+        rows = [row_of(frame, recipe="3B", seed=2, mask=mask, task=t) for t in TASKS]
+        assert [r[column] for r in rows] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_tiny_p_does_not_become_zero():
+    frame = table(study_tables(study(0.99, 0.01), CONFIG)[0])
+    p = frame[[c for c in frame if c.endswith("_p")]].stack().dropna()
+    assert (p > 0).all() and p.min() < 1e-40
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_order_of_items_and_of_conditions_changes_nothing(seed):
+    conditions, rng = random_study(seed), np.random.default_rng(seed)
+    shuffled = []
+    for c in conditions:
+        right = {t: x.sample(frac=1, random_state=rng) for t, x in c.correct["acc"].items()}
+        shuffled.append(replace(c, correct=dict.fromkeys(METRICS, right)))
+    rng.shuffle(shuffled)
+    for columns, one, other in zip(
+        (COLUMNS, CONTRAST_COLUMNS),
+        study_tables(conditions, CONFIG),
+        study_tables(shuffled, CONFIG),
+        strict=True,
+    ):
+        pd.testing.assert_frame_equal(table(one, columns), table(other, columns), rtol=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_macro_is_the_mean_of_the_tasks_in_every_row(seed):
+    frame = table(study_tables(random_study(seed), CONFIG)[0])
+    numbers = ["baseline", "ablated", "after", "damage", "gain", "side_effect"]
+    for _, rows in frame.groupby(["recipe", "seed", "mask"]):
+        tasks, macro = rows[rows.task != "macro"], rows[rows.task == "macro"]
+        assert np.allclose(tasks[numbers].mean(), macro[numbers].iloc[0], equal_nan=True, atol=1e-8)
+        assert macro.n.item() == tasks.n.sum()
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_contrasts_turn_round_with_the_recipes(seed):
+    conditions = random_study(seed)
+    names = {"3A": "3B", "3B": "3A", None: None}
+    swapped = [replace(c, recipe=names[c.recipe]) for c in conditions]
+    there, back = (
+        table(study_tables(c, CONFIG)[1], CONTRAST_COLUMNS) for c in (conditions, swapped)
+    )
+    name = "recovered_difference"
+    assert np.allclose(there[name], -back[name], equal_nan=True, atol=1e-8)
+    assert np.allclose(there[f"{name}_low"], -back[f"{name}_high"], equal_nan=True, atol=1e-8)
+    assert (there.recovered_status == back.recovered_status).all()
+
+
+def test_a_study_of_one_seed_says_the_same_over_all_of_them():
+    conditions = [c for c in random_study(7) if c.seed in (None, 1)]
+    for columns, rows in zip(
+        (COLUMNS, CONTRAST_COLUMNS), study_tables(conditions, CONFIG), strict=True
+    ):
+        frame = table(rows, columns).drop(columns=["after_manifest"], errors="ignore")
+        one, every = (frame[frame.seed.astype(str) == s] for s in ("1", "all"))
+        pd.testing.assert_frame_equal(
+            one.drop(columns="seed").reset_index(drop=True),
+            every.drop(columns="seed").reset_index(drop=True),
+        )
+        assert len(one)
 
 
 def test_rows_do_not_move_when_others_come_and_go():

@@ -1,20 +1,38 @@
-"""Promises of the statistics: identities, known values, and the coverage they claim."""
+"""Promises of the statistics: identities, independent computations, and the coverage they claim."""
+
+import sys
+from itertools import combinations
+from math import comb, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ablation.statistics import (
-    fieller,
-    holm,
-    mcnemar,
-    normal_p,
-    percentile_interval,
-    resampled_means,
-    wilson,
-)
+from ablation.statistics import SMALLEST_P, fieller, holm, mcnemar, paired_means, wilson
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import coverage
+
+Z = stats.norm.ppf(0.975)
+ids = st.integers(0, 2**32 - 1)
+
+
+def studies(least_seeds=1, most_seeds=4):
+    """Scores [conditions, seeds, items] of one to three tasks, with every mixture of answers."""
+
+    def draw(seed, tasks, seeds, conditions, share):
+        rng = np.random.default_rng(seed)
+        sizes = rng.integers(2, 40, size=tasks)
+        return [(rng.random((conditions, seeds, n)) < share).astype(int) for n in sizes]
+
+    seeds = st.integers(least_seeds, most_seeds)
+    return st.builds(draw, ids, st.integers(1, 3), seeds, st.just(4), st.floats(0, 1))
+
+
+# One accuracy and one pair of conditions
 
 
 def test_wilson_is_the_textbook_interval():
@@ -22,75 +40,192 @@ def test_wilson_is_the_textbook_interval():
     assert (round(interval.low, 4), round(interval.high, 4)) == (0.2553, 0.3662)
 
 
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_ends_are_where_the_score_test_turns(counts):
+    correct, n = counts
+    p = correct / n
+    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    assert wilson(correct, n, 0.95) == pytest.approx((centre - half, centre + half), abs=1e-9)
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
-def test_mcnemar_is_symmetric_and_sees_only_discordant_items(pairs):
+def test_mcnemar_is_a_fair_coin_on_the_discordant_items(pairs):
     before, after = (np.array(x, dtype=int) for x in zip(*pairs, strict=True))
-    assert mcnemar(before, after) == mcnemar(after, before)
-    discordant = before != after
-    assert mcnemar(before, after) == mcnemar(before[discordant], after[discordant])
+    fewer, more = sorted((np.sum(before > after), np.sum(before < after)))
+    tail = sum(comb(fewer + more, i) for i in range(fewer + 1)) / 2 ** (fewer + more)
+    assert mcnemar(before, after) == pytest.approx(min(1, 2 * tail))
+    assert mcnemar(after, before) == mcnemar(before, after)
 
 
-def test_mcnemar_known_value():
-    before, after = np.array([1] * 9 + [0]), np.array([0] * 9 + [1])
-    assert mcnemar(before, after) == pytest.approx(2 * 11 / 2**10)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closed_test_with_bonferroni(p_values):
+    every = range(len(p_values))
+    families = [s for size in every for s in combinations(every, size + 1)]
+    closed = [
+        max(min(1, len(s) * min(p_values[i] for i in s)) for s in families if j in s) for j in every
+    ]
+    assert holm(p_values) == pytest.approx(closed)
 
 
-def test_holm_known_values():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values):
-    adjusted = holm(p_values)
-    assert all(a >= p - 1e-12 and a <= 1 for a, p in zip(adjusted, p_values, strict=True))
-    order = np.argsort(p_values, kind="stable")
-    assert np.all(np.diff(np.array(adjusted)[order]) >= -1e-12)
-
-
-def test_resampling_keeps_pairs_together():
-    # Two conditions that always differ by exactly 1: so must every resample of their difference.
-    rng = np.random.default_rng(0)
-    scores = rng.integers(0, 2, size=(1, 1, 50))
-    draws = resampled_means([np.concatenate([scores, scores + 1])], 200, rng)
-    assert np.allclose(draws[:, 1] - draws[:, 0], 1)
-
-
-def test_bootstrap_standard_error_is_the_analytic_one():
-    rng = np.random.default_rng(1)
-    tasks = [rng.integers(0, 2, size=(1, 1, n)) for n in (200, 100)]
-    draws = resampled_means(tasks, 20_000, np.random.default_rng(2)).mean(axis=2)[:, 0]
-    analytic = np.sqrt(sum(t.var() / t.shape[2] for t in tasks)) / len(tasks)
-    assert draws.std() == pytest.approx(analytic, rel=0.03)
-
-
-def test_seeds_widen_the_interval_by_their_own_spread():
-    rng = np.random.default_rng(3)
-    same = np.repeat(rng.integers(0, 2, size=(1, 1, 400)), 3, axis=1)
-    apart = same.copy()
-    apart[0, 0], apart[0, 1] = 0, 1
-    widths = []
-    for scores in (same, apart):
-        draws = resampled_means([scores], 4000, np.random.default_rng(4))[:, 0, 0]
-        interval = percentile_interval(draws, 0.95)
-        widths.append(interval.high - interval.low)
-    assert widths[1] > 3 * widths[0]
-
-
-def test_normal_p():
-    assert normal_p(1.959964, 1.0) == pytest.approx(0.05, abs=1e-6)
-    assert normal_p(0.0, 0.0) == 1.0 and normal_p(0.1, 0.0) == 0.0
+# Means over tasks, items and seeds
 
 
 @settings(deadline=None)
-@given(st.floats(-2, 2), st.floats(0.5, 2), st.floats(0.01, 0.1), st.floats(-0.9, 0.9))
-def test_fieller_ends_are_where_the_test_of_the_ratio_turns(top, bottom, sd, rho):
-    covariance = sd**2 * np.array([[1, rho], [rho, 1]])
+@given(studies())
+def test_values_are_plain_means_and_the_macro_their_mean(tasks):
+    single = [paired_means([t], 0.95) for t in tasks]
+    for task, found in zip(tasks, single, strict=True):
+        assert np.allclose(found.values, task.mean(axis=(1, 2)))
+    assert np.allclose(
+        paired_means(tasks, 0.95).values, np.mean([m.values for m in single], axis=0)
+    )
+
+
+@given(studies(most_seeds=1))
+def test_macro_variance_is_the_sum_of_task_variances_over_tasks_squared(tasks):
+    macro, single = paired_means(tasks, 0.95), [paired_means([t], 0.95) for t in tasks]
+    summed = sum(m.items for m in single) / len(tasks) ** 2
+    apart = ~np.eye(4, dtype=bool)
+    assert np.allclose(macro.items[apart], summed[apart])
+    # on the diagonal stand the coin flips too: those of one task, shared among all
+    coins = [Z**2 / 4 / (t.shape[2] * (t.shape[2] - 1)) for t in tasks]
+    surplus = (1 - 1 / len(tasks)) * sum(coins) / len(tasks) ** 2
+    assert np.allclose(np.diag(macro.items), np.diag(summed) - surplus)
+
+
+def test_item_variance_is_what_the_paired_bootstrap_comes_to():
+    rng = np.random.default_rng(1)
+    tasks = [(rng.random((2, 1, n)) < 0.7).astype(float) for n in (300, 200)]
+    draws = 0
+    for t in tasks:
+        weights = rng.multinomial(t.shape[2], np.full(t.shape[2], 1 / t.shape[2]), size=20_000)
+        draws = draws + (t[1, 0] - t[0, 0]) @ weights.T / t.shape[2] / 2
+    means = paired_means(tasks, 0.95)
+    contrast = np.array([-1, 1])
+    assert sqrt(contrast @ means.items @ contrast) == pytest.approx(draws.std(), rel=0.02)
+
+
+def test_seed_variance_is_the_analysis_of_variance():
+    rng = np.random.default_rng(2)
+    scores = (rng.random((1, 4, 50)) < rng.uniform(0.2, 0.9, (1, 4, 1))).astype(float)
+    cells, (k, n) = scores[0], scores.shape[1:]
+    seed, item, grand = cells.mean(1), cells.mean(0), cells.mean()
+    between = n * np.sum((seed - grand) ** 2) / (k - 1)
+    residual = np.sum((cells - seed[:, None] - item + grand) ** 2) / ((k - 1) * (n - 1))
+    found = paired_means([scores], 0.95).seeds
+    assert found.item() == pytest.approx((between - residual) / (k * n))
+
+
+def test_two_alike_seeds_tell_nothing_that_one_did_not():
+    one = (np.random.default_rng(3).random((2, 1, 80)) < 0.6).astype(int)
+    single, double = (paired_means([np.repeat(one, k, axis=1)], 0.95) for k in (1, 2))
+    assert single.difference(1, 0) == double.difference(1, 0)
+
+
+def test_the_spread_of_few_seeds_enters_with_their_t_quantile():
+    # Every item of a seed is worth the same: all the spread is between seeds, but for coin flips.
+    shares, n = np.array([0.50, 0.53, 0.59]), 10_000
+    scores = np.stack([np.full((3, n), 0.4), np.repeat(shares[:, None], n, axis=1)])
+    found = paired_means([scores], 0.95).difference(1, 0)
+    t_part = stats.t.ppf(0.975, 2) ** 2 * shares.var(ddof=1) / 3
+    coins = Z**2 * 2 * Z**2 / 4 / (n * (n - 1))
+    assert found.value == pytest.approx(0.14)
+    assert found.interval.high - found.value == pytest.approx(sqrt(t_part + coins))
+
+
+@settings(deadline=None)
+@given(studies(), ids)
+def test_order_of_items_seeds_and_tasks_changes_nothing(tasks, seed):
+    rng = np.random.default_rng(seed)
+    seeds = rng.permutation(tasks[0].shape[1])
+    shuffled = [t[:, seeds][:, :, rng.permutation(t.shape[2])] for t in tasks]
+    rng.shuffle(shuffled)
+    before, after = (paired_means(t, 0.95).difference(1, 0) for t in (tasks, shuffled))
+    assert after.value == pytest.approx(before.value, abs=1e-12)
+    assert after.interval == pytest.approx(before.interval, abs=1e-9)
+    assert after.p == pytest.approx(before.p, rel=1e-6, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(studies())
+def test_swapped_conditions_flip_the_sign(tasks):
+    means = paired_means(tasks, 0.95)
+    there, back = means.difference(1, 0), means.difference(0, 1)
+    assert back.value == -there.value
+    assert back.interval == pytest.approx((-there.interval.high, -there.interval.low))
+    assert back.p == pytest.approx(there.p)
+
+
+@settings(deadline=None)
+@given(studies(), st.sampled_from([0.8, 0.95, 0.99]))
+def test_p_is_small_exactly_when_the_interval_leaves_zero_out(tasks, confidence):
+    found = paired_means(tasks, confidence).difference(1, 0)
+    low, high = found.interval
+    assert -1 <= low <= found.value <= high <= 1
+    assume(min(abs(low), abs(high)) > 1e-9)
+    assert (found.p < 1 - confidence) == (low > 0 or high < 0)
+
+
+def test_no_difference_seen_is_not_certainty_that_there_is_none():
+    scores = np.ones((2, 1, 300), dtype=int)
+    found = paired_means([scores], 0.95).difference(1, 0)
+    assert found.value == 0 and found.p == 1
+    # the exact bound: of 300 unlike pairs none would be seen with probability .025 at .0122
+    assert 0.008 < found.interval.high < 0.0122
+
+
+def test_no_p_is_ever_zero():
+    rng = np.random.default_rng(4)
+    scores = np.stack([np.ones((1, 100_000)), rng.random((1, 100_000)) < 0.5])
+    assert paired_means([scores], 0.95).difference(1, 0).p == SMALLEST_P
+
+
+# Ratios
+
+
+@st.composite
+def ratios(draw):
+    top, bottom = draw(st.floats(-2, 2)), draw(st.floats(0.05, 2))
+    sd, other, rho = (draw(st.floats(*r)) for r in ((0.01, 0.5), (0.01, 0.5), (-0.9, 0.9)))
+    return top, bottom, np.array([[sd**2, rho * sd * other], [rho * sd * other, other**2]])
+
+
+@given(ratios())
+def test_fieller_holds_the_ratios_that_a_grid_does_not_reject(drawn):
+    top, bottom, covariance = drawn
     interval = fieller(top, bottom, covariance, 0.95)
-    assert interval.low <= top / bottom <= interval.high
-    for r in (interval.low, interval.high):
-        contrast = np.array([1, -r])
-        z = abs(top - r * bottom) / np.sqrt(contrast @ covariance @ contrast)
-        assert z == pytest.approx(stats.norm.ppf(0.975), rel=1e-6)
+
+    def kept(r):
+        contrast = np.stack([np.ones_like(r), -r])
+        variance = np.einsum("ir,ij,jr->r", contrast, covariance, contrast)
+        return (top - r * bottom) ** 2 <= Z**2 * variance
+
+    # very far out the test of the ratio is the test of the denominator
+    far = kept(np.array([-1e9, 1e9]))
+    assert (interval is None) == bool(far.any()) or bottom**2 == pytest.approx(
+        Z**2 * covariance[1, 1], rel=1e-6
+    )
+    if interval:
+        width = interval.high - interval.low
+        grid = np.linspace(interval.low - width, interval.high + width, 3001)
+        inside = (grid >= interval.low) & (grid <= interval.high)
+        edge = np.minimum(abs(grid - interval.low), abs(grid - interval.high)) < 1e-6 * width
+        assert ((kept(grid) == inside) | edge).all()
+        assert interval.low <= top / bottom <= interval.high
+
+
+@given(ratios(), st.floats(0.1, 10))
+def test_fieller_follows_a_change_of_units_and_the_complement(drawn, scale):
+    top, bottom, covariance = drawn
+    interval = fieller(top, bottom, covariance, 0.95)
+    assume(interval is not None and bottom**2 > 1.01 * Z**2 * covariance[1, 1])
+    scaled = fieller(scale * top, scale * bottom, scale**2 * covariance, 0.95)
+    assert scaled == pytest.approx(interval, rel=1e-6, abs=1e-9)
+    # what is not recovered, 1 - R, has the mirrored interval
+    rest = np.array([[-1, 1], [0, 1]])
+    lost = fieller(bottom - top, bottom, rest @ covariance @ rest.T, 0.95)
+    assert lost == pytest.approx((1 - interval.high, 1 - interval.low), rel=1e-6, abs=1e-6)
 
 
 def test_fieller_is_unbounded_when_the_denominator_may_be_zero():
@@ -98,11 +233,37 @@ def test_fieller_is_unbounded_when_the_denominator_may_be_zero():
     assert fieller(0.1, 0.05, 0.02**2 * np.eye(2), 0.95) is not None
 
 
-def test_fieller_covers_the_true_ratio():
-    rng, covered, runs = np.random.default_rng(5), 0, 2000
-    covariance = np.array([[0.03**2, 0.0002], [0.0002, 0.03**2]])
-    draws = rng.multivariate_normal([0.1, 0.2], covariance, size=runs)
-    for top, bottom in draws:
-        interval = fieller(top, bottom, covariance, 0.95)
-        covered += interval is None or interval.low <= 0.5 <= interval.high
-    assert 0.935 <= covered / runs <= 0.965
+@settings(deadline=None)
+@given(studies())
+def test_a_ratio_is_estimable_exactly_when_its_denominator_is_surely_positive(tasks):
+    for t in tasks:
+        t[:2] = t[:2, :1]  # the base conditions have no seeds
+    means = paired_means(tasks, 0.95)
+    contrast = np.array([1, -1, 0, 0])
+    below, variance = contrast @ means.values, contrast @ means.items @ contrast
+    assume(abs(below**2 - Z**2 * variance) > 1e-9)
+    ratio = means.ratio((2, 1), (0, 1))
+    sure = below > 0 and below**2 > Z**2 * variance
+    assert ratio.status == ("estimable" if sure else "not_estimable")
+    if sure:
+        assert ratio.interval.low <= ratio.value <= ratio.interval.high
+        assert ratio.value == pytest.approx((means.values[2] - means.values[1]) / below)
+    else:
+        assert ratio.value is None
+
+
+# Coverage: benchmarks/coverage.py in small
+
+
+def test_intervals_over_seeds_hold_the_truth_where_the_plain_bootstrap_does_not():
+    *_, hits = coverage.count("n = 500, .70 → .36 → .50", 0.15, studies=100)
+    for name in ("gain", "side effect", "R", "R - R'"):
+        ours, _, plain, _ = hits[name, "all", "macro"] / 100
+        assert ours >= 0.91 and plain < ours
+
+
+def test_intervals_of_one_seed_hold_the_truth_in_the_micro_study():
+    *_, hits = coverage.count("micro study, .997 → .65 → .99", 0.0, studies=100)
+    for name in ("damage", "gain", "side effect", "R", "R - R'"):
+        for level in ("task", "macro"):
+            assert hits[name, "one", level][0] / 100 >= 0.91
