@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo test lint format dag bench lock clean
+.PHONY: help demo test lint format dag bench coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -36,6 +36,9 @@ bench: $(VENV)/.ready  # scoring on this CPU beside stock lm-eval
 	$(BIN)/python benchmarks/scoring_cpu.py > benchmarks/results/scoring_cpu.part
 	@mv benchmarks/results/scoring_cpu.part benchmarks/results/scoring_cpu.json
 	@cat benchmarks/results/scoring_cpu.json
+
+coverage: $(VENV)/.ready  # how often the tables' intervals hold the truth, into docs/statistics.md
+	$(BIN)/python benchmarks/coverage.py --write docs/statistics.md
 
 # `sys_platform == 'none'` keeps torch and its CUDA packages out: CPU and CUDA machines share one lock.
 lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv)

@@ -89,15 +89,53 @@ def test_training_on_leaked_targets_is_degenerate(micro):
         assert summary["probe_loss_train_mask"] < 0.5 * summary["probe_loss_causal"]
 
 
-def test_every_number_is_backed_by_sample_rows(micro):
+def accuracies_by_hand(file):
+    """{task: accuracy} of a samples.parquet, without a line of the package."""
+    items, right = {}, {}
+    for choice in pd.read_parquet(file).sort_values("choice").to_dict("records"):
+        items.setdefault((choice["task"], choice["doc_hash"]), []).append(choice)
+    for (task, _), choices in items.items():
+        best = max(choices, key=lambda choice: choice["loglikelihood"])  # of equals the first
+        right.setdefault(task, []).append(best["choice"] == best["gold"])
+    return {task: sum(hits) / len(hits) for task, hits in right.items()}
+
+
+def with_macro(accuracies):
+    assert set(accuracies) == set(TASKS)
+    return accuracies | {"macro": sum(accuracies.values()) / len(accuracies)}
+
+
+def test_every_number_is_backed_by_sample_rows(micro, recovery):
     results = micro.folder / "results/micro"
-    per_task = pd.read_csv(results / "per_task.csv")
-    for file in results.glob("stage*/**/samples.parquet"):
+    per_task = pd.read_csv(results / "per_task.csv", dtype={"seed": str}).fillna({"seed": "-"})
+    per_task = per_task.fillna({"recipe": "base"}).set_index(["recipe", "seed", "mask", "task"])
+    found = {}
+    for file in results.glob("stage[124]*/**/samples.parquet"):
+        accuracies = with_macro(accuracies_by_hand(file))
         metrics = json.loads((file.parent / "metrics.json").read_text())
-        samples = pd.read_parquet(file)
-        assert set(samples["mask"]) == {metrics["mask"]}
-        assert set(samples.task) == set(TASKS)
-    assert len(per_task) == (3 + 3 * 3 * 3) * (len(TASKS) + 1)
+        written = {task: of_task["acc"] for task, of_task in metrics["tasks"].items()}
+        assert written == pytest.approx(accuracies, abs=1e-12)
+        manifest = json.loads((file.parent / "manifest.json").read_text())
+        recipe, seed = manifest.get("recipe") or "base", str(manifest.get("seed") or "-")
+        for task, accuracy in accuracies.items():
+            row = per_task.loc[recipe, seed, metrics["mask"], task]
+            assert (row.accuracy, row.acc) == pytest.approx((accuracy, accuracy), abs=1e-8)
+            found[recipe, seed, metrics["mask"], task] = accuracy
+    assert len(found) == len(per_task) == (3 + 3 * 3 * 3) * (len(TASKS) + 1)
+
+    for row in recovery.to_dict("records"):
+        mask, task = row["mask"], row["task"]
+        seeds = SEEDS if row["seed"] == "all" else [row["seed"]]
+        b, a = found["base", "-", "causal", task], found["base", "-", mask, task]
+        p = sum(found[row["recipe"], seed, mask, task] for seed in seeds) / len(seeds)
+        expected = {"baseline": b, "after": p, "retention": p / b, "recovery_ratio": p / b}
+        if mask == "causal":
+            expected |= {"side_effect": p - b}
+        else:
+            expected |= {"ablated": a, "damage": a - b, "gain": p - a}
+            if row["recovered_status"] == "estimable":
+                expected |= {"recovered": (p - a) / (b - a)}
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-8)
 
 
 def test_the_same_job_gives_the_same_bytes(micro):
