@@ -13,6 +13,7 @@ from ablation.names import ABLATED_MASKS, MASKS
 
 ROOT = Path(workflow.current_basedir).parent
 STUDY = load_study(config, ROOT / "config")
+config["keep_states"] = STUDY.keep_states  # for scripts: it changes no result, so no `params:`
 RESULTS = f"results/{STUDY.study}"
 LOGS = f"logs/{STUDY.study}"
 RECIPES = list(STUDY.recipes)

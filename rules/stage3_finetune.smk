@@ -24,6 +24,7 @@ rule stage3_finetune:
         gpu=STUDY.hardware.gpu,
     params:
         stamp=lambda w: provenance.canonical_json(stage3_stamp(w.recipe, w.seed)),
+        state=lambda w: training_state(w.recipe, w.seed),
     message:
         "Stage 3: finetuning {wildcards.recipe}, seed {wildcards.seed}"
     script:

@@ -101,6 +101,17 @@ def stage3_stamp(recipe, seed):
     )
 
 
+def training_state(recipe, seed):
+    """Where a training keeps what it resumes from: another history has another folder.
+
+    The micro-batch stays out: it may be halved when memory is short, and the step is the same.
+    """
+    stamp = stage3_stamp(recipe, seed)
+    history = provenance.without(stamp, "hash", "config.recipe.micro_batch_examples")
+    digest = provenance.sha256_text(provenance.canonical_json(history))
+    return f"state/{STUDY.study}/{recipe}-{seed}-{digest[:12]}"
+
+
 def checkpoint(recipe, seed):
     return f"{RESULTS}/stage3_finetune/{recipe}/seed{seed}/manifest.json"
 

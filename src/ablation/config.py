@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from ablation.names import METRICS, PROTOCOLS, RECIPES
@@ -44,6 +45,31 @@ class Hardware(Strict):
     attention: Literal["sdpa", "eager", "flex_attention"]
 
 
+class NoLearning(Strict):
+    after_steps: int = Field(ge=1)
+    min_improvement: float = Field(gt=0)
+
+
+class Plateau(Strict):
+    patience: int = Field(ge=1)
+    min_delta: float = Field(ge=0)
+    min_steps: int = Field(ge=0)
+
+
+class Leak(Strict):
+    ratio: Fraction
+    min_gap: float = Field(ge=0)
+    on_leak: Literal["stop", "record"]
+
+
+class StopRules(Strict):
+    """When a training ends before its last step; null: never for this reason."""
+
+    no_learning: NoLearning | None
+    plateau: Plateau | None
+    leak: Leak | None
+
+
 class Finetune(Strict):
     """One recipe, whole: the `finetune:` block of the study with the recipe's own keys on top."""
 
@@ -59,9 +85,26 @@ class Finetune(Strict):
     optimizer: str
     adam_beta2: Fraction
     max_grad_norm: float = Field(gt=0)
+    log_steps: int = Field(ge=1)
+    save_steps: int = Field(ge=1)
     eval_steps: int = Field(ge=1)
     eval_samples: int = Field(ge=1)
     heldout_fraction: Fraction
+    stops: StopRules
+
+    @model_validator(mode="after")
+    def _fits(self) -> Finetune:
+        if self.batch_examples % self.micro_batch_examples:
+            raise ValueError(
+                f"batch_examples {self.batch_examples} is no multiple of micro_batch_examples "
+                f"{self.micro_batch_examples}"
+            )
+        if self.save_steps % self.log_steps:
+            raise ValueError(
+                f"save_steps {self.save_steps} is no multiple of log_steps {self.log_steps}: "
+                f"a resumed training would log other means"
+            )
+        return self
 
 
 class Evaluation(Strict):
@@ -115,6 +158,7 @@ class Study(Strict):
     evaluation: Evaluation
     statistics: Statistics
     criteria: Criteria
+    keep_states: bool
 
     @field_validator("seeds")
     @classmethod
@@ -125,7 +169,7 @@ class Study(Strict):
 
     def recipe(self, name: str) -> dict:
         """The recipe as a plain mapping with every key in place."""
-        return Finetune.model_validate({**self.finetune, **self.recipes[name]}).model_dump()
+        return Finetune.model_validate(merge(self.finetune, self.recipes[name])).model_dump()
 
     @property
     def pretrained_here(self) -> bool:

@@ -1,34 +1,47 @@
 """Full-weight finetuning under a chosen mask: the Hugging Face Trainer with our rows and our loss.
 
 The loss counts response tokens only and is averaged over all response tokens of the optimizer
-step, whatever the micro-batches and rows that they were packed into.
+step, whatever the micro-batches and rows that they were packed into. A training that was killed
+goes on from its newest whole state and ends with the bits of one that was not.
 """
 
 from __future__ import annotations
 
+import gc
+import math
 import random
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch.nn.functional import cross_entropy
 from transformers import (
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
 
 from ablation.alpaca import alpaca_prompt
-from ablation.masks import leak_audit
+from ablation.masks import LeakAudit, leak_audit
 from ablation.models import target_logits
 from ablation.packing import Example, Rows, pack
+from ablation.precision import MasterWeights
 from ablation.progress import Progress
-from ablation.provenance import read_json_lines
+from ablation.provenance import read_json_lines, sha256_file
+from ablation.states import newest_state, seal
+from ablation.stops import MAX_STEPS, Stops
 
 PROBE_EXAMPLES = 64  # samples on which both probe losses are taken
+WEIGHTS, TRAINER_STATE = "model.safetensors", "trainer_state.json"  # names that the Trainer knows
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,17 @@ class Examples:
     train: list[Example]
     heldout: list[Example]
     dropped: int
+    fingerprint: str  # sha256 of the file they came from
+
+
+class Finetuned(NamedTuple):
+    """A finetuned model, with summary.json and curve.jsonl as docs/records.md has them."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    summary: dict
+    curve: list[dict]
+    record: dict  # what happened, for run.json: resumed from, micro-batch, tokens a second
 
 
 def tokenize(record: Mapping, tokenizer, max_seq_len: int) -> Example | None:
@@ -68,7 +92,8 @@ def read_examples(
             f"{file}: {len(records)} records leave {len(examples)} examples after tokenization at "
             f"max_seq_len {max_seq_len}; more than {held} are needed to hold some out"
         )
-    return Examples(examples[held:], examples[:held], len(records) - len(examples))
+    dropped = len(records) - len(examples)
+    return Examples(examples[held:], examples[:held], dropped, sha256_file(file))
 
 
 def summed_loss(model: PreTrainedModel, rows: Rows, mask: str) -> tuple[torch.Tensor, int]:
@@ -94,29 +119,50 @@ def mean_loss(
 
 
 class MaskedTrainer(Trainer):
-    """A Trainer whose batches are packed rows and whose loss is ours."""
+    """A Trainer whose batches are packed rows and whose loss and optimizer are ours."""
 
-    def __init__(self, *args, recipe: Mapping, **kwargs):
+    def __init__(self, *args, recipe: Mapping, probe: Sequence[Example], stops: Stops, **kwargs):
         super().__init__(*args, **kwargs)
-        self.recipe = recipe
+        self.recipe, self.probe, self.stops = recipe, probe, stops
         self.model_accepts_loss_kwargs = True  # the loss is divided by num_items_in_batch already
+        self.remove_callback(PrinterCallback)  # our lines say the same, with the time left
+
+    def create_optimizer(self, model=None):
+        """The recipe's optimizer; where weights are bfloat16, over float32 copies of them."""
+        if self.optimizer is None:
+            super().create_optimizer(model)
+            if any(p.dtype != torch.float32 for p in self.model.parameters()):
+                self.optimizer = MasterWeights(self.optimizer)
+        return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, count = summed_loss(model, _rows(inputs), self.recipe["train_mask"])
         return loss / (count if num_items_in_batch is None else num_items_in_batch)
 
-    def heldout_loss(self) -> float:
-        """Mean loss on the held-out examples under the training mask, averaged over tokens."""
-        return mean_loss(
-            self.model,
-            self.eval_dataset[: self.recipe["eval_samples"]],
-            self.recipe["train_mask"],
-            self.recipe["max_seq_len"],
-            self.recipe["micro_batch_examples"],
-        )
+    def loss_of(self, examples: Sequence[Example], mask: str) -> float:
+        """Mean loss (nats a response token) of `examples` under `mask`."""
+        batch = self.args.per_device_train_batch_size
+        return mean_loss(self.model, examples, mask, self.recipe["max_seq_len"], batch)
+
+    def losses(self) -> dict[str, float]:
+        """Held-out loss under the training mask; the probe's loss under it and under `causal`."""
+        mask = self.recipe["train_mask"]
+        return {
+            "eval_loss": self.loss_of(self.eval_dataset[: self.recipe["eval_samples"]], mask),
+            "probe_loss_train_mask": self.loss_of(self.probe, mask),
+            "probe_loss_causal": self.loss_of(self.probe, "causal"),
+        }
+
+    def _save(self, output_dir=None, state_dict=None):
+        """The weights of a resumable state, by their own names: no class need know how to save."""
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(Path(output_dir) / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        load_model(self.model, Path(resume_from_checkpoint) / WEIGHTS)
 
     def evaluate(self, *args, **kwargs):
-        metrics = {"eval_loss": self.heldout_loss()}
+        metrics = self.losses()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -124,96 +170,173 @@ class MaskedTrainer(Trainer):
         return metrics
 
 
-class Report(TrainerCallback):
-    """Progress lines with the newest loss."""
+class Watch(TrainerCallback):
+    """Reports progress, seals states, and ends the training when a stop says so."""
 
-    def __init__(self, label: str, total: int):
-        self.progress, self.note = Progress(label, total), ""
+    def __init__(self, stops: Stops, label: str, total: int, done: int):
+        self.stops, self.label, self.note = stops, label, ""
+        self.progress = Progress(label, total, done)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.stops.saw({"step": state.global_step} | (logs or {})):
+            control.should_training_stop = True
         if logs and "loss" in logs:
             self.note = f"loss {logs['loss']:.4f}"
 
     def on_step_end(self, args, state, control, **kwargs):
         self.progress.update(state.global_step, self.note)
 
+    def on_save(self, args, state, control, model=None, **kwargs):
+        # a state that is not finite is nothing to resume from
+        if self.stops.reason != "non_finite" and all(
+            p.isfinite().all() for p in model.parameters()
+        ):
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.stops.reason:
+            print(f"{self.label}: {self.stops.reason} at step {state.global_step}", file=sys.stderr)
+
 
 def finetune(
-    model: PreTrainedModel,
-    tokenizer,
+    load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     data: str | Path,
     recipe: Mapping,
     seed: int,
     hardware: Mapping,
     label: str,
-    scratch: str | Path,
-) -> tuple[dict, list[dict]]:
-    """Train `model` in place. Returns (summary, curve).
+    state: str | Path,
+) -> Finetuned:
+    """Train what `load` gives, within the memory there is, resuming from `state` if it can.
 
-    `seed` sets the order of the data and which of it is held out, nothing else. The summary holds
-    steps, epochs, tokens, losses (nats a response token) and the leak audit of the training mask;
-    the curve one mapping per logged step.
+    `seed` sets the order of the data and which of it is held out, nothing else. Out of memory
+    halves the micro-batch and goes on from the newest state: the step stays the same.
     """
+    micro_batch = recipe["micro_batch_examples"]
+    while True:
+        try:
+            return _finetune(*load(), data, recipe, seed, hardware, label, Path(state), micro_batch)
+        except torch.OutOfMemoryError:
+            if micro_batch == 1:
+                raise
+        micro_batch = _smaller(micro_batch, recipe["batch_examples"])
+        print(f"{label}: out of memory, now {micro_batch} examples a forward", file=sys.stderr)
+        gc.collect()  # a Trainer refers to itself in circles, and would keep model and optimizer
+        torch.cuda.empty_cache()
+
+
+def _smaller(micro_batch: int, batch: int) -> int:
+    """The largest divisor of `batch` that is at most half of `micro_batch`."""
+    return max(d for d in range(1, max(2, micro_batch // 2 + 1)) if batch % d == 0)
+
+
+def _finetune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: str | Path,
+    recipe: Mapping,
+    seed: int,
+    hardware: Mapping,
+    label: str,
+    state: Path,
+    micro_batch: int,
+) -> Finetuned:
+    started = time.perf_counter()
     torch.manual_seed(seed)
     examples = read_examples(
         data, tokenizer, recipe["max_seq_len"], recipe["heldout_fraction"], seed
     )
     audit = leak_audit(model, recipe["train_mask"])
-    capacity, micro_batch = recipe["max_seq_len"], recipe["micro_batch_examples"]
+    stops, newest = Stops(recipe["stops"]), newest_state(state)
+    past = TrainerState.load_from_json(newest / TRAINER_STATE) if newest else TrainerState()
+    for entry in past.log_history:
+        stops.saw(entry)
 
     def collate(batch: list[Example]) -> dict[str, torch.Tensor]:
-        rows = pack(batch, capacity)
-        return vars(rows) | {"labels": rows.labels}
+        rows = pack(batch, recipe["max_seq_len"])
+        # labels and attention_mask are what the Trainer counts targets and tokens by
+        return vars(rows) | {"labels": rows.labels, "attention_mask": rows.doc >= 0}
 
     trainer = MaskedTrainer(
         model=model,
-        args=training_arguments(recipe, seed, hardware, scratch),
+        args=training_arguments(recipe, seed, hardware, state, micro_batch),
         train_dataset=examples.train,
         data_collator=collate,
         eval_dataset=examples.heldout,
         recipe=recipe,
-        callbacks=[Report(label, recipe["max_steps"])],
+        probe=examples.train[:PROBE_EXAMPLES],
+        stops=stops,
+        callbacks=[Watch(stops, label, recipe["max_steps"], past.global_step)],
     )
-    trainer.remove_callback(PrinterCallback)  # our lines say the same, with the time left
-    result = trainer.train()
-    probe = examples.train[:PROBE_EXAMPLES]
+    over = stops.reason is not None or past.global_step >= recipe["max_steps"]
+    if over:
+        trainer.state = past  # killed after its last step: nothing is left to train
+    else:
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    seen = trainer.state  # what the weights have seen
+    if stops.reason == "non_finite":
+        newest = newest_state(state)
+        if newest is None:
+            raise FloatingPointError(
+                f"{label}: loss or gradient was not finite by step {seen.global_step}, before a "
+                f"state was saved. Lower learning_rate or save_steps."
+            )
+        seen = TrainerState.load_from_json(newest / TRAINER_STATE)
+    if over or stops.reason == "non_finite":
+        load_model(model, newest / WEIGHTS)
+    seconds = time.perf_counter() - started
+    record = {
+        "resumed_from_step": past.global_step,
+        "micro_batch_examples": micro_batch,
+        "tokens_per_second": round(
+            (trainer.state.num_input_tokens_seen - past.num_input_tokens_seen) / seconds, 1
+        ),
+    }
+    return Finetuned(model, tokenizer, *_report(trainer, seen, examples, audit, seed), record)
+
+
+def _report(
+    trainer: MaskedTrainer, seen: TrainerState, examples: Examples, audit: LeakAudit, seed: int
+) -> tuple[dict, list[dict]]:
+    """summary.json and curve.jsonl of docs/records.md; `seen` is what the weights have seen."""
+    history, recipe = trainer.state.log_history, trainer.recipe
+    losses = [e["loss"] for e in history if "loss" in e and e["step"] <= seen.global_step]
     summary = {
         "recipe": dict(recipe),
         "seed": seed,
-        "steps": trainer.state.global_step,
-        "stop_reason": "max_steps",
-        "epochs": round(trainer.state.epoch, 4),
+        "steps": seen.global_step,
+        "stop_reason": trainer.stops.reason or MAX_STEPS,
+        "leak_alarms": trainer.stops.leak_alarms,
+        "epochs": round(seen.epoch or 0, 4),
+        "tokens": seen.num_input_tokens_seen,
         "train_examples": len(examples.train),
         "heldout_examples": len(examples.heldout),
         "dropped_examples": examples.dropped,
-        "train_loss": result.training_loss,
-        "eval_loss": trainer.heldout_loss(),
-        "probe_loss_train_mask": mean_loss(
-            model, probe, recipe["train_mask"], capacity, micro_batch
-        ),
-        "probe_loss_causal": mean_loss(model, probe, "causal", capacity, micro_batch),
+        "data_fingerprint": examples.fingerprint,
+        "train_loss": sum(losses) / len(losses) if losses else None,
+        "final_train_loss": losses[-1] if losses else None,
+        **trainer.losses(),
         "train_leaks": audit.leaks,
         "leak_audit": audit.as_dict(),
     }
-    kept = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
-    curve = [{k: log[k] for k in kept if k in log} for log in trainer.state.log_history]
+    kept = ("step", "epoch", "loss", "learning_rate", "grad_norm", "eval_loss")
+    kept += ("probe_loss_train_mask", "probe_loss_causal")
+    curve = [
+        {k: log[k] if math.isfinite(log[k]) else None for k in kept if k in log}  # JSON has no NaN
+        for log in history
+    ]
     return summary, [point for point in curve if "loss" in point or "eval_loss" in point]
 
 
 def training_arguments(
-    recipe: Mapping, seed: int, hardware: Mapping, scratch: str | Path
+    recipe: Mapping, seed: int, hardware: Mapping, state: str | Path, micro_batch: int
 ) -> TrainingArguments:
     """The recipe in the Trainer's own terms."""
-    if recipe["batch_examples"] % recipe["micro_batch_examples"]:
-        raise ValueError(
-            f"batch_examples {recipe['batch_examples']} is no multiple of "
-            f"micro_batch_examples {recipe['micro_batch_examples']}"
-        )
-    return TrainingArguments(
-        output_dir=str(scratch),
+    arguments = TrainingArguments(
+        output_dir=str(state),
         max_steps=recipe["max_steps"],
-        per_device_train_batch_size=recipe["micro_batch_examples"],
-        gradient_accumulation_steps=recipe["batch_examples"] // recipe["micro_batch_examples"],
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=recipe["batch_examples"] // micro_batch,
         learning_rate=recipe["learning_rate"],
         weight_decay=recipe["weight_decay"],
         adam_beta2=recipe["adam_beta2"],
@@ -225,8 +348,11 @@ def training_arguments(
         data_seed=seed,
         eval_strategy="steps",
         eval_steps=recipe["eval_steps"],
-        logging_steps=max(1, recipe["max_steps"] // 100),
-        save_strategy="no",
+        logging_steps=recipe["log_steps"],
+        logging_nan_inf_filter=False,  # a loss that is not finite must be seen
+        include_num_input_tokens_seen="non_padding",
+        save_strategy="steps",
+        save_steps=recipe["save_steps"],
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=hardware["gpu"] > 0,
@@ -235,6 +361,8 @@ def training_arguments(
         report_to=[],
         log_level="error",
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # on several, DataParallel would cut rows apart
+    return arguments
 
 
 def _rows(inputs: Mapping[str, torch.Tensor]) -> Rows:

@@ -6,11 +6,16 @@ Files are local and safetensors; code from a model's folder is never run.
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -22,6 +27,10 @@ from transformers import (
 
 from ablation.masks import attention_mask, refuse_unsupported
 from ablation.packing import Example, Rows, pack
+from ablation.provenance import atomic_path, write_json
+
+RAW_WEIGHTS = "raw_state_dict.safetensors"
+RAW_BASE = "raw_state_dict.json"  # {"base": the folder whose class and config the weights are for}
 
 
 def load(
@@ -33,6 +42,11 @@ def load(
     model folder, and UnsupportedArchitecture when its mask cannot be set.
     """
     folder = Path(folder)
+    if (folder / RAW_BASE).is_file():
+        base = folder / json.loads((folder / RAW_BASE).read_text())["base"]
+        model, _ = load(base, dtype, attention, device)
+        load_model(model, folder / RAW_WEIGHTS)
+        return model, _tokenizer(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder}: no config.json there, so it is no model folder. Models are read from local "
@@ -46,10 +60,14 @@ def load(
         local_files_only=True,
         use_safetensors=True,
     )
+    return model.to(device).eval(), _tokenizer(folder)
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     for trace in ("is_local", "local_files_only"):  # how it was loaded is no part of what is saved
         tokenizer.init_kwargs.pop(trace, None)
-    return model.to(device).eval(), tokenizer
+    return tokenizer
 
 
 def load_on(
@@ -61,10 +79,42 @@ def load_on(
     return load(folder, hardware["dtype"], hardware["attention"], device)
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write both into `folder` (made if missing); equal weights give equal bytes."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    base: str | Path | None = None,
+) -> str:
+    """Write both as `folder`, whole or not at all; equal weights give equal bytes.
+
+    Returns the format: `hf_pretrained`, or `raw_state_dict` where the model's class cannot save
+    itself and `base` names the folder it was loaded from. `load` reads both. Without `base` the
+    class's own error is raised.
+    """
+    folder = Path(folder)
+    for left in folder.parent.glob(f".{folder.name}.*.part"):  # by a save that was killed
+        shutil.rmtree(left)
+    with atomic_path(folder) as scratch:
+        try:
+            model.save_pretrained(scratch)
+            form = "hf_pretrained"
+        except OSError:
+            raise  # a full disk is no fault of the class
+        except Exception as error:
+            if base is None:
+                raise
+            print(
+                f"{type(model).__name__} cannot save itself ({error}): {folder} gets its weights "
+                f"as they are, and refers to {base} for the rest",
+                file=sys.stderr,
+            )
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            save_model(model, str(scratch / RAW_WEIGHTS))
+            write_json(scratch / RAW_BASE, {"base": os.path.relpath(base, folder)})
+            form = "raw_state_dict"
+        tokenizer.save_pretrained(scratch)
+    return form
 
 
 def circumstances(model: PreTrainedModel) -> dict[str, str | int]:

@@ -16,8 +16,8 @@ class Progress:
     themselves would overwrite each other.
     """
 
-    def __init__(self, label: str, total: int, every: float = 5.0):
-        self.label, self.total, self.every = label, total, every
+    def __init__(self, label: str, total: int, done: int = 0, every: float = 5.0):
+        self.label, self.total, self.begun_at, self.every = label, total, done, every
         self.started = self.printed = time.monotonic()
 
     def update(self, done: int, note: str = "") -> None:
@@ -26,7 +26,7 @@ class Progress:
             return
         self.printed = now
         spent = now - self.started
-        left = spent / max(done, 1) * (self.total - done)
+        left = spent / max(done - self.begun_at, 1) * (self.total - done)
         tail = f"{left:.0f} s left" if done < self.total else f"done in {spent:.0f} s"
         share = f"{done}/{self.total} ({100 * done // max(self.total, 1)} %)"
         parts = [p for p in (note, tail) if p]

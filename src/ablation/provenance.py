@@ -228,6 +228,18 @@ def stamp(
     return {**body, "hash": sha256_text(canonical_json(body))}
 
 
+def without(value: Mapping, *keys: str) -> dict:
+    """A copy of a nested mapping that lacks `keys`, each a path of names joined by dots."""
+    copy = json.loads(canonical_json(value))
+    for key in keys:
+        *path, last = key.split(".")
+        inner = copy
+        for name in path:
+            inner = inner[name]
+        del inner[last]
+    return copy
+
+
 # ---- manifests ---------------------------------------------------------------------------------
 
 

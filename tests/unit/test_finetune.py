@@ -6,16 +6,18 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
+import ablation.finetune as module
 from ablation.alpaca import alpaca_prompt
 from ablation.finetune import (
+    _smaller,
     finetune,
     mean_loss,
     read_examples,
     summed_loss,
     tokenize,
-    training_arguments,
 )
 from ablation.packing import pack
+from ablation.precision import MasterWeights
 
 HARDWARE = {"gpu": 0, "threads": 1, "dtype": "float32", "attention": "sdpa"}
 RECIPE = {
@@ -31,10 +33,18 @@ RECIPE = {
     "optimizer": "adamw_torch",
     "adam_beta2": 0.98,
     "max_grad_norm": 1.0,
+    "log_steps": 1,
+    "save_steps": 100,
     "eval_steps": 2,
     "eval_samples": 8,
     "heldout_fraction": 0.1,
+    "stops": {"no_learning": None, "plateau": None, "leak": None},
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +57,8 @@ def model(tokenizer):
     return tiny_model("ministral3", vocabulary=len(tokenizer))
 
 
-@pytest.fixture
-def data(tmp_path):
-    words = ["red", "green", "blue", "cat", "dog", "sun", "moon", "tree"]
+def write_records(file):
+    words = "red green blue cat dog sun moon tree".split()
     records = [
         {
             "instruction": f"Say {words[i % 8]}.",
@@ -58,17 +67,23 @@ def data(tmp_path):
         }
         for i in range(60)
     ]
-    file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in records))
-    return file
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_records(tmp_path / "data.jsonl")
+    return tmp_path / "data.jsonl"
 
 
 def run(model, tokenizer, data, tmp_path, seed=1, **changes):
-    recipe = RECIPE | changes
-    summary, curve = finetune(
-        model, tokenizer, data, recipe, seed, HARDWARE, "test", tmp_path / "scratch"
+    """(summary, curve, weights) of a training from a clean state."""
+    state = tmp_path / f"state{len(list(tmp_path.iterdir()))}"
+    tuned = finetune(
+        lambda: (model, tokenizer), data, RECIPE | changes, seed, HARDWARE, "test", state
     )
-    return summary, curve, {k: v.clone() for k, v in model.state_dict().items()}
+    weights = {k: v.clone() for k, v in tuned.model.state_dict().items()}
+    return tuned.summary, tuned.curve, weights
 
 
 def test_prompt_starts_with_bos_and_response_ends_with_eos(tokenizer):
@@ -133,9 +148,12 @@ def test_a_packed_step_equals_its_examples_one_by_one(model, tokenizer, data, ma
 def test_the_micro_batch_does_not_change_the_step(tokenizer, data, tmp_path):
     # Responses differ in length: a mean over micro-batches instead of tokens would show.
     weights = []
+    # Ten steps of 8 of 54 examples: an epoch ends on a step of 6 on the way.
+    changes = {"max_steps": 10, "learning_rate": 1e-3}
     for size in (8, 2):
         model = tiny_model("ministral3", vocabulary=len(tokenizer))
-        weights.append(run(model, tokenizer, data, tmp_path, micro_batch_examples=size)[2])
+        changes["micro_batch_examples"] = size
+        weights.append(run(model, tokenizer, data, tmp_path, **changes)[2])
     for name, whole in weights[0].items():
         torch.testing.assert_close(weights[1][name], whole, atol=2e-5, rtol=1e-4)
 
@@ -168,6 +186,150 @@ def test_the_leaky_recipe_is_labelled(model, tokenizer, data, tmp_path):
     assert summary["train_leaks"] is True
 
 
-def test_a_batch_that_micro_batches_do_not_fill_is_refused():
-    with pytest.raises(ValueError, match="no multiple"):
-        training_arguments(RECIPE | {"micro_batch_examples": 3}, 1, HARDWARE, "x")
+def failing(monkeypatch, fault, when):
+    """`target_logits` meets `fault` in those training forwards that `when(count, rows)` names."""
+    real, forwards = module.target_logits, []
+
+    def faulty(model, rows, mask):
+        logits = real(model, rows, mask)
+        if torch.is_grad_enabled():
+            forwards.append(rows)
+            if when(len(forwards), rows):
+                return fault(logits)
+        return logits
+
+    monkeypatch.setattr(module, "target_logits", faulty)
+
+
+def out_of_memory(logits):
+    raise torch.OutOfMemoryError
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
+    tokenizer, data, tmp_path, monkeypatch
+):
+    def train(name):
+        return finetune(
+            lambda: (tiny_model("ministral3", vocabulary=len(tokenizer)), tokenizer),
+            data,
+            RECIPE | {"max_steps": 6, "save_steps": 2, "learning_rate": 1e-3},
+            1,
+            HARDWARE,
+            "test",
+            tmp_path / name,
+        )
+
+    free = train("free")
+    # From step 5 on four examples fit: steps 1 to 4 are as they were, the others in two halves.
+    failing(monkeypatch, out_of_memory, lambda n, rows: n > 4 and int(rows.doc.max()) >= 4)
+    short = train("short")
+    assert free.record["micro_batch_examples"] == 8 and short.record["micro_batch_examples"] == 4
+    assert short.record["resumed_from_step"] == 4
+    assert short.summary["recipe"] == free.summary["recipe"]
+    for name, whole in free.model.state_dict().items():
+        torch.testing.assert_close(short.model.state_dict()[name], whole, atol=2e-5, rtol=1e-4)
+
+
+def test_out_of_memory_with_one_example_a_forward_is_an_error(
+    model, tokenizer, data, tmp_path, monkeypatch
+):
+    failing(monkeypatch, out_of_memory, lambda n, rows: True)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(model, tokenizer, data, tmp_path, micro_batch_examples=2)
+
+
+@pytest.mark.parametrize("largest, smaller", [(24, 12), (8, 4), (6, 3), (3, 1), (2, 1)])
+def test_smaller_micro_batches_fill_the_batch(largest, smaller):
+    assert _smaller(largest, 24) == smaller
+
+
+def test_a_loss_that_is_not_finite_ends_with_the_last_whole_state(
+    tokenizer, data, tmp_path, monkeypatch
+):
+    recipe = {"schedule": "constant_with_warmup", "save_steps": 2}
+    model = tiny_model("ministral3", vocabulary=len(tokenizer))
+    good, _, weights = run(model, tokenizer, data, tmp_path, **recipe, max_steps=2)
+    failing(monkeypatch, lambda logits: logits * float("nan"), lambda n, rows: n > 2)
+    model = tiny_model("ministral3", vocabulary=len(tokenizer))
+    summary, curve, saved = run(model, tokenizer, data, tmp_path, **recipe, max_steps=6)
+    assert summary["stop_reason"] == "non_finite" and summary["steps"] == 2
+    assert all(torch.equal(saved[name], whole) for name, whole in weights.items())
+    told = ("eval_loss", "train_loss", "tokens", "epochs")
+    assert {k: summary[k] for k in told} == {k: good[k] for k in told}
+    assert [point["step"] for point in curve if point.get("loss", 0) is None] == [3]
+    assert "NaN" not in json.dumps(curve)
+
+
+def test_a_loss_that_is_never_finite_is_an_error(model, tokenizer, data, tmp_path, monkeypatch):
+    failing(monkeypatch, lambda logits: logits * float("nan"), lambda n, rows: True)
+    with pytest.raises(FloatingPointError, match="Lower learning_rate or save_steps"):
+        run(model, tokenizer, data, tmp_path)
+
+
+STOPPED = {  # what ends the training, at which step
+    "no_learning": ({"no_learning": {"after_steps": 5, "min_improvement": 0.08}}, 1e-9, 5),
+    "plateau": ({"plateau": {"patience": 2, "min_delta": 0.01, "min_steps": 4}}, 1e-9, 6),
+}
+
+
+@pytest.mark.parametrize("reason", STOPPED)
+def test_a_training_that_gets_nowhere_stops_and_says_why(model, tokenizer, data, tmp_path, reason):
+    rules, rate, step = STOPPED[reason]
+    changes = {"learning_rate": rate, "max_steps": 30, "stops": RECIPE["stops"] | rules}
+    summary, curve, _ = run(model, tokenizer, data, tmp_path, **changes)
+    assert (summary["stop_reason"], summary["steps"]) == (reason, step)
+    assert curve[-1]["step"] == step
+
+
+@pytest.mark.parametrize("on_leak, steps", [("stop", 20), ("record", 40)])
+def test_a_leaking_mask_raises_the_alarm(model, tokenizer, data, tmp_path, on_leak, steps):
+    leak = {"ratio": 0.9, "min_gap": 0.05, "on_leak": on_leak}
+    changes = {"max_steps": 40, "eval_steps": 20, "train_mask": "full_bidir"}
+    changes["stops"] = RECIPE["stops"] | {"leak": leak}
+    summary, _, _ = run(model, tokenizer, data, tmp_path, **changes)
+    assert summary["steps"] == steps and summary["leak_alarms"][0] == 20
+    assert summary["stop_reason"] == ("leak_alarm" if on_leak == "stop" else "max_steps")
+    assert summary["probe_loss_train_mask"] < summary["probe_loss_causal"]
+
+
+def test_a_class_that_cannot_save_itself_is_trained_and_resumed(tokenizer, data, tmp_path):
+    def unable(*args, **kwargs):
+        raise NotImplementedError
+
+    def train(steps):
+        model = tiny_model("ministral3", vocabulary=len(tokenizer))
+        model.save_pretrained = unable
+        recipe = RECIPE | {"schedule": "constant_with_warmup", "save_steps": 2, "max_steps": steps}
+        state = tmp_path / "state"
+        return finetune(lambda: (model, tokenizer), data, recipe, 1, HARDWARE, "test", state)
+
+    assert train(2).record["resumed_from_step"] == 0
+    assert train(4).record["resumed_from_step"] == 2
+
+
+def test_a_constant_gradient_moves_a_bfloat16_weight_by_the_right_amount():
+    rounded = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
+    kept = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
+    plain = torch.optim.SGD([rounded], lr=2e-5)
+    exact = MasterWeights(torch.optim.SGD([kept], lr=2e-5))
+    for _ in range(2000):
+        for weight, optimizer in ((rounded, plain), (kept, exact)):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert (rounded == 1).all()  # every single update was rounded away
+    assert torch.allclose(kept.float(), torch.tensor(1 - 2000 * 2e-5), atol=2**-9)
+
+
+def test_a_bfloat16_training_follows_the_float32_one(tokenizer, data, tmp_path):
+    # 40 steps of 1e-4: far below the spacing of bfloat16 weights of this size.
+    start = tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16()
+    moved = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16().to(dtype)
+        changes = {"max_steps": 40, "learning_rate": 1e-4, "schedule": "constant_with_warmup"}
+        weights = run(model, tokenizer, data, tmp_path, **changes)[2]
+        deltas = [weights[name].float() - w.float() for name, w in start.state_dict().items()]
+        moved[dtype] = torch.cat([delta.flatten() for delta in deltas])
+    exact, kept = moved[torch.float32], moved[torch.bfloat16]
+    assert torch.dot(exact, kept) / torch.dot(exact, exact) == pytest.approx(1, abs=0.1)

@@ -1,33 +1,38 @@
 """Finetune the base by one recipe and seed; write the checkpoint, its summary and its curve."""
 
 import json
-import tempfile
 from pathlib import Path
 
 from ablation import models, provenance
 from ablation.finetune import finetune
 from ablation.progress import logged
+from ablation.states import claimed
 
 
 def main(smk):
     stamp = json.loads(smk.params.stamp)
     base, config = provenance.read_inputs(stamp)[smk.input.base], stamp["config"]
-    name, seed = config["name"], config["seed"]
     weights = Path(smk.input.base).parent / base["model"]
-    model, tokenizer = models.load_on(config["hardware"], weights)
-    data = Path(smk.input.data).parent / "finetune.jsonl"
-    label = f"{name} seed {seed}"
-    with provenance.run_record(smk.output.run) as record, tempfile.TemporaryDirectory() as scratch:
-        summary, curve = finetune(
-            model, tokenizer, data, config["recipe"], seed, config["hardware"], label, scratch
-        )
-        record["stop_reason"] = summary["stop_reason"]
-    models.save(model, tokenizer, smk.output.model)
-    provenance.write_json(smk.output.summary, summary)
-    provenance.write_json_lines(smk.output.curve, curve)
-    outputs = [smk.output.model, smk.output.summary, smk.output.curve]
-    facts = {"model": "model", "recipe": name, "seed": seed, "train_leaks": summary["train_leaks"]}
-    provenance.write_manifest(smk.output.manifest, stamp, outputs, **facts)
+    name, seed = config["name"], config["seed"]
+    with claimed(smk.params.state, keep=smk.config["keep_states"]):
+        with provenance.run_record(smk.output.run) as record:
+            tuned = finetune(
+                load=lambda: models.load_on(config["hardware"], weights),
+                data=Path(smk.input.data).parent / "finetune.jsonl",
+                recipe=config["recipe"],
+                seed=seed,
+                hardware=config["hardware"],
+                label=f"{name} seed {seed}",
+                state=smk.params.state,
+            )
+            record |= tuned.record
+        form = models.save(tuned.model, tuned.tokenizer, smk.output.model, base=weights)
+        provenance.write_json(smk.output.summary, tuned.summary)
+        provenance.write_json_lines(smk.output.curve, tuned.curve)
+        outputs = [smk.output.model, smk.output.summary, smk.output.curve]
+        facts = {"model": "model", "format": form, "recipe": name, "seed": seed}
+        facts |= {"train_leaks": tuned.summary["train_leaks"]}
+        provenance.write_manifest(smk.output.manifest, stamp, outputs, **facts)
 
 
 if __name__ == "__main__":

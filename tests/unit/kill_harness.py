@@ -1,0 +1,157 @@
+"""Trains a tiny model again and again, killing itself (SIGKILL) at random moments.
+
+    python tests/unit/kill_harness.py FOLDER KILLS [float32 | bfloat16]
+
+A moment is counted before and after every optimizer step, before every sync to disk and every
+removal, and in the middle of every write into the state folder: then half of the bytes are there,
+and the process is gone. Children are forked from this process, which imports torch once. Prints one
+JSON line: see `main`.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from test_finetune import HARDWARE, RECIPE, write_records
+from tiny import tiny_model, tiny_tokenizer
+
+from ablation import finetune as training
+from ablation import states
+from ablation.models import save
+from ablation.provenance import write_json
+
+RESUMED = RECIPE | {"max_steps": 12, "save_steps": 2, "log_steps": 1, "eval_steps": 4}
+
+
+class Moments:
+    """Counts moments; at the chosen one the process kills itself."""
+
+    def __init__(self, fatal: int | None):
+        self.count, self.fatal = 0, fatal
+
+    def passed(self) -> bool:
+        """Whether this moment is the fatal one."""
+        self.count += 1
+        return self.count == self.fatal
+
+    def maybe_die(self) -> None:
+        if self.passed():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def writes(self, write, path_of):
+        """`write`, but at the fatal moment with half of the file, then death."""
+
+        def wrapped(*args, **kwargs):
+            fatal = self.passed()
+            result = write(*args, **kwargs)
+            if fatal:
+                path = path_of(*args)
+                os.truncate(path, os.path.getsize(path) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return wrapped
+
+
+def train(folder: Path, dtype: str, fatal: int | None) -> int:
+    """One attempt; returns the number of moments when it survives."""
+    moments = Moments(fatal)
+    step = torch.optim.AdamW.step
+
+    def stepped(self, *args, **kwargs):
+        moments.maybe_die()
+        result = step(self, *args, **kwargs)
+        moments.maybe_die()
+        return result
+
+    torch.optim.AdamW.step = stepped
+    torch.save = moments.writes(torch.save, lambda value, path, *a: path)
+    training.save_model = moments.writes(training.save_model, lambda model, path: path)
+    unmarked = states.os.fsync
+
+    def synced(descriptor):
+        moments.maybe_die()
+        unmarked(descriptor)
+
+    states.os.fsync = synced
+    remove = states.shutil.rmtree
+
+    def removed(path, *args, **kwargs):
+        moments.maybe_die()
+        remove(path, *args, **kwargs)
+
+    states.shutil.rmtree = removed
+
+    tokenizer = tiny_tokenizer()
+
+    def load():
+        model = tiny_model("ministral3", vocabulary=len(tokenizer)).to(getattr(torch, dtype))
+        return model, tokenizer
+
+    with states.claimed(folder / "state"):
+        tuned = training.finetune(
+            load, folder.parent / "data.jsonl", RESUMED, 1, HARDWARE, "t", folder / "state"
+        )
+        save(tuned.model, tuned.tokenizer, folder / "model")
+        result = {"summary": tuned.summary, "curve": tuned.curve, "resumed": tuned.record}
+        write_json(folder / "result.json", result)
+    return moments.count
+
+
+def attempt(folder: Path, dtype: str, fatal: int | None) -> bool:
+    """Fork one attempt; whether it survived."""
+    child = os.fork()
+    if child == 0:
+        try:
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+            (folder / "moments").write_text(str(train(folder, dtype, fatal)))
+        finally:
+            os._exit(0 if (folder / "moments").exists() else 1)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return False
+    assert os.WEXITSTATUS(status) == 0, "the training failed instead of being killed"
+    return True
+
+
+def outcome(folder: Path) -> tuple:
+    result = json.loads((folder / "result.json").read_text())
+    return (folder / "model/model.safetensors").read_bytes(), result["summary"], result["curve"]
+
+
+def main(home: Path, kills: int, dtype: str = "float32") -> None:
+    """Prints {moments, kills: [{at, killed, equal, resumed_from}]} over `kills` trainings.
+
+    Each is killed up to twice, at the moments `at`; `equal`: weights, summary and curve are, byte
+    for byte, those of a training that was left alone, and no state is left behind.
+    """
+    torch.set_num_threads(1)
+    home.mkdir(parents=True, exist_ok=True)
+    write_records(home / "data.jsonl")
+    whole = home / "whole"
+    whole.mkdir()
+    assert attempt(whole, dtype, None)
+    total, expected = int((whole / "moments").read_text()), outcome(whole)
+    moments = random.Random(7)
+    report = []
+    for number in range(kills):
+        folder = home / f"killed{number}"
+        folder.mkdir()
+        at = [moments.randint(1, total), moments.randint(1, total)]
+        killed = 0
+        while not attempt(folder, dtype, at[killed] if killed < len(at) else None):
+            killed += 1
+        equal = outcome(folder) == expected and not (folder / "state").exists()
+        resumed = json.loads((folder / "result.json").read_text())["resumed"]["resumed_from_step"]
+        report.append({"at": at, "killed": killed, "equal": equal, "resumed_from": resumed})
+        shutil.rmtree(folder)
+    print(json.dumps({"moments": total, "kills": report}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
