@@ -13,6 +13,7 @@ include: "rules/stage1_baseline.smk"
 include: "rules/stage2_ablation.smk"
 include: "rules/stage3_finetune.smk"
 include: "rules/stage4_posteval.smk"
+include: "rules/stage5_longrun.smk"
 include: "rules/recovery.smk"
 include: "rules/figures.smk"
 

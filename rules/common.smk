@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ablation import provenance
 from ablation.config import load_study
-from ablation.names import ABLATED_MASKS, MASKS
+from ablation.names import ABLATED_MASKS, LONG_RECIPES, MASKS
 
 ROOT = Path(workflow.current_basedir).parent
 STUDY = load_study(config, ROOT / "config")
@@ -17,6 +17,8 @@ config["keep_states"] = STUDY.keep_states  # for scripts: it changes no result, 
 RESULTS = f"results/{STUDY.study}"
 LOGS = f"logs/{STUDY.study}"
 RECIPES = list(STUDY.recipes)
+LONG = [recipe for recipe in RECIPES if recipe in LONG_RECIPES]  # stage 5
+SHORT = [recipe for recipe in RECIPES if recipe not in LONG]  # stage 3
 
 MODEL_PACKAGES = ("safetensors", "tokenizers", "torch", "transformers")
 SCORING_PACKAGES = (*MODEL_PACKAGES, "datasets", "lm_eval")

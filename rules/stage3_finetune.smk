@@ -17,13 +17,15 @@ rule stage3_finetune:
         f"{LOGS}/stage3_finetune/{{recipe}}-seed{{seed}}.log",
     benchmark:
         f"{LOGS}/stage3_finetune/{{recipe}}-seed{{seed}}.benchmark.tsv"
+    wildcard_constraints:
+        recipe="|".join(SHORT) or "none",
     conda:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
         gpu=STUDY.hardware.gpu,
     params:
-        stamp=lambda w: provenance.canonical_json(stage3_stamp(w.recipe, w.seed)),
+        stamp=lambda w: provenance.canonical_json(finetuning_stamp(w.recipe, w.seed)),
         state=lambda w: training_state(w.recipe, w.seed),
     message:
         "Stage 3: finetuning {wildcards.recipe}, seed {wildcards.seed}"

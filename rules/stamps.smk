@@ -86,9 +86,10 @@ def stage2_stamp():
 
 
 @cache
-def stage3_stamp(recipe, seed):
+def finetuning_stamp(recipe, seed):
+    """Of stage 3, or of the long runs of stage 5."""
     return make_stamp(
-        "stage3_finetune",
+        "stage5_longrun" if recipe in LONG else "stage3_finetune",
         "finetune",
         {
             "name": recipe,
@@ -106,24 +107,26 @@ def training_state(recipe, seed):
 
     The micro-batch stays out: it may be halved when memory is short, and the step is the same.
     """
-    stamp = stage3_stamp(recipe, seed)
+    stamp = finetuning_stamp(recipe, seed)
     history = provenance.without(stamp, "hash", "config.recipe.micro_batch_examples")
     digest = provenance.sha256_text(provenance.canonical_json(history))
     return f"state/{STUDY.study}/{recipe}-{seed}-{digest[:12]}"
 
 
 def checkpoint(recipe, seed):
-    return f"{RESULTS}/stage3_finetune/{recipe}/seed{seed}/manifest.json"
+    stage = "stage5_longrun" if recipe in LONG else "stage3_finetune"
+    return f"{RESULTS}/{stage}/{recipe}/seed{seed}/manifest.json"
 
 
 @cache
-def stage4_stamp(recipe, seed):
+def posteval_stamp(recipe, seed):
+    """Of stage 4, or of the evaluation of stage 5."""
     return make_stamp(
-        "stage4_posteval",
+        "stage5_posteval" if recipe in LONG else "stage4_posteval",
         "evaluate",
         scoring_slice(MASKS),
         SCORING_PACKAGES,
-        {checkpoint(recipe, seed): stage3_stamp(recipe, seed), **items()},
+        {checkpoint(recipe, seed): finetuning_stamp(recipe, seed), **items()},
     )
 
 
@@ -132,7 +135,8 @@ def ablated(mask):
 
 
 def posteval(recipe, seed, mask):
-    return f"{RESULTS}/stage4_posteval/{recipe}/seed{seed}/{mask}/manifest.json"
+    stage = "stage5_longrun" if recipe in LONG else "stage4_posteval"
+    return f"{RESULTS}/{stage}/{recipe}/seed{seed}/{mask}/manifest.json"
 
 
 def measured():
@@ -141,7 +145,7 @@ def measured():
     for recipe in RECIPES:
         for seed in STUDY.seeds:
             for mask in MASKS:
-                stamps[posteval(recipe, seed, mask)] = stage4_stamp(recipe, seed)
+                stamps[posteval(recipe, seed, mask)] = posteval_stamp(recipe, seed)
     return stamps
 
 

@@ -1,7 +1,7 @@
 # What a user may ask for by name.
 #   results/recovery.csv           the recovery table of the study in hand
 #   results/<study>/figures        its figures
-#   stage1 stage2 stage3 stage4    one stage, with what it needs
+#   stage1 stage2 stage3 stage4 stage5    one stage, with what it needs
 
 
 localrules:
@@ -9,6 +9,7 @@ localrules:
     stage2,
     stage3,
     stage4,
+    stage5,
 
 
 rule stage1:
@@ -26,19 +27,16 @@ rule stage2:
 rule stage3:
     """Finetuning: one checkpoint a recipe and seed."""
     input:
-        expand(
-            f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/manifest.json",
-            recipe=RECIPES,
-            seed=STUDY.seeds,
-        ),
+        [checkpoint(recipe, seed) for recipe in SHORT for seed in STUDY.seeds],
 
 
 rule stage4:
     """What came back: every checkpoint under every mask."""
     input:
-        expand(
-            f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{{mask}}/manifest.json",
-            recipe=RECIPES,
-            seed=STUDY.seeds,
-            mask=MASKS,
-        ),
+        [posteval(r, seed, mask) for r in SHORT for seed in STUDY.seeds for mask in MASKS],
+
+
+rule stage5:
+    """Does more training help? The long runs under every mask."""
+    input:
+        [posteval(r, seed, mask) for r in LONG for seed in STUDY.seeds for mask in MASKS],

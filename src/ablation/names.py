@@ -5,7 +5,8 @@ ABLATED_MASKS = (
     "prefill_bidir",
     "full_bidir",
 )  # stages 2 and 4; `causal` is stage 1 and side effect
-RECIPES = ("3A", "3B", "3B-leaky")
+LONG_RECIPES = ("5A", "5B", "5C")  # stage 5: 3B's objective for longer
+RECIPES = ("3A", "3B", "3B-leaky", *LONG_RECIPES)
 METRICS = ("acc", "acc_norm", "acc_bytes", "acc_token", "acc_token_float32")
 PROTOCOLS = ("lm_eval", "published")  # prompts, tokenization and what of a choice is scored
 MACRO = "macro"  # the task name of the unweighted mean over tasks
