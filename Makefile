@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo test lint format dag bench coverage lock clean
+.PHONY: help demo test lint format config dag bench coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -26,6 +26,9 @@ format: $(VENV)/.ready-dev  # bring every file into the house's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules workflow
+
+config: $(VENV)/.ready  # comments, schema and manual of config/, from src/ablation/schema.py
+	$(BIN)/python tools/config_files.py
 
 dag: $(VENV)/.ready  # the rule graph, as mermaid text, into docs/rulegraph.md
 	{ printf '# The rule graph\n\nMade by `make dag`.\n\n```mermaid\n'; \

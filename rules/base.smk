@@ -51,7 +51,7 @@ if STUDY.pretrained_here:
             f"{LOGS}/base_pretrain.benchmark.tsv"
         conda:
             "../environment.yml"
-        threads: STUDY.world["pretrain"]["threads"]
+        threads: STUDY.world.pretrain.threads
         params:
             stamp=provenance.canonical_json(pretrain_stamp()),
         message:

@@ -12,7 +12,7 @@ from ablation.config import load_study
 from ablation.names import ABLATED_MASKS, LONG_RECIPES, MASKS
 
 ROOT = Path(workflow.current_basedir).parent
-STUDY = load_study(config, ROOT / "config")
+STUDY = load_study(config, ROOT / "config", workflow.overwrite_configfiles)
 config["keep_states"] = STUDY.keep_states  # for scripts: it changes no result, so no `params:`
 RESULTS = f"results/{STUDY.study}"
 LOGS = f"logs/{STUDY.study}"

@@ -13,7 +13,7 @@ BASELINE = f"{RESULTS}/stage1_baseline/manifest.json"
 def world_slice(*parts):
     """The world's facts and splits, and those parts of its block that a stage uses."""
     keys = ("seed", "eval_percent", "dev_percent", *parts)
-    return {"world": {key: STUDY.world[key] for key in keys}}
+    return {"world": STUDY.world.model_dump(include=set(keys))}
 
 
 @cache
@@ -182,7 +182,7 @@ def flips_stamp():
 
 @cache
 def curves_stamp():
-    trained = {checkpoint(r, s): stage3_stamp(r, s) for r in RECIPES for s in STUDY.seeds}
+    trained = {checkpoint(r, s): finetuning_stamp(r, s) for r in RECIPES for s in STUDY.seeds}
     return make_stamp("curves", "curves", {"study": STUDY.study}, ("pandas",), trained)
 
 

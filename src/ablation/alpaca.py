@@ -7,6 +7,40 @@ torch here: data rules import it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+
+from ablation.provenance import read_json_lines
+
+REQUIRED, OPTIONAL = ("instruction", "output"), ("input",)
+
+
+def read_records(path: str | Path) -> list[dict]:
+    """The Alpaca records of a JSON-lines file.
+
+    Raises ValueError that names file, line and field when a record lacks one or holds no text in
+    it, and when there is no record at all.
+    """
+    records = read_json_lines(path, _check)
+    if not records:
+        raise ValueError(
+            f"{path}: no record; one {{instruction, input, output}} a line is expected"
+        )
+    return records
+
+
+def _check(record: Mapping) -> None:
+    for field in REQUIRED:
+        if field not in record:
+            found = ", ".join(record) or "nothing"
+            raise ValueError(f"field `{field}` is missing ({found} found): rename it, or add it")
+    for field in (*REQUIRED, *OPTIONAL):
+        text = record.get(field)
+        if not isinstance(text, str) and not (text is None and field in OPTIONAL):
+            raise ValueError(f"field `{field}`: text was expected, {text!r:.60} found")
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as fault:
+            raise ValueError(f"field `{field}`: no valid Unicode ({fault}): escape it") from None
 
 
 def alpaca_prompt(example: Mapping[str, str]) -> str:

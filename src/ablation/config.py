@@ -1,252 +1,272 @@
-"""Typed configuration: what a study's YAML may say, checked once, at load. No torch here.
+"""Typed configuration, checked once, at load: every fault in one message, by key and file.
 
-A config file holds only what differs from the file that it `extends` (config/default.yaml unless
-it says otherwise). Mappings are merged key by key, except `recipes`, `tasks` and `seeds`, which
-replace what they extend: a study runs its own recipes, never a mixture.
+`ablation.layers` reads and merges the files, `ablation.schema` says what they may hold; here both
+meet, with what only the disk can tell. No torch, no lm_eval: every job loads it again.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import gzip
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, NamedTuple
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import ValidationError
 
-from ablation.names import METRICS, PROTOCOLS, RECIPES
+from ablation.layers import ConfigError, Key, Layer, dotted, merge, resolve, scalar
+from ablation.schema import Study
 
-Mask = Literal["causal", "prefill_bidir", "full_bidir"]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-REPLACED_WHOLE = ("recipes", "tasks", "seeds")
+SHIPPED = Path("resources/micro")
+LM_EVAL_NAMES = "tasks/lm_eval_names.txt.gz"  # in the config folder; `make config` writes it
 
 
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names every key at fault."""
+class Fault(NamedTuple):
+    path: Key
+    text: str  # what was found, what was expected, what to do
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+def load_study(
+    overrides: Mapping, folder: str | Path = "config", files: Iterable[str | Path] = ()
+) -> Study:
+    """The study that `overrides` (Snakemake's `config`, or nothing) describes.
 
-
-class Hardware(Strict):
-    gpu: int = Field(ge=0)
-    threads: int = Field(ge=1)
-    dtype: Literal["float32", "bfloat16"]
-    attention: Literal["sdpa", "eager", "flex_attention"]
-
-
-class NoLearning(Strict):
-    after_steps: int = Field(ge=1)
-    min_improvement: float = Field(gt=0)
-
-
-class Plateau(Strict):
-    patience: int = Field(ge=1)
-    min_delta: float = Field(ge=0)
-    min_steps: int = Field(ge=0)
-
-
-class Leak(Strict):
-    ratio: Fraction
-    min_gap: float = Field(ge=0)
-    on_leak: Literal["stop", "record"]
-
-
-class StopRules(Strict):
-    """When a training ends before its last step; null: never for this reason."""
-
-    no_learning: NoLearning | None
-    plateau: Plateau | None
-    leak: Leak | None
-
-
-class Finetune(Strict):
-    """One recipe, whole: the `finetune:` block of the study with the recipe's own keys on top."""
-
-    train_mask: Mask
-    max_steps: int = Field(ge=1)
-    batch_examples: int = Field(ge=1)
-    micro_batch_examples: int = Field(ge=1)
-    max_seq_len: int = Field(ge=8)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
-    warmup_steps: int = Field(ge=0)
-    schedule: Literal["linear", "cosine", "constant_with_warmup"]
-    optimizer: str
-    adam_beta2: Fraction
-    max_grad_norm: float = Field(gt=0)
-    log_steps: int = Field(ge=1)
-    save_steps: int = Field(ge=1)
-    eval_steps: int = Field(ge=1)
-    eval_samples: int = Field(ge=1)
-    heldout_fraction: Fraction
-    stops: StopRules
-
-    @model_validator(mode="after")
-    def _fits(self) -> Finetune:
-        if self.batch_examples % self.micro_batch_examples:
-            raise ValueError(
-                f"batch_examples {self.batch_examples} is no multiple of micro_batch_examples "
-                f"{self.micro_batch_examples}"
-            )
-        if self.save_steps % self.log_steps:
-            raise ValueError(
-                f"save_steps {self.save_steps} is no multiple of log_steps {self.log_steps}: "
-                f"a resumed training would log other means"
-            )
-        return self
-
-
-class Evaluation(Strict):
-    protocol: Literal[PROTOCOLS]
-    tasks: list[str] = Field(min_length=1)
-    metric: Literal[METRICS]
-    limit: int | None = Field(ge=1)
-    batch_tokens: int = Field(ge=64)
-    row_tokens: int = Field(ge=32)
-    logits_dtype: Literal["float32", "bfloat16"]
-
-    @field_validator("tasks")
-    @classmethod
-    def _distinct(cls, tasks: list[str]) -> list[str]:
-        if len(set(tasks)) != len(tasks):
-            raise ValueError("a task is named twice")
-        return tasks
-
-    @field_validator("tasks")
-    @classmethod
-    def _of_the_protocol(cls, tasks: list[str], info: ValidationInfo) -> list[str]:
-        protocol = info.data.get("protocol")
-        other = [t for t in tasks if t.startswith("published_") != (protocol == "published")]
-        if protocol and other:
-            raise ValueError(
-                f"{', '.join(other)} cannot be scored under `protocol: {protocol}`: the tasks of "
-                "`published` are those named published_*, all others belong to `lm_eval`"
-            )
-        return tasks
-
-
-class Statistics(Strict):
-    confidence: Fraction
-
-
-class Criteria(Strict):
-    retention: float
-    gain: float
-
-
-class Study(Strict):
-    """One study, checked. `world` is a plain mapping: the micro-world checks its own knobs."""
-
-    study: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    base: str = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    hardware: Hardware
-    world: dict
-    finetune: dict
-    recipes: dict[Literal[RECIPES], dict]
-    evaluation: Evaluation
-    statistics: Statistics
-    criteria: Criteria
-    keep_states: bool
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("a seed is named twice")
-        return seeds
-
-    def recipe(self, name: str) -> dict:
-        """The recipe as a plain mapping with every key in place."""
-        return Finetune.model_validate(merge(self.finetune, self.recipes[name])).model_dump()
-
-    @property
-    def pretrained_here(self) -> bool:
-        return self.base == "pretrain"
-
-
-def merge(base: Mapping, over: Mapping) -> dict:
-    """`over` laid on `base`: mappings key by key, all else (and REPLACED_WHOLE) replaced."""
-    out = dict(base)
-    for key, value in over.items():
-        both_mappings = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-        out[key] = merge(out[key], value) if both_mappings and key not in REPLACED_WHOLE else value
-    return out
-
-
-def resolve(overrides: Mapping, folder: Path) -> dict:
-    """Lay `overrides` on the chain of files that it extends, nearest last."""
-    overrides = dict(overrides)
-    chain, name = [overrides], overrides.pop("extends", "default.yaml")
-    seen = set()
-    while name is not None:
-        file = folder / name
-        if file in seen:
-            raise ConfigError(f"{file} extends itself by way of {sorted(map(str, seen))}")
-        if not file.is_file():
-            raise ConfigError(f"`extends: {name}` names no file: {file} was not found")
-        seen.add(file)
-        content = yaml.safe_load(file.read_text()) or {}
-        if not isinstance(content, dict):
-            raise ConfigError(f"{file} holds {type(content).__name__}, a mapping was expected")
-        name = content.pop("extends", None if file.name == "default.yaml" else "default.yaml")
-        chain.append(content)
-    resolved: dict = {}
-    for layer in reversed(chain):
-        resolved = merge(resolved, layer)
-    return resolved
-
-
-def load_study(overrides: Mapping, folder: str | Path = "config") -> Study:
-    """The study that `overrides` (a config file's content, or nothing) describes.
-
-    Raises ConfigError with one line per fault: the key, what was found, what was expected.
+    `folder` holds default.yaml, what a file may extend, and tasks/. `files` are those given to
+    --configfile: `overrides` has their content, they tell where it stands. Raises ConfigError with
+    one line per fault: the key, its file and line, what was found, what was expected.
     """
-    resolved = resolve(overrides, Path(folder))
+    layer = resolve(overrides, Path(folder), files)
+    values = _with_whole_recipes(layer.values)
+    study, errors = None, []
     try:
-        study = Study.model_validate(resolved)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, Study)) from None
-    for name in study.recipes:
-        try:
-            study.recipe(name)
-        except ValidationError as error:
-            raise ConfigError(_explain(error, Finetune, f"recipes.{name}.")) from None
+        study = Study.model_validate(values)
+    except ValidationError as fault:
+        errors = fault.errors()
+    faults = [Fault(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
+    faults += [*_unknown_tasks(values, Path(folder)), *_base_faults(values)]
+    lines = layer.faults + [f"{dotted(f.path)} ({_place(f.path, layer)}): {f.text}" for f in faults]
+    if lines:
+        raise ConfigError(
+            "the configuration cannot be used (config/README.md explains every key):\n  "
+            + "\n  ".join(lines)
+        )
     return study
 
 
-def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    lines = []
-    for fault in error.errors():
-        key = ".".join(map(str, fault["loc"]))
-        line = f"  {prefix}{key}: {fault['msg']}"
-        if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(fault["loc"][-1]), _field_names(model), n=1)
-            line = f"  {prefix}{key}: unknown key" + (
-                f", did you mean `{near[0]}`?" if near else ""
+def _with_whole_recipes(values: dict) -> dict:
+    """Every recipe with the common block under its own keys."""
+    shared, recipes = values.get("finetune"), values.get("recipes")
+    if not (isinstance(shared, dict) and isinstance(recipes, dict)):
+        return values
+    whole = {n: merge(shared, own) if isinstance(own, dict) else own for n, own in recipes.items()}
+    return values | {"recipes": whole}
+
+
+def _path(error: Mapping) -> Key:
+    return tuple(k for k in error["loc"] if k != "[key]")  # a key at fault is marked by one more
+
+
+def _only_inherited(error: Mapping, errors: Iterable[Mapping]) -> bool:
+    """Whether a recipe's fault is one of the common block, told there."""
+    if error["loc"][0] != "recipes":
+        return False
+    told = {(e["loc"][1:], e["msg"]) for e in errors if e["loc"][0] == "finetune"}
+    return (error["loc"][2:], error["msg"]) in told or any(not path for path, _ in told)
+
+
+def _place(path: Key, layer: Layer) -> str:
+    """Where the value at `path` stands, or else what it is missing from."""
+    paths = [path[:n] for n in range(len(path), -1, -1)]
+    if path[0] == "recipes" and len(path) > 2:  # inherited, unless the recipe says it itself
+        paths.insert(1, ("finetune", *path[2:]))
+    return next(layer.places[p] for p in paths if p in layer.places and _stands(layer.values, p))
+
+
+def _stands(values: Any, path: Key) -> bool:
+    """Whether the merged values still have what some file had at `path`."""
+    try:
+        for key in path:
+            values = values[key]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
+
+
+# ---- faults of types and values ----------------------------------------------------------------
+
+
+def _text(error: Mapping[str, Any]) -> str:
+    """What pydantic found, in our words."""
+    kind, path, found = error["type"], error["loc"], error["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key{_nearest_key(path)}"
+    if kind == "missing":
+        return "missing"
+    if kind in ("model_type", "dict_type"):
+        expected = "a mapping (`key: value` lines) was expected"
+    elif kind == "value_error":
+        expected = str(error["ctx"]["error"])
+    else:
+        expected = error["msg"].replace("Input should", "should")
+    hint = ""
+    if kind == "literal_error" and isinstance(found, str):
+        hint = did_you_mean(found, re.findall(r"'([^']+)'", error["ctx"]["expected"]))
+    elif kind in ("int_type", "float_type", "bool_type") and _quoted(found):
+        hint = ": write it without quotes"
+    elif found is None:
+        hint = ": leave the key out to keep the value of the file extended"
+    return f"{_short(found)} found, {expected}{hint}"
+
+
+def _quoted(value: Any) -> bool:
+    return isinstance(value, str) and not isinstance(scalar(value), str)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]} ..."
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f", did you mean `{near[0]}`?" if near else ""
+
+
+def _nearest_key(path: Key) -> str:
+    """The key that was probably meant: one of the same block, or one of that name elsewhere."""
+    *block, name = map(str, path)
+    known = [tuple(k) for k, _ in keys()]
+    inside = ["recipes", "<name>", *block[2:]] if block[:1] == ["recipes"] else block
+    siblings = [k[-1] for k in known if list(k[:-1]) == inside]
+    near = difflib.get_close_matches(name, siblings, n=1)
+    if near:
+        return f", did you mean `{dotted([*block, *near])}`?"
+    near = difflib.get_close_matches(name, {k[-1] for k in known}, n=1, cutoff=0.75)
+    there = [dotted(k) for k in known if near and k[-1] == near[0]]
+    return f", did you mean `{there[0]}`?" if there else ""
+
+
+# ---- what only the disk can tell ---------------------------------------------------------------
+
+
+def _unknown_tasks(values: Mapping, folder: Path) -> Iterator[Fault]:
+    evaluation = values.get("evaluation")
+    tasks = evaluation.get("tasks") if isinstance(evaluation, dict) else None
+    for number, task in enumerate(tasks if isinstance(tasks, list) else ()):
+        if not isinstance(task, str) or task in own_tasks(folder) or task in lm_eval_names(folder):
+            continue
+        hint = did_you_mean(task, [*own_tasks(folder), *lm_eval_names(folder)])
+        yield Fault(
+            ("evaluation", "tasks", number),
+            f"{task!r} is neither in {folder}/tasks nor one of lm-eval's own{hint}",
+        )
+
+
+@cache
+def own_tasks(folder: Path) -> list[str]:
+    """The names that the lm-eval files in `folder`/tasks define."""
+    texts = [file.read_text("utf-8") for file in sorted((folder / "tasks").rglob("*.yaml"))]
+    pattern = r"^(?:task|group|tag): *([\w.-]+) *(?:#.*)?$"
+    return [name for text in texts for name in re.findall(pattern, text, re.M)]
+
+
+@cache
+def lm_eval_names(folder: Path) -> frozenset[str]:
+    """The names of lm-eval's own tasks, groups and tags, without importing it (seconds)."""
+    return frozenset(gzip.decompress((folder / LM_EVAL_NAMES).read_bytes()).decode().split("\n"))
+
+
+def _base_faults(values: Mapping) -> Iterator[Fault]:
+    base = values.get("base")
+    if not isinstance(base, str) or base in ("", "pretrain"):
+        return
+    folder = SHIPPED / "base" if base == "shipped" else Path(base)
+    file = folder / "config.json"
+    if not file.is_file():
+        found = "holds no config.json" if folder.is_dir() else "is no folder"
+        yield Fault(
+            ("base",),
+            f"{folder} {found}; `shipped`, `pretrain` or the folder of a Hugging Face checkpoint "
+            f"was expected{did_you_mean(base, ('shipped', 'pretrain'))}",
+        )
+        return
+    if base == "shipped":
+        yield from _other_world(values.get("world"))
+    try:
+        model = json.loads(file.read_text("utf-8"))
+        positions = (model | model.get("text_config", {})).get("max_position_embeddings")
+    except (ValueError, TypeError, AttributeError) as fault:
+        yield Fault(("base",), f"{file} is no model configuration ({fault}): fetch it again")
+        return
+    if isinstance(positions, int):
+        yield from _too_long(values, positions)
+
+
+def _other_world(world: Any) -> Iterator[Fault]:
+    """The shipped base knows the facts of one world, and has read the scenes of one split."""
+    manifest = json.loads((SHIPPED / "manifest.json").read_text("utf-8"))
+    made = manifest["stamp"]["config"]["world"]
+    for name in ("seed", "eval_percent", "dev_percent"):
+        found = world.get(name) if isinstance(world, dict) else None
+        if isinstance(found, int) and found != made[name]:
+            yield Fault(
+                ("world", name),
+                f"{found} found, but the shipped base was made for {made[name]} and knows no other "
+                "world: say `base: pretrain`",
             )
-        elif fault["type"] != "missing":
-            line += f" (found {fault['input']!r})"
-        lines.append(line)
-    return "the configuration cannot be used (config/README.md explains every key):\n" + "\n".join(
-        lines
-    )
 
 
-def _field_names(model: type[BaseModel]) -> set[str]:
-    names = set(model.model_fields)
-    for field in model.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names |= _field_names(field.annotation)
-    return names
+def _too_long(values: Mapping, positions: int) -> Iterator[Fault]:
+    shared, recipes = values.get("finetune"), values.get("recipes")
+    blocks = {("finetune",): shared}
+    if isinstance(recipes, dict):
+        blocks |= {("recipes", name): recipe for name, recipe in recipes.items()}
+    lengths = {p: b.get("max_seq_len") for p, b in blocks.items() if isinstance(b, dict)}
+    for path, length in lengths.items():
+        told = path != ("finetune",) and length == lengths.get(("finetune",))
+        if isinstance(length, int) and length > positions and not told:
+            yield Fault(
+                (*path, "max_seq_len"),
+                f"{length} found, but the base reads at most {positions} tokens",
+            )
+
+
+# ---- the schema as data ------------------------------------------------------------------------
+
+
+def schema() -> dict:
+    """The JSON schema of a config file: nothing is required, since a file may extend another."""
+
+    def optional(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {k: optional(v) for k, v in part.items() if k not in ("required", "title")}
+        return [optional(v) for v in part] if isinstance(part, list) else part
+
+    whole = optional(Study.model_json_schema())
+    extends = {"type": "string", "description": "the file whose values hold where this is silent"}
+    whole["properties"] = {"extends": extends} | whole["properties"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | whole
+
+
+def keys(whole: Mapping | None = None) -> Iterator[tuple[tuple[str, ...], dict]]:
+    """(path, its part of the schema) of every key, blocks before their own; `<name>` is any name.
+
+    A reference is resolved; what stands beside it (the meaning) is laid over.
+    """
+    whole = whole or schema()
+
+    def walk(part: dict, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict]]:
+        for choice in (part, *part.get("anyOf", ())):
+            if "$ref" in choice:
+                part = whole["$defs"][choice["$ref"].rpartition("/")[2]] | part
+        if path:
+            yield path, part
+        for name, inner in part.get("properties", {}).items():
+            yield from walk(inner, (*path, name))
+        if isinstance(part.get("additionalProperties"), dict):
+            yield from walk(part["additionalProperties"], (*path, "<name>"))
+
+    yield from walk(whole, ())

@@ -30,13 +30,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from ablation.alpaca import alpaca_prompt
+from ablation.alpaca import alpaca_prompt, read_records
 from ablation.masks import LeakAudit, leak_audit
 from ablation.models import target_logits
 from ablation.packing import Example, Rows, pack
 from ablation.precision import MasterWeights
 from ablation.progress import Progress
-from ablation.provenance import read_json_lines, sha256_file
+from ablation.provenance import sha256_file
 from ablation.states import newest_state, seal
 from ablation.stops import MAX_STEPS, Stops
 
@@ -82,7 +82,7 @@ def read_examples(
     file: str | Path, tokenizer, max_seq_len: int, heldout_fraction: float, seed: int
 ) -> Examples:
     """Tokenize a JSON-lines file of Alpaca records and hold out a fraction of it by seed."""
-    records = read_json_lines(file)
+    records = read_records(file)
     tokenized = [tokenize(record, tokenizer, max_seq_len) for record in records]
     examples = [example for example in tokenized if example is not None]
     random.Random(f"heldout {seed}").shuffle(examples)

@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 import tokenize
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
@@ -90,19 +90,27 @@ def write_json_lines(path: str | Path, records: Iterable[Mapping]) -> None:
     write_text(path, "".join(canonical_json(record) + "\n" for record in records))
 
 
-def read_json_lines(path: str | Path) -> list[dict]:
-    """The records of a file with one JSON object a line; ValueError names a line that is none.
+def read_json_lines(
+    path: str | Path, check: Callable[[dict], object] = lambda record: None
+) -> list[dict]:
+    """The records of a file with one JSON object a line; blank lines count for nothing.
 
-    Lines end at "\n" alone: JSON strings may hold other line separators.
+    Lines end at "\\n" alone: JSON text may hold other line separators. Raises ValueError that names
+    file and line for what is no object in UTF-8, or where `check` of a record raises one.
     """
     records = []
-    for number, line in enumerate(Path(path).read_text("utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as fault:
-            raise ValueError(f"{path}, line {number}: no JSON object ({fault})") from None
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            if not text:
+                continue
+            record = json.loads(text)
+            if not isinstance(record, dict):
+                raise ValueError(f"a JSON object was expected, {text[:60]} found")
+            check(record)
+        except ValueError as fault:
+            raise ValueError(f"{path}, line {number}: {fault}") from None
+        records.append(record)
     return records
 
 

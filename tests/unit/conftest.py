@@ -1,8 +1,12 @@
 """Fixtures of more than one test file."""
 
+import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
 
 
 @pytest.fixture(params=["eager", "sdpa", "flex_attention"])
@@ -13,3 +17,11 @@ def attention(request):
     flex = request.param == "flex_attention"
     with torch.compiler.set_stance("force_eager") if flex else nullcontext():
         yield request.param
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """A config folder of its own, with the default study and its tasks."""
+    shutil.copy(CONFIG / "default.yaml", tmp_path)
+    shutil.copytree(CONFIG / "tasks", tmp_path / "tasks")
+    return tmp_path

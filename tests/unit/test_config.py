@@ -1,90 +1,211 @@
-"""Promises of the configuration: every fault is found at load and named; order never matters."""
+"""Promises of the configuration: what a study may leave out, how files are laid on one another, and
+that nothing generated is stale. What is refused stands in test_bad_input.py."""
 
-import shutil
+import difflib
+import gzip
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import get_args
 
+import jsonschema
 import pytest
+import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import Trainer
 
-from ablation.config import ConfigError, load_study, merge
+from ablation.config import LM_EVAL_NAMES, load_study, own_tasks
+from ablation.config import keys as config_keys
+from ablation.finetune import training_arguments
+from ablation.layers import merge
+from ablation.names import RECIPES
+from ablation.precision import MasterWeights
+from ablation.provenance import canonical_json
+from ablation.schema import RECIPE_NOTES, Training
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "config"
+EXAMPLES = sorted(CONFIG.glob("*.yaml"))
+
+
+# ---- a study -------------------------------------------------------------------------------------
 
 
 def test_default_is_the_micro_study():
     study = load_study({})
     assert study.study == "micro" and study.base == "shipped" and study.hardware.gpu == 0
-    assert list(study.recipes) == ["3A", "3B", "3B-leaky"]
+    assert list(study.recipes) == list(RECIPES)
     assert study.recipe("3B")["train_mask"] == "prefill_bidir"
+
+
+def test_typing_changes_no_value():
+    """A weight of 2 that became 2.0 would make every result of the world stale."""
+    world = yaml.safe_load((CONFIG / "default.yaml").read_text())["world"]
+    assert canonical_json(load_study({}).world.model_dump()) == canonical_json(world)
 
 
 def test_a_recipe_is_the_common_block_with_its_own_keys_on_top():
     study = load_study({"recipes": {"3A": {"train_mask": "causal", "learning_rate": 0.5}}})
     assert list(study.recipes) == ["3A"]  # replaced, not mixed with the default's
     assert study.recipe("3A")["learning_rate"] == 0.5
-    assert study.recipe("3A")["max_steps"] == study.finetune["max_steps"]
+    assert study.recipe("3A")["max_steps"] == study.finetune.max_steps
 
 
 def test_values_from_the_command_line_arrive_as_text_and_are_read_by_type():
-    study = load_study({"hardware": {"threads": "2"}, "finetune": {"learning_rate": "3e-4"}})
-    assert study.hardware.threads == 2 and study.recipe("3A")["learning_rate"] == 3e-4
+    study = load_study(
+        {
+            "seeds": ["1", "2"],
+            "hardware": {"threads": "2"},
+            "finetune": {"learning_rate": "3e-4", "stops": {"no_learning": "null"}},
+            "keep_states": "true",
+        }
+    )
+    assert (study.seeds, study.hardware.threads, study.keep_states) == ([1, 2], 2, True)
+    assert (
+        study.recipe("3A")["learning_rate"] == 3e-4
+        and study.recipe("3A")["stops"]["no_learning"] is None
+    )
 
 
-@pytest.mark.parametrize(
-    "overrides, named",
-    [
-        ({"studdy": "x"}, r"studdy: unknown key, did you mean `study`"),
-        ({"hardware": {"thread": 2}}, r"hardware\.thread: unknown key, did you mean `threads`"),
-        ({"hardware": {"dtype": "float16"}}, r"hardware\.dtype"),
-        ({"seeds": []}, "seeds"),
-        ({"seeds": [1, 1]}, "named twice"),
-        ({"recipes": {"3C": {"train_mask": "causal"}}}, "3C"),
-        ({"recipes": {"3A": {}}}, r"recipes\.3A\.train_mask"),
-        ({"recipes": {"3A": {"train_mask": "none"}}}, r"recipes\.3A\.train_mask"),
-        ({"recipes": {"3A": {"train_mask": "causal", "lr": 1}}}, r"recipes\.3A\.lr: unknown key"),
-        ({"finetune": {"max_steps": 0}}, "max_steps"),
-        ({"finetune": {"batch_examples": 24, "micro_batch_examples": 5}}, "no multiple of micro"),
-        ({"finetune": {"save_steps": 15, "log_steps": 10}}, "no multiple of log_steps"),
-        ({"finetune": {"stops": {"plateau": {"patience": 1}}}}, "min_delta"),
-        ({"evaluation": {"metric": "accuracy"}}, r"evaluation\.metric"),
-        ({"evaluation": {"tasks": ["a", "a"]}}, "named twice"),
-        ({"evaluation": {"protocol": "published"}}, "micro_piqa.* cannot be scored under"),
-        ({"evaluation": {"tasks": ["published_piqa"]}}, "scored under `protocol: lm_eval`"),
-        ({"evaluation": {"protocol": "seed"}}, r"evaluation\.protocol"),
-        ({"study": "../elsewhere"}, "study"),
-        ({"extends": "nowhere.yaml"}, "nowhere.yaml"),
-    ],
-)
-def test_a_fault_is_refused_by_its_key(overrides, named):
-    with pytest.raises(ConfigError, match=named):
-        load_study(overrides)
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.name)
+def test_every_shipped_config_loads(file):
+    load_study({} if file.name == "default.yaml" else {"extends": file.name}, CONFIG)
 
 
-def test_all_faults_come_in_one_message():
-    with pytest.raises(ConfigError) as error:
-        load_study({"studdy": 1, "hardware": {"dtype": "x"}, "seeds": []})
-    assert all(key in str(error.value) for key in ("studdy", "hardware.dtype", "seeds"))
+def test_lm_evals_own_tasks_are_known_without_importing_it():
+    code = (
+        "import sys; from ablation.config import load_study\n"
+        "print(load_study({'evaluation': {'tasks': ['hellaswag', 'mmlu']}}).evaluation.tasks)\n"
+        "print('LOADED', sorted({'torch', 'lm_eval', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "['hellaswag', 'mmlu']\nLOADED []\n", done.stderr
 
 
-def test_a_chain_of_files_is_laid_nearest_last(tmp_path):
-    shutil.copy("config/default.yaml", tmp_path)
-    (tmp_path / "middle.yaml").write_text("study: middle\nhardware: {threads: 3}\n")
-    study = load_study({"extends": "middle.yaml", "hardware": {"gpu": 1}}, tmp_path)
-    assert (study.study, study.hardware.threads, study.hardware.gpu) == ("middle", 3, 1)
+# ---- files laid on one another -------------------------------------------------------------------
 
 
-def test_files_that_extend_each_other_are_refused(tmp_path):
-    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
-    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
-    with pytest.raises(ConfigError, match="extends itself"):
-        load_study({"extends": "a.yaml"}, tmp_path)
+def test_a_chain_of_files_is_laid_nearest_last(configs):
+    (configs / "far.yaml").write_text("study: far\nhardware: {threads: 3, gpu: 2}\n")
+    (configs / "near.yaml").write_text("extends: far.yaml\nstudy: near\n")
+    study = load_study({"extends": "near.yaml", "hardware": {"gpu": 1}}, configs)
+    assert (study.study, study.hardware.threads, study.hardware.gpu) == ("near", 3, 1)
 
 
-def test_merge_leaves_both_mappings_as_they_were():
-    base, over = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}
-    assert merge(base, over) == {"a": {"b": 3, "c": 2}}
-    assert base == {"a": {"b": 1, "c": 2}} and over == {"a": {"b": 3}}
+def test_a_file_may_be_empty_or_begin_with_a_byte_order_mark(configs):
+    for text in ("", "# nothing\n", "\ufeffstudy: micro\n", "extends:\n", "---\n"):
+        (configs / "thin.yaml").write_text(text, encoding="utf-8")
+        assert load_study({"extends": "thin.yaml"}, configs) == load_study({}, configs)
 
 
-def test_every_shipped_config_loads():
-    for file in Path("config").glob("*.yaml"):
-        content = yaml.safe_load(file.read_text())
-        load_study({} if file.name == "default.yaml" else content)
+def test_exponents_are_numbers_without_a_dot_too(configs):
+    (configs / "rate.yaml").write_text("finetune: {learning_rate: 2e-5}\n")
+    assert load_study({"extends": "rate.yaml"}, configs).finetune.learning_rate == 2e-5
+
+
+leaves = st.integers(0, 9) | st.none() | st.lists(st.integers(0, 9), max_size=2)
+blocks = st.dictionaries(st.sampled_from("abc"), leaves, max_size=3)
+mappings = st.dictionaries(st.sampled_from(["a", "b", "seeds"]), leaves | blocks, max_size=3)
+
+
+@given(mappings, mappings, mappings)
+def test_merging_is_associative_and_leaves_its_parts_alone(a, b, c):
+    before = canonical_json([a, b])
+    assert merge({}, a) == merge(a, {}) == merge(a, a) == a
+    if all(_same_shape(x, y) for x, y in ((a, b), (b, c), (a, c))):
+        assert merge(merge(a, b), c) == merge(a, merge(b, c))
+    assert canonical_json([a, b]) == before
+
+
+def _same_shape(a, b):
+    """Mappings and values never take each other's place, as in files that fit the schema."""
+    if isinstance(a, dict) != isinstance(b, dict):
+        return False
+    return not isinstance(a, dict) or all(_same_shape(a[k], b[k]) for k in a.keys() & b.keys())
+
+
+# ---- what is generated ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tool():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import config_files
+
+    return config_files
+
+
+def assert_current(file, found, expected):
+    diff = difflib.unified_diff(
+        found.splitlines(), expected.splitlines(), str(file), "what `make config` writes", "", "", 1
+    )
+    assert found == expected, "\n".join(["run `make config`:", *diff])
+
+
+@pytest.mark.parametrize("name", ["default.yaml", "README.md", "schema.json"])
+def test_generated_files_are_current(tool, name):
+    assert_current(name, (CONFIG / name).read_text("utf-8"), tool.texts()[CONFIG / name])
+
+
+def test_names_of_lm_evals_tasks_are_current(tool):
+    stored = gzip.decompress((CONFIG / LM_EVAL_NAMES).read_bytes()).decode()
+    assert_current(LM_EVAL_NAMES, stored, tool.lm_eval_names())
+    assert (CONFIG / LM_EVAL_NAMES).stat().st_size < 300_000
+
+
+def test_writing_comments_leaves_values_as_they_are(tool):
+    text = (CONFIG / "default.yaml").read_text("utf-8")
+    bare = "\n".join(
+        line.partition(" # ")[0] for line in text.splitlines() if not line.strip().startswith("# ")
+    )
+    assert tool.default_yaml(bare) == text
+    assert yaml.safe_load(tool.default_yaml(text)) == yaml.safe_load(text)
+
+
+def test_every_key_has_a_meaning_and_a_default():
+    default = yaml.safe_load((CONFIG / "default.yaml").read_text("utf-8"))
+    for path, part in config_keys():
+        if "<name>" in path or path == ("extends",):
+            continue
+        assert part["description"], path
+        value = default
+        for key in path:
+            if value is not None:  # a stop that is off
+                assert key in value, path
+                value = value[key]
+    assert RECIPE_NOTES.keys() == set(RECIPES)
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.name)
+def test_the_schema_for_editors_takes_what_the_models_take(file):
+    validator = jsonschema.Draft202012Validator(json.loads((CONFIG / "schema.json").read_text()))
+    content = yaml.safe_load(file.read_text())
+    assert not list(validator.iter_errors(content))
+    assert list(validator.iter_errors(content | {"studdy": 1}))
+    assert list(validator.iter_errors(content | {"hardware": {"gpu": -1}}))
+    assert list(validator.iter_errors(content | {"recipes": {"3A": {"train_mask": "none"}}}))
+
+
+def test_task_files_and_their_names_agree():
+    stems = sorted(f.stem for f in (CONFIG / "tasks").rglob("*.yaml"))
+    assert sorted(own_tasks(CONFIG)) == stems
+
+
+# ---- closed sets hold only what works ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", get_args(Training.model_fields["optimizer"].annotation))
+def test_every_optimizer_moves_a_bfloat16_weight(tmp_path, name):
+    recipe = load_study({"finetune": {"optimizer": name}}).recipe("3A")
+    hardware = {"gpu": 0}
+    arguments = training_arguments(recipe, 1, hardware, tmp_path, recipe["micro_batch_examples"])
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    weight = torch.ones(4, 4, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = MasterWeights(kind([weight], **options))
+    for _ in range(50):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    assert (weight < 1).all()

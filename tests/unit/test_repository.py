@@ -67,12 +67,3 @@ def test_every_rule_says_what_it_makes():
     for file in (ROOT / "rules").glob("*.smk"):
         for rule in re.findall(r"^\s*rule \w+:\n(.*?)\n", file.read_text(), re.M):
             assert rule.strip().startswith('"""'), (file, rule)
-
-
-def test_the_tables_of_names_agree():
-    from typing import get_args
-
-    from ablation.config import Mask
-    from ablation.names import MASKS
-
-    assert get_args(Mask) == MASKS

@@ -1,0 +1,350 @@
+"""Promises about bad input: refused by file, line and key, with a remedy, before anything runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ablation.alpaca import read_records
+from ablation.config import ConfigError, load_study
+from ablation.finetune import read_examples
+from ablation.provenance import read_json_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def refusal(configs, text):
+    """The message for a study whose file is `text`."""
+    (configs / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_study({"extends": "bad.yaml"}, configs)
+    return str(error.value)
+
+
+# what is wrong, the file, what the message must say of it (the key, its line, the remedy)
+VALUES = {
+    "unknown key": ("studdy: x", "studdy", ":1)", "did you mean `study`?"),
+    "unknown inner key": ("hardware:\n  thread: 2", "hardware.thread", ":2)", "`hardware.threads`"),
+    "key in the wrong block": ("max_steps: 3", "max_steps", "did you mean `finetune.max_steps`?"),
+    "mask for all": ("finetune: {train_mask: causal}", "did you mean `recipes.", ".train_mask`?"),
+    "unknown key of a recipe": (
+        "recipes:\n  3A:\n    train_mask: causal\n    max_step: 1",
+        "recipes.3A.max_step (",
+        ":4)",
+        "did you mean `recipes.3A.max_steps`?",
+    ),
+    "unknown key of the world": ("world: {sed: 1}", "world.sed", "`world.seed`"),
+    "unknown knob of pretraining": (
+        "world: {pretrain: {check: {form_step: 1}}}",
+        "world.pretrain.check.form_step",
+        "`world.pretrain.check.from_step`",
+    ),
+    "text for a number": ("hardware: {threads: two}", "hardware.threads", "integer", "'two' found"),
+    "quoted number": ("hardware: {threads: '2'}", "hardware.threads", "without quotes"),
+    "truth for a number": ("hardware: {threads: yes}", "hardware.threads", "True found"),
+    "fraction for a count": ("finetune: {max_steps: 2.5}", "finetune.max_steps", "integer"),
+    "number for a text": ("study: 3", "study", "string"),
+    "text for a truth": ("keep_states: 'no'", "keep_states", "boolean", "without quotes"),
+    "nothing for a block": ("hardware:", "hardware", "None found", "leave the key out"),
+    "list for a block": ("evaluation: [a]", "evaluation", "a mapping"),
+    "text for a list": ("seeds: 21", "seeds", "list"),
+    "not a number": ("finetune: {learning_rate: .nan}", "finetune.learning_rate", "finite"),
+    "infinite": ("finetune: {max_grad_norm: .inf}", "finetune.max_grad_norm", "finite"),
+    "path as a name": ("study: ../elsewhere", "study", "pattern"),
+    "no seeds": ("seeds: []", "seeds", "at least 1"),
+    "seed twice": ("seeds: [4, 7, 4]", "seeds", "seed 4 is named twice"),
+    "truth as a seed": ("seeds: [1, true]", "seeds[1]", "True found"),
+    "text as a seed": ("seeds: ['1']", "seeds[0]", "without quotes"),
+    "negative seed": ("seeds: [-1]", "seeds[0]", "greater than or equal to 0"),
+    "seed that numpy refuses": ("seeds: [4294967296]", "seeds[0]", "less than 4294967296"),
+    "unknown precision": ("hardware: {dtype: bfloat61}", "did you mean `bfloat16`?"),
+    "unknown kernel": ("hardware: {attention: flash}", "hardware.attention", "'eager'"),
+    "kernel that cannot train": (
+        "hardware: {attention: flex_attention}",
+        "hardware.attention",
+        "cannot train on a CPU",
+        "take sdpa",
+    ),
+    "no recipes": ("recipes: {}", "recipes", "at least 1"),
+    "unknown recipe": ("recipes:\n  3C: {train_mask: causal}", "recipes.3C (", ":2)", "'3B-leaky'"),
+    "recipe without a mask": ("recipes: {3A: {}}", "recipes.3A.train_mask", "missing"),
+    "empty recipe": ("recipes:\n  3A:", "recipes.3A (", "a mapping"),
+    "unknown mask": ("recipes: {3A: {train_mask: prefill}}", "recipes.3A.train_mask", "full_bidir"),
+    "no steps": ("finetune: {max_steps: 0}", "finetune.max_steps", "greater than or equal to 1"),
+    "uneven micro-batches": (
+        "finetune: {batch_examples: 24, micro_batch_examples: 5}",
+        "finetune.micro_batch_examples",
+        "batch_examples 24 is no multiple",
+    ),
+    "saves between log points": (
+        "finetune: {save_steps: 15}",
+        "finetune.save_steps",
+        "no multiple of log_steps 10",
+    ),
+    "recipe's log points": (
+        "recipes: {3A: {train_mask: causal, log_steps: 7}}",
+        "recipes.3A.save_steps",
+        "default.yaml:",
+        "no multiple of log_steps 7",
+    ),
+    "warm-up beyond the end": (
+        "finetune: {max_steps: 20}",
+        "finetune.warmup_steps",
+        "default.yaml:",
+        "only 20 steps",
+    ),
+    "unknown optimizer": (
+        "finetune: {optimizer: adamw_torch_fussed}",
+        "finetune.optimizer",
+        "did you mean `adamw_torch_fused`?",
+    ),
+    "optimizer of another package": ("finetune: {optimizer: lion_8bit}", "finetune.optimizer"),
+    "unknown schedule": ("finetune: {schedule: lineal}", "did you mean `linear`?"),
+    "everything held out": ("finetune: {heldout_fraction: 1.0}", "finetune.heldout_fraction"),
+    "stop without its knobs": (
+        "finetune: {stops: {plateau: {patience: 1, min_steps: 1}}}",
+        "finetune.stops.plateau.min_delta",
+        "missing",
+    ),
+    "stop after the end": (
+        "finetune: {stops: {plateau: {patience: 1, min_delta: 0, min_steps: 300}}}",
+        "finetune.stops",
+        "beyond max_steps 250",
+        "plateau: null",
+    ),
+    "more tokens than the base reads": (
+        "finetune: {max_seq_len: 513}",
+        "finetune.max_seq_len",
+        "at most 512 tokens",
+    ),
+    "unknown task": (
+        "evaluation:\n  tasks: [micro_piqa, micro_hellswag]",
+        "evaluation.tasks[1]",
+        ":2)",
+        "did you mean `micro_hellaswag`?",
+    ),
+    "unknown task of lm-eval": ("evaluation: {tasks: [hellaswagg]}", "did you mean `hellaswag`?"),
+    "task twice": ("evaluation: {tasks: [piqa, piqa]}", "task piqa is named twice"),
+    "tasks of the other protocol": ("evaluation: {protocol: published}", "cannot be scored under"),
+    "published task": ("evaluation: {tasks: [published_piqa]}", "scored under `protocol: lm_eval`"),
+    "no protocol": ("evaluation: {protocol: seed}", "evaluation.protocol"),
+    "unknown metric": ("evaluation: {metric: acc_nrm}", "did you mean `acc_norm`?"),
+    "forward smaller than a row": (
+        "evaluation: {row_tokens: 8192}",
+        "evaluation.batch_tokens",
+        "less than one row (row_tokens 8192)",
+    ),
+    "unknown rounding": ("evaluation: {logits_dtype: float16}", "evaluation.logits_dtype"),
+    "certain intervals": ("statistics: {confidence: 1}", "statistics.confidence", "less than 1"),
+    "nothing to train on": (
+        "base: pretrain\nworld: {eval_percent: 60, dev_percent: 40}",
+        "world.dev_percent",
+        "below 100",
+    ),
+    "unknown kind of text": (
+        "world: {pretrain: {documents: {micro_piqqa: 2}}}",
+        "world.pretrain.documents.micro_piqqa",
+        "did you mean `micro_piqa`?",
+    ),
+    "unknown kind of record": ("world: {finetuning: {weights: {opn: 2}}}", "did you mean `open`?"),
+    "no weight at all": (
+        "world: {finetuning: {weights: {micro_hellaswag: 0, micro_piqa: 0, micro_arc_easy: 0, "
+        "micro_arc_challenge: 0, micro_winogrande: 0, open: 0}}}",
+        "world.finetuning.weights",
+        "must be more than 0",
+    ),
+    "primer that never fades": (
+        "world: {pretrain: {primer: {faded_at: 300}}}",
+        "world.pretrain.primer.faded_at",
+        "after alone_until 300",
+    ),
+    "no look in time": (
+        "world: {pretrain: {check: {from_step: 4000}}}",
+        "world.pretrain.check",
+        "nothing could ever count as learned",
+    ),
+    "odd head": ("world: {pretrain: {model: {head_dim: 63}}}", "head_dim", "multiple of 2"),
+    "vocabulary below bytes": (
+        "world: {pretrain: {tokenizer: {vocabulary: 256}}}",
+        "world.pretrain.tokenizer.vocabulary",
+    ),
+    "base mistyped": ("base: shiped", "base (", "did you mean `shipped`?"),
+    "base without a model": ("base: docs", "docs holds no config.json", "checkpoint was expected"),
+    "shipped base, other facts": ("world: {seed: 7}", "world.seed", "`base: pretrain`"),
+    "shipped base, other split": ("world: {dev_percent: 11}", "world.dev_percent", "made for 10"),
+}
+
+
+@pytest.mark.parametrize("text, fragments", [(v[0], v[1:]) for v in VALUES.values()], ids=VALUES)
+def test_a_study_that_cannot_be_run(configs, text, fragments):
+    message = refusal(configs, text)
+    assert all(fragment in message for fragment in fragments), message
+    assert re.search(r"\(\S+(bad|default)\.yaml:\d+\): ", message), message
+    assert len(message.splitlines()) == 2, message  # one fault, told once
+
+
+FILES = {
+    "broken YAML": ("study: a\nhardware: {gpu: 1\n", "bad.yaml:3", "no valid YAML"),
+    "tab": ("hardware:\n\tgpu: 1", "bad.yaml:2", "with spaces, not with tabs"),
+    "list": ("- study", "bad.yaml:1", "holds a list", "`key: value` lines"),
+    "sentence": ("study", "bad.yaml:1", "holds 'study'"),
+    "two documents": ("study: a\n---\nstudy: b", "bad.yaml:2", "no valid YAML"),
+    "object": ("study: !!python/name:os.system x", "bad.yaml:1", "no valid YAML"),
+    "date that is none": ("study: 2024-13-40", "bad.yaml", "month"),
+    "circle without end": ("world: &w {items: *w}", "bad.yaml"),
+    "key twice": (
+        "finetune:\n  max_steps: 50\n  log_steps: 10\n  max_steps: 60",
+        "finetune.max_steps",
+        "bad.yaml:4",
+        "first at",
+        "bad.yaml:2",
+        "remove one",
+    ),
+    "block twice": ("seeds: [1]\nseeds: [2]", "seeds", "bad.yaml:2", "stands twice"),
+    "extends nothing": ("extends: nowhere.yaml", "bad.yaml:1", "nowhere.yaml was not found"),
+    "extends itself": ("study: a\nextends: bad.yaml", "bad.yaml:2", "in a circle"),
+}
+
+
+@pytest.mark.parametrize("text, fragments", [(v[0], v[1:]) for v in FILES.values()], ids=FILES)
+def test_a_file_that_cannot_be_read(configs, text, fragments):
+    message = refusal(configs, text)
+    assert all(fragment in message for fragment in fragments), message
+
+
+def test_bytes_that_are_no_text(configs):
+    (configs / "bad.yaml").write_bytes(b"study: \xff")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: no YAML in UTF-8"):
+        load_study({"extends": "bad.yaml"}, configs)
+
+
+def test_all_faults_come_in_one_message(configs):
+    """Those of a file, of keys, of every recipe and of the disk."""
+    message = refusal(
+        configs,
+        "studdy: 1\nseeds: []\nseeds: []\nhardware: {dtype: x}\nbase: nowhere\n"
+        "evaluation: {tasks: [nothing_of_ours]}\n"
+        "recipes: {3A: {train_mask: x}, 3B: {train_mask: causal, max_steps: 0}}\n",
+    )
+    faults = ("seeds (", "studdy (", "hardware.dtype (", "base (", "evaluation.tasks[0] (")
+    faults += ("recipes.3A.train_mask (", "recipes.3B.max_steps (", "stands twice")
+    assert all(fault in message for fault in faults), message
+
+
+def test_a_fault_is_told_where_it_stands_in_a_chain_of_files(configs):
+    (configs / "far.yaml").write_text("\n\nhardware: {gpus: 1}\n")
+    (configs / "near.yaml").write_text("extends: far.yaml\nfinetune:\n  lr_schedule: x\n")
+    (configs / "a.yaml").write_text("extends: b.yaml")
+    (configs / "b.yaml").write_text("\nextends: a.yaml")
+    with pytest.raises(ConfigError) as error:
+        load_study({"extends": "near.yaml", "seed": "3"}, configs)
+    lines = str(error.value).splitlines()
+    assert any("hardware.gpus" in line and "far.yaml:3" in line for line in lines)
+    assert any("finetune.lr_schedule" in line and "near.yaml:3" in line for line in lines)
+    assert any("seed (--configfile/--config)" in line for line in lines)
+    with pytest.raises(ConfigError, match=r"b\.yaml:2: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"):
+        load_study({"extends": "a.yaml"}, configs)
+
+
+def test_what_a_nearer_file_took_away_is_no_place(configs):
+    message = refusal(configs, "finetune: {stops: {leak: null}}")
+    leaky = 1 + (configs / "default.yaml").read_text().split("\n").index(
+        "  3B-leaky: {train_mask: full_bidir, stops: {leak: {on_leak: record}}}"
+    )
+    assert "recipes.3B-leaky.stops.leak.ratio (" in message and f"default.yaml:{leaky}" in message
+
+
+def test_a_fault_of_a_config_file_is_told_by_its_line(configs):
+    """Snakemake hands over one mapping; the files given to --configfile say where it stands."""
+    file = configs / "mine.yaml"
+    file.write_text("study: mine\nhardware: {gpu: -1}\nstudy: mine\n")
+    merged = yaml.safe_load(file.read_text()) | {"seeds": ["1", "x"]}
+    with pytest.raises(ConfigError) as error:
+        load_study(merged, configs, [file, configs / "left at home.yaml"])
+    message = str(error.value)
+    assert f"hardware.gpu ({file}:2)" in message and f"study ({file}:3): stands twice" in message
+    assert "seeds[1] (--configfile/--config): 'x' found" in message and "seeds[0]" not in message
+
+
+# ---- data ----------------------------------------------------------------------------------------
+
+GOOD = '{"instruction": "Say red.", "output": "red"}\n'
+RECORDS = {
+    "no JSON": (GOOD + "{instruction}\n", "line 2", "Expecting property name"),
+    "JSON cut off": (GOOD + GOOD + GOOD[:20], "line 3", "Unterminated string"),
+    "two records on a line": (GOOD.strip() + GOOD, "line 1", "Extra data"),
+    "a list": ("[1]\n", "line 1", "a JSON object was expected"),
+    "a number": (GOOD + "3\n", "line 2", "a JSON object was expected"),
+    "whole file a list": ("[\n" + GOOD + "]\n", "line 1"),
+    "field missing": ('\n{"instruction": "a"}\n', "line 2", "`output` is missing", "add it"),
+    "other fields": ('{"prompt": "a", "output": "b"}\n', "line 1", "`instruction`", "prompt"),
+    "empty record": (GOOD + "{}", "line 2", "`instruction` is missing"),
+    "number for a text": ('{"instruction": "a", "output": 3}', "line 1", "`output`", "text", "3"),
+    "null for a text": ('{"instruction": null, "output": "a"}', "line 1", "`instruction`", "None"),
+    "list as input": ('{"instruction": "a", "input": [], "output": "b"}', "line 1", "`input`"),
+    "half a character": ('{"instruction": "a", "output": "\\ud800"}', "line 1", "`output`"),
+    "empty file": ("", "no record", "one {instruction, input, output} a line"),
+    "blank lines only": ("\n\n", "no record"),
+}
+
+
+@pytest.mark.parametrize("text, fragments", [(v[0], v[1:]) for v in RECORDS.values()], ids=RECORDS)
+def test_data_that_cannot_be_trained_on(tmp_path, text, fragments):
+    file = tmp_path / "bad.jsonl"
+    file.write_text(text)
+    with pytest.raises(ValueError) as error:
+        read_examples(file, None, 64, 0.1, seed=1)  # refused before anything is tokenized
+    assert all(part in str(error.value) for part in (str(file), *fragments)), error.value
+
+
+def test_data_in_another_encoding(tmp_path):
+    (tmp_path / "bad.jsonl").write_bytes(
+        GOOD.encode() + GOOD.replace("red", "gr\xfcn").encode("cp1252")
+    )
+    with pytest.raises(ValueError, match=r"bad\.jsonl, line 2: .*utf-8"):
+        read_records(tmp_path / "bad.jsonl")
+
+
+def test_data_from_other_machines_are_read(tmp_path):
+    """A byte-order mark, DOS lines, no last newline, and line separators inside a text."""
+    text = GOOD.replace("red.", "a\u2028b\u2029c\x85d\x0be".replace("\x0b", "\\u000b"))
+    (tmp_path / "odd.jsonl").write_bytes(
+        ("\ufeff" + text + GOOD.strip()).replace("\n", "\r\n").encode()
+    )
+    first, second = read_records(tmp_path / "odd.jsonl")
+    assert first["instruction"] == "Say a\u2028b\u2029c\x85d\x0be" and second["output"] == "red"
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    from ablation.provenance import write_json_lines
+
+    records = [{"a": "x\u2028y\nz", "b": [1, None]}, {}, {"ü": "\ufeff"}]
+    write_json_lines(tmp_path / "a.jsonl", records)
+    assert read_json_lines(tmp_path / "a.jsonl") == records
+
+
+# ---- nothing that was there is lost --------------------------------------------------------------
+
+
+def test_a_refused_study_starts_nothing_and_loses_nothing(tmp_path):
+    for name in ("results/recovery.csv", "results/micro/stage1_baseline/metrics.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("paid for")
+    before = sorted(p for p in tmp_path.rglob("*") if ".snakemake" not in p.parts)
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", "--forceall", "all"]
+        + ["--snakefile", ROOT / "Snakefile", "--directory", tmp_path]
+        + ["--config", "hardware={gpu: many}", "studdy=1"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "hardware.gpu (--configfile/--config): 'many' found" in done.stderr
+    assert "studdy (--configfile/--config): unknown key, did you mean `study`?" in done.stderr
+    assert sorted(p for p in tmp_path.rglob("*") if ".snakemake" not in p.parts) == before
+    assert (tmp_path / "results/recovery.csv").read_text() == "paid for"

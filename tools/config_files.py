@@ -1,0 +1,143 @@
+"""Write what is generated in config/ (`make config`), so that nothing about a key stands twice.
+
+From ablation.schema: schema.json, the table of keys in README.md, and the comments of default.yaml,
+whose values are edited there. From lm_eval: the names of its tasks.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import wrap
+
+import yaml
+
+from ablation.config import LM_EVAL_NAMES, keys, schema
+from ablation.provenance import write_bytes, write_text
+from ablation.schema import RECIPE_NOTES
+
+CONFIG = Path(__file__).resolve().parent.parent / "config"
+WIDTH = 100
+HEAD = """\
+# yaml-language-server: $schema=schema.json
+# The micro study: runs on any CPU in minutes. Every knob of a study stands here with its why;
+# another config holds only what differs (`extends: default.yaml` is implied). Manual: README.md.
+# `make config` writes these comments, from src/ablation/schema.py; values are edited here.
+"""
+TABLE = re.compile(r"(?<=<!-- keys, by `make config` -->\n).*(?=\n<!-- end of keys -->)", re.S)
+HARD_SPACE = "\N{NO-BREAK SPACE}"
+
+
+# ---- default.yaml: the values that stand there, under comments made new -------------------------
+
+
+def default_yaml(text: str) -> str:
+    meanings = {path: part.get("description", "") + _choices(part) for path, part in keys()}
+    meanings |= {("recipes", name): note for name, note in RECIPE_NOTES.items()}
+    return HEAD + "".join(f"{line}\n" for line in _lines(yaml.compose(text), (), text, meanings))
+
+
+def _choices(part: dict) -> str:
+    return ": " + " | ".join(part["enum"]) if "enum" in part else ""
+
+
+def _lines(node: yaml.MappingNode, path: tuple, text: str, meanings: dict) -> Iterator[str]:
+    indent = "  " * len(path)
+    for key, value in node.value:
+        here = (*path, key.value)
+        block = isinstance(value, yaml.MappingNode) and not value.flow_style
+        written = "" if block else text[value.start_mark.index : value.end_mark.index]
+        if block and not path:
+            yield ""
+        yield from _commented(f"{indent}{key.value}:", written, meanings.get(here, ""), indent)
+        if block:
+            yield from _lines(value, here, text, meanings)
+
+
+def _commented(key: str, value: str, meaning: str, indent: str) -> Iterator[str]:
+    """`key: value # meaning`; what is too long goes above (the meaning) or below (the value)."""
+    line, comment = f"{key} {' '.join(value.split())}".rstrip(), f" # {meaning}" if meaning else ""
+    if len(line + comment) <= WIDTH:
+        yield line + comment
+        return
+    sign = f"{indent}# "
+    yield from wrap(meaning, WIDTH, initial_indent=sign, subsequent_indent=sign)
+    if len(line) <= WIDTH:
+        yield line
+        return
+    yield key
+    entries = " ".join(value.split()).replace(": ", f":{HARD_SPACE}")  # broken between them only
+    for row in wrap(entries, WIDTH, initial_indent=f"{indent}  ", subsequent_indent=f"{indent}   "):
+        yield row.replace(HARD_SPACE, " ")
+
+
+# ---- README.md: the table of keys ----------------------------------------------------------------
+
+
+def readme(text: str) -> str:
+    rows = [
+        f"| `{'.'.join(path)}` | {_value(part)} | {_escaped(part.get('description', ''))} |"
+        for path, part in keys()
+        if path[-1] != "<name>" and (path[0] != "recipes" or path[-1] in ("recipes", "train_mask"))
+    ]
+    table = "\n".join(["| key | value | meaning |", "|---|---|---|", *rows])
+    return TABLE.sub(lambda _: table, text)
+
+
+def _escaped(meaning: str) -> str:
+    return meaning.replace("|", r"\|").replace("<", "&lt;")
+
+
+def _value(part: dict) -> str:
+    """What may stand there, from a part of the JSON schema."""
+    if "anyOf" in part:
+        return ", or ".join("null" if c.get("type") == "null" else _value(c) for c in part["anyOf"])
+    if "enum" in part:
+        return ", ".join(f"`{name}`" for name in part["enum"])
+    match part.get("type"):
+        case "array":
+            return f"list of {_value(part['items'])}"
+        case "object" | None:
+            names = ", ".join(f"`{name}`" for name in part.get("propertyNames", {}).get("enum", ()))
+            return f"mapping of {names}" if names else "mapping"
+        case kind:
+            signs = {"minimum": "≥", "exclusiveMinimum": ">"}
+            signs |= {"maximum": "≤", "exclusiveMaximum": "<", "multipleOf": "multiple of"}
+            limits = [f"{sign} {part[name]}" for name, sign in signs.items() if name in part]
+            limits = [limit.replace(str(2**32), "2^32") for limit in limits]
+            return ", ".join(
+                [{"string": "text", "boolean": "true, false"}.get(kind, kind), *limits]
+            )
+
+
+# ---- the rest ------------------------------------------------------------------------------------
+
+
+def schema_json() -> str:
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def lm_eval_names() -> str:
+    """The names of lm_eval's tasks, groups and tags, one a line (10 s: it reads all files)."""
+    from lm_eval.tasks import TaskManager
+
+    return "\n".join(sorted(set(TaskManager().all_tasks)))
+
+
+def texts() -> dict[Path, str]:
+    """What each generated text file must hold."""
+    default, manual = CONFIG / "default.yaml", CONFIG / "README.md"
+    return {
+        default: default_yaml(default.read_text("utf-8")),
+        manual: readme(manual.read_text("utf-8")),
+        CONFIG / "schema.json": schema_json(),
+    }
+
+
+if __name__ == "__main__":
+    for file, text in texts().items():
+        write_text(file, text)
+    write_bytes(CONFIG / LM_EVAL_NAMES, gzip.compress(lm_eval_names().encode(), mtime=0))
