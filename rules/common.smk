@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ablation import provenance
 from ablation.config import load_study
-from ablation.names import ABLATED_MASKS, LONG_RECIPES, MASKS
+from ablation.names import ABLATED_MASKS, MASKS
+from ablation.schema import LONG_RECIPES
 
 ROOT = Path(workflow.current_basedir).parent
 STUDY = load_study(config, ROOT / "config", workflow.overwrite_configfiles)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from ablation.names import MASKS, METRICS, PROTOCOLS, RECIPES
+from ablation.names import MASKS, METRICS, PROTOCOLS
 from ablation.world.scenes import TASKS
 
 Mask = Literal[MASKS]
@@ -28,6 +28,8 @@ RECIPE_NOTES = {
     "5B": "stage 5: as 5A, more patient",
     "5C": "stage 5: longest, never stopped by a plateau",
 }
+RECIPES = tuple(RECIPE_NOTES)
+LONG_RECIPES = ("5A", "5B", "5C")  # stage 5: 3B's objective for longer
 
 
 def key(meaning: str, **limits: Any) -> Any:
