@@ -26,8 +26,8 @@ from pathlib import Path
 SCHEMA_VERSION = 1
 PACKAGE = Path(__file__).resolve().parent
 
-# Modules that move bytes and read configuration but shape no number. What they hand to a stage is in
-# that stage's stamp already, and a new config key must not buy a new training.
+# Modules that move bytes and read configuration but shape no number. What they hand to a stage is
+# in that stage's stamp already, and a new config key must not buy a new training.
 NEUTRAL_MODULES = frozenset(
     f"ablation{name}" for name in ("", ".config", ".layers", ".progress", ".provenance", ".schema")
 )
