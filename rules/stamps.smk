@@ -18,17 +18,17 @@ def world_slice(*parts):
 
 @cache
 def items_stamp():
-    return make_stamp("base_items", "items", world_slice("items"), ())
+    return make_stamp("base_items", world_slice("items"), ())
 
 
 @cache
 def instructions_stamp():
-    return make_stamp("base_instructions", "instructions", world_slice("finetuning"), ())
+    return make_stamp("base_instructions", world_slice("finetuning"), ())
 
 
 @cache
 def pretrain_stamp():
-    return make_stamp("base_pretrain", "pretrain", world_slice("pretrain"), MODEL_PACKAGES)
+    return make_stamp("base_pretrain", world_slice("pretrain"), MODEL_PACKAGES)
 
 
 def base_folder():
@@ -58,7 +58,7 @@ def base_stamp():
     if STUDY.base == "shipped":
         slice["manifest"] = provenance.sha256_file(ROOT / base_record())
     upstream = {base_record(): pretrain_stamp()} if STUDY.pretrained_here else {}
-    return make_stamp("base", "base", slice, (), upstream)
+    return make_stamp("base", slice, (), upstream)
 
 
 def items():
@@ -68,7 +68,6 @@ def items():
 def stage1_stamp():
     return make_stamp(
         "stage1_baseline",
-        "evaluate",
         scoring_slice(["causal"]),
         SCORING_PACKAGES,
         {BASE: base_stamp(), **items()},
@@ -78,7 +77,6 @@ def stage1_stamp():
 def stage2_stamp():
     return make_stamp(
         "stage2_ablation",
-        "evaluate",
         scoring_slice(ABLATED_MASKS),
         SCORING_PACKAGES,
         {BASE: base_stamp(), **items()},
@@ -90,7 +88,6 @@ def finetuning_stamp(recipe, seed):
     """Of stage 3, or of the long runs of stage 5."""
     return make_stamp(
         "stage5_longrun" if recipe in LONG else "stage3_finetune",
-        "finetune",
         {
             "name": recipe,
             "recipe": STUDY.recipe(recipe),
@@ -123,7 +120,6 @@ def posteval_stamp(recipe, seed):
     """Of stage 4, or of the evaluation of stage 5."""
     return make_stamp(
         "stage5_posteval" if recipe in LONG else "stage4_posteval",
-        "evaluate",
         scoring_slice(MASKS),
         SCORING_PACKAGES,
         {checkpoint(recipe, seed): finetuning_stamp(recipe, seed), **items()},
@@ -151,7 +147,7 @@ def measured():
 
 @cache
 def bag_of_words_stamp():
-    return make_stamp("bag_of_words", "bag_of_words", world_slice("items"), TABLE_PACKAGES, items())
+    return make_stamp("bag_of_words", world_slice("items"), TABLE_PACKAGES, items())
 
 
 @cache
@@ -162,7 +158,7 @@ def recovery_stamp():
         "statistics": STUDY.statistics.model_dump(),
         "criteria": STUDY.criteria.model_dump(),
     }
-    return make_stamp("recovery", "recovery", slice, TABLE_PACKAGES, measured())
+    return make_stamp("recovery", slice, TABLE_PACKAGES, measured())
 
 
 @cache
@@ -171,26 +167,26 @@ def published_stamp():
     named = {"protocol": evaluation.protocol, "metric": evaluation.metric, "model": base_folder()}
     slice = {"named": named, "criteria": STUDY.criteria.model_dump()}
     tables = {f"{RESULTS}/recovery.manifest.json": recovery_stamp()}
-    return make_stamp("published", "published", slice, TABLE_PACKAGES, tables)
+    return make_stamp("published", slice, TABLE_PACKAGES, tables)
 
 
 @cache
 def flips_stamp():
     slice = {"study": STUDY.study, "metric": STUDY.evaluation.metric}
-    return make_stamp("flips", "flips", slice, TABLE_PACKAGES, measured())
+    return make_stamp("flips", slice, TABLE_PACKAGES, measured())
 
 
 @cache
 def curves_stamp():
     trained = {checkpoint(r, s): finetuning_stamp(r, s) for r in RECIPES for s in STUDY.seeds}
-    return make_stamp("curves", "curves", {"study": STUDY.study}, ("pandas",), trained)
+    return make_stamp("curves", {"study": STUDY.study}, ("pandas",), trained)
 
 
 @cache
 def mask_cells_stamp():
     slice = {"task": "micro_piqa", "item": 0}  # two choices over one prompt, short enough to read
     packages = (*MODEL_PACKAGES, "pandas")
-    return make_stamp("mask_cells", "mask_cells", slice, packages, {BASE: base_stamp(), **items()})
+    return make_stamp("mask_cells", slice, packages, {BASE: base_stamp(), **items()})
 
 
 # A figure's tables in results/<study>/, the manifest behind them and its stamp.
@@ -207,7 +203,6 @@ def figure_stamp(figure):
     tables, manifest, upstream = FIGURES[figure]
     intervals = {"confidence": STUDY.statistics.confidence} if manifest == "recovery" else {}
     return make_stamp(
-        "figures",
         "figures",
         {"figure": figure, "options": intervals},
         ("altair", "pandas", "vl-convert-python"),

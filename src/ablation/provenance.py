@@ -23,6 +23,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from ablation import accepted
+
 SCHEMA_VERSION = 1
 PACKAGE = Path(__file__).resolve().parent
 
@@ -223,12 +225,15 @@ def stamp(
     """All that can change a stage's result, as plain data whose `hash` names it.
 
     `upstream` maps a manifest's path to the stamp that it must carry; their hashes go into this
-    one, so a stamp stands for the whole history of a result.
+    one, so a stamp stands for the whole history of a result. Code that accepted.json, beside the
+    script's workflow folder, calls equal to older code goes by the hash of that.
     """
+    script = Path(script).resolve()
+    known = accepted.read(script.parents[2])
     body = {
         "schema_version": SCHEMA_VERSION,
         "stage": stage,
-        "code": code_hash(script),
+        "code": accepted.oldest(stage, code_hash(script), known),
         "config": json.loads(canonical_json(config)),
         "packages": package_versions(packages),
         "upstream": {path: s["hash"] for path, s in (upstream or {}).items()},
