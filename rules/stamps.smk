@@ -189,22 +189,36 @@ def mask_cells_stamp():
     return make_stamp("mask_cells", slice, packages, {BASE: base_stamp(), **items()})
 
 
-# A figure's tables in results/<study>/, the manifest behind them and its stamp.
+# A figure's tables in results/<study>/, and for each table the manifest and the stamp behind it.
 FIGURES = {
-    "accuracy": (("per_task", "bag_of_words"), "recovery", recovery_stamp),
-    "recovery": (("recovery",), "recovery", recovery_stamp),
-    "curves": (("curves",), "curves", curves_stamp),
-    "flips": (("flips",), "flips", flips_stamp),
-    "masks": (("mask_cells",), "mask_cells", mask_cells_stamp),
+    "accuracy": ("per_task", "bag_of_words"),
+    "recovery": ("recovery",),
+    "curves": ("curves",),
+    "flips": ("flips",),
+    "masks": ("mask_cells",),
+}
+TABLES = {
+    "per_task": ("recovery", recovery_stamp),
+    "recovery": ("recovery", recovery_stamp),
+    "bag_of_words": ("bag_of_words", bag_of_words_stamp),
+    "curves": ("curves", curves_stamp),
+    "flips": ("flips", flips_stamp),
+    "mask_cells": ("mask_cells", mask_cells_stamp),
 }
 
 
+def table_manifests(figure):
+    """{manifest behind a table of the figure: its stamp}"""
+    made_by = [TABLES[table] for table in FIGURES[figure]]
+    return {f"{RESULTS}/{name}.manifest.json": stamp() for name, stamp in made_by}
+
+
 def figure_stamp(figure):
-    tables, manifest, upstream = FIGURES[figure]
-    intervals = {"confidence": STUDY.statistics.confidence} if manifest == "recovery" else {}
+    has_intervals = "recovery" in [TABLES[table][0] for table in FIGURES[figure]]
+    options = {"confidence": STUDY.statistics.confidence} if has_intervals else {}
     return make_stamp(
         "figures",
-        {"figure": figure, "options": intervals},
+        {"figure": figure, "options": options},
         ("altair", "pandas", "vl-convert-python"),
-        {f"{RESULTS}/{manifest}.manifest.json": upstream()},
+        table_manifests(figure),
     )

@@ -284,16 +284,19 @@ def write_manifest(
     """
     home = Path(path).parent
     table = {os.path.relpath(file, home): entry for file, entry in file_table(outputs).items()}
-    write_json(
-        path,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "stamp": dict(stamp),
-            "inputs": {path: sha256_file(path) for path in stamp["upstream"]},
-            "outputs": table,
-            **facts,
-        },
-    )
+    body = {
+        "schema_version": SCHEMA_VERSION,
+        "stamp": dict(stamp),
+        "inputs": {path: sha256_file(path) for path in stamp["upstream"]},
+        "outputs": table,
+        **facts,
+    }
+    write_json(path, {**body, "sha256": _seal(body)})
+
+
+def _seal(manifest: Mapping) -> str:
+    """What a manifest's own `sha256` must be: a verdict on a leak is a fact without a file."""
+    return sha256_text(canonical_json({k: v for k, v in manifest.items() if k != "sha256"}))
 
 
 def read_inputs(stamp: Mapping, only: Container[str] | None = None) -> dict[str, dict]:
@@ -319,6 +322,8 @@ def read_manifest(path: str | Path, expected: str, only: Container[str] | None =
             f"{path} was made by another configuration or code than the current one (stamp "
             f"{str(found)[:12]}, expected {expected[:12]}). {_remedy(path)}"
         )
+    if manifest.get("sha256") != _seal(manifest):
+        raise StaleInput(f"{path} has been edited: its own sha256 does not fit. {_remedy(path)}")
     for name, sha256 in manifest["inputs"].items():
         if Path(name).is_file() and sha256_file(name) != sha256:
             raise StaleInput(f"{path} was made from another {name} than today's. {_remedy(path)}")

@@ -8,6 +8,7 @@ from tiny import tiny_model, tiny_tokenizer
 from ablation.masks import UnsupportedArchitecture, attention_mask
 from ablation.models import circumstances, load, save, target_logits
 from ablation.packing import Example, pack
+from ablation.provenance import processor
 
 ROWS = pack([Example([3, 4, 5, 6], [[7, 8, 9], [10]]), Example([11, 12], [[13]])], capacity=20)
 
@@ -97,7 +98,7 @@ def test_dtype_and_attention_are_those_asked_for_and_are_on_record(tmp_path):
     model, _ = load(tmp_path, dtype="bfloat16", attention="eager")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     known = circumstances(model)
-    assert (known["dtype"], known["attention"], known["device"]) == ("bfloat16", "eager", "cpu")
+    assert (known["dtype"], known["attention"], known["device"]) == ("bfloat16", "eager", processor())
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

@@ -51,7 +51,7 @@ def test_the_base_has_learned_its_tasks(recovery):
     assert macro(recovery, "3A", "causal").baseline >= 0.85
 
 
-def test_no_task_can_be_solved_as_a_bag_of_words(micro):
+def test_on_fresh_items_no_task_can_be_solved_as_a_bag_of_words(micro):
     bags = pd.read_csv(micro.folder / "results/micro/bag_of_words.csv")
     assert set(bags.task) == set(TASKS)
     assert (bags.accuracy_high <= bags.chance + 0.10).all(), bags
