@@ -98,7 +98,8 @@ def test_dtype_and_attention_are_those_asked_for_and_are_on_record(tmp_path):
     model, _ = load(tmp_path, dtype="bfloat16", attention="eager")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     known = circumstances(model)
-    assert (known["dtype"], known["attention"], known["device"]) == ("bfloat16", "eager", processor())
+    found = (known["dtype"], known["attention"], known["device"])
+    assert found == ("bfloat16", "eager", processor())
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
