@@ -23,7 +23,7 @@ from rich.text import Text
 from ablation.alpaca import alpaca_prompt
 from ablation.lm import MaskedLM
 from ablation.models import load
-from ablation.provenance import read_json_lines, verify_outputs, write_text
+from ablation.provenance import read_json_lines, read_manifest, write_text
 from ablation.tables import WIDTH
 
 CHECKPOINTS = "stage[35]_*/*/seed*/manifest.json"
@@ -55,10 +55,9 @@ class Model:
         return self.name if self.seed is None else f"{self.name} seed {self.seed}"
 
     def folder(self) -> Path:
-        """The weights' folder. Raises StaleInput when a byte of it is not as recorded."""
-        manifest = json.loads(self.manifest.read_text())
-        verify_outputs(self.manifest, manifest)
-        return self.manifest.parent / manifest["model"]
+        """The weights' folder. Raises StaleInput when it, or its record, is not as it was made."""
+        made_by = json.loads(self.manifest.read_text())["stamp"]["hash"]
+        return self.manifest.parent / read_manifest(self.manifest, made_by)["model"]
 
 
 @dataclass(frozen=True)

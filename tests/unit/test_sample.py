@@ -188,3 +188,15 @@ def test_a_changed_weight_is_refused_by_name(study, monkeypatch, capsys):
     finally:
         weights.write_bytes(whole)
     assert "5A/seed7/model/model.safetensors has changed" in capsys.readouterr().err
+
+
+def test_an_edited_record_is_refused_by_name(study, monkeypatch, capsys):
+    monkeypatch.chdir(study.parents[1])
+    manifest = study / "stage3_finetune/3B/seed7/manifest.json"
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace('"seed": 7', '"seed": 9'))
+    try:
+        assert main(["sample", "--seed", "9", "--prompt", "Eve", "--max-new-tokens", "1"]) == 1
+    finally:
+        manifest.write_text(whole)
+    assert "3B/seed7/manifest.json has been edited" in capsys.readouterr().err

@@ -10,7 +10,8 @@ import pytest
 from ablation.recovery import COLUMNS
 from ablation.schema import LONG_RECIPES, RECIPES
 
-pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro")]
+# the first of these tests runs the whole study, perhaps on cores that others use as well
+pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
 
 TASKS = [
     "micro_hellaswag",

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from conftest import Checkout, copy_of_the_repository
 
-pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro")]
+# the first of these tests runs the whole study, perhaps on cores that others use as well
+pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
 
 TABLES = {"recovery", "recovery_named"}
 FIGURES = {f"figure_{name}" for name in ("accuracy", "recovery", "curves", "flips", "masks")}
