@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.t
 
 TABLES = {"recovery", "recovery_named"}
 FIGURES = {f"figure_{name}" for name in ("accuracy", "recovery", "curves", "flips", "masks")}
-SHORT, LONG = ("3A", "3B", "3B-leaky"), ("5A", "5B", "5C")
+SHORT, LONG = ("3A", "3B", "3B-leaky"), ("5A", "5C")
 TRAINED = {f"stage3_finetune:{r}" for r in SHORT} | {f"stage5_longrun:{r}" for r in LONG}
 SCORED = {f"stage4_posteval:{r}" for r in SHORT} | {f"stage5_posteval:{r}" for r in LONG}
 
@@ -96,9 +96,9 @@ def test_one_recipes_learning_rate(micro):
 
 
 def test_when_a_long_run_stops_concerns_that_run_alone(micro):
-    changed = ("patience: 8", "patience: 7")
+    changed = ("patience: 4", "patience: 3")
     with edited(micro.folder / "config/default.yaml", changed):
-        assert micro.stale() == {"stage5_longrun:5B", "stage5_posteval:5B"} | TABLES
+        assert micro.stale() == {"stage5_longrun:5A", "stage5_posteval:5A"} | TABLES
 
 
 def test_an_accepted_refactoring_runs_nothing_again(micro):
@@ -108,7 +108,7 @@ def test_an_accepted_refactoring_runs_nothing_again(micro):
         try:
             study = ("--results", "results/micro")
             done = micro.ablation("accept", *stages, *study, "--why", "once is the same")
-            assert done.stdout.count("9 results stand") == 2
+            assert "9 results stand" in done.stdout and "6 results stand" in done.stdout
             assert micro.stale("all") == set()
             # what reads a manifest agrees with what decided to run
             target = "results/micro/stage4_posteval/3A/seed31/causal/manifest.json"
