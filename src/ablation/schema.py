@@ -30,6 +30,8 @@ RECIPE_NOTES = {
 }
 RECIPES = tuple(RECIPE_NOTES)
 LONG_RECIPES = ("5A", "5B", "5C")  # stage 5: 3B's objective for longer
+MASK_OF = {"3A": "causal", "3B": "prefill_bidir", "3B-leaky": "full_bidir"}  # while training
+MASK_OF |= dict.fromkeys(LONG_RECIPES, MASK_OF["3B"])
 
 
 def key(meaning: str, **limits: Any) -> Any:
@@ -141,16 +143,44 @@ class Training(Strict):
             )
         return save
 
+    @field_validator("log_steps")
+    @classmethod
+    def _logs_in_time(cls, log: int, info: ValidationInfo) -> int:
+        if log > info.data.get("max_steps", log):
+            raise ValueError(
+                f"beyond max_steps {info.data['max_steps']}: no loss would be logged; give fewer"
+            )
+        return log
+
     @field_validator("stops")
     @classmethod
     def _stops_in_time(cls, stops: StopRules, info: ValidationInfo) -> StopRules:
-        last = info.data.get("max_steps")
-        if stops.plateau and last and stops.plateau.min_steps > last:
+        last, every = info.data.get("max_steps"), info.data.get("eval_steps")
+        late = _too_late(stops, last, every) if last and every else {}
+        if late:
             raise ValueError(
-                f"plateau.min_steps {stops.plateau.min_steps} is beyond max_steps {last}: it "
-                "would never stop; give fewer, or plateau: null"
+                f"{'; '.join(late.values())}: beyond max_steps {last}, so it could never stop this "
+                f"training; give fewer, or {', '.join(f'{rule}: null' for rule in late)}"
             )
         return stops
+
+
+def _too_late(stops: StopRules, last: int, every: int) -> dict[str, str]:
+    """{rule: its first possible stop} of the rules that could not end a training of `last` steps.
+
+    `every` are the steps between two evaluations; the first of all is never without gain.
+    """
+    late = {}
+    if stops.no_learning and stops.no_learning.after_steps > last:
+        late["no_learning"] = f"no_learning.after_steps {stops.no_learning.after_steps}"
+    if stops.plateau:
+        counted = max(2, -(-stops.plateau.min_steps // every))  # evaluations until one counts
+        first = every * (counted + stops.plateau.patience - 1)
+        if first > last:
+            late["plateau"] = f"plateau, not before step {first} with eval_steps {every}"
+    if stops.leak and every > last:
+        late["leak"] = f"leak, first probed at eval_steps {every}"
+    return late
 
 
 class Recipe(Training):
@@ -353,7 +383,8 @@ class Study(Strict):
     hardware: Hardware = key("what a model job runs on")
     finetune: Training = key("what every recipe shares")
     recipes: dict[Literal[RECIPES], Recipe] = key(
-        "the mask in use while training is all in which they differ",
+        "one finetuning each: those of stage 3 differ in the mask in use while training, those of "
+        "stage 5 are 3B for longer",
         min_length=1,
     )
     evaluation: Evaluation = key("what every checkpoint is scored on, under every mask")
