@@ -122,7 +122,7 @@ def schema_json() -> str:
 
 
 def lm_eval_names() -> str:
-    """lm_eval's tasks, groups and tags, one a line, each with why it cannot be scored, if it cannot.
+    """lm_eval's tasks, groups and tags, one a line, with a tab and why it cannot be scored, if so.
 
     A group or tag can be when all its tasks can. 10 s: it reads all files.
     """
@@ -130,7 +130,9 @@ def lm_eval_names() -> str:
 
     index = TaskManager().task_index
     named = {name: sorted(_reasons(name, index, {}) - {""}) for name in sorted(index)}
-    return "\n".join("\t".join([name, *[", ".join(why)] * bool(why)]) for name, why in named.items())
+    return "\n".join(
+        "\t".join([name, *[", ".join(why)] * bool(why)]) for name, why in named.items()
+    )
 
 
 def _reasons(name: str, index: dict, over: dict) -> set[str]:

@@ -244,7 +244,7 @@ def _too_few_examples(values: Mapping) -> Iterator[Fault]:
         if not (isinstance(records, int) and isinstance(batch, int) and isinstance(share, float)):
             continue
         left = records - max(1, round(share * records))
-        if batch > left:
+        if 0 < share < 1 and batch > left:
             yield Fault(
                 (*path, "batch_examples"),
                 f"{batch} found, but of {records} records (world.finetuning.count) only {left} are "

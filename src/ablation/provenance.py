@@ -315,8 +315,8 @@ def read_manifest(path: str | Path, expected: str, only: Container[str] | None =
     is missing, has changed, or was not there before.
     """
     path = Path(path)
-    manifest = json.loads(path.read_text())
-    found = manifest.get("stamp", {}).get("hash")
+    manifest = _load_manifest(path)
+    found = manifest["stamp"].get("hash")
     if found != expected:
         raise StaleInput(
             f"{path} was made by another configuration or code than the current one (stamp "
@@ -329,6 +329,14 @@ def read_manifest(path: str | Path, expected: str, only: Container[str] | None =
             raise StaleInput(f"{path} was made from another {name} than today's. {_remedy(path)}")
     verify_outputs(path, manifest, only)
     return manifest
+
+
+def _load_manifest(path: Path) -> dict:
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        manifest = json.loads(path.read_text("utf-8"))
+        if all(isinstance(manifest[key], dict) for key in ("stamp", "inputs", "outputs")):
+            return manifest
+    raise StaleInput(f"{path} is no manifest: missing, cut off or edited. {_remedy(path)}")
 
 
 def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | None = None) -> None:

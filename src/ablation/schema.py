@@ -7,18 +7,16 @@ that it is found whatever else is wrong. No torch here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
 from ablation.names import MASKS, METRICS, PROTOCOLS
-from ablation.world.scenes import TASKS
+from ablation.strict import Seed, Strict, key
+from ablation.world.schema import MicroWorld
 
 Mask = Literal[MASKS]
-Record = Literal[(*TASKS, "open")]
-Text = Literal[(*TASKS, "statement", "register", "alpaca")]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy takes no other
-Weight = Annotated[int, Field(ge=0)]
 
 RECIPE_NOTES = {
     "3A": "the control: goes on as the base was trained",
@@ -32,17 +30,6 @@ RECIPES = tuple(RECIPE_NOTES)
 LONG_RECIPES = ("5A", "5B", "5C")  # stage 5: 3B's objective for longer
 MASK_OF = {"3A": "causal", "3B": "prefill_bidir", "3B-leaky": "full_bidir"}  # while training
 MASK_OF |= dict.fromkeys(LONG_RECIPES, MASK_OF["3B"])
-
-
-def key(meaning: str, **limits: Any) -> Any:
-    """A key that must be given, and what it means."""
-    return Field(description=meaning, **limits)
-
-
-class Strict(BaseModel):
-    """No unknown key, no text where a number belongs, nothing that is not finite."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Hardware(Strict):
@@ -147,40 +134,38 @@ class Training(Strict):
     @classmethod
     def _logs_in_time(cls, log: int, info: ValidationInfo) -> int:
         if log > info.data.get("max_steps", log):
-            raise ValueError(
-                f"beyond max_steps {info.data['max_steps']}: no loss would be logged; give fewer"
-            )
+            raise ValueError(f"beyond max_steps {info.data['max_steps']}: no loss would be logged")
         return log
 
     @field_validator("stops")
     @classmethod
     def _stops_in_time(cls, stops: StopRules, info: ValidationInfo) -> StopRules:
-        last, every = info.data.get("max_steps"), info.data.get("eval_steps")
-        late = _too_late(stops, last, every) if last and every else {}
+        if not {"max_steps", "log_steps", "eval_steps"} <= info.data.keys():
+            return stops
+        last, first = info.data["max_steps"], _first_stops(stops, info.data)
+        late = {f"{rule}: null": step for rule, step in first.items() if step > last}
         if late:
+            steps = ", ".join(f"{rule.partition(':')[0]} at step {late[rule]}" for rule in late)
             raise ValueError(
-                f"{'; '.join(late.values())}: beyond max_steps {last}, so it could never stop this "
-                f"training; give fewer, or {', '.join(f'{rule}: null' for rule in late)}"
+                f"{steps} at the earliest, beyond max_steps {last}: it would never stop; give "
+                f"fewer, or {', '.join(late)}"
             )
         return stops
 
 
-def _too_late(stops: StopRules, last: int, every: int) -> dict[str, str]:
-    """{rule: its first possible stop} of the rules that could not end a training of `last` steps.
+def _first_stops(stops: StopRules, steps: Mapping[str, Any]) -> dict[str, int]:
+    """{rule: the first step at which it could end a training}."""
+    first, every = {}, steps["eval_steps"]
+    if stops.no_learning:  # judged when a loss is logged
+        first["no_learning"] = _multiple(stops.no_learning.after_steps, steps["log_steps"])
+    if stops.plateau:  # the first evaluation of all is never without gain
+        counted = max(2 * every, _multiple(stops.plateau.min_steps, every))
+        first["plateau"] = counted + every * (stops.plateau.patience - 1)
+    return first | ({"leak": every} if stops.leak else {})
 
-    `every` are the steps between two evaluations; the first of all is never without gain.
-    """
-    late = {}
-    if stops.no_learning and stops.no_learning.after_steps > last:
-        late["no_learning"] = f"no_learning.after_steps {stops.no_learning.after_steps}"
-    if stops.plateau:
-        counted = max(2, -(-stops.plateau.min_steps // every))  # evaluations until one counts
-        first = every * (counted + stops.plateau.patience - 1)
-        if first > last:
-            late["plateau"] = f"plateau, not before step {first} with eval_steps {every}"
-    if stops.leak and every > last:
-        late["leak"] = f"leak, first probed at eval_steps {every}"
-    return late
+
+def _multiple(least: int, step: int) -> int:
+    return -(-least // step) * step
 
 
 class Recipe(Training):
@@ -240,130 +225,6 @@ class Criteria(Strict):
     gain: float = key("P - A at least", ge=-1, le=1)
 
 
-class Items(Strict):
-    seed: Seed = key("which items are drawn")
-    count: int = key("items a task", ge=1)
-
-
-class Finetuning(Strict):
-    seed: Seed = key("which records are drawn")
-    count: int = key("records; a finetuning of 250 steps sees three quarters of them", ge=2)
-    weights: dict[Record, Weight] = key(
-        "more of what comes back slowest; half is open-ended, as instruction data are"
-    )
-
-    @field_validator("weights")
-    @classmethod
-    def _some(cls, weights: dict[str, int]) -> dict[str, int]:
-        return _not_all_zero(weights)
-
-
-class Tokenizer(Strict):
-    documents: int = key("texts it learns from", ge=1)
-    vocabulary: int = key("tokens at most; bytes and special tokens are 259", ge=260)
-
-
-class Decoder(Strict):
-    width: int = key("of the residual stream", ge=1)
-    feed_forward: int = key("width between the two halves of a feed-forward block", ge=1)
-    layers: int = key("attention and feed-forward blocks", ge=1)
-    heads: int = key("of attention; keys and values have as many", ge=1)
-    head_dim: int = key("dimensions a head, even for rotary positions", ge=2, multiple_of=2)
-    embedding_std: float = key(
-        "wide embeddings make tokens distinct from the first step: binding forms sooner", gt=0
-    )
-
-
-class Primer(Strict):
-    alone_until: int = key("steps that read nothing else", ge=0)
-    faded_at: int = key("step at which it has faded to kept_share", ge=1)
-    kept_share: float = key("of a batch, to the end", ge=0, le=1)
-
-    @field_validator("faded_at")
-    @classmethod
-    def _fades(cls, faded: int, info: ValidationInfo) -> int:
-        if faded <= info.data.get("alone_until", -1):
-            raise ValueError(f"must come after alone_until {info.data['alone_until']}")
-        return faded
-
-
-class Check(Strict):
-    items: int = key("development items a task", ge=1)
-    from_step: int = key("the first look", ge=1)
-    every: int = key("steps between two looks", ge=1)
-
-
-class Pretrain(Strict):
-    seed: Seed = key("weights and texts")
-    attempts: int = key(
-        "from the next seed, when some task was not learned on development items", ge=1
-    )
-    threads: int = key("torch threads; bits may depend on it", ge=1)
-    documents: dict[Text, Weight] = key(
-        "how often each kind of text comes; two-hop questions are learned last, so most often"
-    )
-    tokenizer: Tokenizer = key("byte-level BPE, learned from such texts")
-    model: Decoder = key("a Ministral-3 decoder")
-    lr_muon: float = key("matrices", gt=0)
-    lr_adamw: float = key("embeddings and norms", gt=0)
-    rate_after_primer: float = key("of both", gt=0)
-    warmup_steps: int = key("steps up to both learning rates", ge=1)
-    max_steps: int = key("an attempt ends here at the latest", ge=2)
-    cooldown_steps: int = key("to zero, once every task is learned", ge=1)
-    max_grad_norm: float = key("gradients are clipped to it", gt=0)
-    stop_accuracy: float = key(
-        'what "learned" means, on every task\'s development items', gt=0, le=1
-    )
-    batch_documents: int = key("documents a step", ge=1)
-    row_tokens: int = key("capacity of a packed row; no document may be longer", ge=64)
-    primer: Primer = key("steps: lists that teach binding first")
-    check: Check = key("looks at development items, to see what is learned")
-
-    @field_validator("documents")
-    @classmethod
-    def _some(cls, documents: dict[str, int]) -> dict[str, int]:
-        return _not_all_zero(documents)
-
-    @field_validator("max_steps")
-    @classmethod
-    def _warm_in_time(cls, last: int, info: ValidationInfo) -> int:
-        if last <= info.data.get("warmup_steps", 0):
-            raise ValueError(f"must be more than warmup_steps {info.data['warmup_steps']}")
-        return last
-
-    @field_validator("check")
-    @classmethod
-    def _looks_in_time(cls, check: Check, info: ValidationInfo) -> Check:
-        last, cooldown = info.data.get("max_steps"), info.data.get("cooldown_steps")
-        if last and cooldown and check.from_step + cooldown >= last:
-            raise ValueError(
-                f"from_step {check.from_step} and cooldown_steps {cooldown} leave no step of "
-                f"max_steps {last}: nothing could ever count as learned"
-            )
-        return check
-
-
-class MicroWorld(Strict):
-    seed: Seed = key(
-        "facts and split of scenes; seeds here are frozen: nothing was chosen by what they gave"
-    )
-    eval_percent: int = key("scenes that only the reported items ask about", ge=1, le=98)
-    dev_percent: int = key("scenes that only pretraining's own checks ask about", ge=1, le=98)
-    items: Items = key("what the study is scored on")
-    finetuning: Finetuning = key("Alpaca records from training scenes")
-    pretrain: Pretrain = key("only under `base: pretrain`")
-
-    @field_validator("dev_percent")
-    @classmethod
-    def _leaves_training(cls, dev: int, info: ValidationInfo) -> int:
-        if dev + info.data.get("eval_percent", 0) >= 100:
-            raise ValueError(
-                f"with eval_percent {info.data['eval_percent']} nothing is left to train on: both "
-                "together must be below 100"
-            )
-        return dev
-
-
 class Study(Strict):
     """One study. Every key has a value in config/default.yaml; a file says what differs."""
 
@@ -413,9 +274,3 @@ def _without_repeats(values: list, kind: str) -> list:
     if again:
         raise ValueError(f"{kind} {', '.join(map(str, again))} is named twice")
     return values
-
-
-def _not_all_zero(weights: dict[str, int]) -> dict[str, int]:
-    if not any(weights.values()):
-        raise ValueError("one of them must be more than 0")
-    return weights
