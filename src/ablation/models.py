@@ -6,8 +6,6 @@ Files are local and safetensors; code from a model's folder is never run.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -15,22 +13,23 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from ablation.masks import attention_mask, refuse_unsupported
 from ablation.packing import Example, Rows, pack
-from ablation.provenance import atomic_path, processor, write_json
+from ablation.provenance import atomic_path, processor
 
 RAW_WEIGHTS = "raw_state_dict.safetensors"
-RAW_BASE = "raw_state_dict.json"  # {"base": the folder whose class and config the weights are for}
 
 
 def load(
@@ -42,25 +41,35 @@ def load(
     model folder, and UnsupportedArchitecture when its mask cannot be set.
     """
     folder = Path(folder)
-    if (folder / RAW_BASE).is_file():
-        base = folder / json.loads((folder / RAW_BASE).read_text())["base"]
-        model, _ = load(base, dtype, attention, device)
-        load_model(model, folder / RAW_WEIGHTS)
-        return model, _tokenizer(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder}: no config.json there, so it is no model folder. Models are read from local "
             "folders only: fetch a hub model first (stage 0), then give its folder."
         )
-    refuse_unsupported(AutoConfig.from_pretrained(folder, local_files_only=True))
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, dtype),
-        attn_implementation=attention,
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    refuse_unsupported(config)
+    how = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+    if (folder / RAW_WEIGHTS).is_file():
+        model = _from_state_dict(AutoModelForCausalLM.from_config(config, **how), folder)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, **how, local_files_only=True, use_safetensors=True
+        )
     return model.to(device).eval(), _tokenizer(folder)
+
+
+def _from_state_dict(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """`model` with the weights that `save` wrote as they are."""
+    with safe_open(folder / RAW_WEIGHTS, "pt") as saved:
+        dtypes = {name: saved.get_slice(name).get_dtype() for name in saved.keys()}  # noqa: SIM118
+    if len(set(dtypes.values())) > 1:  # a class may keep some weights in float32, a router's say
+        for name in (name for name, dtype in dtypes.items() if dtype == "F32"):
+            owner, _, weight = name.rpartition(".")
+            tensor = getattr(model.get_submodule(owner), weight)
+            tensor.data = tensor.data.float()
+    load_model(model, folder / RAW_WEIGHTS)
+    model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -83,13 +92,11 @@ def save(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
-    base: str | Path | None = None,
 ) -> str:
     """Write both as `folder`, whole or not at all; equal weights give equal bytes.
 
     Returns the format: `hf_pretrained`, or `raw_state_dict` where the model's class cannot save
-    itself and `base` names the folder it was loaded from. `load` reads both. Without `base` the
-    class's own error is raised.
+    itself. `load` reads both; either folder stands alone.
     """
     folder = Path(folder)
     for left in folder.parent.glob(f".{folder.name}.*.part"):  # by a save that was killed
@@ -101,17 +108,16 @@ def save(
         except OSError:
             raise  # a full disk is no fault of the class
         except Exception as error:
-            if base is None:
-                raise
             print(
                 f"{type(model).__name__} cannot save itself ({error}): {folder} gets its weights "
-                f"as they are, and refers to {base} for the rest",
+                f"as they are",
                 file=sys.stderr,
             )
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             save_model(model, str(scratch / RAW_WEIGHTS))
-            write_json(scratch / RAW_BASE, {"base": os.path.relpath(base, folder)})
+            model.config.to_json_file(scratch / "config.json")
+            model.generation_config.to_json_file(scratch / "generation_config.json")
             form = "raw_state_dict"
         tokenizer.save_pretrained(scratch)
     return form

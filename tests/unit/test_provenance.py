@@ -1,6 +1,9 @@
 """Promises of provenance: hashes move when results may move, and only then; damage is named."""
 
 import json
+import os
+import shutil
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -181,6 +184,77 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         scratch.write_text("half")
         raise RuntimeError
     assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def write_folder(path, content):
+    with provenance.atomic_path(path) as scratch:
+        scratch.mkdir()
+        for name in "ab":
+            (scratch / name).write_text(content)
+
+
+def content(folder):
+    """The text of both files, `gone`, or `damaged`."""
+    texts = [file.read_text() for file in folder.iterdir()] if folder.is_dir() else ["gone"] * 2
+    return texts[0] if len(texts) == 2 and texts[0] == texts[1] else "damaged"
+
+
+def killed_at(moment, folder):
+    """Whether a process that replaces `folder` was killed before its `moment`th act on names."""
+    child = os.fork()
+    if child == 0:
+        acts = count(1)
+
+        def fatal(act):
+            def wrapped(*args, **kwargs):
+                if next(acts) == moment:
+                    os._exit(9)
+                return act(*args, **kwargs)
+
+            return wrapped
+
+        for act in ("replace", "unlink", "rmdir"):
+            setattr(os, act, fatal(getattr(os, act)))
+        write_folder(folder, "new")
+        os._exit(0)
+    return os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["", "and the output was then removed"])
+def test_a_kill_while_a_folder_is_replaced_loses_nothing_and_leaves_no_half(tmp_path, removed):
+    seen = set()
+    for moment in count(1):
+        folder = tmp_path / str(moment) / "model"
+        write_folder(folder, "old")
+        if not killed_at(moment, folder):
+            break
+        seen.add(content(folder))
+        if removed:  # as Snakemake does with what a failed job leaves
+            shutil.rmtree(folder, ignore_errors=True)
+        before = content(folder)
+        with pytest.raises(RuntimeError), provenance.atomic_path(folder):
+            raise RuntimeError  # the next attempt gets no further
+        assert content(folder) == before or (before, content(folder)) == ("gone", "old")
+        assert removed or content(folder) != "gone"
+        write_folder(folder, "newest")
+        assert content(folder) == "newest" and not folder.with_name(".model.old").exists()
+    assert content(folder) == "new" and list(folder.parent.iterdir()) == [folder]
+    assert seen == {"old", "gone", "new"}
+
+
+def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path, monkeypatch):
+    folder, real = tmp_path / "model", os.replace
+    write_folder(folder, "old")
+
+    def refused(source, target):
+        if str(source).endswith(".part"):
+            raise PermissionError
+        real(source, target)
+
+    monkeypatch.setattr(provenance.os, "replace", refused)
+    with pytest.raises(PermissionError):
+        write_folder(folder, "new")
+    assert content(folder) == "old" and list(tmp_path.iterdir()) == [folder]
 
 
 def test_run_record_holds_what_happened(tmp_path):
