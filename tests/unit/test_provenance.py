@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablation import provenance
+from ablation.code_hash import code_closure, code_tokens, module_file
 
 SOURCE = '''
 """A module."""
@@ -39,7 +40,7 @@ def area(r, name="x"):
 )
 def test_code_hash_ignores_what_is_not_executed(edited):
     assert edited != SOURCE
-    assert provenance.code_tokens(edited) == provenance.code_tokens(SOURCE)
+    assert code_tokens(edited) == code_tokens(SOURCE)
 
 
 @pytest.mark.parametrize(
@@ -54,26 +55,26 @@ def test_code_hash_ignores_what_is_not_executed(edited):
 )
 def test_code_hash_sees_every_real_change(old, new):
     assert old in SOURCE
-    assert provenance.code_tokens(SOURCE.replace(old, new)) != provenance.code_tokens(SOURCE)
+    assert code_tokens(SOURCE.replace(old, new)) != code_tokens(SOURCE)
 
 
 def test_code_hash_sees_where_a_statement_ends():
-    assert provenance.code_tokens("a = 1\n-1\n") != provenance.code_tokens("a = 1 - 1\n")
+    assert code_tokens("a = 1\n-1\n") != code_tokens("a = 1 - 1\n")
 
 
 def test_code_hash_sees_what_belongs_to_a_block():
     inside = "if a:\n    b()\n    c()\n"
-    assert provenance.code_tokens(inside) != provenance.code_tokens("if a:\n    b()\nc()\n")
+    assert code_tokens(inside) != code_tokens("if a:\n    b()\nc()\n")
 
 
 def test_nested_fstrings_are_taken_as_their_text():
     # Python 3.12 and later split f-strings into tokens, 3.11 does not: both must agree.
-    tokens = provenance.code_tokens("x = f\"a{f'{b}' + 'c'}d\"\n").splitlines()
+    tokens = code_tokens("x = f\"a{f'{b}' + 'c'}d\"\n").splitlines()
     assert "f\"a{f'{b}' + 'c'}d\"" in tokens
 
 
 def test_closure_follows_imports_and_leaves_out_what_shapes_no_number():
-    closure = provenance.code_closure("workflow/scripts/recovery.py")
+    closure = code_closure("workflow/scripts/recovery.py")
     assert {"ablation.recovery", "ablation.statistics", "ablation.conditions"} <= set(closure)
     assert not set(closure) & {"ablation.figures", "ablation.provenance", "ablation.config"}
 
@@ -82,8 +83,8 @@ def test_table_and_figure_code_never_imports_torch():
     import ast
 
     for script in ("recovery", "figures", "base"):
-        for module in provenance.code_closure(f"workflow/scripts/{script}.py"):
-            tree = ast.parse(provenance._module_file(module).read_text())
+        for module in code_closure(f"workflow/scripts/{script}.py"):
+            tree = ast.parse(module_file(module).read_text())
             names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
             names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
             assert not {n for n in names if n and n.split(".")[0] in ("torch", "transformers")}
