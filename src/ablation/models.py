@@ -25,9 +25,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ablation.atomic import atomic_path
 from ablation.masks import attention_mask, refuse_unsupported
 from ablation.packing import Example, Rows, pack
-from ablation.provenance import atomic_path, processor
+from ablation.provenance import processor
 
 RAW_WEIGHTS = "raw_state_dict.safetensors"
 
