@@ -167,8 +167,7 @@ def recovery_stamp():
 
 @cache
 def published_stamp():
-    evaluation = STUDY.evaluation
-    named = {"protocol": evaluation.protocol, "metric": evaluation.metric, "model": base_folder()}
+    named = {"metric": STUDY.evaluation.metric, "model": base_folder()}
     slice = {"named": named, "criteria": STUDY.criteria.model_dump()}
     tables = {f"{RESULTS}/recovery.manifest.json": recovery_stamp()}
     return make_stamp("published", "published", slice, TABLE_PACKAGES, tables)

@@ -109,7 +109,8 @@ def _refuse_unscaled(folder: Path) -> None:
     dtypes: dict[str, str] = {}
     for file in folder.glob("model*.safetensors"):
         with safe_open(file, "pt") as tensors:
-            dtypes |= {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}
+            names = tensors.keys()
+            dtypes |= {name: tensors.get_slice(name).get_dtype() for name in names}
     for name, dtype in dtypes.items():
         stem = name.removesuffix("weight")
         scales = (f"{name}_scale_inv", f"{stem}scale", f"{stem}qscale_weight")

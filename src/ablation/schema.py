@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from ablation.names import MASKS, METRICS, PROTOCOLS
+from ablation.names import MASKS, METRICS
 from ablation.world.scenes import TASKS
 
 Mask = Literal[MASKS]
@@ -160,38 +160,23 @@ class Recipe(Training):
 
 
 class Evaluation(Strict):
-    protocol: Literal[PROTOCOLS] = key(
-        "lm_eval: text, tokens and BOS as lm-eval's HFLM has them; published: as the published "
-        "scorer had them, with the tasks published_* (docs/published.md)"
+    tasks: list[str] = key(
+        "lm-eval tasks: files in config/tasks, or lm-eval's own; those named published_* are "
+        "scored as the published scorer did it, and have a macro of their own (docs/published.md)",
+        min_length=1,
     )
-    tasks: list[str] = key("lm-eval tasks: files in config/tasks, or lm-eval's own", min_length=1)
     metric: Literal[METRICS] = key(
-        "what recovery.csv is made of; acc_norm per character, acc_bytes per byte, acc_token per "
-        "token, acc_token_float32 the same without rounding to logits_dtype"
+        "what recovery.csv is made of (tasks published_*: acc_token); acc_norm per character, "
+        "acc_bytes per byte, acc_token per token, acc_token_float32 the same without rounding"
     )
-    limit: int | None = key("items a task, for a quick look; null: all", ge=1)
+    limit: int | None = key("items a task, for a quick look; null: all that there are", ge=1)
     row_tokens: int = key("capacity of a packed row: memory and speed only", ge=32)
     batch_tokens: int = key("tokens a forward: memory and speed only", ge=64)
-    logits_dtype: Literal["float32", "bfloat16"] = key(
-        "of log-softmax and sums; bfloat16 reproduces what rounding does"
-    )
 
     @field_validator("tasks")
     @classmethod
     def _distinct(cls, tasks: list[str]) -> list[str]:
         return _without_repeats(tasks, "task")
-
-    @field_validator("tasks")
-    @classmethod
-    def _of_the_protocol(cls, tasks: list[str], info: ValidationInfo) -> list[str]:
-        protocol = info.data.get("protocol")
-        other = [t for t in tasks if t.startswith("published_") != (protocol == "published")]
-        if protocol and other:
-            raise ValueError(
-                f"{', '.join(other)} cannot be scored under `protocol: {protocol}`: the tasks of "
-                "`published` are those named published_*, all others belong to `lm_eval`"
-            )
-        return tasks
 
     @field_validator("batch_tokens")
     @classmethod

@@ -129,16 +129,12 @@ VALUES = {
     ),
     "unknown task of lm-eval": ("evaluation: {tasks: [hellaswagg]}", "did you mean `hellaswag`?"),
     "task twice": ("evaluation: {tasks: [piqa, piqa]}", "task piqa is named twice"),
-    "tasks of the other protocol": ("evaluation: {protocol: published}", "cannot be scored under"),
-    "published task": ("evaluation: {tasks: [published_piqa]}", "scored under `protocol: lm_eval`"),
-    "no protocol": ("evaluation: {protocol: seed}", "evaluation.protocol"),
     "unknown metric": ("evaluation: {metric: acc_nrm}", "did you mean `acc_norm`?"),
     "forward smaller than a row": (
         "evaluation: {row_tokens: 8192}",
         "evaluation.batch_tokens",
         "less than one row (row_tokens 8192)",
     ),
-    "unknown rounding": ("evaluation: {logits_dtype: float16}", "evaluation.logits_dtype"),
     "certain intervals": ("statistics: {confidence: 1}", "statistics.confidence", "less than 1"),
     "nothing to train on": (
         "base: pretrain\nworld: {eval_percent: 60, dev_percent: 40}",
