@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from ablation.layers import ConfigError, Key, Layer, dotted, merge, resolve, scalar
 from ablation.schema import Study
+from ablation.sources import data_sets
 
 SHIPPED = Path("resources/micro")
 LM_EVAL_NAMES = "tasks/lm_eval_names.txt.gz"  # in the config folder; `make config` writes it
@@ -46,7 +47,7 @@ def load_study(
     except ValidationError as fault:
         errors = fault.errors()
     faults = [Fault(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
-    faults += [*_unknown_tasks(values, Path(folder)), *_base_faults(values)]
+    faults += [*_unknown_tasks(values, Path(folder)), *_base_faults(values), *_unpinned(values)]
     lines = layer.faults + [f"{dotted(f.path)} ({_place(f.path, layer)}): {f.text}" for f in faults]
     if lines:
         raise ConfigError(
@@ -181,7 +182,7 @@ def lm_eval_names(folder: Path) -> frozenset[str]:
 
 def _base_faults(values: Mapping) -> Iterator[Fault]:
     base = values.get("base")
-    if not isinstance(base, str) or base in ("", "pretrain"):
+    if not isinstance(base, str) or base in ("", "pretrain", "random", *_pins(values)):
         return
     folder = SHIPPED / "base" if base == "shipped" else Path(base)
     file = folder / "config.json"
@@ -189,8 +190,9 @@ def _base_faults(values: Mapping) -> Iterator[Fault]:
         found = "holds no config.json" if folder.is_dir() else "is no folder"
         yield Fault(
             ("base",),
-            f"{folder} {found}; `shipped`, `pretrain` or the folder of a Hugging Face checkpoint "
-            f"was expected{did_you_mean(base, ('shipped', 'pretrain'))}",
+            f"{folder} {found}; `shipped`, `pretrain`, `random`, the folder of a Hugging Face "
+            "checkpoint or a hub model that is named in `pins` was expected"
+            f"{did_you_mean(base, ('shipped', 'pretrain', 'random'))}",
         )
         return
     if base == "shipped":
@@ -203,6 +205,44 @@ def _base_faults(values: Mapping) -> Iterator[Fault]:
         return
     if isinstance(positions, int):
         yield from _too_long(values, positions)
+
+
+def repositories(values: Mapping) -> dict[str, str]:
+    """{hub repository: `model` or `dataset`} of all that a study with these values reads there."""
+    base, tasks = values.get("base"), _block(values, "evaluation").get("tasks")
+    found = {base: "model"} if base in _pins(values) else {}
+    if base == "random":
+        return found  # its texts are generated
+    tasks = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []
+    learned = _block(values, "instructions").get("data")
+    data = [*data_sets(tasks), *([learned] if isinstance(learned, str) else [])]
+    return found | dict.fromkeys(data, "dataset")
+
+
+def _block(values: Mapping, name: str) -> Mapping:
+    return values[name] if isinstance(values.get(name), dict) else {}
+
+
+def _pins(values: Mapping) -> Mapping:
+    return _block(values, "pins")
+
+
+def is_commit(pin: Any) -> bool:
+    return isinstance(pin, str) and re.fullmatch(r"[0-9a-f]{40}", pin) is not None
+
+
+def _unpinned(values: Mapping) -> Iterator[Fault]:
+    pins = _pins(values)
+    for repository, kind in repositories(values).items():
+        pin = pins.get(repository)
+        if is_commit(pin) or not isinstance(pin, str | None):
+            continue
+        found = f"`{pin}` found" if repository in pins and pin else "not pinned"
+        yield Fault(
+            ("pins", repository),
+            f"{found}, but the {kind} may change on the hub: a commit (40 hexadecimal digits) is "
+            "needed. `ablation pin FILE` asks the hub and writes it into the study's file",
+        )
 
 
 def _other_world(world: Any) -> Iterator[Fault]:

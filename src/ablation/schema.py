@@ -7,18 +7,17 @@ that it is found whatever else is wrong. No torch here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from ablation.names import MASKS, METRICS
-from ablation.world.scenes import TASKS
+from ablation.sources import data_sets
+from ablation.strict import Seed, Strict, key
+from ablation.world.schema import MicroWorld
 
 Mask = Literal[MASKS]
-Record = Literal[(*TASKS, "open")]
-Text = Literal[(*TASKS, "statement", "register", "alpaca")]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy takes no other
-Weight = Annotated[int, Field(ge=0)]
+REPOSITORY = r"^[\w.-]+/[\w.-]+$"  # owner/name on the hub
 
 RECIPE_NOTES = {
     "3A": "the control: goes on as the base was trained",
@@ -30,17 +29,6 @@ RECIPE_NOTES = {
 }
 RECIPES = tuple(RECIPE_NOTES)
 LONG_RECIPES = ("5A", "5B", "5C")  # stage 5: 3B's objective for longer
-
-
-def key(meaning: str, **limits: Any) -> Any:
-    """A key that must be given, and what it means."""
-    return Field(description=meaning, **limits)
-
-
-class Strict(BaseModel):
-    """No unknown key, no text where a number belongs, nothing that is not finite."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Hardware(Strict):
@@ -195,128 +183,27 @@ class Criteria(Strict):
     gain: float = key("P - A at least", ge=-1, le=1)
 
 
-class Items(Strict):
-    seed: Seed = key("which items are drawn")
-    count: int = key("items a task", ge=1)
+class Instructions(Strict):
+    data: str = key("hub data set with a train split of Alpaca records", pattern=REPOSITORY)
+    count: int = key("records: the first so many", ge=2)
 
 
-class Finetuning(Strict):
-    seed: Seed = key("which records are drawn")
-    count: int = key("records; a finetuning of 250 steps sees three quarters of them", ge=2)
-    weights: dict[Record, Weight] = key(
-        "more of what comes back slowest; half is open-ended, as instruction data are"
-    )
-
-    @field_validator("weights")
-    @classmethod
-    def _some(cls, weights: dict[str, int]) -> dict[str, int]:
-        return _not_all_zero(weights)
-
-
-class Tokenizer(Strict):
-    documents: int = key("texts it learns from", ge=1)
-    vocabulary: int = key("tokens at most; bytes and special tokens are 259", ge=260)
-
-
-class Decoder(Strict):
+class RandomBase(Strict):
+    seed: Seed = key("weights and texts")
+    vocabulary: int = key("rows of the embeddings; the tokenizer may have fewer tokens", ge=512)
     width: int = key("of the residual stream", ge=1)
     feed_forward: int = key("width between the two halves of a feed-forward block", ge=1)
     layers: int = key("attention and feed-forward blocks", ge=1)
-    heads: int = key("of attention; keys and values have as many", ge=1)
+    heads: int = key("of queries", ge=1)
+    key_value_heads: int = key("of keys and values; a divisor of heads", ge=1)
     head_dim: int = key("dimensions a head, even for rotary positions", ge=2, multiple_of=2)
-    embedding_std: float = key(
-        "wide embeddings make tokens distinct from the first step: binding forms sooner", gt=0
-    )
 
-
-class Primer(Strict):
-    alone_until: int = key("steps that read nothing else", ge=0)
-    faded_at: int = key("step at which it has faded to kept_share", ge=1)
-    kept_share: float = key("of a batch, to the end", ge=0, le=1)
-
-    @field_validator("faded_at")
+    @field_validator("key_value_heads")
     @classmethod
-    def _fades(cls, faded: int, info: ValidationInfo) -> int:
-        if faded <= info.data.get("alone_until", -1):
-            raise ValueError(f"must come after alone_until {info.data['alone_until']}")
-        return faded
-
-
-class Check(Strict):
-    items: int = key("development items a task", ge=1)
-    from_step: int = key("the first look", ge=1)
-    every: int = key("steps between two looks", ge=1)
-
-
-class Pretrain(Strict):
-    seed: Seed = key("weights and texts")
-    attempts: int = key(
-        "from the next seed, when some task was not learned on development items", ge=1
-    )
-    threads: int = key("torch threads; bits may depend on it", ge=1)
-    documents: dict[Text, Weight] = key(
-        "how often each kind of text comes; two-hop questions are learned last, so most often"
-    )
-    tokenizer: Tokenizer = key("byte-level BPE, learned from such texts")
-    model: Decoder = key("a Ministral-3 decoder")
-    lr_muon: float = key("matrices", gt=0)
-    lr_adamw: float = key("embeddings and norms", gt=0)
-    rate_after_primer: float = key("of both", gt=0)
-    warmup_steps: int = key("steps up to both learning rates", ge=1)
-    max_steps: int = key("an attempt ends here at the latest", ge=2)
-    cooldown_steps: int = key("to zero, once every task is learned", ge=1)
-    max_grad_norm: float = key("gradients are clipped to it", gt=0)
-    stop_accuracy: float = key(
-        'what "learned" means, on every task\'s development items', gt=0, le=1
-    )
-    batch_documents: int = key("documents a step", ge=1)
-    row_tokens: int = key("capacity of a packed row; no document may be longer", ge=64)
-    primer: Primer = key("steps: lists that teach binding first")
-    check: Check = key("looks at development items, to see what is learned")
-
-    @field_validator("documents")
-    @classmethod
-    def _some(cls, documents: dict[str, int]) -> dict[str, int]:
-        return _not_all_zero(documents)
-
-    @field_validator("max_steps")
-    @classmethod
-    def _warm_in_time(cls, last: int, info: ValidationInfo) -> int:
-        if last <= info.data.get("warmup_steps", 0):
-            raise ValueError(f"must be more than warmup_steps {info.data['warmup_steps']}")
-        return last
-
-    @field_validator("check")
-    @classmethod
-    def _looks_in_time(cls, check: Check, info: ValidationInfo) -> Check:
-        last, cooldown = info.data.get("max_steps"), info.data.get("cooldown_steps")
-        if last and cooldown and check.from_step + cooldown >= last:
-            raise ValueError(
-                f"from_step {check.from_step} and cooldown_steps {cooldown} leave no step of "
-                f"max_steps {last}: nothing could ever count as learned"
-            )
-        return check
-
-
-class MicroWorld(Strict):
-    seed: Seed = key(
-        "facts and split of scenes; seeds here are frozen: nothing was chosen by what they gave"
-    )
-    eval_percent: int = key("scenes that only the reported items ask about", ge=1, le=98)
-    dev_percent: int = key("scenes that only pretraining's own checks ask about", ge=1, le=98)
-    items: Items = key("what the study is scored on")
-    finetuning: Finetuning = key("Alpaca records from training scenes")
-    pretrain: Pretrain = key("only under `base: pretrain`")
-
-    @field_validator("dev_percent")
-    @classmethod
-    def _leaves_training(cls, dev: int, info: ValidationInfo) -> int:
-        if dev + info.data.get("eval_percent", 0) >= 100:
-            raise ValueError(
-                f"with eval_percent {info.data['eval_percent']} nothing is left to train on: both "
-                "together must be below 100"
-            )
-        return dev
+    def _shared_evenly(cls, shared: int, info: ValidationInfo) -> int:
+        if shared > 0 and info.data.get("heads", shared) % shared:
+            raise ValueError(f"no divisor of heads {info.data['heads']}")
+        return shared
 
 
 class Study(Strict):
@@ -327,9 +214,15 @@ class Study(Strict):
         pattern=r"^[a-z0-9][a-z0-9_-]*$",
     )
     base: str = key(
-        "shipped: resources/micro | pretrain: make it here, from nothing | a checkpoint's folder",
+        "shipped: resources/micro | pretrain: make it here, from nothing | random: a rehearsal | a "
+        "checkpoint's folder | a hub model (owner/name) that is named in pins",
         min_length=1,
     )
+    pins: dict[Annotated[str, Field(pattern=REPOSITORY)], str | None] = key(
+        "hub repositories, of the model and of data sets: each one's commit; null, or a branch, "
+        "until `ablation pin` has asked the hub for it"
+    )
+    instructions: Instructions | None = key("what is learned; null: the micro-world's own records")
     seeds: list[Seed] = key(
         "one finetuning a recipe and seed: data order and held-out split, nothing else",
         min_length=1,
@@ -347,6 +240,10 @@ class Study(Strict):
     world: MicroWorld = key(
         "the micro-world that makes items, finetuning data and, when asked for, the base"
     )
+    random: RandomBase = key(
+        "only under `base: random`: a Ministral-3 decoder of random weights, and generated texts "
+        "in place of hub data sets; times and memory are real, accuracies mean nothing"
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -361,15 +258,24 @@ class Study(Strict):
     def pretrained_here(self) -> bool:
         return self.base == "pretrain"
 
+    @property
+    def from_hub(self) -> bool:
+        """Whether the base is a model of the hub: it is named in `pins`."""
+        return self.base in self.pins
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether weights and texts are random, so that accuracies mean nothing."""
+        return self.base == "random"
+
+    @property
+    def data_sets(self) -> dict[str, list[tuple[str, str]]]:
+        """{hub data set: the (configuration, split) of it that the study is scored on}."""
+        return data_sets(self.evaluation.tasks)
+
 
 def _without_repeats(values: list, kind: str) -> list:
     again = sorted({value for value in values if values.count(value) > 1})
     if again:
         raise ValueError(f"{kind} {', '.join(map(str, again))} is named twice")
     return values
-
-
-def _not_all_zero(weights: dict[str, int]) -> dict[str, int]:
-    if not any(weights.values()):
-        raise ValueError("one of them must be more than 0")
-    return weights

@@ -77,11 +77,11 @@ def test_every_shipped_config_loads(file):
 def test_lm_evals_own_tasks_are_known_without_importing_it():
     code = (
         "import sys; from ablation.config import load_study\n"
-        "print(load_study({'evaluation': {'tasks': ['hellaswag', 'mmlu']}}).evaluation.tasks)\n"
+        "print(load_study({'evaluation': {'tasks': ['swag', 'mmlu']}}).evaluation.tasks)\n"
         "print('LOADED', sorted({'torch', 'lm_eval', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "['hellaswag', 'mmlu']\nLOADED []\n", done.stderr
+    assert done.stdout == "['swag', 'mmlu']\nLOADED []\n", done.stderr
 
 
 # ---- files laid on one another -------------------------------------------------------------------
