@@ -215,7 +215,8 @@ def repositories(values: Mapping) -> dict[str, str]:
         return found  # its texts are generated
     tasks = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []
     learned = _block(values, "instructions").get("data")
-    data = [*data_sets(tasks), *([learned] if isinstance(learned, str) else [])]
+    named = isinstance(learned, str) and "/" in learned
+    data = [*data_sets(tasks), *([learned] if named else [])]
     return found | dict.fromkeys(data, "dataset")
 
 
