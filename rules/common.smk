@@ -67,9 +67,7 @@ def task_files():
     folder = ROOT / "config" / "tasks"
     named = [p for p in sorted(folder.rglob("*.yaml")) if p.stem in STUDY.evaluation.tasks]
     code = {c for p in named for c in p.parent.glob("*.py")}
-    texts = {p: p.read_text() for p in named} | {
-        c: provenance.code_tokens(c.read_text()) for c in sorted(code)
-    }
+    texts = {p: p.read_text() for p in named} | {c: provenance.code_hash(c) for c in sorted(code)}
     return {
         p.relative_to(folder).as_posix(): provenance.sha256_text(text) for p, text in texts.items()
     }

@@ -5,7 +5,7 @@
 rule stage1_baseline:
     """Baseline accuracy B of every task: nothing taken away yet."""
     input:
-        data=f"{ITEMS}/manifest.json",
+        list(items()),
         model=BASE,
     output:
         scored(f"{RESULTS}/stage1_baseline"),
@@ -20,6 +20,7 @@ rule stage1_baseline:
         gpu=STUDY.hardware.gpu,
     params:
         stamp=provenance.canonical_json(stage1_stamp()),
+        data=ITEMS,
         folders=[f"{RESULTS}/stage1_baseline"],
     message:
         "Stage 1: scoring the base model under causal"

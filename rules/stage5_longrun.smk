@@ -23,7 +23,7 @@ use rule stage3_finetune as stage5_longrun with:
 
 use rule stage4_posteval as stage5_posteval with:
     input:
-        data=f"{ITEMS}/manifest.json",
+        list(items()),
         model=f"{LONGRUN}/manifest.json",
     output:
         [scored(f"{LONGRUN}/{mask}") for mask in MASKS],
@@ -33,6 +33,7 @@ use rule stage4_posteval as stage5_posteval with:
         f"{LOGS}/stage5_posteval/{{recipe}}-seed{{seed}}.benchmark.tsv"
     params:
         stamp=lambda w: provenance.canonical_json(posteval_stamp(w.recipe, w.seed)),
+        data=ITEMS,
         folders=[f"{LONGRUN}/{mask}" for mask in MASKS],
     message:
         "Stage 5: scoring {wildcards.recipe}, seed {wildcards.seed}, under every mask"

@@ -241,8 +241,8 @@ def _unpinned(values: Mapping) -> Iterator[Fault]:
         found = f"`{pin}` found" if repository in pins and pin else "not pinned"
         yield Fault(
             ("pins", repository),
-            f"{found}, but the {kind} may change on the hub: a commit (40 hexadecimal digits) is "
-            "needed. `ablation pin FILE` asks the hub and writes it into the study's file",
+            f"{found}, so the {kind} may change on the hub: `ablation pin FILE` asks for its "
+            "commit (40 hexadecimal digits) and writes it there",
         )
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ablation.provenance import sha256_file
+from ablation.sources import documents, split_files, training_files
 
 # What loading a model reads: all of these, of the repository's own folder.
 MODEL_FILES = re.compile(r"[^/]*\.(json|jinja|txt|model)|model(-\d{5}-of-\d{5})?\.safetensors")
@@ -127,6 +129,13 @@ def model_files(repository: str, files: Files) -> dict[str, Mapping]:
     return found
 
 
+def model_facts(repository: str, commit: str) -> dict:
+    """{model, revision, files} of a hub model, as its manifest has them; no weights are brought."""
+    wanted = "config.json, model*.safetensors and the tokenizer"
+    files = listing(repository, "model", commit, wanted)
+    return {"model": repository, "revision": commit, "files": model_files(repository, files)}
+
+
 def model_folder(path: str | Path, manifest: Mapping, weights: bool = True) -> Path:
     """The folder of the model that a manifest names: beside it, or in the hub's cache.
 
@@ -139,6 +148,43 @@ def model_folder(path: str | Path, manifest: Mapping, weights: bool = True) -> P
     if not weights:
         files = {name: entry for name, entry in files.items() if "safetensors" not in name}
     return fetch(manifest["model"], "model", manifest["revision"], files)
+
+
+def copy_splits(
+    folder: str | Path, repository: str, commit: str, parts: Iterable[Sequence[str]]
+) -> list[Path]:
+    """Copies of the files with the (configuration, split) `parts` of a data set, below `folder`.
+
+    Raises HubError that lists what is there when a part is in none of the files.
+    """
+    wanted = ", ".join(f"{split} of {configuration or 'all'}" for configuration, split in parts)
+    files, chosen = listing(repository, "dataset", commit, wanted), []
+    for configuration, split in parts:
+        found = split_files(files, configuration, split)
+        if not found:
+            raise HubError(
+                f"{repository} at {commit[:12]}: no .parquet or .jsonl file of the {split} split, "
+                f"configuration {configuration or '(none)'}; there are {', '.join(sorted(files))}. "
+                "Pin `refs/convert/parquet` (`ablation pin`), where the hub keeps its own copies"
+            )
+        chosen += found
+    home = fetch(repository, "dataset", commit, {name: files[name] for name in chosen})
+    copies = [Path(folder) / repository / name for name in chosen]
+    for name, copy in zip(chosen, copies, strict=True):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(home / name, copy)
+    return copies
+
+
+def training_documents(repository: str, commit: str) -> list[dict]:
+    """The documents of a data set's train split, in the order of its files."""
+    files = listing(repository, "dataset", commit, "the train split")
+    try:
+        chosen = training_files(files)
+    except ValueError as fault:
+        raise HubError(f"{repository} at {commit[:12]}: {fault}") from None
+    home = fetch(repository, "dataset", commit, {name: files[name] for name in chosen})
+    return [document for name in chosen for document in documents(home / name)]
 
 
 @contextmanager

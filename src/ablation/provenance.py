@@ -29,7 +29,8 @@ PACKAGE = Path(__file__).resolve().parent
 # Modules that move bytes and read configuration but shape no number. What they hand to a stage is
 # in that stage's stamp already, and a new config key must not buy a new training.
 NEUTRAL_MODULES = frozenset(
-    f"ablation{name}" for name in ("", ".config", ".layers", ".progress", ".provenance", ".schema")
+    f"ablation{name}"
+    for name in ("", ".config", ".hub", ".layers", ".pins", ".progress", ".provenance", ".schema")
 )
 
 

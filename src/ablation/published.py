@@ -14,7 +14,7 @@ import pandas as pd
 
 from ablation.names import ALL_SEEDS, MACRO, MACROS, PUBLISHED, macros, metric_of, protocol_of
 from ablation.recovery import COLUMNS as RECOVERY_COLUMNS
-from ablation.recovery import table
+from ablation.recovery import REHEARSAL, table
 
 NAMED = ["source", "study", "model", "protocol", "metric"]  # `source`: published | ours
 COLUMNS = [*NAMED, *(c for c in RECOVERY_COLUMNS if c not in NAMED), "note"]
@@ -119,6 +119,8 @@ def _unlike(
     macro: str, tasks: list[str], items: Mapping, published: Mapping, named: Mapping
 ) -> str:
     """What forbids to compare our rows of one protocol with the published ones; or nothing."""
+    if named.get("rehearsal"):
+        return REHEARSAL.removeprefix("false: ")
     found = {"protocol": protocol_of(macro), "metric": metric_of(macro, named["metric"])}
     unlike = [name for name in found if found[name] != published[name]]
     counts = {task.removeprefix(PUBLISHED): items[task] for task in tasks}

@@ -38,6 +38,8 @@ CONTRAST_COLUMNS = [
     "recovered_status",
 ]
 
+REHEARSAL = "false: random weights, a rehearsal: accuracies mean nothing"
+
 Scores = Mapping[str, np.ndarray]  # task -> [conditions, seeds, items] of 0/1
 
 
@@ -72,7 +74,7 @@ def recovery_rows(
                 "task": task,
                 "train_leaks": any(c.train_leaks for c in finetuned),
                 "eval_leaks": any(c.eval_leaks for c in used),
-                "comparable": comparable(used),
+                "comparable": REHEARSAL if config.get("rehearsal") else comparable(used),
                 "n": _items(scores, task),
                 "baseline": b,
                 "after": p,
@@ -192,7 +194,8 @@ def _ratio_columns(
 def study_tables(conditions: Sequence[Condition], config: Mapping) -> tuple[list, list]:
     """(recovery rows, contrast rows) of a study: every recipe and mask, and every pair of recipes.
 
-    `config` holds `study`, `metric`, `statistics` and `criteria`.
+    `config` holds `study`, `metric`, `statistics` and `criteria`; `rehearsal` where weights are
+    random, which every row then says.
     """
     base = {c.mask: c for c in conditions if c.recipe is None}
     finetuned: dict[tuple[str, str], dict[int, Condition]] = {}

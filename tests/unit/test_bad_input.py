@@ -181,7 +181,7 @@ VALUES = {
         "pins.owner/model (",
         ":3)",
         "not pinned",
-        "the model may change",
+        "the model may change on the hub",
         "`ablation pin FILE`",
     ),
     "branch for a commit": (

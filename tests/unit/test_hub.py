@@ -1,4 +1,4 @@
-"""Promises of the hub: files are what the hub says, those at hand need no network, and an error says
+"""Promises of the hub: files are what it says, those at hand need no network, and an error says
 what was wanted and what to do."""
 
 import httpx2
