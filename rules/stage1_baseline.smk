@@ -20,7 +20,6 @@ rule stage1_baseline:
         gpu=STUDY.hardware.gpu,
     params:
         stamp=provenance.canonical_json(stage1_stamp()),
-        data=ITEMS,
         folders=[f"{RESULTS}/stage1_baseline"],
     message:
         "Stage 1: scoring the base model under causal"

@@ -20,7 +20,6 @@ rule stage2_ablation:
         gpu=STUDY.hardware.gpu,
     params:
         stamp=provenance.canonical_json(stage2_stamp()),
-        data=ITEMS,
         folders=[f"{RESULTS}/stage2_ablation/{mask}" for mask in ABLATED_MASKS],
     message:
         "Stage 2: scoring the base model under {ABLATED_MASKS}"

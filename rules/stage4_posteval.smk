@@ -20,7 +20,6 @@ rule stage4_posteval:
         gpu=STUDY.hardware.gpu,
     params:
         stamp=lambda w: provenance.canonical_json(posteval_stamp(w.recipe, w.seed)),
-        data=ITEMS,
         folders=[f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{mask}" for mask in MASKS],
     message:
         "Stage 4: scoring {wildcards.recipe}, seed {wildcards.seed}, under every mask"

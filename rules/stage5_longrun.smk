@@ -33,7 +33,6 @@ use rule stage4_posteval as stage5_posteval with:
         f"{LOGS}/stage5_posteval/{{recipe}}-seed{{seed}}.benchmark.tsv"
     params:
         stamp=lambda w: provenance.canonical_json(posteval_stamp(w.recipe, w.seed)),
-        data=ITEMS,
         folders=[f"{LONGRUN}/{mask}" for mask in MASKS],
     message:
         "Stage 5: scoring {wildcards.recipe}, seed {wildcards.seed}, under every mask"

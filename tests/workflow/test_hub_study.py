@@ -1,4 +1,4 @@
-"""Promise: a study of a hub model runs from the hub's cache alone: FP8, multimodal, both protocols."""
+"""Promise: a study of a hub model (FP8, multimodal) runs from the hub's cache alone."""
 
 import json
 import sys
@@ -9,9 +9,10 @@ import yaml
 from conftest import ROOT, Checkout, copy_of_the_repository
 
 sys.path.insert(0, str(ROOT / "tests/unit"))
-import benchmarks
 from checkpoints import quantize, write_multimodal
 from fake_hub import FakeHub
+
+import benchmarks
 
 pytestmark = pytest.mark.study
 

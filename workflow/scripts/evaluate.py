@@ -18,7 +18,7 @@ def main(smk):
     facts["circumstances"] = models.circumstances(model) | stamp["packages"]
     options = config["evaluation"] | {
         "task_folder": Path(smk.scriptdir).parents[1] / "config" / "tasks",
-        "data_folder": smk.params.data,
+        "data_folder": next((Path(p).parent for p in inputs if p != smk.input.model), None),
         "checkpoint": Path(smk.input.model).parent.as_posix(),
     }
     for mask, folder in zip(config["masks"], smk.params.folders, strict=True):
