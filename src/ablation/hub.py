@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ablation.provenance import sha256_file
@@ -35,33 +36,43 @@ def commit_of(repository: str, kind: str, revision: str | None = None) -> str:
         return HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
 
 
-def listing(repository: str, kind: str, commit: str, wanted: str) -> dict[str, dict]:
-    """{file: {bytes, and its hash}} of a repository, from the hub, else what the cache has of it.
+def listing(
+    repository: str,
+    kind: str,
+    commit: str,
+    wanted: str,
+    choose: Callable[[Files], dict[str, Mapping]],
+) -> dict[str, Mapping]:
+    """Those files of a repository that `choose` takes: {name: {bytes, and its hash}}.
 
-    The hash is `sha256` of large files and `git_sha1` of small ones, as git names a blob. `wanted`
-    says in words what for, should it fail with HubError.
+    The hash is `sha256` of large files and `git_sha1` of small ones, as git names a blob. Where the
+    hub cannot be read, from what its cache has here. `choose` raises HubError when it does not find
+    what it needs; `wanted` says in words what that is.
     """
     from huggingface_hub import HfApi, RepoFile
 
     try:
-        with _reaching(repository, kind, wanted):
+        with _reaching(repository, kind, wanted, commit):
             tree = HfApi().list_repo_tree(
                 repository, recursive=True, revision=commit, repo_type=kind
             )
             entries = [entry for entry in tree if isinstance(entry, RepoFile)]
-    except HubError:
-        cached = _cached(repository, kind, commit)
-        if not cached:
-            raise
-        return cached
-    return {
-        e.path: {"bytes": e.size} | ({"sha256": e.lfs.sha256} if e.lfs else {"git_sha1": e.blob_id})
-        for e in entries
-    }
+    except HubError as unreachable:
+        try:
+            return choose(_cached(repository, kind, commit))
+        except HubError:
+            raise unreachable from unreachable.__cause__
+    return choose(
+        {
+            e.path: {"bytes": e.size}
+            | ({"sha256": e.lfs.sha256} if e.lfs else {"git_sha1": e.blob_id})
+            for e in entries
+        }
+    )
 
 
 def _cached(repository: str, kind: str, commit: str) -> dict[str, dict]:
-    """As `listing`, of what stands in the cache, whose blobs are named by their hash."""
+    """All files that stand in the cache, whose blobs are named by their hash."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 
@@ -131,9 +142,9 @@ def model_files(repository: str, files: Files) -> dict[str, Mapping]:
 
 def model_facts(repository: str, commit: str) -> dict:
     """{model, revision, files} of a hub model, as its manifest has them; no weights are brought."""
-    wanted = "config.json, model*.safetensors and the tokenizer"
-    files = listing(repository, "model", commit, wanted)
-    return {"model": repository, "revision": commit, "files": model_files(repository, files)}
+    wanted, choose = "config.json, model*.safetensors, tokenizer", partial(model_files, repository)
+    files = listing(repository, "model", commit, wanted, choose)
+    return {"model": repository, "revision": commit, "files": files}
 
 
 def model_folder(path: str | Path, manifest: Mapping, weights: bool = True) -> Path:
@@ -157,34 +168,43 @@ def copy_splits(
 
     Raises HubError that lists what is there when a part is in none of the files.
     """
-    wanted = ", ".join(f"{split} of {configuration or 'all'}" for configuration, split in parts)
-    files, chosen = listing(repository, "dataset", commit, wanted), []
-    for configuration, split in parts:
-        found = split_files(files, configuration, split)
-        if not found:
-            raise HubError(
-                f"{repository} at {commit[:12]}: no .parquet or .jsonl file of the {split} split, "
-                f"configuration {configuration or '(none)'}; there are {', '.join(sorted(files))}. "
-                "Pin `refs/convert/parquet` (`ablation pin`), where the hub keeps its own copies"
-            )
-        chosen += found
-    home = fetch(repository, "dataset", commit, {name: files[name] for name in chosen})
-    copies = [Path(folder) / repository / name for name in chosen]
-    for name, copy in zip(chosen, copies, strict=True):
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(home / name, copy)
+
+    def choose(files: Files) -> dict[str, Mapping]:
+        chosen = {}
+        for configuration, split in parts:
+            found = split_files(files, configuration, split)
+            if not found:
+                raise HubError(
+                    f"{repository} at {commit[:12]}: no .parquet or .jsonl file of the {split} "
+                    f"split, configuration {configuration or '(none)'}; there are "
+                    f"{', '.join(sorted(files))}. Pin `refs/convert/parquet` (`ablation pin`), "
+                    "where the hub keeps its own copies"
+                )
+            chosen |= {name: files[name] for name in found}
+        return chosen
+
+    wanted = ", ".join(f"{configuration} {split} split".strip() for configuration, split in parts)
+    files = listing(repository, "dataset", commit, wanted, choose)
+    home, copies = fetch(repository, "dataset", commit, files), []
+    for name in files:
+        copies.append(Path(folder) / repository / name)
+        copies[-1].parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(home / name, copies[-1])
     return copies
 
 
 def training_documents(repository: str, commit: str) -> list[dict]:
     """The documents of a data set's train split, in the order of its files."""
-    files = listing(repository, "dataset", commit, "the train split")
-    try:
-        chosen = training_files(files)
-    except ValueError as fault:
-        raise HubError(f"{repository} at {commit[:12]}: {fault}") from None
-    home = fetch(repository, "dataset", commit, {name: files[name] for name in chosen})
-    return [document for name in chosen for document in documents(home / name)]
+
+    def choose(files: Files) -> dict[str, Mapping]:
+        try:
+            return {name: files[name] for name in training_files(files)}
+        except ValueError as fault:
+            raise HubError(f"{repository} at {commit[:12]}: {fault}") from None
+
+    files = listing(repository, "dataset", commit, "the train split", choose)
+    home = fetch(repository, "dataset", commit, files)
+    return [document for name in files for document in documents(home / name)]
 
 
 @contextmanager
@@ -219,10 +239,10 @@ def _reaching(repository: str, kind: str, wanted: str, commit: str = "") -> Iter
                 f"{repository}: the hub refused this machine's token ({status}). Log in: {login}; "
                 f"licence and conditions: {page}. Wanted: {wanted}"
             ) from fault
-        command = f"hf download {repository}" + " --repo-type dataset" * dataset
-        command += f" --revision {commit}" * bool(commit)
+        download = f"hf download {repository}" + " --repo-type dataset" * dataset
+        remedy = f"`{download} --revision {commit}`, then bring that cache (HF_HOME) here"
         raise HubError(
             f"{repository}: the hub cannot be reached from here, and the cache has not all of it "
-            f"({type(fault).__name__}). Wanted: {wanted}. Where there is a network: `{command}`, "
-            "then bring that cache (HF_HOME) here"
+            f"({type(fault).__name__}). Wanted: {wanted}. Where there is a network: "
+            + (remedy if commit else "`ablation pin`, then bring the study's file here")
         ) from fault

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ablation.alpaca import read_records
+from ablation.alpaca import first_records, read_records
 from ablation.config import ConfigError, load_study
 from ablation.finetune import read_examples
 from ablation.provenance import read_json_lines
@@ -333,6 +333,20 @@ def test_data_that_cannot_be_trained_on(tmp_path, text, fragments):
     with pytest.raises(ValueError) as error:
         read_examples(file, None, 64, 0.1, seed=1)  # refused before anything is tokenized
     assert all(part in str(error.value) for part in (str(file), *fragments)), error.value
+
+
+def test_a_data_set_gives_its_first_records_or_says_what_is_wrong_with_it():
+    good = {"instruction": "Say red.", "output": "red", "text": "of no use"}
+    plain = {"instruction": "Say red.", "input": "", "output": "red"}
+    assert first_records([good, good | {"input": None}, {}], 2, "o/d") == [plain, plain]
+    with pytest.raises(ValueError, match="o/d: 3 records are asked for, it has 2"):
+        first_records([good, good], 3, "o/d")
+    for bad, fault in (
+        ({"instruction": "a"}, "`output` is missing"),
+        (good | {"output": 3}, "text"),
+    ):
+        with pytest.raises(ValueError, match=f"o/d, record 2: .*{fault}"):
+            first_records([good, bad], 2, "o/d")
 
 
 def test_data_in_another_encoding(tmp_path):

@@ -1,6 +1,8 @@
 """Promises of the hub: files are what it says, those at hand need no network, and an error says
 what was wanted and what to do."""
 
+import json
+
 import httpx2
 import pytest
 from checkpoints import quantize, write_multimodal
@@ -23,6 +25,13 @@ def fake(tmp_path, monkeypatch):
     return fake
 
 
+def some(files):
+    """All files, of which there must be one."""
+    if not files:
+        raise HubError("nothing")
+    return dict(files)
+
+
 def raising(fault):
     def refuse(*args, **kwargs):
         raise fault
@@ -35,16 +44,48 @@ def raising(fault):
 
 def test_the_hub_and_its_cache_list_the_same(fake, monkeypatch):
     commit = fake.add("o/m", {"config.json": SMALL, "model.safetensors": LARGE})
-    online = hub.listing("o/m", "model", commit, "all")
+    online = hub.listing("o/m", "model", commit, "all", some)
     assert online["config.json"].keys() == {"bytes", "git_sha1"}
     assert online["model.safetensors"].keys() == {"bytes", "sha256"}
     monkeypatch.setattr(fake, "list_repo_tree", raising(errors.OfflineModeIsEnabled("off")))
-    assert hub.listing("o/m", "model", commit, "all") == online
+    assert hub.listing("o/m", "model", commit, "all", some) == online
+
+
+def test_half_of_it_in_the_cache_is_not_taken_for_all(fake, monkeypatch, tmp_path):
+    """What the cache lacks may be on the hub: the fault is that the hub cannot be asked."""
+    files = {"data/train-0.parquet": LARGE, "data/validation-0.parquet": LARGE}
+    commit = fake.add("Rowan/hellaswag", files, "dataset", cached=False)
+    fake.download("Rowan/hellaswag", "dataset", commit, ["data/train-0.parquet"])
+    parts = [("", "validation")]
+    monkeypatch.setattr(fake, "list_repo_tree", raising(errors.OfflineModeIsEnabled("off")))
+    with pytest.raises(HubError, match="cannot be reached.*Wanted: validation split"):
+        hub.copy_splits(tmp_path, "Rowan/hellaswag", commit, parts)
+    fake.download("Rowan/hellaswag", "dataset", commit, ["data/validation-0.parquet"])
+    copies = hub.copy_splits(tmp_path, "Rowan/hellaswag", commit, parts)
+    assert copies == [tmp_path / "Rowan/hellaswag/data/validation-0.parquet"]
+    assert copies[0].read_bytes() == LARGE
+
+
+def test_a_split_that_no_file_has_is_refused_with_what_there_is(fake, tmp_path):
+    commit = fake.add("o/d", {"script.py": SMALL, "data/train.parquet": LARGE}, "dataset")
+    with pytest.raises(HubError, match=r"validation split.*script\.py.*refs/convert/parquet"):
+        hub.copy_splits(tmp_path, "o/d", commit, [("", "validation")])
+    assert not list(tmp_path.glob("o/**/*"))
+
+
+def test_finetuning_documents_are_those_of_the_train_split(fake):
+    records = [{"instruction": "a", "input": "", "output": "b"}]
+    files = {"alpaca.json": json.dumps(records).encode(), "README.md": SMALL}
+    commit = fake.add("o/d", files, "dataset", cached=False)
+    assert hub.training_documents("o/d", commit) == records
+    commit = fake.add("o/e", {"a.json": SMALL, "b.json": SMALL}, "dataset")
+    with pytest.raises(HubError, match="o/e at .*one data file.*a.json, b.json"):
+        hub.training_documents("o/e", commit)
 
 
 def test_files_are_fetched_and_checked(fake):
     commit = fake.add("o/d", {"a.parquet": LARGE, "b.json": SMALL}, "dataset", cached=False)
-    files = hub.listing("o/d", "dataset", commit, "all")
+    files = hub.listing("o/d", "dataset", commit, "all", some)
     del files["b.json"]
     folder = hub.fetch("o/d", "dataset", commit, files)
     assert [p.name for p in folder.iterdir()] == ["a.parquet"]
@@ -55,7 +96,7 @@ def test_files_are_fetched_and_checked(fake):
 @pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: c[:-1] + b"!", lambda c: None])
 def test_a_file_that_is_not_the_hubs_is_refused_by_name(fake, name, damage, monkeypatch):
     commit = fake.add("o/m", {"config.json": SMALL, "model.safetensors": LARGE})
-    files = hub.listing("o/m", "model", commit, "all")
+    files = hub.listing("o/m", "model", commit, "all", some)
     folder = hub.fetch("o/m", "model", commit, files)
     content = damage((folder / name).read_bytes())
     blob = (folder / name).resolve()
@@ -111,8 +152,7 @@ def test_a_manifest_gives_the_model_back_from_another_machines_cache(fake, tmp_p
     folder = write_multimodal(tmp_path / "mistralai")
     quantize(folder)
     commit = fake.add_folder("mistralai/tiny", folder, cached=False)
-    files = hub.model_files("o/m", hub.listing("mistralai/tiny", "model", commit, "all"))
-    manifest = {"model": "mistralai/tiny", "revision": commit, "files": files}
+    manifest = hub.model_facts("mistralai/tiny", commit)
     assert [call[0] for call in fake.calls] == ["list"]
 
     tokenizer_only = hub.model_folder("results/base/manifest.json", manifest, weights=False)
@@ -146,8 +186,8 @@ FAULTS = {
     "forbidden": (http(errors.HfHubHTTPError, 403), "token", "403", "licence", "o/m"),
     "no token": (http(errors.HfHubHTTPError, 401), "token", "401", "`hf auth login`"),
     "no commit": (http(errors.RevisionNotFoundError, 404), "no such revision", "`ablation pin`"),
-    "offline": (errors.OfflineModeIsEnabled("off"), "cannot be reached", "`hf download o/m"),
-    "no network": (httpx2.ConnectError("no route"), "cannot be reached", "ConnectError", "HF_HOME"),
+    "offline": (errors.OfflineModeIsEnabled("off"), "cannot be reached", "OfflineModeIsEnabled"),
+    "no network": (httpx2.ConnectError("no route"), "cannot be reached", "ConnectError"),
     "slow": (httpx2.ReadTimeout("slow"), "cannot be reached", "ReadTimeout"),
     "not cached": (errors.LocalEntryNotFoundError("none"), "cannot be reached", "cache"),
     "hub down": (http(errors.HfHubHTTPError, 503), "cannot be reached"),
@@ -161,7 +201,7 @@ def test_a_fault_says_what_was_wanted_and_what_to_do(fake, monkeypatch, fault, f
     monkeypatch.setattr(fake, "repo_info", raising(fault))
     monkeypatch.setattr("huggingface_hub.snapshot_download", raising(fault))
     asked = {
-        "its weights": lambda: hub.listing("o/m", "model", commit, "its weights"),
+        "its weights": lambda: hub.listing("o/m", "model", commit, "its weights", some),
         "the commit of v1": lambda: hub.commit_of("o/m", "model", "v1"),
         "a.json, b.json": lambda: hub.fetch("o/m", "model", commit, {"a.json": {}, "b.json": {}}),
     }
@@ -171,13 +211,16 @@ def test_a_fault_says_what_was_wanted_and_what_to_do(fake, monkeypatch, fault, f
         message = str(error.value)
         assert message.startswith("o/m: ") and error.value.__cause__ is fault
         assert all(fragment in message for fragment in fragments), message
-        assert wanted in message or "`ablation pin`" in message, message
+        assert wanted in message or "no such revision" in message, message
+        if "cannot be reached" in message:
+            remedy = "`ablation pin`" if "v1" in wanted else f"download o/m --revision {commit}"
+            assert remedy in message, message
 
 
 def test_data_sets_have_their_own_pages_and_commands(fake, monkeypatch):
     monkeypatch.setattr(fake, "list_repo_tree", raising(http(errors.GatedRepoError, 403)))
     with pytest.raises(HubError, match="huggingface.co/datasets/o/d"):
-        hub.listing("o/d", "dataset", "c" * 40, "all")
+        hub.listing("o/d", "dataset", "c" * 40, "all", some)
     monkeypatch.setattr("huggingface_hub.snapshot_download", raising(httpx2.ConnectError("no")))
     with pytest.raises(HubError, match="download o/d --repo-type dataset --revision cccc"):
         hub.fetch("o/d", "dataset", "c" * 40, {"a.json": {}})
@@ -242,8 +285,6 @@ def test_finetuning_data_are_the_train_split_or_the_one_file():
 
 
 def test_documents_are_read_from_every_form(tmp_path):
-    import json
-
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 from fake_hub import FakeHub
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablation import hub
@@ -46,6 +46,7 @@ def test_a_pin_is_written_and_nothing_else(text, commit):
 names = st.from_regex(r"[a-z][a-z0-9]{0,3}/[a-z][a-z0-9-]{0,4}", fullmatch=True)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(names, st.sampled_from([None, "main", A]), max_size=4), names, st.booleans())
 def test_any_block_of_pins_can_be_completed(pins, repository, flow):
     text = yaml.safe_dump({"pins": pins, "study": "s"}, default_flow_style=flow)
