@@ -37,7 +37,7 @@ if STUDY.data_sets:
         message:
             "Stage 0: bringing the benchmarks' data sets"
         script:
-            f"../workflow/scripts/{BRING}_items.py"
+            f"../{script_of(BRING + '_items')}"
 
 
 rule base_instructions:
@@ -54,7 +54,7 @@ rule base_instructions:
     message:
         "Stage 0: writing the finetuning data"
     script:
-        f"../workflow/scripts/{LEARNED}.py"
+        f"../{script_of(LEARNED)}"
 
 
 if STUDY.pretrained_here:
@@ -99,7 +99,7 @@ if STUDY.rehearsal:
         message:
             "Stage 0: writing a base of random weights"
         script:
-            "../workflow/scripts/random_base.py"
+            "../workflow/scripts/base_random.py"
 
 
 rule base:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from ablation import provenance
+from ablation.accepted import script_of
 from ablation.config import load_study
 from ablation.names import ABLATED_MASKS, MASKS
 from ablation.schema import LONG_RECIPES
@@ -41,14 +42,9 @@ wildcard_constraints:
     task="|".join(STUDY.evaluation.tasks),
 
 
-def script_path(verb):
-    """The script behind a rule, for its code hash."""
-    return ROOT / "workflow" / "scripts" / f"{verb}.py"
-
-
-def make_stamp(stage, verb, slice, packages, upstream=None):
+def make_stamp(stage, slice, packages, upstream=None):
     """All that can change the results of `stage`; `upstream` maps manifest paths to stamps."""
-    return provenance.stamp(stage, script_path(verb), slice, packages, upstream)
+    return provenance.stamp(stage, ROOT / script_of(stage), slice, packages, upstream)
 
 
 def scoring_slice(masks):

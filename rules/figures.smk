@@ -72,14 +72,14 @@ rule mask_cells:
         "../workflow/scripts/mask_cells.py"
 
 
-for figure, (tables, made_by, _) in FIGURES.items():
+for figure, tables in FIGURES.items():
 
     rule:
         """One figure; the html needs no network."""
         name:
             f"figure_{figure}"
         input:
-            f"{RESULTS}/{made_by}.manifest.json",
+            list(table_manifests(figure)),
             tables=expand(f"{RESULTS}/{{table}}.csv", table=tables),
         output:
             report(

@@ -19,6 +19,7 @@ rule bag_of_words:
             caption="../workflow/report/table_bag_of_words.rst",
             category="Tables",
         ),
+        manifest=f"{RESULTS}/bag_of_words.manifest.json",
     log:
         f"{LOGS}/bag_of_words.log",
     conda:
@@ -92,6 +93,7 @@ rule published:
             caption="../workflow/report/table_published.rst",
             category="Tables",
         ),
+        manifest=f"{RESULTS}/published.manifest.json",
     log:
         f"{LOGS}/published.log",
     conda:

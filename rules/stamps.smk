@@ -4,7 +4,7 @@ from ablation.world.scenes import TASKS as WORLD_TASKS
 
 BASE = f"{RESULTS}/base/manifest.json"
 ITEMS = f"{RESULTS}/base/items"
-BENCHMARKS = f"{ITEMS}/benchmarks.json"
+BENCHMARKS = f"{ITEMS}/benchmarks.manifest.json"
 INSTRUCTIONS = f"{RESULTS}/base/instructions"
 PRETRAINED = f"{RESULTS}/base/pretrained"
 RANDOM = f"{RESULTS}/base/random"
@@ -12,9 +12,9 @@ RANDOM = f"{RESULTS}/base/random"
 OWN = {"shipped": "resources/micro", "pretrain": PRETRAINED, "random": RANDOM}
 BASELINE = f"{RESULTS}/stage1_baseline/manifest.json"
 WORLD = [task for task in STUDY.evaluation.tasks if task in WORLD_TASKS]
-# How the texts of hub data sets come here, and the script of the study's finetuning data.
+# How the texts of hub data sets come here, and the stage that brings the finetuning data.
 BRING = "generate" if STUDY.rehearsal else "fetch"
-LEARNED = f"{BRING}_instructions" if STUDY.instructions else "instructions"
+LEARNED = f"{BRING}_instructions" if STUDY.instructions else "base_instructions"
 
 
 def world_slice(*parts):
@@ -25,7 +25,7 @@ def world_slice(*parts):
 
 @cache
 def items_stamp():
-    return make_stamp("base_items", "items", world_slice("items"), ())
+    return make_stamp("base_items", world_slice("items"), ())
 
 
 def origin(data_sets):
@@ -38,7 +38,7 @@ def origin(data_sets):
 @cache
 def benchmarks_stamp():
     slice = {"data_sets": STUDY.data_sets, **origin(STUDY.data_sets)}
-    return make_stamp("base_benchmarks", f"{BRING}_items", slice, ())
+    return make_stamp(f"{BRING}_items", slice, ())
 
 
 @cache
@@ -47,18 +47,18 @@ def instructions_stamp():
     slice = world_slice("finetuning")
     if learned:
         slice = {"instructions": learned.model_dump(), **origin([learned.data])}
-    return make_stamp("base_instructions", LEARNED, slice, ())
+    return make_stamp(LEARNED, slice, ())
 
 
 @cache
 def pretrain_stamp():
-    return make_stamp("base_pretrain", "pretrain", world_slice("pretrain"), MODEL_PACKAGES)
+    return make_stamp("base_pretrain", world_slice("pretrain"), MODEL_PACKAGES)
 
 
 @cache
 def random_stamp():
     slice = {"study": STUDY.study, "random": STUDY.random.model_dump()}
-    return make_stamp("base_random", "random_base", slice, MODEL_PACKAGES)
+    return make_stamp("base_random", slice, MODEL_PACKAGES)
 
 
 def base_folder():
@@ -88,7 +88,7 @@ def base_stamp():
         slice["manifest"] = provenance.sha256_file(ROOT / base_record())
     made_here = {"pretrain": pretrain_stamp, "random": random_stamp}
     made = made_here.get(STUDY.base)
-    return make_stamp("base", "base", slice, (), {base_record(): made()} if made else {})
+    return make_stamp("base", slice, (), {base_record(): made()} if made else {})
 
 
 def world_items():
@@ -105,7 +105,6 @@ def items():
 def stage1_stamp():
     return make_stamp(
         "stage1_baseline",
-        "evaluate",
         scoring_slice(["causal"]),
         SCORING_PACKAGES,
         {BASE: base_stamp(), **items()},
@@ -115,7 +114,6 @@ def stage1_stamp():
 def stage2_stamp():
     return make_stamp(
         "stage2_ablation",
-        "evaluate",
         scoring_slice(ABLATED_MASKS),
         SCORING_PACKAGES,
         {BASE: base_stamp(), **items()},
@@ -127,7 +125,6 @@ def finetuning_stamp(recipe, seed):
     """Of stage 3, or of the long runs of stage 5."""
     return make_stamp(
         "stage5_longrun" if recipe in LONG else "stage3_finetune",
-        "finetune",
         {
             "name": recipe,
             "recipe": STUDY.recipe(recipe),
@@ -160,7 +157,6 @@ def posteval_stamp(recipe, seed):
     """Of stage 4, or of the evaluation of stage 5."""
     return make_stamp(
         "stage5_posteval" if recipe in LONG else "stage4_posteval",
-        "evaluate",
         scoring_slice(MASKS),
         SCORING_PACKAGES,
         {checkpoint(recipe, seed): finetuning_stamp(recipe, seed), **items()},
@@ -189,7 +185,7 @@ def measured():
 @cache
 def bag_of_words_stamp():
     slice = world_slice("items")
-    return make_stamp("bag_of_words", "bag_of_words", slice, TABLE_PACKAGES, world_items())
+    return make_stamp("bag_of_words", slice, TABLE_PACKAGES, world_items())
 
 
 def rehearsal():
@@ -206,7 +202,7 @@ def recovery_stamp():
         "criteria": STUDY.criteria.model_dump(),
         **rehearsal(),
     }
-    return make_stamp("recovery", "recovery", slice, TABLE_PACKAGES, measured())
+    return make_stamp("recovery", slice, TABLE_PACKAGES, measured())
 
 
 @cache
@@ -214,19 +210,19 @@ def published_stamp():
     named = {"metric": STUDY.evaluation.metric, "model": base_folder(), **rehearsal()}
     slice = {"named": named, "criteria": STUDY.criteria.model_dump()}
     tables = {f"{RESULTS}/recovery.manifest.json": recovery_stamp()}
-    return make_stamp("published", "published", slice, TABLE_PACKAGES, tables)
+    return make_stamp("published", slice, TABLE_PACKAGES, tables)
 
 
 @cache
 def flips_stamp():
     slice = {"study": STUDY.study, "metric": STUDY.evaluation.metric}
-    return make_stamp("flips", "flips", slice, TABLE_PACKAGES, measured())
+    return make_stamp("flips", slice, TABLE_PACKAGES, measured())
 
 
 @cache
 def curves_stamp():
     trained = {checkpoint(r, s): finetuning_stamp(r, s) for r in RECIPES for s in STUDY.seeds}
-    return make_stamp("curves", "curves", {"study": STUDY.study}, ("pandas",), trained)
+    return make_stamp("curves", {"study": STUDY.study}, ("pandas",), trained)
 
 
 @cache
@@ -234,26 +230,39 @@ def mask_cells_stamp():
     slice = {"task": "micro_piqa", "item": 0}  # two choices over one prompt, short enough to read
     packages = (*MODEL_PACKAGES, "pandas")
     upstream = {BASE: base_stamp(), **world_items()}
-    return make_stamp("mask_cells", "mask_cells", slice, packages, upstream)
+    return make_stamp("mask_cells", slice, packages, upstream)
 
 
-# A figure's tables in results/<study>/, the manifest behind them and its stamp.
+# A figure's tables in results/<study>/, and for each table the manifest and the stamp behind it.
 FIGURES = {
-    "accuracy": (("per_task", *(["bag_of_words"] if WORLD else [])), "recovery", recovery_stamp),
-    "recovery": (("recovery",), "recovery", recovery_stamp),
-    "curves": (("curves",), "curves", curves_stamp),
-    "flips": (("flips",), "flips", flips_stamp),
-    "masks": (("mask_cells",), "mask_cells", mask_cells_stamp),
+    "accuracy": ("per_task", *(["bag_of_words"] if WORLD else [])),
+    "recovery": ("recovery",),
+    "curves": ("curves",),
+    "flips": ("flips",),
+    "masks": ("mask_cells",),
+}
+TABLES = {
+    "per_task": ("recovery", recovery_stamp),
+    "recovery": ("recovery", recovery_stamp),
+    "bag_of_words": ("bag_of_words", bag_of_words_stamp),
+    "curves": ("curves", curves_stamp),
+    "flips": ("flips", flips_stamp),
+    "mask_cells": ("mask_cells", mask_cells_stamp),
 }
 
 
+def table_manifests(figure):
+    """{manifest behind a table of the figure: its stamp}"""
+    made_by = [TABLES[table] for table in FIGURES[figure]]
+    return {f"{RESULTS}/{name}.manifest.json": stamp() for name, stamp in made_by}
+
+
 def figure_stamp(figure):
-    tables, manifest, upstream = FIGURES[figure]
-    intervals = {"confidence": STUDY.statistics.confidence} if manifest == "recovery" else {}
+    has_intervals = "recovery" in [TABLES[table][0] for table in FIGURES[figure]]
+    options = {"confidence": STUDY.statistics.confidence} if has_intervals else {}
     return make_stamp(
         "figures",
-        "figures",
-        {"figure": figure, "options": intervals},
+        {"figure": figure, "options": options},
         ("altair", "pandas", "vl-convert-python"),
-        {f"{RESULTS}/{manifest}.manifest.json": upstream()},
+        table_manifests(figure),
     )

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from pathlib import Path
+
+from ablation.names import MASKS
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ablation", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_table, _add_sample, _add_accept, _add_pin):
+        add(commands)
+    arguments = parser.parse_args(argv)
+    return arguments.run(arguments)
+
+
+def _add_table(commands) -> None:
     table = commands.add_parser("table", help="print a recovery table readably")
     table.add_argument("file", type=Path, nargs="?", default=Path("results/recovery.csv"))
     table.add_argument("--seed", default="all", help="one seed, or `all` (default)")
     table.add_argument("--task", default="macro", help="one task, `macro` (default), or `each`")
     table.set_defaults(run=_table)
-    pin = commands.add_parser(
-        "pin",
-        help="ask the hub for the commits that a study lacks, and write them into its file",
-        description="Each hub repository that the study reads and that has no commit under `pins` "
-        "is looked up once (a branch or tag named there, else the main branch). Comments stay.",
-    )
-    pin.add_argument("file", type=Path, help="the study's file: config/ministral3b.yaml")
-    pin.add_argument("--folder", type=Path, default=Path("config"), help="what it may extend")
-    pin.set_defaults(run=_pin)
-    arguments = parser.parse_args(argv)
-    return arguments.run(arguments)
 
 
 def _table(arguments: argparse.Namespace) -> int:
@@ -38,6 +38,116 @@ def _table(arguments: argparse.Namespace) -> int:
         )
         return 1
     return print_recovery(arguments.file, arguments.seed, arguments.task)
+
+
+def _add_sample(commands) -> None:
+    about = "continue prompts with the base and its finetuned models, side by side"
+    sample = commands.add_parser(
+        "sample",
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}: prefill under each mask, causal decoding.",
+        epilog="full_bidir generates as prefill_bidir does: while a prompt is read there is no "
+        "continuation that it could see.",
+    )
+    add = sample.add_argument
+    add("--study", default="micro", help="reads results/STUDY (default: micro)")
+    add("--recipe", nargs="+", default=[], help="default: all that are there")
+    add("--seed", nargs="+", type=int, default=[], help="of the finetuning; default: the first")
+    masks = ["causal", "prefill_bidir"]
+    add("--mask", nargs="+", default=masks, choices=MASKS, help=f"default: {' '.join(masks)}")
+    add("--prompt", nargs="+", default=[], help="default: one item of each of the study's tasks")
+    add("--file", type=Path, help="one prompt a line; .jsonl: Alpaca records, or {prompt, answer}")
+    add("--instruction", action="store_true", help="put prompts into the form of the finetuning")
+    add("--max-new-tokens", type=int, default=32, help="default: 32")
+    add("--temperature", type=float, default=0.0, help="0 (default) decodes greedily")
+    add("--sampling-seed", type=int, default=0, help="of a temperature above 0; default: 0")
+    add("--device", default="cpu", help="cpu (default), cuda")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="default: float32")
+    add("--out", type=Path, help="write the continuations there as well: .jsonl, .csv or .md")
+    sample.set_defaults(run=_sample)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    # Loading bars and remarks of the libraries would stand between the tables. They are read when
+    # the libraries are imported, as is torch, which no other command needs.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    from ablation import sample
+    from ablation.hub import HubError
+    from ablation.provenance import StaleInput
+
+    results, out = Path("results") / arguments.study, arguments.out
+    try:
+        if arguments.max_new_tokens < 1 or arguments.temperature < 0:
+            raise sample.CannotSample("--max-new-tokens starts at 1, --temperature at 0")
+        if out and out.suffix not in sample.FORMS:
+            raise sample.CannotSample(f"--out {out}: expected {', '.join(sample.FORMS)}")
+        models = sample.models_of(results, arguments.recipe, arguments.seed)
+        prompts = sample.prompts_of(
+            results, arguments.prompt, arguments.file, arguments.instruction
+        )
+        found = list(
+            sample.sample(
+                models,
+                prompts,
+                arguments.mask,
+                max_new_tokens=arguments.max_new_tokens,
+                temperature=arguments.temperature,
+                seed=arguments.sampling_seed,
+                device=arguments.device,
+                dtype=arguments.dtype,
+            )
+        )
+    except (sample.CannotSample, HubError, StaleInput) as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    if out:
+        sample.write(found, out)
+    sample.show(found)
+    if out:
+        print(f"{len(found)} continuations in {out}")
+    return 0
+
+
+def _add_accept(commands) -> None:
+    accept = commands.add_parser(
+        "accept",
+        help="record that a refactoring changes no result: nothing runs again",
+        description="Record in accepted.json, for you to commit, that today's code of a stage "
+        "makes the results that stand in the results folder. Snakemake and every later stage then "
+        "take them as current. Configuration, packages and inputs still count.",
+    )
+    add = accept.add_argument
+    add("stage", nargs="+", help="stage3_finetune, ...: the `stage` of a manifest's stamp")
+    add("--why", required=True, metavar="TEXT", help="kept in accepted.json")
+    add("--results", type=Path, default=Path("results"), help="whose (default: results)")
+    accept.set_defaults(run=_accept)
+
+
+def _accept(arguments: argparse.Namespace) -> int:
+    from ablation.accepted import NothingToAccept, accept
+
+    refused = 0
+    for stage in arguments.stage:
+        try:
+            print(accept(stage, arguments.why, ".", arguments.results))
+        except NothingToAccept as fault:
+            print(fault, file=sys.stderr)
+            refused = 1
+    return refused
+
+
+def _add_pin(commands) -> None:
+    pin = commands.add_parser(
+        "pin",
+        help="ask the hub for the commits that a study lacks, and write them into its file",
+        description="Each hub repository that the study reads and that has no commit under `pins` "
+        "is looked up once (a branch or tag named there, else the main branch). Comments stay.",
+    )
+    pin.add_argument("file", type=Path, help="the study's file: config/ministral3b.yaml")
+    pin.add_argument("--folder", type=Path, default=Path("config"), help="what it may extend")
+    pin.set_defaults(run=_pin)
 
 
 def _pin(arguments: argparse.Namespace) -> int:

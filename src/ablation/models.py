@@ -32,7 +32,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ablation.masks import UnsupportedArchitecture, attention_mask, refuse_unsupported
 from ablation.packing import Example, Rows, pack
-from ablation.provenance import atomic_path, write_json
+from ablation.provenance import atomic_path, processor, write_json
 
 RAW_WEIGHTS = "raw_state_dict.safetensors"
 RAW_BASE = "raw_state_dict.json"  # {"base": the folder whose class and config the weights are for}
@@ -201,7 +201,7 @@ def circumstances(model: PreTrainedModel) -> dict[str, str | int]:
     """On what `model` computes: what must be equal for two of its numbers to be compared."""
     device = model.device
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.config.get_text_config()._attn_implementation,
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,

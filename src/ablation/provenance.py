@@ -23,6 +23,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from ablation import accepted
+
 SCHEMA_VERSION = 1
 PACKAGE = Path(__file__).resolve().parent
 
@@ -224,12 +226,15 @@ def stamp(
     """All that can change a stage's result, as plain data whose `hash` names it.
 
     `upstream` maps a manifest's path to the stamp that it must carry; their hashes go into this
-    one, so a stamp stands for the whole history of a result.
+    one, so a stamp stands for the whole history of a result. Code that accepted.json, beside the
+    script's workflow folder, calls equal to older code goes by the hash of that.
     """
+    script = Path(script).resolve()
+    known = accepted.read(script.parents[2])
     body = {
         "schema_version": SCHEMA_VERSION,
         "stage": stage,
-        "code": code_hash(script),
+        "code": accepted.oldest(stage, code_hash(script), known),
         "config": json.loads(canonical_json(config)),
         "packages": package_versions(packages),
         "upstream": {path: s["hash"] for path, s in (upstream or {}).items()},
@@ -280,16 +285,19 @@ def write_manifest(
     """
     home = Path(path).parent
     table = {os.path.relpath(file, home): entry for file, entry in file_table(outputs).items()}
-    write_json(
-        path,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "stamp": dict(stamp),
-            "inputs": {path: sha256_file(path) for path in stamp["upstream"]},
-            "outputs": table,
-            **facts,
-        },
-    )
+    body = {
+        "schema_version": SCHEMA_VERSION,
+        "stamp": dict(stamp),
+        "inputs": {path: sha256_file(path) for path in stamp["upstream"]},
+        "outputs": table,
+        **facts,
+    }
+    write_json(path, {**body, "sha256": _seal(body)})
+
+
+def _seal(manifest: Mapping) -> str:
+    """What a manifest's own `sha256` must be: a verdict on a leak is a fact without a file."""
+    return sha256_text(canonical_json({k: v for k, v in manifest.items() if k != "sha256"}))
 
 
 def read_inputs(stamp: Mapping, only: Container[str] | None = None) -> dict[str, dict]:
@@ -315,6 +323,8 @@ def read_manifest(path: str | Path, expected: str, only: Container[str] | None =
             f"{path} was made by another configuration or code than the current one (stamp "
             f"{str(found)[:12]}, expected {expected[:12]}). {_remedy(path)}"
         )
+    if manifest.get("sha256") != _seal(manifest):
+        raise StaleInput(f"{path} has been edited: its own sha256 does not fit. {_remedy(path)}")
     for name, sha256 in manifest["inputs"].items():
         if Path(name).is_file() and sha256_file(name) != sha256:
             raise StaleInput(f"{path} was made from another {name} than today's. {_remedy(path)}")

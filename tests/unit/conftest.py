@@ -5,6 +5,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("busy machines", deadline=None)  # how long an example takes is no promise
+settings.load_profile("busy machines")
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 

@@ -307,6 +307,25 @@ def test_a_class_that_cannot_save_itself_is_trained_and_resumed(tokenizer, data,
     assert train(4).record["resumed_from_step"] == 2
 
 
+@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor", "sgd"])
+def test_every_optimizer_resumes_in_bfloat16_where_it_left(tokenizer, data, tmp_path, optimizer):
+    def train(state, steps):
+        def load():
+            return tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16(), tokenizer
+
+        recipe = RECIPE | {"optimizer": optimizer, "schedule": "constant_with_warmup"}
+        recipe |= {"save_steps": 3, "max_steps": steps, "learning_rate": 1e-3}
+        return finetune(load, data, recipe, 1, HARDWARE, "test", tmp_path / state)
+
+    train("resumed", 3)
+    resumed, straight = train("resumed", 8), train("straight", 8)
+    assert resumed.record["resumed_from_step"] == 3
+    losses = [[p for p in tuned.curve if "loss" in p] for tuned in (resumed, straight)]
+    assert losses[0] == losses[1]
+    weights = straight.model.state_dict()
+    assert all(torch.equal(w, weights[name]) for name, w in resumed.model.state_dict().items())
+
+
 def test_a_constant_gradient_moves_a_bfloat16_weight_by_the_right_amount():
     rounded = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
     kept = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))

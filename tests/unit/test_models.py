@@ -8,6 +8,7 @@ from tiny import tiny_model, tiny_tokenizer
 from ablation.masks import UnsupportedArchitecture, attention_mask
 from ablation.models import circumstances, load, save, target_logits
 from ablation.packing import Example, pack
+from ablation.provenance import processor
 
 ROWS = pack([Example([3, 4, 5, 6], [[7, 8, 9], [10]]), Example([11, 12], [[13]])], capacity=20)
 
@@ -31,12 +32,74 @@ def test_a_saved_model_loads_and_saves_again_to_the_same_bytes(tmp_path, tie):
         assert torch.equal(target_logits(loaded, ROWS, mask), target_logits(model, ROWS, mask))
 
 
+def unable(*args, **kwargs):
+    raise NotImplementedError("weights of this class cannot be converted back")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_class_that_cannot_save_itself_comes_back_bit_equal(tmp_path, tie, dtype):
+    tokenizer = tiny_tokenizer()
+    base = tmp_path / "base"
+    assert save(tiny_model("llama", tie=tie), tokenizer, base) == "hf_pretrained"
+    model, _ = load(base, dtype=dtype)
+    with torch.no_grad():
+        for number, weight in enumerate(model.parameters()):
+            weight.mul_(1 + number / 7)
+    model.save_pretrained = unable
+    assert save(model, tokenizer, tmp_path / "moved/model", base=base) == "raw_state_dict"
+    assert not (tmp_path / "moved/model/config.json").exists()
+    loaded, loaded_tokenizer = load(tmp_path / "moved/model", dtype=dtype)
+    assert type(loaded) is type(model) and not loaded.training
+    weights = model.state_dict()
+    assert loaded.state_dict().keys() == weights.keys()
+    for name, weight in loaded.state_dict().items():
+        assert weight.dtype == weights[name].dtype and torch.equal(weight, weights[name]), name
+    assert torch.equal(target_logits(loaded, ROWS, "causal"), target_logits(model, ROWS, "causal"))
+    assert loaded_tokenizer("Eve has it.")["input_ids"] == tokenizer("Eve has it.")["input_ids"]
+
+
+def test_without_a_base_the_class_says_itself_why_it_cannot_be_saved(tmp_path):
+    model = tiny_model("llama")
+    model.save_pretrained = unable
+    with pytest.raises(NotImplementedError, match="converted back"):
+        save(model, tiny_tokenizer(), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_no_reason_for_another_format(tmp_path):
+    def full(folder, **kwargs):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    model = tiny_model("llama")
+    model.save_pretrained = full
+    with pytest.raises(OSError, match="No space left"):
+        save(model, tiny_tokenizer(), tmp_path / "model", base=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_save_that_fails_or_was_killed_leaves_the_model_that_was_there(tmp_path):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    save(model, tokenizer, tmp_path / "model")
+    before = (tmp_path / "model/model.safetensors").read_bytes()
+    tokenizer.save_pretrained = unable
+    with pytest.raises(NotImplementedError):
+        save(tiny_model("qwen3"), tokenizer, tmp_path / "model")
+    assert (tmp_path / "model/model.safetensors").read_bytes() == before
+    (tmp_path / ".model.1.part").mkdir()  # a killed save's
+    save(model, tiny_tokenizer(), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_dtype_and_attention_are_those_asked_for_and_are_on_record(tmp_path):
     save(tiny_model("llama"), tiny_tokenizer(), tmp_path)
     model, _ = load(tmp_path, dtype="bfloat16", attention="eager")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     known = circumstances(model)
-    assert (known["dtype"], known["attention"], known["device"]) == ("bfloat16", "eager", "cpu")
+    found = (known["dtype"], known["attention"], known["device"])
+    assert found == ("bfloat16", "eager", processor())
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

@@ -219,3 +219,11 @@ def test_json_lines_end_at_newlines_alone(tmp_path):
     (tmp_path / "r.jsonl").write_text('{"a": 1}\n\n{"a": \n')
     with pytest.raises(ValueError, match=r"r.jsonl, line 3"):
         provenance.read_json_lines(tmp_path / "r.jsonl")
+
+
+def test_an_edited_fact_is_refused(made):
+    """A leak's verdict is in no other file: changed by hand, it must not reach a table."""
+    path, stamp = made
+    path.write_text(path.read_text().replace('"mask": "c"', '"mask": "d"'))
+    with pytest.raises(provenance.StaleInput, match="has been edited"):
+        provenance.read_manifest(path, stamp["hash"])

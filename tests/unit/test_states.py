@@ -1,8 +1,11 @@
 """Promises of resumable states: a half-written one is never used, only the newest two stay."""
 
+import subprocess
+import sys
+
 import pytest
 
-from ablation.states import complete_states, newest_state, seal
+from ablation.states import StateInUse, claimed, complete_states, newest_state, seal
 
 
 def save(home, step, whole=True):
@@ -51,3 +54,69 @@ def test_a_removal_cut_off_in_the_middle_leaves_no_state(tmp_path, monkeypatch):
     assert [s.name for s in complete_states(tmp_path)] == ["checkpoint-20", "checkpoint-30"]
     assert newest_state(tmp_path).name == "checkpoint-30"
     assert not (tmp_path / "checkpoint-10").exists()
+
+
+def test_a_claimed_state_goes_with_success_and_stays_with_failure_or_on_request(tmp_path):
+    home = tmp_path / "3B-1"
+    with pytest.raises(ZeroDivisionError), claimed(home):
+        save(home, 10)
+        raise ZeroDivisionError
+    assert newest_state(home).name == "checkpoint-10"
+    with claimed(home, keep=True):
+        pass
+    assert newest_state(home).name == "checkpoint-10"
+    with claimed(home):
+        pass
+    assert not home.exists()
+
+
+def test_a_removal_of_everything_cut_off_in_the_middle_leaves_no_state(tmp_path, monkeypatch):
+    def killed(path, **kwargs):
+        for file in path.glob("*.safetensors"):
+            file.unlink()
+        raise KeyboardInterrupt
+
+    save(tmp_path, 10), save(tmp_path, 20)
+    monkeypatch.setattr("ablation.states.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path):
+        pass
+    monkeypatch.undo()
+    assert newest_state(tmp_path).name == "checkpoint-20"  # whole; the other is none any more
+    assert (newest_state(tmp_path) / "model.safetensors").is_file()
+
+
+OTHER = """
+import sys
+from ablation.states import StateInUse, claimed
+try:
+    with claimed(sys.argv[1]):
+        print("got it")
+except StateInUse as refused:
+    print(refused)
+"""
+
+
+def test_one_process_at_a_time_trains_on_a_state(tmp_path):
+    def another():
+        command = [sys.executable, "-c", OTHER, str(tmp_path / "3B-1")]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with claimed(tmp_path / "3B-1"):
+        save(tmp_path / "3B-1", 10)
+        assert "3B-1: another process trains on this state" in another()
+        assert newest_state(tmp_path / "3B-1").name == "checkpoint-10"
+    assert another() == "got it\n"
+
+
+def test_a_claim_on_a_state_that_has_just_been_removed_is_refused(tmp_path, monkeypatch):
+    import ablation.states as module
+
+    real = module.fcntl.flock
+
+    def removed_meanwhile(lock, how):
+        (tmp_path / "lock").unlink()
+        real(lock, how)
+
+    monkeypatch.setattr(module.fcntl, "flock", removed_meanwhile)
+    with pytest.raises(StateInUse), claimed(tmp_path):
+        pass

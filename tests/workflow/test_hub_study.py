@@ -82,7 +82,7 @@ def test_the_finetuned_model_is_a_plain_text_model(hub):
 
 
 def test_data_sets_are_copied_split_by_split_with_their_commits(hub):
-    items = manifest(hub, "base/items/benchmarks.json")
+    items = manifest(hub, "base/items/benchmarks.manifest.json")
     names = {"test": "test-00000-of-00001", "validation": "validation-00000-of-00001"}
     arc = {f"allenai/ai2_arc/ARC-Easy/{name}.parquet" for name in names.values()}
     assert set(items["outputs"]) == arc | {"allenai/winogrande/winogrande_xl/validation.jsonl"}

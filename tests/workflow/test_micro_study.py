@@ -9,7 +9,8 @@ import pytest
 
 from ablation.recovery import COLUMNS
 
-pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro")]
+# the first of these tests runs the whole study, perhaps on cores that others use as well
+pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
 
 TASKS = [
     "micro_hellaswag",
@@ -19,6 +20,8 @@ TASKS = [
     "micro_winogrande",
 ]
 SEEDS = ["31", "32", "33"]
+LONG_RECIPES = ("5A", "5C")
+RECIPES = ("3A", "3B", "3B-leaky", *LONG_RECIPES)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def macro(recovery, recipe, mask, seed="all"):
 
 def test_the_table_has_the_promised_shape(recovery):
     assert list(recovery.columns) == COLUMNS
-    assert set(recovery.recipe) == {"3A", "3B", "3B-leaky"}
+    assert set(recovery.recipe) == set(RECIPES)
     assert set(recovery["mask"]) == {"causal", "prefill_bidir", "full_bidir"}
     assert set(recovery.seed) == {*SEEDS, "all"}
     assert set(recovery.task) == {*TASKS, "macro"}
@@ -50,7 +53,7 @@ def test_the_base_has_learned_its_tasks(recovery):
     assert macro(recovery, "3A", "causal").baseline >= 0.85
 
 
-def test_no_task_can_be_solved_as_a_bag_of_words(micro):
+def test_on_fresh_items_no_task_can_be_solved_as_a_bag_of_words(micro):
     bags = pd.read_csv(micro.folder / "results/micro/bag_of_words.csv")
     assert set(bags.task) == set(TASKS)
     assert (bags.accuracy_high <= bags.chance + 0.10).all(), bags
@@ -89,6 +92,31 @@ def test_training_on_leaked_targets_is_degenerate(micro):
         assert summary["probe_loss_train_mask"] < 0.5 * summary["probe_loss_causal"]
 
 
+def test_long_runs_end_as_their_recipes_say(micro):
+    ends = {}
+    for recipe in LONG_RECIPES:
+        for seed in SEEDS:
+            folder = micro.folder / f"results/micro/stage5_longrun/{recipe}/seed{seed}"
+            summary = json.loads((folder / "summary.json").read_text())
+            ends.setdefault(recipe, []).append((summary["stop_reason"], summary["steps"]))
+    assert set(ends["5C"]) == {("max_steps", 80)}
+    for reason, steps in ends["5A"]:
+        assert reason in ("plateau", "max_steps") and 20 < steps <= 60
+
+
+def test_whether_longer_training_helps_is_told_under_each_mask(micro):
+    contrasts = pd.read_csv(micro.folder / "results/micro/contrasts.csv", dtype={"seed": str})
+    for recipe in LONG_RECIPES:
+        for mask in ("prefill_bidir", "full_bidir"):
+            found = row(contrasts, recipe=recipe, against="3B", mask=mask, seed="all", task="macro")
+            assert found.recovered_status == "estimable"
+            assert found.recovered_difference_low < found.recovered_difference_high
+
+
+def test_states_go_with_success(micro):
+    assert not list(micro.folder.glob("state/micro/*"))
+
+
 def accuracies_by_hand(file):
     """{task: accuracy} of a samples.parquet, without a line of the package."""
     items, right = {}, {}
@@ -110,7 +138,7 @@ def test_every_number_is_backed_by_sample_rows(micro, recovery):
     per_task = pd.read_csv(results / "per_task.csv", dtype={"seed": str}).fillna({"seed": "-"})
     per_task = per_task.fillna({"recipe": "base"}).set_index(["recipe", "seed", "mask", "task"])
     found = {}
-    for file in results.glob("stage[124]*/**/samples.parquet"):
+    for file in results.glob("stage[1245]*/**/samples.parquet"):
         accuracies = with_macro(accuracies_by_hand(file))
         metrics = json.loads((file.parent / "metrics.json").read_text())
         written = {task: of_task["acc"] for task, of_task in metrics["tasks"].items()}
@@ -121,7 +149,7 @@ def test_every_number_is_backed_by_sample_rows(micro, recovery):
             row = per_task.loc[recipe, seed, metrics["mask"], task]
             assert (row.accuracy, row.acc) == pytest.approx((accuracy, accuracy), abs=1e-8)
             found[recipe, seed, metrics["mask"], task] = accuracy
-    assert len(found) == len(per_task) == (3 + 3 * 3 * 3) * (len(TASKS) + 1)
+    assert len(found) == len(per_task) == (3 + len(RECIPES) * 3 * 3) * (len(TASKS) + 1)
 
     for row in recovery.to_dict("records"):
         mask, task = row["mask"], row["task"]

@@ -90,7 +90,9 @@ def test_what_is_done_stays_done_and_other_weights_are_another_base(toy):
 
 
 def test_made_up_texts_stand_where_the_hubs_would(toy):
-    manifest = json.loads((toy.folder / "results/toy/base/items/benchmarks.json").read_text())
+    manifest = json.loads(
+        (toy.folder / "results/toy/base/items/benchmarks.manifest.json").read_text()
+    )
     folder = "allenai/ai2_arc/ARC-Easy"
     assert set(manifest["outputs"]) == {f"{folder}/test.jsonl", f"{folder}/validation.jsonl"}
     lines = (toy.folder / "results/toy/base/instructions/finetune.jsonl").read_text().splitlines()

@@ -9,10 +9,14 @@ import pytest
 import yaml
 from conftest import Checkout, copy_of_the_repository
 
-pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro")]
+# the first of these tests runs the whole study, perhaps on cores that others use as well
+pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
 
 TABLES = {"recovery", "recovery_named"}
 FIGURES = {f"figure_{name}" for name in ("accuracy", "recovery", "curves", "flips", "masks")}
+SHORT, LONG = ("3A", "3B", "3B-leaky"), ("5A", "5C")
+TRAINED = {f"stage3_finetune:{r}" for r in SHORT} | {f"stage5_longrun:{r}" for r in LONG}
+SCORED = {f"stage4_posteval:{r}" for r in SHORT} | {f"stage5_posteval:{r}" for r in LONG}
 
 
 @contextmanager
@@ -82,12 +86,7 @@ def test_a_real_change_in_training_reaches_every_recipe_and_no_baseline(micro):
     with edited(
         micro.folder / "src/ablation/finetune.py", ("PROBE_EXAMPLES = 64", "PROBE_EXAMPLES = 8")
     ):
-        recipes = {
-            f"{s}:{r}"
-            for s in ("stage3_finetune", "stage4_posteval")
-            for r in ("3A", "3B", "3B-leaky")
-        }
-        assert micro.stale() == recipes | TABLES
+        assert micro.stale() == TRAINED | SCORED | TABLES
 
 
 def test_one_recipes_learning_rate(micro):
@@ -96,21 +95,38 @@ def test_one_recipes_learning_rate(micro):
         assert micro.stale() == {"stage3_finetune:3A", "stage4_posteval:3A"} | TABLES
 
 
+def test_when_a_long_run_stops_concerns_that_run_alone(micro):
+    changed = ("patience: 4", "patience: 3")
+    with edited(micro.folder / "config/default.yaml", changed):
+        assert micro.stale() == {"stage5_longrun:5A", "stage5_posteval:5A"} | TABLES
+
+
+def test_an_accepted_refactoring_runs_nothing_again(micro):
+    file, stages = micro.folder / "src/ablation/finetune.py", ("stage3_finetune", "stage5_longrun")
+    with edited(file, ("micro_batch = _smaller(", "micro_batch = 1 * _smaller(")):
+        assert micro.stale() == TRAINED | SCORED | TABLES
+        try:
+            study = ("--results", "results/micro")
+            done = micro.ablation("accept", *stages, *study, "--why", "once is the same")
+            assert "9 results stand" in done.stdout and "6 results stand" in done.stdout
+            assert micro.stale("all") == set()
+            # what reads a manifest agrees with what decided to run
+            target = "results/micro/stage4_posteval/3A/seed31/causal/manifest.json"
+            micro.run("--force", "--allowed-rules", "stage4_posteval", "--", target)
+        finally:
+            (micro.folder / "accepted.json").unlink(missing_ok=True)
+    assert micro.stale("all") == set()
+
+
 def test_other_items_leave_the_checkpoints(micro):
     with edited(micro.folder / "config/default.yaml", ("items: {seed: 4104", "items: {seed: 5")):
-        scored = {f"stage4_posteval:{r}" for r in ("3A", "3B", "3B-leaky")}
-        assert micro.stale() == scored | TABLES | {
-            "base_items",
-            "stage1_baseline",
-            "stage2_ablation",
-        }
+        base = {"base_items", "stage1_baseline", "stage2_ablation"}
+        assert micro.stale() == SCORED | TABLES | base
 
 
 def test_other_finetuning_data_leave_the_base_scores(micro):
     with edited(micro.folder / "config/default.yaml", ("count: 8000", "count: 8001")):
-        stages = ("stage3_finetune", "stage4_posteval")
-        trained = {f"{s}:{r}" for s in stages for r in ("3A", "3B", "3B-leaky")}
-        assert micro.stale() == trained | TABLES | {"base_instructions"}
+        assert micro.stale() == TRAINED | SCORED | TABLES | {"base_instructions"}
 
 
 def test_how_a_base_would_be_pretrained_says_nothing_about_the_shipped_one(micro):
@@ -123,8 +139,7 @@ def test_task_files(micro):
     with edited(tasks / "utils.py", ("\nfrom pathlib", "\n# a remark\nfrom pathlib")):
         assert micro.stale() == set()
     with edited(tasks / "micro_piqa.yaml", ("version: 1.0", "version: 1.1")):
-        scored = {f"stage4_posteval:{r}" for r in ("3A", "3B", "3B-leaky")}
-        assert micro.stale() == scored | TABLES | {"stage1_baseline", "stage2_ablation"}
+        assert micro.stale() == SCORED | TABLES | {"stage1_baseline", "stage2_ablation"}
 
 
 def test_a_reordered_config(micro):

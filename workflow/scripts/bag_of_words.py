@@ -16,6 +16,7 @@ def main(smk):
     items = {task: provenance.read_json_lines(home / f"{task}.jsonl") for task in TASKS}
     world = world_of(stamp["config"]["world"])
     provenance.write_text(smk.output.table, bag_of_words(world, items).to_csv(index=False))
+    provenance.write_manifest(smk.output.manifest, stamp, outputs=[smk.output.table])
 
 
 if __name__ == "__main__":

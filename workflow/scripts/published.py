@@ -17,6 +17,7 @@ def main(smk):
     recovery = pd.read_csv(smk.input.recovery, dtype=str, keep_default_na=False)
     frame = side_by_side(published, recovery, stamp["config"])
     provenance.write_text(smk.output.table, frame.to_csv(index=False))
+    provenance.write_manifest(smk.output.manifest, stamp, outputs=[smk.output.table])
 
 
 if __name__ == "__main__":
