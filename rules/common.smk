@@ -4,16 +4,24 @@
 # stamps) as canonical JSON in `params:`, so that Snakemake reruns exactly what a change touches.
 # No torch here: this file is read again by every job.
 import os
-from functools import cache
 from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
 
 from ablation import provenance
 from ablation.accepted import script_of
 from ablation.config import load_study
 from ablation.names import ABLATED_MASKS, MASKS
 from ablation.schema import LONG_RECIPES
+from ablation.tasks import task_hashes
 
 ROOT = Path(workflow.current_basedir).parent
+if not ROOT.samefile("."):  # manifests name resources and results by paths relative to each other
+    raise WorkflowError(
+        f"{Path.cwd()} is no place for results of the workflow in {ROOT}: call Snakemake in that "
+        "folder, without --directory. Studies keep apart by their `study:`; for results elsewhere "
+        "clone the repository there."
+    )
 STUDY = load_study(config, ROOT / "config", workflow.overwrite_configfiles)
 config["keep_states"] = STUDY.keep_states  # for scripts: it changes no result, so no `params:`
 RESULTS = f"results/{STUDY.study}"
@@ -53,19 +61,7 @@ def scoring_slice(masks):
         "evaluation": STUDY.evaluation.model_dump(exclude={"metric"}),
         "hardware": STUDY.hardware.model_dump(),
         "masks": list(masks),
-        "task_files": task_files(),
-    }
-
-
-@cache
-def task_files():
-    """{name: hash} of the study's own task files and their code: a changed prompt measures anew."""
-    folder = ROOT / "config" / "tasks"
-    named = [p for p in sorted(folder.rglob("*.yaml")) if p.stem in STUDY.evaluation.tasks]
-    code = {c for p in named for c in p.parent.glob("*.py")}
-    texts = {p: p.read_text() for p in named} | {c: provenance.code_hash(c) for c in sorted(code)}
-    return {
-        p.relative_to(folder).as_posix(): provenance.sha256_text(text) for p, text in texts.items()
+        "task_files": task_hashes(ROOT / "config", STUDY.evaluation.tasks),
     }
 
 

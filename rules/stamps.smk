@@ -1,5 +1,7 @@
 # What each stage's results depend on: one stamp a stage, in stage order, each standing on the ones
 # before it. Snakemake compares them as `params:`, every job checks them in the manifests it reads.
+from functools import cache
+
 from ablation.world.scenes import TASKS as WORLD_TASKS
 
 BASE = f"{RESULTS}/base/manifest.json"

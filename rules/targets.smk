@@ -1,7 +1,7 @@
 # What a user may ask for by name.
 #   results/recovery.csv           the recovery table of the study in hand
-#   results/<study>/figures        its figures
 #   stage1 stage2 stage3 stage4 stage5    one stage, with what it needs
+#   figures                        every figure, in results/<study>/figures/
 
 
 localrules:
@@ -10,6 +10,7 @@ localrules:
     stage3,
     stage4,
     stage5,
+    figures,
 
 
 rule stage1:
@@ -40,3 +41,9 @@ rule stage5:
     """Does more training help? The long runs under every mask."""
     input:
         [posteval(r, seed, mask) for r in LONG for seed in STUDY.seeds for mask in MASKS],
+
+
+rule figures:
+    """Every figure of the study, with the tables that it is drawn from."""
+    input:
+        expand(f"{RESULTS}/figures/{{figure}}.svg", figure=FIGURES),

@@ -15,9 +15,10 @@ from textwrap import wrap
 
 import yaml
 
-from ablation.config import LM_EVAL_NAMES, keys, schema
+from ablation.config import keys, schema
 from ablation.provenance import write_bytes, write_text
 from ablation.schema import RECIPE_NOTES
+from ablation.tasks import LM_EVAL_NAMES, why_not
 
 CONFIG = Path(__file__).resolve().parent.parent / "config"
 WIDTH = 100
@@ -121,10 +122,46 @@ def schema_json() -> str:
 
 
 def lm_eval_names() -> str:
-    """The names of lm_eval's tasks, groups and tags, one a line (10 s: it reads all files)."""
+    """lm_eval's tasks, groups and tags, one a line, with a tab and why it cannot be scored, if so.
+
+    A group or tag can be when all its tasks can. 10 s: it reads all files.
+    """
     from lm_eval.tasks import TaskManager
 
-    return "\n".join(sorted(set(TaskManager().all_tasks)))
+    index = TaskManager().task_index
+    named = {name: sorted(_reasons(name, index, {}) - {""}) for name in sorted(index)}
+    return "\n".join(
+        "\t".join([name, *[", ".join(why)] * bool(why)]) for name, why in named.items()
+    )
+
+
+def _reasons(name: str, index: dict, over: dict) -> set[str]:
+    """`why_not` of every task below a name; `over` is what groups say for all their tasks."""
+    entry = index[name]
+    match entry.kind.name:
+        case "TAG":
+            return set().union(*(_reasons(n, index, over) for n in entry.tags if n in index))
+        case "GROUP":
+            return _members(entry.cfg, index, over)
+        case "PY_TASK":
+            return {"a class of its own"}
+    return {why_not(entry.cfg | over)}
+
+
+def _members(group: dict, index: dict, over: dict) -> set[str]:
+    shared = {k: v for k, v in group.items() if k in ("output_type", "process_results")} | over
+    found: set[str] = set()
+    for member in group.get("task") or ():
+        own = member if isinstance(member, dict) else {"task": member}
+        name = own.get("group", own.get("task"))
+        if name in index:
+            kept = ("output_type", "process_results")
+            found |= _reasons(name, index, shared | {k: own[k] for k in kept if k in own})
+        elif "group" in own:
+            found |= _members(own, index, shared)
+        else:
+            found.add(why_not(shared | own))
+    return found
 
 
 def texts() -> dict[Path, str]:

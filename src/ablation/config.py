@@ -7,22 +7,22 @@ meet, with what only the disk can tell. No torch, no lm_eval: every job loads it
 from __future__ import annotations
 
 import difflib
-import gzip
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from ablation.checkpoint_files import checkpoint_fault
 from ablation.layers import ConfigError, Key, Layer, dotted, merge, resolve, scalar
-from ablation.schema import Study
+from ablation.names import MASKS
+from ablation.schema import MASK_OF, Study
 from ablation.sources import data_sets
+from ablation.tasks import file_faults, lm_eval_names, own_tasks, unscorable
 
 SHIPPED = Path("resources/micro")
-LM_EVAL_NAMES = "tasks/lm_eval_names.txt.gz"  # in the config folder; `make config` writes it
 
 
 class Fault(NamedTuple):
@@ -47,7 +47,8 @@ def load_study(
     except ValidationError as fault:
         errors = fault.errors()
     faults = [Fault(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
-    faults += [*_unknown_tasks(values, Path(folder)), *_base_faults(values), *_unpinned(values)]
+    faults += [*_task_faults(values, Path(folder)), *_base_faults(values), *_unpinned(values)]
+    faults += [*_other_masks(values), *_too_few_examples(values)]
     lines = layer.faults + [f"{dotted(f.path)} ({_place(f.path, layer)}): {f.text}" for f in faults]
     if lines:
         raise ConfigError(
@@ -153,31 +154,28 @@ def _nearest_key(path: Key) -> str:
 # ---- what only the disk can tell ---------------------------------------------------------------
 
 
-def _unknown_tasks(values: Mapping, folder: Path) -> Iterator[Fault]:
-    evaluation = values.get("evaluation")
-    tasks = evaluation.get("tasks") if isinstance(evaluation, dict) else None
+def _task_faults(values: Mapping, folder: Path) -> Iterator[Fault]:
+    path = ("evaluation", "tasks")
+    yield from (Fault(path, fault) for fault in file_faults(folder))
+    tasks, known = _at(values, *path), [*own_tasks(folder), *lm_eval_names(folder)]
     for number, task in enumerate(tasks if isinstance(tasks, list) else ()):
-        if not isinstance(task, str) or task in own_tasks(folder) or task in lm_eval_names(folder):
-            continue
-        hint = did_you_mean(task, [*own_tasks(folder), *lm_eval_names(folder)])
-        yield Fault(
-            ("evaluation", "tasks", number),
-            f"{task!r} is neither in {folder}/tasks nor one of lm-eval's own{hint}",
-        )
+        if isinstance(task, str) and task not in known:
+            hint = did_you_mean(task, known)
+            text = f"{task!r} is neither in {folder}/tasks nor one of lm-eval's own{hint}"
+            yield Fault((*path, number), text)
+        elif isinstance(task, str) and (why := unscorable(task, folder)):
+            yield Fault(
+                (*path, number),
+                f"{task!r} cannot be tabulated item by item: multiple_choice was expected, {why} "
+                "found; take another task",
+            )
 
 
-@cache
-def own_tasks(folder: Path) -> list[str]:
-    """The names that the lm-eval files in `folder`/tasks define."""
-    texts = [file.read_text("utf-8") for file in sorted((folder / "tasks").rglob("*.yaml"))]
-    pattern = r"^(?:task|group|tag): *([\w.-]+) *(?:#.*)?$"
-    return [name for text in texts for name in re.findall(pattern, text, re.M)]
-
-
-@cache
-def lm_eval_names(folder: Path) -> frozenset[str]:
-    """The names of lm-eval's own tasks, groups and tags, without importing it (seconds)."""
-    return frozenset(gzip.decompress((folder / LM_EVAL_NAMES).read_bytes()).decode().split("\n"))
+def _at(values: Any, *path: str) -> Any:
+    """What stands at `path`, None where nothing does."""
+    for key in path:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
 def _base_faults(values: Mapping) -> Iterator[Fault]:
@@ -197,35 +195,33 @@ def _base_faults(values: Mapping) -> Iterator[Fault]:
         return
     if base == "shipped":
         yield from _other_world(values.get("world"))
-    try:
-        model = json.loads(file.read_text("utf-8"))
-        positions = (model | model.get("text_config", {})).get("max_position_embeddings")
-    except (ValueError, TypeError, AttributeError) as fault:
-        yield Fault(("base",), f"{file} is no model configuration ({fault}): fetch it again")
+    broken = checkpoint_fault(folder)
+    if broken:
+        yield Fault(("base",), broken)
         return
+    model = json.loads(file.read_text("utf-8"))
+    inner = model.get("text_config")
+    positions = (model | inner if isinstance(inner, dict) else model).get("max_position_embeddings")
     if isinstance(positions, int):
         yield from _too_long(values, positions)
 
 
 def repositories(values: Mapping) -> dict[str, str]:
     """{hub repository: `model` or `dataset`} of all that a study with these values reads there."""
-    base, tasks = values.get("base"), _block(values, "evaluation").get("tasks")
+    base, tasks = values.get("base"), _at(values, "evaluation", "tasks")
     found = {base: "model"} if base in _pins(values) else {}
     if base == "random":
         return found  # its texts are generated
     tasks = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []
-    learned = _block(values, "instructions").get("data")
+    learned = _at(values, "instructions", "data")
     named = isinstance(learned, str) and "/" in learned
     data = [*data_sets(tasks), *([learned] if named else [])]
     return found | dict.fromkeys(data, "dataset")
 
 
-def _block(values: Mapping, name: str) -> Mapping:
-    return values[name] if isinstance(values.get(name), dict) else {}
-
-
 def _pins(values: Mapping) -> Mapping:
-    return _block(values, "pins")
+    pins = _at(values, "pins")
+    return pins if isinstance(pins, dict) else {}
 
 
 def is_commit(pin: Any) -> bool:
@@ -260,18 +256,53 @@ def _other_world(world: Any) -> Iterator[Fault]:
             )
 
 
-def _too_long(values: Mapping, positions: int) -> Iterator[Fault]:
-    shared, recipes = values.get("finetune"), values.get("recipes")
-    blocks = {("finetune",): shared}
+def _trainings(values: Mapping, *keys: str) -> dict[Key, tuple]:
+    """{block: its values of `keys`} of `finetune`, and of each recipe where it has others."""
+    blocks = {("finetune",): values.get("finetune")}
+    recipes = values.get("recipes")
     if isinstance(recipes, dict):
         blocks |= {("recipes", name): recipe for name, recipe in recipes.items()}
-    lengths = {p: b.get("max_seq_len") for p, b in blocks.items() if isinstance(b, dict)}
-    for path, length in lengths.items():
-        told = path != ("finetune",) and length == lengths.get(("finetune",))
-        if isinstance(length, int) and length > positions and not told:
+    found = {path: tuple(_at(block, k) for k in keys) for path, block in blocks.items()}
+    return {p: v for p, v in found.items() if p == ("finetune",) or v != found[("finetune",)]}
+
+
+def _too_long(values: Mapping, positions: int) -> Iterator[Fault]:
+    for path, (length,) in _trainings(values, "max_seq_len").items():
+        if isinstance(length, int) and length > positions:
             yield Fault(
                 (*path, "max_seq_len"),
                 f"{length} found, but the base reads at most {positions} tokens",
+            )
+
+
+def _too_few_examples(values: Mapping) -> Iterator[Fault]:
+    source = ("instructions", "count")
+    if _at(values, "instructions") is None:
+        source = ("world", "finetuning", "count")
+    records = _at(values, *source)
+    blocks = _trainings(values, "batch_examples", "heldout_fraction")
+    for path, (batch, share) in blocks.items():
+        if not (isinstance(records, int) and isinstance(batch, int) and isinstance(share, float)):
+            continue
+        left = records - max(1, round(share * records))
+        if 0 < share < 1 and batch > left:
+            yield Fault(
+                (*path, "batch_examples"),
+                f"{batch} found, but of {records} records ({dotted(source)}) only {left} are "
+                "not held out: no step would be whole; give fewer, or more records",
+            )
+
+
+def _other_masks(values: Mapping) -> Iterator[Fault]:
+    """A recipe's name says its mask, wherever the name stands in a table."""
+    recipes = values.get("recipes")
+    for name, recipe in recipes.items() if isinstance(recipes, dict) else ():
+        mask, expected = _at(recipe, "train_mask"), MASK_OF.get(name)
+        if mask in MASKS and expected and mask != expected:
+            yield Fault(
+                ("recipes", name, "train_mask"),
+                f"{mask} found, but {name} is the recipe that trains under {expected}, and its "
+                "rows would not say so: take the recipe of that mask",
             )
 
 

@@ -31,8 +31,7 @@ PACKAGE = Path(__file__).resolve().parent
 # Modules that move bytes and read configuration but shape no number. What they hand to a stage is
 # in that stage's stamp already, and a new config key must not buy a new training.
 NEUTRAL_MODULES = frozenset(
-    f"ablation{name}"
-    for name in ("", ".config", ".hub", ".layers", ".pins", ".progress", ".provenance", ".schema")
+    f"ablation{n}" for n in " .config .hub .layers .progress .provenance .schema".split(" ")
 )
 
 
@@ -167,7 +166,7 @@ def _span(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str
     return "".join([lines[start[0] - 1][start[1] :], *middle, lines[end[0] - 1][: end[1]]])
 
 
-def _module_file(module: str) -> Path | None:
+def module_file(module: str) -> Path | None:
     base = PACKAGE.joinpath(*module.split(".")[1:])
     for candidate in (base.with_suffix(".py"), base / "__init__.py"):
         if candidate.is_file():
@@ -185,7 +184,7 @@ def _imported_modules(source: str, package: str) -> set[str]:
             base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
             stem = f"{base}.{node.module or ''}".strip(".") if node.level else node.module
             found |= {stem} | {f"{stem}.{alias.name}" for alias in node.names}
-    return {m for m in found if m.split(".")[0] == "ablation" and _module_file(m)}
+    return {m for m in found if m.split(".")[0] == "ablation" and module_file(m)}
 
 
 def code_closure(script: str | Path) -> list[str]:
@@ -197,7 +196,7 @@ def code_closure(script: str | Path) -> list[str]:
         if module in seen or module in NEUTRAL_MODULES:
             continue
         seen.add(module)
-        file = _module_file(module)
+        file = module_file(module)
         package = module if file.name == "__init__.py" else module.rpartition(".")[0]
         pending |= _imported_modules(file.read_text(), package)
     return sorted(seen)
@@ -207,7 +206,7 @@ def code_closure(script: str | Path) -> list[str]:
 def code_hash(script: str | Path) -> str:
     """A hash of what a stage executes: its script and the modules it uses, comments left out."""
     parts = [code_tokens(Path(script).read_text())]
-    parts += [f"{m}\n{code_tokens(_module_file(m).read_text())}" for m in code_closure(script)]
+    parts += [f"{m}\n{code_tokens(module_file(m).read_text())}" for m in code_closure(script)]
     return sha256_text("\n\0".join(parts))
 
 
@@ -316,8 +315,8 @@ def read_manifest(path: str | Path, expected: str, only: Container[str] | None =
     is missing, has changed, or was not there before.
     """
     path = Path(path)
-    manifest = json.loads(path.read_text())
-    found = manifest.get("stamp", {}).get("hash")
+    manifest = _load_manifest(path)
+    found = manifest["stamp"].get("hash")
     if found != expected:
         raise StaleInput(
             f"{path} was made by another configuration or code than the current one (stamp "
@@ -330,6 +329,14 @@ def read_manifest(path: str | Path, expected: str, only: Container[str] | None =
             raise StaleInput(f"{path} was made from another {name} than today's. {_remedy(path)}")
     verify_outputs(path, manifest, only)
     return manifest
+
+
+def _load_manifest(path: Path) -> dict:
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        manifest = json.loads(path.read_text("utf-8"))
+        if all(isinstance(manifest[key], dict) for key in ("stamp", "inputs", "outputs")):
+            return manifest
+    raise StaleInput(f"{path} is no manifest: missing, cut off or edited. {_remedy(path)}")
 
 
 def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | None = None) -> None:

@@ -7,7 +7,8 @@ that it is found whatever else is wrong. No torch here.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -29,6 +30,8 @@ RECIPE_NOTES = {
 }
 RECIPES = tuple(RECIPE_NOTES)
 LONG_RECIPES = ("5A", "5B", "5C")  # stage 5: 3B's objective for longer
+MASK_OF = {"3A": "causal", "3B": "prefill_bidir", "3B-leaky": "full_bidir"}  # while training
+MASK_OF |= dict.fromkeys(LONG_RECIPES, MASK_OF["3B"])
 
 
 class Hardware(Strict):
@@ -129,16 +132,42 @@ class Training(Strict):
             )
         return save
 
+    @field_validator("log_steps")
+    @classmethod
+    def _logs_in_time(cls, log: int, info: ValidationInfo) -> int:
+        if log > info.data.get("max_steps", log):
+            raise ValueError(f"beyond max_steps {info.data['max_steps']}: no loss would be logged")
+        return log
+
     @field_validator("stops")
     @classmethod
     def _stops_in_time(cls, stops: StopRules, info: ValidationInfo) -> StopRules:
-        last = info.data.get("max_steps")
-        if stops.plateau and last and stops.plateau.min_steps > last:
+        if not {"max_steps", "log_steps", "eval_steps"} <= info.data.keys():
+            return stops
+        last, first = info.data["max_steps"], _first_stops(stops, info.data)
+        late = {f"{rule}: null": step for rule, step in first.items() if step > last}
+        if late:
+            steps = ", ".join(f"{rule.partition(':')[0]} at step {late[rule]}" for rule in late)
             raise ValueError(
-                f"plateau.min_steps {stops.plateau.min_steps} is beyond max_steps {last}: it "
-                "would never stop; give fewer, or plateau: null"
+                f"{steps} at the earliest, beyond max_steps {last}: it would never stop; give "
+                f"fewer, or {', '.join(late)}"
             )
         return stops
+
+
+def _first_stops(stops: StopRules, steps: Mapping[str, Any]) -> dict[str, int]:
+    """{rule: the first step at which it could end a training}."""
+    first, every = {}, steps["eval_steps"]
+    if stops.no_learning:  # judged when a loss is logged
+        first["no_learning"] = _multiple(stops.no_learning.after_steps, steps["log_steps"])
+    if stops.plateau:  # the first evaluation of all is never without gain
+        counted = max(2 * every, _multiple(stops.plateau.min_steps, every))
+        first["plateau"] = counted + every * (stops.plateau.patience - 1)
+    return first | ({"leak": every} if stops.leak else {})
+
+
+def _multiple(least: int, step: int) -> int:
+    return -(-least // step) * step
 
 
 class Recipe(Training):
@@ -231,7 +260,8 @@ class Study(Strict):
     hardware: Hardware = key("what a model job runs on")
     finetune: Training = key("what every recipe shares")
     recipes: dict[Literal[RECIPES], Recipe] = key(
-        "the mask in use while training is all in which they differ",
+        "one finetuning each: those of stage 3 differ in the mask in use while training, those of "
+        "stage 5 are 3B for longer",
         min_length=1,
     )
     evaluation: Evaluation = key("what every checkpoint is scored on, under every mask")

@@ -1,7 +1,9 @@
 """Promises about bad input: refused by file, line and key, with a remedy, before anything runs."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import yaml
 from ablation.alpaca import first_records, read_records
 from ablation.config import ConfigError, load_study
 from ablation.finetune import read_examples
-from ablation.provenance import read_json_lines
+from ablation.provenance import StaleInput, read_json_lines, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,7 +94,7 @@ VALUES = {
         "no multiple of log_steps 7",
     ),
     "warm-up beyond the end": (
-        "finetune: {max_steps: 20}",
+        "finetune: {max_steps: 20, eval_steps: 20, stops: {no_learning: null}}",
         "finetune.warmup_steps",
         "default.yaml:",
         "only 20 steps",
@@ -113,8 +115,63 @@ VALUES = {
     "stop after the end": (
         "finetune: {stops: {plateau: {patience: 1, min_delta: 0, min_steps: 300}}}",
         "finetune.stops",
+        "plateau at step 300 at the earliest",
         "beyond max_steps 250",
-        "plateau: null",
+        "or plateau: null",
+    ),
+    "stop too patient for the end": (
+        "finetune: {stops: {plateau: {patience: 5, min_delta: 0, min_steps: 0}}}",
+        "plateau at step 300 at the earliest",
+        "or plateau: null",
+    ),
+    "stop judged after the end": (
+        "finetune: {stops: {no_learning: {after_steps: 251}}}",
+        "finetune.stops",
+        "no_learning at step 260 at the earliest",
+        "or no_learning: null",
+    ),
+    "no probe before the end": (
+        "finetune: {eval_steps: 251}",
+        "finetune.stops",
+        "leak at step 251 at the earliest",
+        "or leak: null",
+    ),
+    "no loss before the end": (
+        "finetune: {log_steps: 300, save_steps: 300}",
+        "finetune.log_steps",
+        "beyond max_steps 250",
+        "no loss would be logged",
+    ),
+    "batch of more than all": (
+        "finetune: {batch_examples: 7848}",
+        "finetune.batch_examples",
+        "of 8000 records (world.finetuning.count) only 7840",
+    ),
+    "batch of more than all, in a recipe": (
+        "recipes: {3A: {train_mask: causal, heldout_fraction: 0.999}}",
+        "recipes.3A.batch_examples",
+        "only 8 are not held out",
+    ),
+    "control under another mask": (
+        "recipes:\n  3A:\n    train_mask: prefill_bidir",
+        "recipes.3A.train_mask (",
+        ":3)",
+        "trains under causal",
+        "take the recipe of that mask",
+    ),
+    "leaky recipe that does not leak": (
+        "recipes: {3B-leaky: {train_mask: causal}}",
+        "recipes.3B-leaky.train_mask (",
+        "trains under full_bidir",
+    ),
+    "prefix-LM under another mask": (
+        "recipes: {3B: {train_mask: full_bidir}}",
+        "trains under prefill_bidir",
+    ),
+    "long run under another mask": (
+        "recipes: {5C: {train_mask: causal}}",
+        "recipes.5C.train_mask (",
+        "trains under prefill_bidir",
     ),
     "more tokens than the base reads": (
         "finetune: {max_seq_len: 513}",
@@ -128,7 +185,20 @@ VALUES = {
         "did you mean `micro_hellaswag`?",
     ),
     "unknown task of lm-eval": ("evaluation: {tasks: [hellaswagg]}", "did you mean `hellaswag`?"),
-    "task twice": ("evaluation: {tasks: [mmlu, mmlu]}", "task mmlu is named twice"),
+    "task that writes": (
+        "evaluation:\n  tasks: [micro_piqa, gsm8k]",
+        "evaluation.tasks[1]",
+        ":2)",
+        "'gsm8k' cannot be tabulated item by item",
+        "multiple_choice was expected, generate_until found",
+        "take another task",
+    ),
+    "task with numbers of its own": (
+        "evaluation: {tasks: [truthfulqa_mc2]}",
+        "its own metrics (process_results) found",
+    ),
+    "group of which some write": ("evaluation: {tasks: [leaderboard]}", "generate_until found"),
+    "task twice": ("evaluation: {tasks: [swag, swag]}", "task swag is named twice"),
     "unknown metric": ("evaluation: {metric: acc_nrm}", "did you mean `acc_norm`?"),
     "forward smaller than a row": (
         "evaluation: {row_tokens: 8192}",
@@ -198,14 +268,18 @@ VALUES = {
         "the dataset may change",
     ),
     "finetuning data without a pin": (
-        "instructions: {data: yahma/alpaca-cleaned, count: 9}",
+        "instructions: {data: yahma/alpaca-cleaned, count: 99}",
         "pins.yahma/alpaca-cleaned (",
         "`ablation pin FILE`",
     ),
     "number for a commit": (f"pins: {{a/b: {'1' * 40}}}", "pins.a/b (", "string"),
     "no repository": ("pins: {alpaca: null}", "pins.alpaca (", "pattern"),
-    "no repository of data": ("instructions: {data: alpaca, count: 9}", "instructions.data ("),
-    "one record": (f"instructions: {{data: a/b, count: 1}}\npins: {{a/b: '{'1' * 40}'}}", "count"),
+    "no repository of data": ("instructions: {data: alpaca, count: 99}", "instructions.data ("),
+    "fewer records than a step takes": (
+        f"instructions: {{data: a/b, count: 20}}\npins: {{a/b: '{'1' * 40}'}}",
+        "finetune.batch_examples (",
+        "of 20 records (instructions.count) only 19",
+    ),
     "uneven heads": ("random: {heads: 4, key_value_heads: 3}", "no divisor of heads 4"),
     "base random mistyped": ("base: randm", "did you mean `random`?"),
     "shipped base, other facts": ("world: {seed: 7}", "world.seed", "`base: pretrain`"),
@@ -378,21 +452,196 @@ def test_what_is_written_is_read_again(tmp_path):
 # ---- nothing that was there is lost --------------------------------------------------------------
 
 
-def test_a_refused_study_starts_nothing_and_loses_nothing(tmp_path):
-    for name in ("results/recovery.csv", "results/micro/stage1_baseline/metrics.json"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("paid for")
-    before = sorted(p for p in tmp_path.rglob("*") if ".snakemake" not in p.parts)
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "1", "--forceall", "all"]
-        + ["--snakefile", ROOT / "Snakefile", "--directory", tmp_path]
-        + ["--config", "hardware={gpu: many}", "studdy=1"],
+def snakemake(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", *arguments],
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         capture_output=True,
         text=True,
     )
+
+
+def test_a_refused_study_starts_nothing_and_loses_nothing(tmp_path):
+    for name in ("Snakefile", "rules", "config"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("results/recovery.csv", "results/micro/stage1_baseline/metrics.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("paid for")
+    before = sorted(p for p in tmp_path.rglob("*") if ".snakemake" not in p.parts)
+    wrong = ("--config", "hardware={gpu: many}", "studdy=1")
+    done = snakemake(tmp_path, "--forceall", "all", *wrong)
     assert done.returncode != 0
     assert "hardware.gpu (--configfile/--config): 'many' found" in done.stderr
     assert "studdy (--configfile/--config): unknown key, did you mean `study`?" in done.stderr
     assert sorted(p for p in tmp_path.rglob("*") if ".snakemake" not in p.parts) == before
     assert (tmp_path / "results/recovery.csv").read_text() == "paid for"
+
+
+def test_another_working_directory(tmp_path):
+    """Results and resources name each other by relative paths: one without the other is nothing."""
+    done = snakemake(ROOT, "--directory", str(tmp_path), "-n", "results/recovery.csv")
+    assert done.returncode != 0
+    assert f"{tmp_path} is no place for results" in done.stdout  # a dry run tells there
+    assert "without --directory" in done.stdout
+
+
+# ---- task files ----------------------------------------------------------------------------------
+
+TASK_FILES = {
+    "group": (
+        "mine.yaml",
+        "group: mine\ntask: [micro_piqa]",
+        "mine.yaml has `group: mine`",
+        "name its members in evaluation.tasks",
+    ),
+    "tag": ("mine.yaml", "task: mine\ntag: ours", "mine.yaml has `tag: ours`", "remove it"),
+    "include": (
+        "mine.yaml",
+        "task: mine\ninclude: micro_piqa.yaml",
+        "has `include: micro_piqa.yaml`",
+        "copy the included lines into it",
+    ),
+    "name of another task": (
+        "a.yaml",
+        "task: micro_piqa",
+        "a.yaml says `task: micro_piqa`, `task: a` was expected",
+        "rename one of them",
+    ),
+    "quoted name of lm-eval's": ("a.yaml", 'task: "swag"', "`task: swag`, `task: a` was expected"),
+    "no name": ("a.yaml", "output_type: multiple_choice", "`task: None`, `task: a` was expected"),
+    "list": ("a.yaml", "- task: a", "a.yaml is no task in YAML", "mend or remove it"),
+    "broken YAML": ("swag.yaml", "task: swag\ndoc_to_text: {", "swag.yaml is no task in YAML"),
+}
+
+
+@pytest.mark.parametrize(
+    "name, text, said", [(n, t, said) for n, t, *said in TASK_FILES.values()], ids=TASK_FILES
+)
+def test_a_task_file_whose_text_nobody_would_hash(configs, name, text, said):
+    (configs / "tasks" / name).write_text(text)
+    message = refusal(configs, "study: a")
+    assert all(part in message for part in ("evaluation.tasks (", *said)), message
+    assert len(message.splitlines()) == 2, message
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("task: mine", "generate_until"),  # lm-eval's default
+        ("task: mine\noutput_type: loglikelihood", "loglikelihood"),
+        (
+            "task: mine\noutput_type: multiple_choice\nprocess_results: !function utils.f",
+            "process_results",
+        ),
+    ],
+)
+def test_a_task_of_ours_that_cannot_be_scored(configs, text, found):
+    (configs / "tasks/mine.yaml").write_text(text)
+    assert "evaluation.tasks" not in str(load_study({}, configs))  # not asked for
+    message = refusal(configs, "evaluation: {tasks: [mine]}")
+    assert "evaluation.tasks[0]" in message and found in message, message
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------
+
+
+def cut(file, share=0.5):
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+
+
+def sharded(folder, *shards):
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    index = {"weight_map": {f"w{n}": shard for n, shard in enumerate(shards)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+# what happened to the folder of a checkpoint, and what must be said of it
+CHECKPOINTS = {
+    "no weights": (
+        lambda f: (f / "model.safetensors").unlink(),
+        "holds neither model.safetensors nor model.safetensors.index.json",
+    ),
+    "weights as pickles": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        "holds neither model.safetensors nor",
+    ),
+    "empty weights": (
+        lambda f: cut(f / "model.safetensors", 0),
+        "model.safetensors holds no whole",
+    ),
+    "weights cut off": (lambda f: cut(f / "model.safetensors"), "model.safetensors holds no whole"),
+    "a pointer to weights": (
+        lambda f: (f / "model.safetensors").write_text(
+            "version https://git-lfs.github.com/spec/v1"
+        ),
+        "model.safetensors holds no whole",
+    ),
+    "a shard missing": (
+        lambda f: sharded(f, "a.safetensors", "b.safetensors"),
+        "b.safetensors is missing, but model.safetensors.index.json names it",
+    ),
+    "a shard cut off": (
+        lambda f: (sharded(f, "a.safetensors"), cut(f / "a.safetensors")),
+        "a.safetensors holds no whole",
+    ),
+    "index without shards": (sharded, "index.json names no weights"),
+    "index cut off": (
+        lambda f: (sharded(f, "a.safetensors"), cut(f / "model.safetensors.index.json")),
+        "model.safetensors.index.json is no JSON",
+    ),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer"),
+    "tokenizer cut off": (lambda f: cut(f / "tokenizer.json"), "tokenizer.json is no JSON"),
+    "configuration cut off": (lambda f: cut(f / "config.json"), "config.json is no JSON"),
+    "configuration a list": (
+        lambda f: (f / "config.json").write_text("[]"),
+        "holds no JSON object",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm, said", CHECKPOINTS.values(), ids=CHECKPOINTS)
+def test_a_checkpoint_that_is_not_whole(configs, harm, said):
+    folder = configs / "checkpoint"
+    shutil.copytree(ROOT / "resources/micro/base", folder)
+    load_study({"base": str(folder)}, configs)
+    harm(folder)
+    message = refusal(configs, f"base: {folder}")
+    assert "base (" in message and said in message and "fetch it again" in message, message
+    assert len(message.splitlines()) == 2, message
+
+
+def test_a_checkpoint_in_shards_is_whole(configs):
+    shutil.copytree(ROOT / "resources/micro/base", configs / "checkpoint")
+    sharded(configs / "checkpoint", "a.safetensors", "a.safetensors")
+    load_study({"base": str(configs / "checkpoint")}, configs)
+
+
+# ---- manifests -----------------------------------------------------------------------------------
+
+STAMP = {"stamp": {"hash": "abc", "upstream": {}}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "",
+        "[]",
+        "3",
+        "null",
+        "{}",
+        json.dumps(STAMP),
+        '{"stamp": [], "inputs": 1, "outputs": 2}',
+    ]
+    + [b"\xff"],
+)
+def test_a_manifest_that_is_none(tmp_path, text):
+    file = tmp_path / "manifest.json"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(StaleInput) as error:
+        read_manifest(file, "abc")
+    assert f"{file} is no manifest" in str(error.value) and "make it again: snakemake" in str(
+        error.value
+    )

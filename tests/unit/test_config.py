@@ -3,6 +3,7 @@ that nothing generated is stale. What is refused stands in test_bad_input.py."""
 
 import difflib
 import gzip
+import itertools
 import json
 import subprocess
 import sys
@@ -17,13 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Trainer
 
-from ablation.config import LM_EVAL_NAMES, load_study, own_tasks
+from ablation.config import ConfigError, load_study
 from ablation.config import keys as config_keys
 from ablation.finetune import training_arguments
 from ablation.layers import merge
 from ablation.precision import MasterWeights
 from ablation.provenance import canonical_json
 from ablation.schema import RECIPES, Training
+from ablation.stops import Stops
+from ablation.tasks import LM_EVAL_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "config"
@@ -129,6 +132,23 @@ def test_lm_evals_own_tasks_are_known_without_importing_it():
     assert done.stdout == "['swag', 'mmlu']\nLOADED []\n", done.stderr
 
 
+def test_a_plateau_is_refused_exactly_where_it_could_not_stop():
+    """Against the stop itself: a held-out loss that never gets better."""
+    for steps, every, patience, first in itertools.product((6, 9), (1, 2, 3), (1, 2, 4), (0, 4, 9)):
+        plateau = {"patience": patience, "min_delta": 0.0, "min_steps": first}
+        stops = Stops({"plateau": plateau, "no_learning": None, "leak": None})
+        seen = [stops.evaluated(step, 1.0) for step in range(every, steps + 1, every)]
+        some = {"max_steps": steps, "eval_steps": every, "log_steps": 1, "warmup_steps": 1}
+        some |= {"stops": {"plateau": plateau, "no_learning": None, "leak": None}}
+        recipes = {"3A": {"train_mask": "causal"}}
+        try:
+            load_study({"finetune": some, "recipes": recipes})
+        except ConfigError as refused:
+            assert "plateau" in str(refused) and "plateau" not in seen, (some, seen)
+        else:
+            assert "plateau" in seen, (some, seen)
+
+
 # ---- files laid on one another -------------------------------------------------------------------
 
 
@@ -230,11 +250,6 @@ def test_the_schema_for_editors_takes_what_the_models_take(file):
     assert list(validator.iter_errors(content | {"studdy": 1}))
     assert list(validator.iter_errors(content | {"hardware": {"gpu": -1}}))
     assert list(validator.iter_errors(content | {"recipes": {"3A": {"train_mask": "none"}}}))
-
-
-def test_task_files_and_their_names_agree():
-    stems = sorted(f.stem for f in (CONFIG / "tasks").rglob("*.yaml"))
-    assert sorted(own_tasks(CONFIG)) == stems
 
 
 # ---- closed sets hold only what works ------------------------------------------------------------

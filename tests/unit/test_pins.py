@@ -71,7 +71,7 @@ pins:
   allenai/ai2_arc: {pinned}
   other/unused: null
 evaluation: {{tasks: [arc_easy, published_arc_easy, piqa]}}
-instructions: {{data: yahma/alpaca-cleaned, count: 9}}
+instructions: {{data: yahma/alpaca-cleaned, count: 99}}
 """
 
 

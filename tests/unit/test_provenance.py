@@ -80,7 +80,7 @@ def test_table_and_figure_code_never_imports_torch():
 
     for script in ("recovery", "figures", "base"):
         for module in provenance.code_closure(f"workflow/scripts/{script}.py"):
-            tree = ast.parse(provenance._module_file(module).read_text())
+            tree = ast.parse(provenance.module_file(module).read_text())
             names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
             names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
             assert not {n for n in names if n and n.split(".")[0] in ("torch", "transformers")}

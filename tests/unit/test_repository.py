@@ -67,3 +67,41 @@ def test_every_rule_says_what_it_makes():
     for file in (ROOT / "rules").glob("*.smk"):
         for rule in re.findall(r"^\s*rule \w+:\n(.*?)\n", file.read_text(), re.M):
             assert rule.strip().startswith('"""'), (file, rule)
+
+
+def snakemake(*arguments):
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def edges(graph):
+    """{(rule, rule that needs it)} of a mermaid graph; numbers and colours are the run's own."""
+    rule = dict(re.findall(r"(id\d+)\[(\w+)\]", graph))
+    return {(rule[a], rule[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", graph)}
+
+
+def test_the_rule_graph_is_that_of_the_rules():
+    drawn = edges((ROOT / "docs/rulegraph.md").read_text())
+    assert ("stage5_longrun", "stage5_posteval") in drawn
+    current = edges(snakemake("--rulegraph", "mermaid-js", "results/recovery.csv"))
+    assert drawn == current, "run `make dag`"
+
+
+@pytest.mark.parametrize("target", [("results/recovery.csv",), ()], ids=["named", "default"])
+def test_the_workflow_folder_has_the_same_workflow(target):
+    def jobs(*options):
+        options = (*options, "--forceall", "--quiet", "reason", "-n", *target)
+        counted = snakemake(*options).split("Job stats:")[1]
+        found = set(re.findall(r"^(\w+) +(\d+)$", counted, re.M))
+        return {(rule, n) for rule, n in found if rule not in ("total", "all", "study")}
+
+    ours = jobs()
+    assert len(ours) > 9 and jobs("-s", "workflow/Snakefile") == ours
+
+
+def test_figures_are_a_target():
+    wanted = snakemake("--forceall", "--quiet", "reason", "-n", "figures")
+    for figure in ("accuracy", "recovery", "curves", "flips", "masks"):
+        assert re.search(rf"^figure_{figure} +1$", wanted, re.M)

@@ -40,7 +40,8 @@ def test_stages_run_on_another_decoder(tmp_path, name, kind, settings):
         "base": str(tmp_path / name),
         "seeds": [1],
         "recipes": {"3B": {"train_mask": "prefill_bidir"}},
-        "finetune": {"max_steps": 3, "warmup_steps": 1, "eval_steps": 2},
+        "finetune": {"max_steps": 3, "warmup_steps": 1, "log_steps": 1, "eval_steps": 2}
+        | {"stops": {"no_learning": None}},
         "evaluation": {"limit": 5},
     }
     (checkout.folder / "other.yaml").write_text(yaml.safe_dump(config))

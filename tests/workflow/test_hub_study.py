@@ -28,7 +28,8 @@ STUDY = {
     "seeds": [1],
     "hardware": {"dtype": "bfloat16"},
     "finetune": {"max_steps": 2, "warmup_steps": 1, "batch_examples": 4, "micro_batch_examples": 4}
-    | {"log_steps": 1, "save_steps": 2, "eval_steps": 2, "eval_samples": 2},
+    | {"log_steps": 1, "save_steps": 2, "eval_steps": 2, "eval_samples": 2}
+    | {"stops": {"no_learning": None}},
     "recipes": {"3B": {"train_mask": "prefill_bidir"}},
     "evaluation": {"tasks": ["winogrande", "arc_easy", "published_arc_easy"]},
 }

@@ -196,7 +196,9 @@ def test_a_package_that_shapes_tables_bumped(micro, tmp_path):
 
 def test_another_study_beside_it(micro):
     small = {"study": "beside", "seeds": "[1]", "recipes": "{3A: {train_mask: causal}}"}
-    small |= {"finetune": "{max_steps: 2, warmup_steps: 1}", "evaluation": "{limit: 4}"}
+    small |= {"evaluation": "{limit: 4}"}
+    stops = "{no_learning: null, leak: null}"
+    small |= {"finetune": f"{{max_steps: 2, warmup_steps: 1, log_steps: 1, stops: {stops}}}"}
     options = [f"{k}={v}" for k, v in small.items()]
     named = micro.folder / "results/recovery.csv"
     before = named.read_bytes()

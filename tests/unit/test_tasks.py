@@ -1,0 +1,98 @@
+"""Promises of task files: whatever decides what a task asks is hashed, and nothing else is."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+from lm_eval.tasks import TaskManager
+
+from ablation.tasks import LM_EVAL_NAMES, lm_eval_names, own_tasks, task_hashes, unscorable
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+TASK = """
+task: NAME
+dataset_path: json
+output_type: multiple_choice
+doc_to_text: "Question: {{q}}"
+process_docs: !function inner.code.keep
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A config folder with the tasks `one`, and `two` in a folder of its own."""
+    for name, below in (("one", "."), ("two", "other")):
+        home = tmp_path / "tasks" / below
+        (home / "inner").mkdir(parents=True)
+        (home / f"{name}.yaml").write_text(TASK.replace("NAME", name))
+        (home / "inner/code.py").write_text("def keep(docs):\n    return docs\n")
+        (home / "utils.py").write_text("LIMIT = 3\n")
+    (tmp_path / LM_EVAL_NAMES).write_bytes(gzip.compress(b"swag\nsome_group"))
+    return tmp_path
+
+
+def hashes_after(folder, tasks, file, old, new):
+    """Hashes before and after an edit, as two processes see them."""
+    before = task_hashes(folder, tasks)
+    text = (folder / "tasks" / file).read_text()
+    assert old in text
+    (folder / "tasks" / file).write_text(text.replace(old, new))
+    return before, task_hashes(folder, tasks)
+
+
+@pytest.mark.parametrize(
+    "file, old, new",
+    [
+        ("one.yaml", "Question", "Problem"),
+        ("inner/code.py", "return docs", "return docs[:3]"),
+        ("utils.py", "3", "4"),
+    ],
+)
+def test_a_changed_prompt_or_its_code_changes_a_hash(folder, file, old, new):
+    before, after = hashes_after(folder, ["one"], file, old, new)
+    assert {name for name in after if before[name] != after[name]} == {file}
+
+
+@pytest.mark.parametrize(
+    "file, old, new",
+    [
+        ("utils.py", "LIMIT", "# a remark\nLIMIT"),
+        ("other/two.yaml", "Question", "Problem"),
+        ("other/utils.py", "3", "4"),
+    ],
+)
+def test_a_remark_or_another_task_changes_none(folder, file, old, new):
+    before, after = hashes_after(folder, ["one"], file, old, new)
+    assert before == after and set(after) == {"one.yaml", "inner/code.py", "utils.py"}
+
+
+def test_the_modules_that_a_tasks_code_uses_count_too():
+    hashed = task_hashes(CONFIG, ["published_piqa"])
+    assert {"benchmarks/published_piqa.yaml", "benchmarks/utils.py", "ablation.sources"} <= {
+        *hashed
+    }
+    assert not any(name.startswith("ablation.") for name in task_hashes(CONFIG, ["micro_piqa"]))
+
+
+def test_a_group_of_lm_eval_may_hold_any_task_of_ours(folder):
+    before, after = hashes_after(folder, ["some_group"], "other/two.yaml", "Question", "Problem")
+    assert before != after
+
+
+def test_task_files_stand_under_the_names_that_lm_eval_reads():
+    ours = TaskManager(include_path=str(CONFIG / "tasks"), include_defaults=False)
+    assert sorted(own_tasks(CONFIG)) == ours.all_tasks == ours.all_subtasks
+    for name in ours.all_tasks:
+        assert unscorable(name, CONFIG) == ""
+        hashed = task_hashes(CONFIG, [name])
+        assert ours.task_index[name].yaml_path.relative_to(CONFIG / "tasks").as_posix() in hashed
+
+
+def test_lm_evals_own_tasks_bear_why_they_cannot_be_scored():
+    names = lm_eval_names(CONFIG)
+    for scored in ("hellaswag", "mmlu", "ai2_arc", "swag"):  # a task, a group, a tag
+        assert names[scored] == ""
+    assert names["gsm8k"] == names["bbh"] == "generate_until"
+    assert names["lambada_openai"] == "loglikelihood"
+    assert names["wikitext"] == "loglikelihood_rolling"
+    assert "process_results" in names["truthfulqa_mc2"]
