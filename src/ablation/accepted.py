@@ -60,7 +60,8 @@ def accept(stage: str, why: str, root: str | Path, results: str | Path) -> str:
     Raises NothingToAccept without a reason, without results of the stage, where the code has not
     changed, and where the results come from several codes: then not all can be equal to today's.
     """
-    from ablation.provenance import code_hash, write_json  # it reads accepted.json through us
+    from ablation.code_hash import code_hash
+    from ablation.provenance import write_json  # it reads accepted.json through us
 
     root = Path(root)
     if not why.strip():

@@ -37,7 +37,7 @@ from ablation.packing import Example, Rows, pack
 from ablation.precision import MasterWeights
 from ablation.progress import Progress
 from ablation.provenance import sha256_file
-from ablation.states import newest_state, seal
+from ablation.states import newest_state, resumes, seal
 from ablation.stops import MAX_STEPS, Stops
 
 PROBE_EXAMPLES = 64  # samples on which both probe losses are taken
@@ -61,7 +61,7 @@ class Finetuned(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     summary: dict
     curve: list[dict]
-    record: dict  # what happened, for run.json: resumed from, micro-batch, tokens a second
+    record: dict  # what happened, for run.json: resumes, micro-batch, tokens a second
 
 
 def tokenize(record: Mapping, tokenizer, max_seq_len: int) -> Example | None:
@@ -249,6 +249,7 @@ def _finetune(
     audit = leak_audit(model, recipe["train_mask"])
     stops, newest = Stops(recipe["stops"]), newest_state(state)
     past = TrainerState.load_from_json(newest / TRAINER_STATE) if newest else TrainerState()
+    resumed = resumes(state, at=past.global_step if newest else None)
     for entry in past.log_history:
         stops.saw(entry)
 
@@ -286,7 +287,7 @@ def _finetune(
         load_model(model, newest / WEIGHTS)
     seconds = time.perf_counter() - started
     record = {
-        "resumed_from_step": past.global_step,
+        "resumes": resumed,
         "micro_batch_examples": micro_batch,
         "tokens_per_second": round(
             (trainer.state.num_input_tokens_seen - past.num_input_tokens_seen) / seconds, 1

@@ -7,8 +7,6 @@ local and safetensors; code from a model's folder is never run.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -24,6 +22,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -32,10 +31,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ablation.masks import UnsupportedArchitecture, attention_mask, refuse_unsupported
 from ablation.packing import Example, Rows, pack
-from ablation.provenance import atomic_path, processor, write_json
+from ablation.provenance import atomic_path, processor
 
 RAW_WEIGHTS = "raw_state_dict.safetensors"
-RAW_BASE = "raw_state_dict.json"  # {"base": the folder whose class and config the weights are for}
 
 
 class UnsupportedQuantization(ValueError):
@@ -52,11 +50,6 @@ def load(
     UnsupportedArchitecture when its mask cannot be set, and UnsupportedQuantization.
     """
     folder = Path(folder)
-    if (folder / RAW_BASE).is_file():
-        base = folder / json.loads((folder / RAW_BASE).read_text())["base"]
-        model, _ = load(base, dtype, attention, device)
-        load_model(model, folder / RAW_WEIGHTS)
-        return model, _tokenizer(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder}: no config.json there, so it is no model folder. Models are read from local "
@@ -64,14 +57,26 @@ def load(
         )
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     refuse_unsupported(config)
+    how = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+    if (folder / RAW_WEIGHTS).is_file():
+        model = _from_state_dict(AutoModelForCausalLM.from_config(config, **how), folder)
+    else:
+        model = _from_checkpoint(config, folder, **how)
+    return model.to(device).eval(), _tokenizer(folder)
+
+
+def _from_checkpoint(
+    config: PreTrainedConfig, folder: Path, dtype: torch.dtype, attn_implementation: str
+) -> PreTrainedModel:
+    """The causal model of a checkpoint as transformers writes it: plain or FP8, text or more."""
     packed = _to_be_dequantized(config, folder)
     text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     kind = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
     model, found = kind.from_pretrained(
         folder,
         config=config,
-        dtype=torch.bfloat16 if packed else getattr(torch, dtype),
-        attn_implementation=attention,
+        dtype=torch.bfloat16 if packed else dtype,
+        attn_implementation=attn_implementation,
         local_files_only=True,
         use_safetensors=True,
         output_loading_info=True,
@@ -83,9 +88,7 @@ def load(
         )
     if packed or not text_only:
         model = _text_part(model)
-    if packed and dtype == "float32":
-        model = model.float()
-    return model.to(device).eval(), _tokenizer(folder)
+    return model.float() if packed and dtype == torch.float32 else model
 
 
 def _to_be_dequantized(config: PreTrainedConfig, folder: Path) -> bool:
@@ -143,6 +146,20 @@ def _text_part(model: PreTrainedModel) -> PreTrainedModel:
     return text
 
 
+def _from_state_dict(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """`model` with the weights that `save` wrote as they are."""
+    with safe_open(folder / RAW_WEIGHTS, "pt") as saved:
+        dtypes = {name: saved.get_slice(name).get_dtype() for name in saved.keys()}  # noqa: SIM118
+    if len(set(dtypes.values())) > 1:  # a class may keep some weights in float32, a router's say
+        for name in (name for name, dtype in dtypes.items() if dtype == "F32"):
+            owner, _, weight = name.rpartition(".")
+            tensor = getattr(model.get_submodule(owner), weight)
+            tensor.data = tensor.data.float()
+    load_model(model, folder / RAW_WEIGHTS)
+    model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model
+
+
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     for trace in ("is_local", "local_files_only"):  # how it was loaded is no part of what is saved
@@ -163,13 +180,11 @@ def save(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
-    base: str | Path | None = None,
 ) -> str:
     """Write both as `folder`, whole or not at all; equal weights give equal bytes.
 
     Returns the format: `hf_pretrained`, or `raw_state_dict` where the model's class cannot save
-    itself and `base` names the folder it was loaded from. `load` reads both. Without `base` the
-    class's own error is raised.
+    itself. `load` reads both; either folder stands alone.
     """
     folder = Path(folder)
     for left in folder.parent.glob(f".{folder.name}.*.part"):  # by a save that was killed
@@ -181,17 +196,16 @@ def save(
         except OSError:
             raise  # a full disk is no fault of the class
         except Exception as error:
-            if base is None:
-                raise
             print(
                 f"{type(model).__name__} cannot save itself ({error}): {folder} gets its weights "
-                f"as they are, and refers to {base} for the rest",
+                f"as they are",
                 file=sys.stderr,
             )
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             save_model(model, str(scratch / RAW_WEIGHTS))
-            write_json(scratch / RAW_BASE, {"base": os.path.relpath(base, folder)})
+            model.config.to_json_file(scratch / "config.json")
+            model.generation_config.to_json_file(scratch / "generation_config.json")
             form = "raw_state_dict"
         tokenizer.save_pretrained(scratch)
     return form

@@ -1,7 +1,10 @@
 """Updates in full precision for weights in bfloat16.
 
 A bfloat16 weight has a spacing of 2^-8 of its size: a step of 2e-5 is rounded away. The optimizer
-therefore steps float32 copies, and the weights are their rounded image.
+therefore steps float32 copies, and the weights are their rounded image. Gradients are summed over
+micro-batches in float32 too: in bfloat16, 512 times 1/512 makes a half, and how a batch is cut
+would decide what is learned. (Each micro-batch's own gradient is in bfloat16, as the backward pass
+makes it.)
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from torch.optim import Optimizer
 class MasterWeights(Optimizer):
     """Any optimizer, stepping float32 copies of its parameters that are kept in its state.
 
-    Parameters that are float32 already are stepped themselves.
+    The gradients of the parameters become float32: 4 bytes a weight, for which the copies need
+    none of their own. Parameters that are float32 already are stepped themselves.
     """
 
     def __init__(self, inner: Optimizer):
@@ -26,6 +30,7 @@ class MasterWeights(Optimizer):
         self.param_groups = inner.param_groups  # one set of learning rates
 
     def _copy(self, weight: torch.Tensor) -> torch.Tensor:
+        weight.grad_dtype = torch.float32  # autograd casts, then adds
         master = weight.detach().float().clone()
         self.pairs.append((weight, master))
         return master
@@ -33,7 +38,7 @@ class MasterWeights(Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         for weight, master in self.pairs:
-            master.grad = None if weight.grad is None else weight.grad.float()
+            master.grad = weight.grad
         loss = self.inner.step(closure)
         for weight, master in self.pairs:
             weight.copy_(master)

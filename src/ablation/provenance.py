@@ -6,33 +6,23 @@ stages take as input; `run.json` is what happened (host, seconds) and is nobody'
 
 from __future__ import annotations
 
-import ast
 import datetime
 import hashlib
-import io
 import json
 import os
 import platform
 import shutil
 import sys
 import time
-import tokenize
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from ablation import accepted
+from ablation.code_hash import code_hash
 
 SCHEMA_VERSION = 1
-PACKAGE = Path(__file__).resolve().parent
-
-# Modules that move bytes and read configuration but shape no number. What they hand to a stage is
-# in that stage's stamp already, and a new config key must not buy a new training.
-NEUTRAL_MODULES = frozenset(
-    f"ablation{n}" for n in " .config .hub .layers .progress .provenance .schema".split(" ")
-)
 
 
 class StaleInput(RuntimeError):
@@ -57,21 +47,39 @@ def sha256_file(path: str | Path) -> str:
 def atomic_path(path: str | Path):
     """A temporary sibling of `path` that is renamed onto it when the block ends without error.
 
-    Works for files and for folders; what stood at `path` stays until the new one is whole.
+    Works for files and for folders; what stood at `path` stays until the new one is whole. No
+    folder can be renamed onto another: the old one is set aside for a moment, as `.<name>.old`.
+    After a kill in that moment it is put back by the next call for the same `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.old")
+    _settle(path, aside, scratch)
     try:
         yield scratch
         if path.is_dir():
-            shutil.rmtree(path)
+            os.replace(path, aside)
         os.replace(scratch, path)
     finally:
-        if scratch.is_dir():
-            shutil.rmtree(scratch)
-        else:
-            scratch.unlink(missing_ok=True)
+        _settle(path, aside, scratch)
+
+
+def _settle(path: Path, aside: Path, scratch: Path) -> None:
+    """Put back what was set aside where nothing new came; remove what nobody needs any more."""
+    _remove(scratch)
+    if aside.is_dir() and path.exists():
+        os.replace(aside, scratch)  # what is half removed must not be put back
+        _remove(scratch)
+    elif aside.is_dir():
+        os.replace(aside, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -116,98 +124,7 @@ def read_json_lines(
     return records
 
 
-# ---- what can change a result: code, package versions, configuration --------------------------
-
-
-def code_tokens(source: str) -> str:
-    """The tokens of a Python file without comments, blank lines and docstrings.
-
-    `ast.dump` would do, but differs between Python 3.11, 3.12 and 3.13; so does the tokenizer's
-    view of f-strings, which are therefore taken as the text that they span.
-    """
-    docstrings = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-            if is_text and isinstance(first.value.value, str):
-                docstrings.add((first.lineno, first.col_offset))
-    skip = {tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER}
-    kept, fstring_starts, lines = [], [], source.splitlines(keepends=True)
-    after_docstring = False
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        name = tokenize.tok_name[token.type]
-        if token.start in docstrings:
-            after_docstring = True
-        elif name == "FSTRING_START":
-            fstring_starts.append(token.start)  # they nest
-        elif name == "FSTRING_END":
-            start = fstring_starts.pop()
-            kept += [] if fstring_starts else [_span(lines, start, token.end)]
-        elif fstring_starts or token.type in skip:
-            continue
-        elif token.type == tokenize.NEWLINE:
-            kept += [] if after_docstring else ["<newline>"]
-            after_docstring = False
-        elif token.type == tokenize.INDENT:
-            kept.append("<indent>")  # how wide a block is indented says nothing
-        elif token.type == tokenize.DEDENT:
-            kept.append("<dedent>")
-        else:
-            kept.append(token.string)
-    return "\n".join(kept)
-
-
-def _span(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    """The text from `start` to `end`, both (line from 1, column from 0) in characters."""
-    if start[0] == end[0]:
-        return lines[start[0] - 1][start[1] : end[1]]
-    middle = lines[start[0] : end[0] - 1]
-    return "".join([lines[start[0] - 1][start[1] :], *middle, lines[end[0] - 1][: end[1]]])
-
-
-def module_file(module: str) -> Path | None:
-    base = PACKAGE.joinpath(*module.split(".")[1:])
-    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def _imported_modules(source: str, package: str) -> set[str]:
-    """The `ablation` modules that a source names in its imports, lazy imports included."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
-            stem = f"{base}.{node.module or ''}".strip(".") if node.level else node.module
-            found |= {stem} | {f"{stem}.{alias.name}" for alias in node.names}
-    return {m for m in found if m.split(".")[0] == "ablation" and module_file(m)}
-
-
-def code_closure(script: str | Path) -> list[str]:
-    """The `ablation` modules that a script uses, directly or through others, sorted."""
-    seen: set[str] = set()
-    pending = _imported_modules(Path(script).read_text(), "")
-    while pending:
-        module = pending.pop()
-        if module in seen or module in NEUTRAL_MODULES:
-            continue
-        seen.add(module)
-        file = module_file(module)
-        package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-        pending |= _imported_modules(file.read_text(), package)
-    return sorted(seen)
-
-
-@cache
-def code_hash(script: str | Path) -> str:
-    """A hash of what a stage executes: its script and the modules it uses, comments left out."""
-    parts = [code_tokens(Path(script).read_text())]
-    parts += [f"{m}\n{code_tokens(module_file(m).read_text())}" for m in code_closure(script)]
-    return sha256_text("\n\0".join(parts))
+# ---- what can change a result: package versions, configuration, inputs, and code ---------------
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:

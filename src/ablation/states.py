@@ -2,11 +2,13 @@
 
 A state is a folder `checkpoint-<step>` as the Trainer writes it. It counts only once its marker
 stands in it; the marker is written last, after everything else has reached the disk, and removed
-first. So a save or a removal that was cut off at any moment is never taken for a state.
+first, before anything else goes. So a save or a removal that was cut off at any moment, by a kill
+or by a power loss, is never taken for a state.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -16,6 +18,7 @@ from pathlib import Path
 
 MARKER = "complete"
 LOCK = "lock"
+RESUMES = "resumes"  # a step a line
 KEPT = 2  # the newest states; one would do, were disks never full in the middle of a save
 
 
@@ -57,7 +60,20 @@ def _step(folder: Path) -> int:
 
 def _remove(state: Path) -> None:
     (state / MARKER).unlink()
+    _sync(state)
     shutil.rmtree(state)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as fault:  # a file system that cannot sync folders
+        if not (path.is_dir() and fault.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def complete_states(home: str | Path) -> list[Path]:
@@ -75,13 +91,22 @@ def newest_state(home: str | Path) -> Path | None:
     return whole[-1] if whole else None
 
 
+def resumes(home: str | Path, at: int | None = None) -> list[int]:
+    """The steps at which the training in `home` was resumed, every attempt counted; adds `at`."""
+    file = Path(home) / RESUMES
+    if at is not None:
+        with open(file, "a") as lines:
+            lines.write(f"{at}\n")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return [int(line) for line in lines if line.isdigit()]  # a power loss may leave other bytes
+
+
 def seal(state: Path) -> None:
     """Say that `state` is whole, once its bytes are on the disk; remove all but the newest."""
-    for file in state.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as content:
-                os.fsync(content.fileno())
-    with open(state / MARKER, "w") as marker:
-        os.fsync(marker.fileno())
+    for path in (*state.rglob("*"), state, state.parent):
+        _sync(path)
+    (state / MARKER).touch()
+    _sync(state / MARKER)
+    _sync(state)
     for old in complete_states(state.parent)[:-KEPT]:
         _remove(old)

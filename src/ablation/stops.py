@@ -71,6 +71,8 @@ class Stops:
         A mask that shows no target cannot make the same samples this much easier than `causal`
         does; one that leaks makes them trivial (published: 0.070 against 1.023).
         """
+        if not (math.isfinite(train_mask_loss) and math.isfinite(causal_loss)):
+            return "non_finite"  # says nothing about a leak
         rule = self.rules["leak"]
         if rule is None or causal_loss - train_mask_loss < rule["min_gap"]:
             return None  # both near zero: what can be told from the prompt was learned

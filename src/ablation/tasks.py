@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from ablation.code_hash import code_closure, code_tokens, module_file
 from ablation.layers import shown
-from ablation.provenance import code_closure, code_tokens, module_file, sha256_text
+from ablation.provenance import sha256_text
 
 LM_EVAL_NAMES = "tasks/lm_eval_names.txt.gz"  # in the config folder; `make config` writes it
 SCORED = "multiple_choice"  # the output type that can be tabulated item by item

@@ -2,10 +2,10 @@
 
     python tests/unit/kill_harness.py FOLDER KILLS [float32 | bfloat16]
 
-A moment is counted before and after every optimizer step, before every sync to disk and every
-removal, and in the middle of every write into the state folder: then half of the bytes are there,
-and the process is gone. Children are forked from this process, which imports torch once. Prints one
-JSON line: see `main`.
+A moment is counted before and after every optimizer step, before every sync to disk, every rename
+and every removal, and in the middle of every write into the state folder: then half of the bytes
+are there, and the process is gone. Children are forked from this process, which imports torch
+once. Prints one JSON line: see `main`.
 """
 
 import json
@@ -25,7 +25,20 @@ from ablation import states
 from ablation.models import save
 from ablation.provenance import write_json
 
-RESUMED = RECIPE | {"max_steps": 12, "save_steps": 2, "log_steps": 1, "eval_steps": 4}
+# An epoch ends at step 7. Evaluations come between states, logged losses span two steps, a step
+# spans two micro-batches; every probe is taken for a leak and recorded; a plateau ends it at 12.
+RESUMED = RECIPE | {
+    "max_steps": 30,
+    "micro_batch_examples": 4,
+    "log_steps": 2,
+    "save_steps": 2,
+    "eval_steps": 3,
+    "stops": {
+        "no_learning": {"after_steps": 10, "min_improvement": 0.01},
+        "plateau": {"patience": 3, "min_delta": 9.0, "min_steps": 6},
+        "leak": {"ratio": 9.0, "min_gap": -9.0, "on_leak": "record"},
+    },
+}
 
 
 class Moments:
@@ -42,6 +55,15 @@ class Moments:
     def maybe_die(self) -> None:
         if self.passed():
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(self, act):
+        """`act`, but at the fatal moment death instead."""
+
+        def wrapped(*args, **kwargs):
+            self.maybe_die()
+            return act(*args, **kwargs)
+
+        return wrapped
 
     def writes(self, write, path_of):
         """`write`, but at the fatal moment with half of the file, then death."""
@@ -72,20 +94,9 @@ def train(folder: Path, dtype: str, fatal: int | None) -> int:
     torch.optim.AdamW.step = stepped
     torch.save = moments.writes(torch.save, lambda value, path, *a: path)
     training.save_model = moments.writes(training.save_model, lambda model, path: path)
-    unmarked = states.os.fsync
-
-    def synced(descriptor):
-        moments.maybe_die()
-        unmarked(descriptor)
-
-    states.os.fsync = synced
-    remove = states.shutil.rmtree
-
-    def removed(path, *args, **kwargs):
-        moments.maybe_die()
-        remove(path, *args, **kwargs)
-
-    states.shutil.rmtree = removed
+    os.fsync = moments.before(os.fsync)
+    os.replace = moments.before(os.replace)
+    shutil.rmtree = moments.before(shutil.rmtree)
 
     tokenizer = tiny_tokenizer()
 
@@ -98,7 +109,7 @@ def train(folder: Path, dtype: str, fatal: int | None) -> int:
             load, folder.parent / "data.jsonl", RESUMED, 1, HARDWARE, "t", folder / "state"
         )
         save(tuned.model, tuned.tokenizer, folder / "model")
-        result = {"summary": tuned.summary, "curve": tuned.curve, "resumed": tuned.record}
+        result = {"summary": tuned.summary, "curve": tuned.curve, "record": tuned.record}
         write_json(folder / "result.json", result)
     return moments.count
 
@@ -125,10 +136,11 @@ def outcome(folder: Path) -> tuple:
 
 
 def main(home: Path, kills: int, dtype: str = "float32") -> None:
-    """Prints {moments, kills: [{at, killed, equal, resumed_from}]} over `kills` trainings.
+    """Prints {moments, summary, kills: [{at, killed, equal, resumes}]} over `kills` trainings.
 
-    Each is killed up to twice, at the moments `at`; `equal`: weights, summary and curve are, byte
-    for byte, those of a training that was left alone, and no state is left behind.
+    `summary` is of a training that was left alone. Each of the others is killed once, and a second
+    time if it then lives that long, at the moments `at`; `equal`: weights, summary and curve are,
+    byte for byte, those of the one left alone, and no state is left behind.
     """
     torch.set_num_threads(1)
     home.mkdir(parents=True, exist_ok=True)
@@ -147,10 +159,10 @@ def main(home: Path, kills: int, dtype: str = "float32") -> None:
         while not attempt(folder, dtype, at[killed] if killed < len(at) else None):
             killed += 1
         equal = outcome(folder) == expected and not (folder / "state").exists()
-        resumed = json.loads((folder / "result.json").read_text())["resumed"]["resumed_from_step"]
-        report.append({"at": at, "killed": killed, "equal": equal, "resumed_from": resumed})
+        resumes = json.loads((folder / "result.json").read_text())["record"]["resumes"]
+        report.append({"at": at, "killed": killed, "equal": equal, "resumes": resumes})
         shutil.rmtree(folder)
-    print(json.dumps({"moments": total, "kills": report}))
+    print(json.dumps({"moments": total, "summary": expected[1], "kills": report}))
 
 
 if __name__ == "__main__":

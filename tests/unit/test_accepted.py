@@ -7,6 +7,7 @@ import pytest
 from ablation import accepted, provenance
 from ablation.__main__ import main
 from ablation.accepted import NothingToAccept, accept, oldest
+from ablation.code_hash import PACKAGE, code_hash
 
 
 class Workshop:
@@ -19,7 +20,7 @@ class Workshop:
 
     def code(self, text):
         (self.root / "workflow/scripts/finetune.py").write_text(text)
-        provenance.code_hash.cache_clear()
+        code_hash.cache_clear()
 
     def stamp(self, stage="stage3_finetune", **config):
         return provenance.stamp(stage, self.root / "workflow/scripts/finetune.py", config, ())
@@ -40,7 +41,7 @@ def work(tmp_path):
     work = Workshop(tmp_path)
     work.make()
     yield work
-    provenance.code_hash.cache_clear()
+    code_hash.cache_clear()
 
 
 def test_a_changed_code_makes_results_stale_until_it_is_accepted(work):
@@ -153,7 +154,7 @@ def test_every_script_is_some_stages():
 
     from ablation.accepted import SCRIPTS
 
-    root = Path(provenance.PACKAGE).parents[1]
+    root = Path(PACKAGE).parents[1]
     scripts = {file.stem for file in root.glob("workflow/scripts/*.py")}
     assert set(SCRIPTS.values()) <= scripts
     for stage, script in SCRIPTS.items():

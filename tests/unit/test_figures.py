@@ -75,8 +75,8 @@ def runs():
         if reason == "non_finite":
             curve.append({"step": 9, "loss": float("nan"), "grad_norm": float("inf")})
         summary = {"seed": 7, "steps": 9, "stop_reason": reason, "recipe": {"train_mask": mask}}
-        summary |= {"train_leaks": causal > 2, "resumes": [3, 6] if recipe == "3A" else []}
-        yield recipe, summary, curve
+        summary |= {"train_leaks": causal > 2}
+        yield recipe, summary, curve, [3, 6] if recipe == "3A" else []
 
 
 def cells():
@@ -250,11 +250,11 @@ def test_a_curve_without_probes_takes_those_of_its_summary():
     probes = {"probe_loss_train_mask": 0.01, "probe_loss_causal": 2.0}
     summary = {"seed": 1, "steps": 5, "stop_reason": "plateau", "train_leaks": True} | probes
     summary["recipe"] = {"train_mask": "full_bidir"}
-    made = curves_table("t", [("3B-leaky", summary, [{"step": 5, "loss": 1.0}])])
+    made = curves_table("t", [("3B-leaky", summary, [{"step": 5, "loss": 1.0}], [])])
     assert made.event.tolist()[-1] == "stopped: plateau"
     assert made[list(probes)].dropna().values.tolist() == [[0.01, 2.0]]
     logged = [{"step": 5, "eval_loss": 1.0} | probes]
-    made = curves_table("t", [("3B-leaky", summary | {"probe_loss_causal": 9.0}, logged)])
+    made = curves_table("t", [("3B-leaky", summary | {"probe_loss_causal": 9.0}, logged, [])])
     assert made.probe_loss_causal.dropna().tolist() == [2.0]
 
 

@@ -1,5 +1,7 @@
 """Promises of models: what is saved is loaded, and logits at targets are the model's own."""
 
+import shutil
+
 import pytest
 import torch
 import transformers
@@ -36,35 +38,58 @@ def unable(*args, **kwargs):
     raise NotImplementedError("weights of this class cannot be converted back")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("tie", [True, False])
-def test_a_class_that_cannot_save_itself_comes_back_bit_equal(tmp_path, tie, dtype):
-    tokenizer = tiny_tokenizer()
-    base = tmp_path / "base"
-    assert save(tiny_model("llama", tie=tie), tokenizer, base) == "hf_pretrained"
+def raw(tmp_path, dtype="float32", **config):
+    """A trained model whose class cannot save itself, and the folder that it was saved in."""
+    tokenizer, base = tiny_tokenizer(), tmp_path / "base"
+    assert save(tiny_model("llama", **config), tokenizer, base) == "hf_pretrained"
     model, _ = load(base, dtype=dtype)
     with torch.no_grad():
         for number, weight in enumerate(model.parameters()):
             weight.mul_(1 + number / 7)
+    model.generation_config.eos_token_id = [2, 5]
     model.save_pretrained = unable
-    assert save(model, tokenizer, tmp_path / "moved/model", base=base) == "raw_state_dict"
-    assert not (tmp_path / "moved/model/config.json").exists()
-    loaded, loaded_tokenizer = load(tmp_path / "moved/model", dtype=dtype)
-    assert type(loaded) is type(model) and not loaded.training
+    assert save(model, tokenizer, tmp_path / "moved/model") == "raw_state_dict"
+    return model, tmp_path / "moved/model"
+
+
+def same_weights(loaded, model):
     weights = model.state_dict()
     assert loaded.state_dict().keys() == weights.keys()
     for name, weight in loaded.state_dict().items():
         assert weight.dtype == weights[name].dtype and torch.equal(weight, weights[name]), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_class_that_cannot_save_itself_comes_back_bit_equal(tmp_path, tie, dtype):
+    model, folder = raw(tmp_path, dtype, tie=tie)
+    loaded, tokenizer = load(folder, dtype=dtype)
+    assert type(loaded) is type(model) and not loaded.training
+    same_weights(loaded, model)
+    head, embeddings = loaded.get_output_embeddings(), loaded.get_input_embeddings()
+    assert (head.weight is embeddings.weight) == tie
+    assert loaded.generation_config.eos_token_id == [2, 5]
     assert torch.equal(target_logits(loaded, ROWS, "causal"), target_logits(model, ROWS, "causal"))
-    assert loaded_tokenizer("Eve has it.")["input_ids"] == tokenizer("Eve has it.")["input_ids"]
+    assert tokenizer("Eve has it.")["input_ids"] == tiny_tokenizer()("Eve has it.")["input_ids"]
 
 
-def test_without_a_base_the_class_says_itself_why_it_cannot_be_saved(tmp_path):
-    model = tiny_model("llama")
-    model.save_pretrained = unable
-    with pytest.raises(NotImplementedError, match="converted back"):
-        save(model, tiny_tokenizer(), tmp_path / "model")
-    assert not list(tmp_path.iterdir())
+def test_a_raw_checkpoint_stands_alone_whatever_becomes_of_its_base(tmp_path):
+    model, folder = raw(tmp_path, rms_norm_eps=1e-3)
+    config = tmp_path / "base/config.json"
+    config.write_text(config.read_text().replace("0.001", "0.1"))
+    edited, _ = load(tmp_path / "base")
+    assert edited.config.rms_norm_eps == 0.1
+    expected = target_logits(model, ROWS, "causal")
+    assert torch.equal(target_logits(load(folder)[0], ROWS, "causal"), expected)
+    shutil.rmtree(tmp_path / "base")
+    assert torch.equal(target_logits(load(folder)[0], ROWS, "causal"), expected)
+
+
+def test_weights_that_a_class_keeps_in_float32_come_back_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "_keep_in_fp32_modules_strict", ["norm"])
+    model, folder = raw(tmp_path, "bfloat16")
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32, torch.bfloat16}
+    same_weights(load(folder, dtype="bfloat16")[0], model)
 
 
 def test_a_full_disk_is_no_reason_for_another_format(tmp_path):
@@ -76,7 +101,7 @@ def test_a_full_disk_is_no_reason_for_another_format(tmp_path):
     model = tiny_model("llama")
     model.save_pretrained = full
     with pytest.raises(OSError, match="No space left"):
-        save(model, tiny_tokenizer(), tmp_path / "model", base=tmp_path)
+        save(model, tiny_tokenizer(), tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 

@@ -1,12 +1,16 @@
 """Promises of provenance: hashes move when results may move, and only then; damage is named."""
 
 import json
+import os
+import shutil
+from itertools import count
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ablation import provenance
+from ablation.code_hash import code_closure, code_tokens, module_file
 
 SOURCE = '''
 """A module."""
@@ -36,7 +40,7 @@ def area(r, name="x"):
 )
 def test_code_hash_ignores_what_is_not_executed(edited):
     assert edited != SOURCE
-    assert provenance.code_tokens(edited) == provenance.code_tokens(SOURCE)
+    assert code_tokens(edited) == code_tokens(SOURCE)
 
 
 @pytest.mark.parametrize(
@@ -51,26 +55,26 @@ def test_code_hash_ignores_what_is_not_executed(edited):
 )
 def test_code_hash_sees_every_real_change(old, new):
     assert old in SOURCE
-    assert provenance.code_tokens(SOURCE.replace(old, new)) != provenance.code_tokens(SOURCE)
+    assert code_tokens(SOURCE.replace(old, new)) != code_tokens(SOURCE)
 
 
 def test_code_hash_sees_where_a_statement_ends():
-    assert provenance.code_tokens("a = 1\n-1\n") != provenance.code_tokens("a = 1 - 1\n")
+    assert code_tokens("a = 1\n-1\n") != code_tokens("a = 1 - 1\n")
 
 
 def test_code_hash_sees_what_belongs_to_a_block():
     inside = "if a:\n    b()\n    c()\n"
-    assert provenance.code_tokens(inside) != provenance.code_tokens("if a:\n    b()\nc()\n")
+    assert code_tokens(inside) != code_tokens("if a:\n    b()\nc()\n")
 
 
 def test_nested_fstrings_are_taken_as_their_text():
     # Python 3.12 and later split f-strings into tokens, 3.11 does not: both must agree.
-    tokens = provenance.code_tokens("x = f\"a{f'{b}' + 'c'}d\"\n").splitlines()
+    tokens = code_tokens("x = f\"a{f'{b}' + 'c'}d\"\n").splitlines()
     assert "f\"a{f'{b}' + 'c'}d\"" in tokens
 
 
 def test_closure_follows_imports_and_leaves_out_what_shapes_no_number():
-    closure = provenance.code_closure("workflow/scripts/recovery.py")
+    closure = code_closure("workflow/scripts/recovery.py")
     assert {"ablation.recovery", "ablation.statistics", "ablation.conditions"} <= set(closure)
     assert not set(closure) & {"ablation.figures", "ablation.provenance", "ablation.config"}
 
@@ -79,8 +83,8 @@ def test_table_and_figure_code_never_imports_torch():
     import ast
 
     for script in ("recovery", "figures", "base"):
-        for module in provenance.code_closure(f"workflow/scripts/{script}.py"):
-            tree = ast.parse(provenance.module_file(module).read_text())
+        for module in code_closure(f"workflow/scripts/{script}.py"):
+            tree = ast.parse(module_file(module).read_text())
             names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
             names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
             assert not {n for n in names if n and n.split(".")[0] in ("torch", "transformers")}
@@ -181,6 +185,77 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         scratch.write_text("half")
         raise RuntimeError
     assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def write_folder(path, content):
+    with provenance.atomic_path(path) as scratch:
+        scratch.mkdir()
+        for name in "ab":
+            (scratch / name).write_text(content)
+
+
+def content(folder):
+    """The text of both files, `gone`, or `damaged`."""
+    texts = [file.read_text() for file in folder.iterdir()] if folder.is_dir() else ["gone"] * 2
+    return texts[0] if len(texts) == 2 and texts[0] == texts[1] else "damaged"
+
+
+def killed_at(moment, folder):
+    """Whether a process that replaces `folder` was killed before its `moment`th act on names."""
+    child = os.fork()
+    if child == 0:
+        acts = count(1)
+
+        def fatal(act):
+            def wrapped(*args, **kwargs):
+                if next(acts) == moment:
+                    os._exit(9)
+                return act(*args, **kwargs)
+
+            return wrapped
+
+        for act in ("replace", "unlink", "rmdir"):
+            setattr(os, act, fatal(getattr(os, act)))
+        write_folder(folder, "new")
+        os._exit(0)
+    return os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["", "and the output was then removed"])
+def test_a_kill_while_a_folder_is_replaced_loses_nothing_and_leaves_no_half(tmp_path, removed):
+    seen = set()
+    for moment in count(1):
+        folder = tmp_path / str(moment) / "model"
+        write_folder(folder, "old")
+        if not killed_at(moment, folder):
+            break
+        seen.add(content(folder))
+        if removed:  # as Snakemake does with what a failed job leaves
+            shutil.rmtree(folder, ignore_errors=True)
+        before = content(folder)
+        with pytest.raises(RuntimeError), provenance.atomic_path(folder):
+            raise RuntimeError  # the next attempt gets no further
+        assert content(folder) == before or (before, content(folder)) == ("gone", "old")
+        assert removed or content(folder) != "gone"
+        write_folder(folder, "newest")
+        assert content(folder) == "newest" and not folder.with_name(".model.old").exists()
+    assert content(folder) == "new" and list(folder.parent.iterdir()) == [folder]
+    assert seen == {"old", "gone", "new"}
+
+
+def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path, monkeypatch):
+    folder, real = tmp_path / "model", os.replace
+    write_folder(folder, "old")
+
+    def refused(source, target):
+        if str(source).endswith(".part"):
+            raise PermissionError
+        real(source, target)
+
+    monkeypatch.setattr(provenance.os, "replace", refused)
+    with pytest.raises(PermissionError):
+        write_folder(folder, "new")
+    assert content(folder) == "old" and list(tmp_path.iterdir()) == [folder]
 
 
 def test_run_record_holds_what_happened(tmp_path):

@@ -1,14 +1,28 @@
-"""Promise: a training killed at any moment, twice, ends with the bits of one that was not."""
+"""Promises of resuming: killed at any moment, a training ends with the bits of one that was not."""
 
+import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+import torch
+from kill_harness import RESUMED
+from test_finetune import HARDWARE, write_records
+from tiny import tiny_model, tiny_tokenizer
+
+import ablation.finetune as module
+from ablation import provenance
+from ablation.states import claimed
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("dtype, kills", [("float32", 10), ("bfloat16", 4)])
+@pytest.mark.parametrize("dtype, kills", [("float32", 20), ("bfloat16", 4)])
 def test_killed_trainings_end_bit_equal(tmp_path, dtype, kills):
     harness = Path(__file__).with_name("kill_harness.py")
     done = subprocess.run(
@@ -18,7 +32,98 @@ def test_killed_trainings_end_bit_equal(tmp_path, dtype, kills):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
+    whole = report["summary"]
+    assert (whole["stop_reason"], whole["steps"]) == ("plateau", 12) and whole["epochs"] > 1
+    assert whole["leak_alarms"] == [3, 6, 9]  # at 12 the plateau came first
     assert len(report["kills"]) == kills
+    assert all(kill["killed"] for kill in report["kills"])
     assert not [kill for kill in report["kills"] if not kill["equal"]]
-    assert [kill for kill in report["kills"] if kill["killed"]]
-    assert [kill for kill in report["kills"] if kill["resumed_from"] > 0]
+    assert len({step for kill in report["kills"] for step in kill["resumes"]}) > 1
+    assert all(len(kill["resumes"]) <= kill["killed"] for kill in report["kills"])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """A training in `tmp_path / name`; `until`: its death, an exception at that step's end."""
+    torch.set_num_threads(1)
+    write_records(tmp_path / "data.jsonl")
+    tokenizer = tiny_tokenizer()
+    on_step_end = module.Watch.on_step_end
+
+    def load():
+        return tiny_model("ministral3", vocabulary=len(tokenizer)), tokenizer
+
+    def trained(name, until=None):
+        def dying(self, args, state, control, **kwargs):
+            on_step_end(self, args, state, control, **kwargs)
+            if state.global_step == until:
+                raise Killed
+
+        monkeypatch.setattr(module.Watch, "on_step_end", dying)
+        home = tmp_path / name
+        with claimed(home):
+            data = tmp_path / "data.jsonl"
+            return module.finetune(load, data, RESUMED, 1, HARDWARE, "test", home)
+
+    return trained
+
+
+def test_a_resumed_training_has_seen_what_its_stops_go_by(train, monkeypatch):
+    watches = []
+
+    class Seen(module.Stops):
+        def __init__(self, rules):
+            super().__init__(rules)
+            watches.append(self)
+
+    monkeypatch.setattr(module, "Stops", Seen)
+    train("whole")
+    for step in (5, 11):
+        with pytest.raises(Killed):
+            train("killed", until=step)
+    train("killed")
+    whole, *_, resumed = map(asdict, watches)
+    assert whole == resumed
+    assert whole["evaluations_without_gain"] == 3 and whole["reason"] == "plateau"
+
+
+def test_the_loss_curves_mark_every_resume(train, tmp_path, monkeypatch):
+    for step in (3, 4, 9):
+        with pytest.raises(Killed):
+            train("state", until=step)
+    tuned = train("state")
+    assert tuned.record["resumes"] == [2, 2, 8]
+    assert "resumes" not in tuned.summary
+
+    monkeypatch.chdir(tmp_path)
+    home, script = Path("stage3_finetune/3B/seed1"), ROOT / "workflow/scripts/curves.py"
+    provenance.write_json(home / "summary.json", tuned.summary)
+    provenance.write_json_lines(home / "curve.jsonl", tuned.curve)
+    with provenance.run_record(home / "run.json") as record:
+        record |= tuned.record
+    below = provenance.stamp("stage3_finetune", script, {}, ())
+    outputs = [home / "summary.json", home / "curve.jsonl"]
+    provenance.write_manifest(home / "manifest.json", below, outputs, recipe="3B")
+    upstream = {str(home / "manifest.json"): below}
+    stamp = provenance.stamp("curves", script, {"study": "t"}, (), upstream)
+    spec = importlib.util.spec_from_file_location("curves_script", script)
+    curves = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(curves)
+
+    def marks():
+        curves.main(
+            SimpleNamespace(
+                params=SimpleNamespace(stamp=json.dumps(stamp)),
+                output=SimpleNamespace(table="curves.csv", manifest="curves.manifest.json"),
+            )
+        )
+        table = pd.read_csv("curves.csv")
+        return table[table.event == "resumed"].step.tolist()
+
+    assert marks() == [2, 2, 8]
+    (home / "run.json").unlink()
+    assert marks() == []

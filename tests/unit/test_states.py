@@ -1,16 +1,20 @@
 """Promises of resumable states: a half-written one is never used, only the newest two stay."""
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
-from ablation.states import StateInUse, claimed, complete_states, newest_state, seal
+from ablation.states import StateInUse, claimed, complete_states, newest_state, resumes, seal
 
 
 def save(home, step, whole=True):
     folder = home / f"checkpoint-{step}"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(b"weights")
     if whole:
         seal(folder)
@@ -39,6 +43,80 @@ def test_only_the_newest_two_stay(tmp_path):
         save(tmp_path, step)
     assert [s.name for s in complete_states(tmp_path)] == ["checkpoint-30", "checkpoint-40"]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def synced(monkeypatch, home, fault=lambda path: None):
+    """A list of every path below `home` that is synced from now on, and whether its marker stood.
+
+    `fault` may raise for a path.
+    """
+    done, real = [], os.fsync
+
+    def fsync(descriptor):
+        number = os.fstat(descriptor).st_ino
+        (path,) = (p for p in (home, *home.rglob("*")) if p.stat().st_ino == number)
+        fault(path)
+        done.append((path.relative_to(home).as_posix(), bool(list(home.glob("*/complete")))))
+        real(descriptor)
+
+    monkeypatch.setattr("ablation.states.os.fsync", fsync)
+    return done
+
+
+def test_a_marker_reaches_the_disk_after_every_file_and_name_it_vouches_for(tmp_path, monkeypatch):
+    nested = tmp_path / "checkpoint-10/shards"
+    nested.mkdir(parents=True)
+    (nested / "1.bin").write_bytes(b"weights")
+    done = synced(monkeypatch, tmp_path)
+    save(tmp_path, 10)
+    before = [path for path, marked in done if not marked]
+    names = ["", "/model.safetensors", "/shards", "/shards/1.bin"]
+    assert sorted(before) == [".", *(f"checkpoint-10{name}" for name in names)]
+    after = [path for path, marked in done if marked]
+    assert after == ["checkpoint-10/complete", "checkpoint-10"]
+
+
+def test_a_marker_leaves_the_disk_before_anything_it_vouches_for(tmp_path, monkeypatch):
+    for step in (10, 20):
+        save(tmp_path, step)
+    real, done = shutil.rmtree, synced(monkeypatch, tmp_path)
+
+    def rmtree(path):
+        assert done[-1][0] == path.name == "checkpoint-10" and not (path / "complete").exists()
+        real(path)
+
+    monkeypatch.setattr("ablation.states.shutil.rmtree", rmtree)
+    save(tmp_path, 30)
+    assert not (tmp_path / "checkpoint-10").exists()
+
+
+@pytest.mark.parametrize(
+    "number, folders, kept",
+    [(errno.EINVAL, True, True), (errno.EINVAL, False, False), (errno.EIO, True, False)],
+    ids=["no syncs of folders", "file not synced", "disk fails"],
+)
+def test_only_a_file_system_without_syncs_of_folders_is_excused(
+    tmp_path, monkeypatch, number, folders, kept
+):
+    def fault(path):
+        if path.is_dir() == folders:
+            raise OSError(number, os.strerror(number))
+
+    synced(monkeypatch, tmp_path, fault)
+    with nullcontext() if kept else pytest.raises(OSError):
+        save(tmp_path, 10)
+    assert bool(complete_states(tmp_path)) == kept
+
+
+def test_every_resume_is_remembered_until_the_training_is_over(tmp_path):
+    home = tmp_path / "3B-1"
+    with pytest.raises(ZeroDivisionError), claimed(home):
+        assert resumes(home) == [] and resumes(home, at=10) == [10]
+        raise ZeroDivisionError
+    (home / "resumes").open("ab").write(b"\0\0\n")  # as a power loss may leave
+    with claimed(home):
+        assert resumes(home, at=10) == [10, 10] and newest_state(home) is None
+    assert resumes(home) == []
 
 
 def test_a_removal_cut_off_in_the_middle_leaves_no_state(tmp_path, monkeypatch):

@@ -61,11 +61,20 @@ def test_crumbs_are_no_gain():
 
 @pytest.mark.parametrize(
     "entry",
-    [loss(5, math.nan), loss(5, math.inf), loss(5, 1.0, math.nan), evaluation(5, math.nan)],
+    [
+        loss(5, math.nan),
+        loss(5, math.inf),
+        loss(5, 1.0, math.nan),
+        evaluation(5, math.nan),
+        evaluation(5, 1.0, train_mask=1.0, causal=math.nan),
+        evaluation(5, 1.0, train_mask=math.nan, causal=1.0),
+        evaluation(5, 1.0, train_mask=1.0, causal=math.inf),
+    ],
 )
-def test_what_is_not_finite_stops_at_once(entry):
-    watch = stops()
-    assert watch.saw(entry) == "non_finite"
+@pytest.mark.parametrize("leak", [None, LEAK, LEAK | {"on_leak": "record"}])
+def test_what_is_not_finite_stops_at_once_and_is_no_leak(entry, leak):
+    watch = stops(leak=leak)
+    assert watch.saw(entry) == "non_finite" and watch.leak_alarms == []
 
 
 def test_a_leak_alarm_stops_or_is_recorded():
@@ -84,13 +93,3 @@ def test_the_first_reason_stays():
     watch = stops(plateau=PLATEAU)
     watch.saw(loss(5, math.nan))
     assert watch.saw(loss(10, 1.0)) == "non_finite"
-
-
-def test_seeing_the_log_again_gives_the_same_watch():
-    entries = [evaluation(s, 1.5 - s * 1e-6) for s in range(100, 800, 100)]
-    straight, resumed = stops(plateau=PLATEAU), stops(plateau=PLATEAU)
-    for entry in entries:
-        straight.saw(entry)
-    for entry in entries[:4] + entries[4:]:
-        resumed.saw(entry)
-    assert straight == resumed

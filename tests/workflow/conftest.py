@@ -99,7 +99,8 @@ def shorten_stage_5(folder: Path) -> None:
         "max_steps: 600": "max_steps: 60",  # 5A
         "eval_steps: 20": "eval_steps: 10",
         "min_steps: 60": "min_steps: 20",
-        "max_steps: 650": "max_steps: 80",  # 5C
+        "stops: {plateau": "stops: {no_learning: null, plateau",  # judged from step 150 on
+        "max_steps: 650": "max_steps: 80, stops: {no_learning: null}",  # 5C
     }.items():
         assert text.count(old) == 1, old
         text = text.replace(old, new)

@@ -14,7 +14,9 @@ def main(smk):
     for home, manifest in ((Path(path).parent, m) for path, m in manifests.items()):
         summary = json.loads((home / "summary.json").read_text())
         curve = provenance.read_json_lines(home / "curve.jsonl")
-        runs.append((manifest["recipe"], summary, curve))
+        run = home / "run.json"  # no input, but the one place that knows of kills: absent, no marks
+        happened = json.loads(run.read_text()) if run.is_file() else {}
+        runs.append((manifest["recipe"], summary, curve, happened.get("resumes", [])))
     table = curves_table(stamp["config"]["study"], runs)
     provenance.write_text(smk.output.table, table.to_csv(index=False))
     provenance.write_manifest(smk.output.manifest, stamp, outputs=[Path(smk.output.table)])

@@ -26,7 +26,7 @@ def main(smk):
                 state=smk.params.state,
             )
             record |= tuned.record
-        form = models.save(tuned.model, tuned.tokenizer, smk.output.model, base=weights)
+        form = models.save(tuned.model, tuned.tokenizer, smk.output.model)
         provenance.write_json(smk.output.summary, tuned.summary)
         provenance.write_json_lines(smk.output.curve, tuned.curve)
         outputs = [smk.output.model, smk.output.summary, smk.output.curve]
