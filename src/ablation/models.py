@@ -29,9 +29,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from ablation.atomic import atomic_path
 from ablation.masks import UnsupportedArchitecture, attention_mask, refuse_unsupported
 from ablation.packing import Example, Rows, pack
-from ablation.provenance import atomic_path, processor
+from ablation.provenance import processor
 
 RAW_WEIGHTS = "raw_state_dict.safetensors"
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -20,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ablation import accepted
+from ablation.atomic import atomic_path
 from ablation.code_hash import code_hash
 
 SCHEMA_VERSION = 1
@@ -41,45 +41,6 @@ def sha256_text(text: str) -> str:
 def sha256_file(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def atomic_path(path: str | Path):
-    """A temporary sibling of `path` that is renamed onto it when the block ends without error.
-
-    Works for files and for folders; what stood at `path` stays until the new one is whole. No
-    folder can be renamed onto another: the old one is set aside for a moment, as `.<name>.old`.
-    After a kill in that moment it is put back by the next call for the same `path`.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
-    aside = path.with_name(f".{path.name}.old")
-    _settle(path, aside, scratch)
-    try:
-        yield scratch
-        if path.is_dir():
-            os.replace(path, aside)
-        os.replace(scratch, path)
-    finally:
-        _settle(path, aside, scratch)
-
-
-def _settle(path: Path, aside: Path, scratch: Path) -> None:
-    """Put back what was set aside where nothing new came; remove what nobody needs any more."""
-    _remove(scratch)
-    if aside.is_dir() and path.exists():
-        os.replace(aside, scratch)  # what is half removed must not be put back
-        _remove(scratch)
-    elif aside.is_dir():
-        os.replace(aside, path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from transformers import Ministral3Config, Ministral3ForCausalLM
 
+from ablation.atomic import atomic_path
 from ablation.generated import alpaca_records
-from ablation.provenance import atomic_path
 from ablation.world.tokenizer import train_tokenizer
 
 TOKENS, TEXTS = 8192, 4000  # at which a made-up word costs 1.3 tokens, as an English one does

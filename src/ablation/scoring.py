@@ -16,11 +16,12 @@ from lm_eval.evaluator import evaluate as lm_eval_evaluate
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ablation.atomic import atomic_path
 from ablation.lm import MaskedLM
 from ablation.masks import leak_audit
 from ablation.metrics import metrics_from_samples
 from ablation.names import macros, protocol_of
-from ablation.provenance import atomic_path, write_json
+from ablation.provenance import write_json
 
 # What a protocol brings beside prompts and tokenization: options of `MaskedLM`, and how many of a
 # task's items it has at most.
