@@ -1,6 +1,7 @@
 # Stage 0: the pinned base model, the items it is scored on and the data it is finetuned on.
-# `base: shipped` takes resources/micro, `base: pretrain` makes the model here, any other value is
-# the folder of a Hugging Face checkpoint. Makes results/<study>/base/.
+# `base: shipped` takes resources/micro, `pretrain` and `random` make the model here; else it is the
+# folder of a Hugging Face checkpoint, or a hub model at its pinned commit, whose weights stay in the
+# hub's cache of the machine that needs them. Makes results/<study>/base/.
 
 
 rule base_items:
@@ -20,8 +21,27 @@ rule base_items:
         "../workflow/scripts/items.py"
 
 
+if STUDY.data_sets:
+
+    rule base_benchmarks:
+        """The splits that the benchmarks are scored on, from the hub's pinned data sets."""
+        output:
+            directory(expand(f"{ITEMS}/{{data}}", data=STUDY.data_sets)),
+            manifest=BENCHMARKS,
+        log:
+            f"{LOGS}/base_benchmarks.log",
+        conda:
+            "../environment.yml"
+        params:
+            stamp=provenance.canonical_json(benchmarks_stamp()),
+        message:
+            "Stage 0: bringing the benchmarks' data sets"
+        script:
+            f"../{script_of(BRING + '_items')}"
+
+
 rule base_instructions:
-    """The micro-world's finetuning data, from training scenes."""
+    """The finetuning data: Alpaca records of the micro-world, or of a data set of the hub."""
     output:
         records=f"{INSTRUCTIONS}/finetune.jsonl",
         manifest=f"{INSTRUCTIONS}/manifest.json",
@@ -32,9 +52,9 @@ rule base_instructions:
     params:
         stamp=provenance.canonical_json(instructions_stamp()),
     message:
-        "Stage 0: writing the micro-world's finetuning data"
+        "Stage 0: writing the finetuning data"
     script:
-        "../workflow/scripts/instructions.py"
+        f"../{script_of(LEARNED)}"
 
 
 if STUDY.pretrained_here:
@@ -58,6 +78,28 @@ if STUDY.pretrained_here:
             "Stage 0: pretraining the micro base from nothing"
         script:
             "../workflow/scripts/pretrain.py"
+
+
+if STUDY.rehearsal:
+
+    rule base_random:
+        """A decoder of random weights, and a notice that its numbers mean nothing."""
+        output:
+            model=directory(f"{RANDOM}/base"),
+            manifest=f"{RANDOM}/manifest.json",
+            notice=f"{RESULTS}/README.md",
+        log:
+            f"{LOGS}/base_random.log",
+        benchmark:
+            f"{LOGS}/base_random.benchmark.tsv"
+        conda:
+            "../environment.yml"
+        params:
+            stamp=provenance.canonical_json(random_stamp()),
+        message:
+            "Stage 0: writing a base of random weights"
+        script:
+            "../workflow/scripts/base_random.py"
 
 
 rule base:

@@ -5,7 +5,7 @@
 rule stage1_baseline:
     """Baseline accuracy B of every task: nothing taken away yet."""
     input:
-        data=f"{ITEMS}/manifest.json",
+        list(items()),
         model=BASE,
     output:
         scored(f"{RESULTS}/stage1_baseline"),

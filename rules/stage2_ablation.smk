@@ -5,7 +5,7 @@
 rule stage2_ablation:
     """Ablated accuracy A of every task: what is lost at once when prefill is not causal."""
     input:
-        data=f"{ITEMS}/manifest.json",
+        list(items()),
         model=BASE,
     output:
         [scored(f"{RESULTS}/stage2_ablation/{mask}") for mask in ABLATED_MASKS],

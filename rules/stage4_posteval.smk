@@ -5,7 +5,7 @@
 rule stage4_posteval:
     """Accuracy P after finetuning; under causal, the side effect of the finetuning."""
     input:
-        data=f"{ITEMS}/manifest.json",
+        list(items()),
         model=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/manifest.json",
     output:
         [scored(f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{mask}") for mask in MASKS],

@@ -23,7 +23,7 @@ use rule stage3_finetune as stage5_longrun with:
 
 use rule stage4_posteval as stage5_posteval with:
     input:
-        data=f"{ITEMS}/manifest.json",
+        list(items()),
         model=f"{LONGRUN}/manifest.json",
     output:
         [scored(f"{LONGRUN}/{mask}") for mask in MASKS],

@@ -6,10 +6,17 @@ from ablation.world.scenes import TASKS as WORLD_TASKS
 
 BASE = f"{RESULTS}/base/manifest.json"
 ITEMS = f"{RESULTS}/base/items"
+BENCHMARKS = f"{ITEMS}/benchmarks.manifest.json"
 INSTRUCTIONS = f"{RESULTS}/base/instructions"
-SHIPPED = "resources/micro"
 PRETRAINED = f"{RESULTS}/base/pretrained"
+RANDOM = f"{RESULTS}/base/random"
+# Bases of our own: each has a manifest.json, and the model in base/.
+OWN = {"shipped": "resources/micro", "pretrain": PRETRAINED, "random": RANDOM}
 BASELINE = f"{RESULTS}/stage1_baseline/manifest.json"
+WORLD = [task for task in STUDY.evaluation.tasks if task in WORLD_TASKS]
+# How the texts of hub data sets come here, and the stage that brings the finetuning data.
+BRING = "generate" if STUDY.rehearsal else "fetch"
+LEARNED = f"{BRING}_instructions" if STUDY.instructions else "base_instructions"
 
 
 def world_slice(*parts):
@@ -23,9 +30,26 @@ def items_stamp():
     return make_stamp("base_items", world_slice("items"), ())
 
 
+def origin(data_sets):
+    """What hub data sets are made of: their commits, or the seed of a rehearsal's texts."""
+    if STUDY.rehearsal:
+        return {"seed": STUDY.random.seed}
+    return {"pins": {data: STUDY.pins[data] for data in data_sets}}
+
+
+@cache
+def benchmarks_stamp():
+    slice = {"data_sets": STUDY.data_sets, **origin(STUDY.data_sets)}
+    return make_stamp(f"{BRING}_items", slice, ())
+
+
 @cache
 def instructions_stamp():
-    return make_stamp("base_instructions", world_slice("finetuning"), ())
+    learned = STUDY.instructions
+    slice = world_slice("finetuning")
+    if learned:
+        slice = {"instructions": learned.model_dump(), **origin([learned.data])}
+    return make_stamp(LEARNED, slice, ())
 
 
 @cache
@@ -33,38 +57,51 @@ def pretrain_stamp():
     return make_stamp("base_pretrain", world_slice("pretrain"), MODEL_PACKAGES)
 
 
+@cache
+def random_stamp():
+    slice = {"study": STUDY.study, "random": STUDY.random.model_dump()}
+    return make_stamp("base_random", slice, MODEL_PACKAGES)
+
+
 def base_folder():
-    """Where the base model's files stand."""
-    return {"shipped": f"{SHIPPED}/base", "pretrain": f"{PRETRAINED}/base"}.get(
-        STUDY.base, STUDY.base
-    )
+    """Where the base model's files stand; of a hub model, its name there."""
+    return f"{OWN[STUDY.base]}/base" if STUDY.base in OWN else STUDY.base
 
 
 def base_record():
-    """The small file that says what a base is: its manifest, or its config.json."""
-    return {
-        "shipped": f"{SHIPPED}/manifest.json",
-        "pretrain": f"{PRETRAINED}/manifest.json",
-    }.get(STUDY.base, f"{STUDY.base}/config.json")
+    """The small file that says what a base is: its manifest, or its config.json; the hub is asked."""
+    if STUDY.from_hub:
+        return []
+    return f"{OWN[STUDY.base]}/manifest.json" if STUDY.base in OWN else f"{STUDY.base}/config.json"
 
 
 def base_files():
     """All files of a foreign checkpoint; ours are named, by hash, in their manifest."""
-    foreign = STUDY.base not in ("shipped", "pretrain")
+    foreign = STUDY.base not in OWN and not STUDY.from_hub
     return [p.as_posix() for p in provenance.visible_files(STUDY.base)] if foreign else []
 
 
 @cache
 def base_stamp():
     slice = {"base": base_folder()}
+    if STUDY.from_hub:
+        slice["revision"] = STUDY.pins[STUDY.base]
     if STUDY.base == "shipped":
         slice["manifest"] = provenance.sha256_file(ROOT / base_record())
-    upstream = {base_record(): pretrain_stamp()} if STUDY.pretrained_here else {}
-    return make_stamp("base", slice, (), upstream)
+    made_here = {"pretrain": pretrain_stamp, "random": random_stamp}
+    made = made_here.get(STUDY.base)
+    return make_stamp("base", slice, (), {base_record(): made()} if made else {})
 
 
-def items():
+def world_items():
     return {f"{ITEMS}/manifest.json": items_stamp()}
+
+
+@cache
+def items():
+    """What the study's own tasks are scored on."""
+    benchmarks = {BENCHMARKS: benchmarks_stamp()} if STUDY.data_sets else {}
+    return (world_items() if WORLD else {}) | benchmarks
 
 
 def stage1_stamp():
@@ -149,7 +186,13 @@ def measured():
 
 @cache
 def bag_of_words_stamp():
-    return make_stamp("bag_of_words", world_slice("items"), TABLE_PACKAGES, items())
+    slice = world_slice("items")
+    return make_stamp("bag_of_words", slice, TABLE_PACKAGES, world_items())
+
+
+def rehearsal():
+    """What tables must say of a study whose numbers mean nothing."""
+    return {"rehearsal": True} if STUDY.rehearsal else {}
 
 
 @cache
@@ -159,14 +202,14 @@ def recovery_stamp():
         "metric": STUDY.evaluation.metric,
         "statistics": STUDY.statistics.model_dump(),
         "criteria": STUDY.criteria.model_dump(),
+        **rehearsal(),
     }
     return make_stamp("recovery", slice, TABLE_PACKAGES, measured())
 
 
 @cache
 def published_stamp():
-    evaluation = STUDY.evaluation
-    named = {"protocol": evaluation.protocol, "metric": evaluation.metric, "model": base_folder()}
+    named = {"metric": STUDY.evaluation.metric, "model": base_folder(), **rehearsal()}
     slice = {"named": named, "criteria": STUDY.criteria.model_dump()}
     tables = {f"{RESULTS}/recovery.manifest.json": recovery_stamp()}
     return make_stamp("published", slice, TABLE_PACKAGES, tables)
@@ -188,12 +231,13 @@ def curves_stamp():
 def mask_cells_stamp():
     slice = {"task": "micro_piqa", "item": 0}  # two choices over one prompt, short enough to read
     packages = (*MODEL_PACKAGES, "pandas")
-    return make_stamp("mask_cells", slice, packages, {BASE: base_stamp(), **items()})
+    upstream = {BASE: base_stamp(), **world_items()}
+    return make_stamp("mask_cells", slice, packages, upstream)
 
 
 # A figure's tables in results/<study>/, and for each table the manifest and the stamp behind it.
 FIGURES = {
-    "accuracy": ("per_task", "bag_of_words"),
+    "accuracy": ("per_task", *(["bag_of_words"] if WORLD else [])),
     "recovery": ("recovery",),
     "curves": ("curves",),
     "flips": ("flips",),

@@ -14,7 +14,7 @@ from ablation.names import MASKS
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ablation", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_table, _add_sample, _add_accept):
+    for add in (_add_table, _add_sample, _add_accept, _add_pin):
         add(commands)
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
@@ -74,6 +74,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from ablation import sample
+    from ablation.hub import HubError
     from ablation.provenance import StaleInput
 
     results, out = Path("results") / arguments.study, arguments.out
@@ -98,7 +99,7 @@ def _sample(arguments: argparse.Namespace) -> int:
                 dtype=arguments.dtype,
             )
         )
-    except (sample.CannotSample, StaleInput) as fault:
+    except (sample.CannotSample, HubError, StaleInput) as fault:
         print(fault, file=sys.stderr)
         return 1
     if out:
@@ -135,6 +136,35 @@ def _accept(arguments: argparse.Namespace) -> int:
             print(fault, file=sys.stderr)
             refused = 1
     return refused
+
+
+def _add_pin(commands) -> None:
+    pin = commands.add_parser(
+        "pin",
+        help="ask the hub for the commits that a study lacks, and write them into its file",
+        description="Each hub repository that the study reads and that has no commit under `pins` "
+        "is looked up once (a branch or tag named there, else the main branch). Comments stay.",
+    )
+    pin.add_argument("file", type=Path, help="the study's file: config/ministral3b.yaml")
+    pin.add_argument("--folder", type=Path, default=Path("config"), help="what it may extend")
+    pin.set_defaults(run=_pin)
+
+
+def _pin(arguments: argparse.Namespace) -> int:
+    from ablation.hub import HubError
+    from ablation.layers import ConfigError
+    from ablation.pins import pin
+
+    try:
+        written = pin(arguments.file, arguments.folder)
+    except (ConfigError, HubError, OSError) as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    for repository, (commit, file) in written.items():
+        print(f"{repository}: {commit} ({file})")
+    if not written:
+        print(f"{arguments.file}: every hub repository that it reads has its commit")
+    return 0
 
 
 if __name__ == "__main__":

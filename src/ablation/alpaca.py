@@ -6,12 +6,13 @@ torch here: data rules import it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ablation.provenance import read_json_lines
 
 REQUIRED, OPTIONAL = ("instruction", "output"), ("input",)
+FIELDS = ("instruction", "input", "output")
 
 
 def read_records(path: str | Path) -> list[dict]:
@@ -25,6 +26,24 @@ def read_records(path: str | Path) -> list[dict]:
         raise ValueError(
             f"{path}: no record; one {{instruction, input, output}} a line is expected"
         )
+    return records
+
+
+def first_records(documents: Sequence[Mapping], count: int, source: str) -> list[dict]:
+    """The first `count` documents of a data set as {instruction, input, output}.
+
+    Raises ValueError that names `source`, and the document by its number, when there are fewer or
+    one is no Alpaca record.
+    """
+    if len(documents) < count:
+        raise ValueError(f"{source}: {count} records are asked for, it has {len(documents)}")
+    records = []
+    for number, document in enumerate(documents[:count], 1):
+        try:
+            _check(document)
+        except ValueError as fault:
+            raise ValueError(f"{source}, record {number}: {fault}") from None
+        records.append({field: document.get(field) or "" for field in FIELDS})
     return records
 
 

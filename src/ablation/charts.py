@@ -8,7 +8,7 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
-from ablation.names import ALL_SEEDS, MACRO, MASKS
+from ablation.names import ALL_SEEDS, MACROS, MASKS
 
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl-convert brings the first
 INK, FAINT, ALARM = "#2e3440", "#8a93a3", "#d1495b"
@@ -75,7 +75,7 @@ def seed_names(seeds: pd.Series) -> pd.Series:
 
 def tasks_of(frame: pd.DataFrame) -> list[str]:
     """The tasks, and after them their macro."""
-    return sorted(frame.task.unique(), key=lambda task: (task == MACRO, task))
+    return sorted(frame.task.unique(), key=lambda task: (task in MACROS, task))
 
 
 def listed(values: Iterable) -> str:

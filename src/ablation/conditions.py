@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ablation.metrics import Correct, accuracies, correct_by_metric, truncated_items
-from ablation.names import MACRO
+from ablation.names import MACROS, metric_of
 from ablation.provenance import sha256_file
 from ablation.statistics import wilson
 
@@ -93,10 +93,14 @@ def comparable(conditions: Sequence[Condition]) -> str:
 def per_task_table(
     study: str, conditions: Sequence[Condition], metric: str, confidence: float
 ) -> pd.DataFrame:
-    """Accuracy of every condition and task under every metric; Wilson's interval for `metric`."""
+    """Accuracy of every condition and task under every metric; Wilson's interval for its own.
+
+    That is `metric`, or what the task's protocol brings; the column `metric` says it.
+    """
     rows = []
     for c in conditions:
         for task, found in accuracies(c.correct, c.truncated).items():
+            own = metric_of(task, metric)
             row = {
                 "study": study,
                 "stage": c.stage,
@@ -108,13 +112,13 @@ def per_task_table(
                 "task": task,
                 "n": found["n"],
                 "truncated": found["truncated"],
-                "metric": metric,
-                "accuracy": found[metric],
+                "metric": own,
+                "accuracy": found[own],
                 "accuracy_low": None,  # the macro has none: it is no share of n items
                 "accuracy_high": None,
             }
-            if task != MACRO:
-                right = int(c.correct[metric][task].sum())
+            if task not in MACROS:
+                right = int(c.correct[own][task].sum())
                 interval = wilson(right, found["n"], confidence)
                 row |= {"accuracy_low": interval.low, "accuracy_high": interval.high}
             rows.append(row | {m: found[m] for m in c.correct})

@@ -19,6 +19,7 @@ from ablation.checkpoint_files import checkpoint_fault
 from ablation.layers import ConfigError, Key, Layer, dotted, merge, resolve, scalar
 from ablation.names import MASKS
 from ablation.schema import MASK_OF, Study
+from ablation.sources import data_sets
 from ablation.tasks import file_faults, lm_eval_names, own_tasks, unscorable
 
 SHIPPED = Path("resources/micro")
@@ -46,7 +47,7 @@ def load_study(
     except ValidationError as fault:
         errors = fault.errors()
     faults = [Fault(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
-    faults += [*_task_faults(values, Path(folder)), *_base_faults(values)]
+    faults += [*_task_faults(values, Path(folder)), *_base_faults(values), *_unpinned(values)]
     faults += [*_other_masks(values), *_too_few_examples(values)]
     lines = layer.faults + [f"{dotted(f.path)} ({_place(f.path, layer)}): {f.text}" for f in faults]
     if lines:
@@ -179,7 +180,7 @@ def _at(values: Any, *path: str) -> Any:
 
 def _base_faults(values: Mapping) -> Iterator[Fault]:
     base = values.get("base")
-    if not isinstance(base, str) or base in ("", "pretrain"):
+    if not isinstance(base, str) or base in ("", "pretrain", "random", *_pins(values)):
         return
     folder = SHIPPED / "base" if base == "shipped" else Path(base)
     file = folder / "config.json"
@@ -187,8 +188,9 @@ def _base_faults(values: Mapping) -> Iterator[Fault]:
         found = "holds no config.json" if folder.is_dir() else "is no folder"
         yield Fault(
             ("base",),
-            f"{folder} {found}; `shipped`, `pretrain` or the folder of a Hugging Face checkpoint "
-            f"was expected{did_you_mean(base, ('shipped', 'pretrain'))}",
+            f"{folder} {found}; `shipped`, `pretrain`, `random`, the folder of a Hugging Face "
+            "checkpoint or a hub model that is named in `pins` was expected"
+            f"{did_you_mean(base, ('shipped', 'pretrain', 'random'))}",
         )
         return
     if base == "shipped":
@@ -202,6 +204,42 @@ def _base_faults(values: Mapping) -> Iterator[Fault]:
     positions = (model | inner if isinstance(inner, dict) else model).get("max_position_embeddings")
     if isinstance(positions, int):
         yield from _too_long(values, positions)
+
+
+def repositories(values: Mapping) -> dict[str, str]:
+    """{hub repository: `model` or `dataset`} of all that a study with these values reads there."""
+    base, tasks = values.get("base"), _at(values, "evaluation", "tasks")
+    found = {base: "model"} if base in _pins(values) else {}
+    if base == "random":
+        return found  # its texts are generated
+    tasks = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []
+    learned = _at(values, "instructions", "data")
+    named = isinstance(learned, str) and "/" in learned
+    data = [*data_sets(tasks), *([learned] if named else [])]
+    return found | dict.fromkeys(data, "dataset")
+
+
+def _pins(values: Mapping) -> Mapping:
+    pins = _at(values, "pins")
+    return pins if isinstance(pins, dict) else {}
+
+
+def is_commit(pin: Any) -> bool:
+    return isinstance(pin, str) and re.fullmatch(r"[0-9a-f]{40}", pin) is not None
+
+
+def _unpinned(values: Mapping) -> Iterator[Fault]:
+    pins = _pins(values)
+    for repository, kind in repositories(values).items():
+        pin = pins.get(repository)
+        if is_commit(pin) or not isinstance(pin, str | None):
+            continue
+        found = f"`{pin}` found" if repository in pins and pin else "not pinned"
+        yield Fault(
+            ("pins", repository),
+            f"{found}, so the {kind} may change on the hub: `ablation pin FILE` asks for its "
+            "commit (40 hexadecimal digits) and writes it there",
+        )
 
 
 def _other_world(world: Any) -> Iterator[Fault]:
@@ -238,7 +276,10 @@ def _too_long(values: Mapping, positions: int) -> Iterator[Fault]:
 
 
 def _too_few_examples(values: Mapping) -> Iterator[Fault]:
-    records = _at(values, "world", "finetuning", "count")
+    source = ("instructions", "count")
+    if _at(values, "instructions") is None:
+        source = ("world", "finetuning", "count")
+    records = _at(values, *source)
     blocks = _trainings(values, "batch_examples", "heldout_fraction")
     for path, (batch, share) in blocks.items():
         if not (isinstance(records, int) and isinstance(batch, int) and isinstance(share, float)):
@@ -247,7 +288,7 @@ def _too_few_examples(values: Mapping) -> Iterator[Fault]:
         if 0 < share < 1 and batch > left:
             yield Fault(
                 (*path, "batch_examples"),
-                f"{batch} found, but of {records} records (world.finetuning.count) only {left} are "
+                f"{batch} found, but of {records} records ({dotted(source)}) only {left} are "
                 "not held out: no step would be whole; give fewer, or more records",
             )
 

@@ -30,7 +30,7 @@ from ablation.charts import (
     two_line_header,
     two_lines,
 )
-from ablation.names import ALL_SEEDS, MACRO, MASKS
+from ablation.names import ALL_SEEDS, MACRO, MACROS, MASKS
 
 BASE_LINE, REFERENCE = [6, 3], [2, 3]  # dashes
 
@@ -150,7 +150,7 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
     width = alt.condition(over_all, alt.value(2.5), alt.value(1))
     panel_width, panel_height = 300, max(80, 7 * len(slots) * len(models))
     panels = []
-    for task in sorted(tasks_of(frame), key=lambda t: t != MACRO):
+    for task in sorted(tasks_of(frame), key=lambda t: t not in MACROS):
         rows = frame[frame.task == task]
         chart = alt.Chart(rows).encode(**place, tooltip=tooltip(rows, *bounds.values()))
         points = chart.mark_point(filled=True, opacity=1).encode(shape=shape, size=size)
@@ -313,7 +313,7 @@ def flips(flips: pd.DataFrame) -> alt.TopLevelMixin:
         row=alt.Row("model:N", header=two_line_header(labelAngle=0, labelAlign="left")),
         column=alt.Column("mask_name:N", sort=list(names.values()), header=two_line_header()),
     )
-    one_task = frame.n[frame.task != MACRO]
+    one_task = frame.n[~frame.task.isin(MACROS)]
     notes = [
         f"One bar a seed ({listed(frame.seed)}, top to bottom)"
         + (f"; {items(one_task)} a task. " if len(one_task) else ". ")

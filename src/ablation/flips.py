@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ablation.conditions import Condition, paired
-from ablation.names import MACRO
+from ablation.names import macros, metric_of
 
 # Right (R) or wrong (W) for B, A and P: base under causal, base under the mask, finetuned under it.
 PATTERNS = ("WWW", "WWR", "WRW", "WRR", "RWW", "RWR", "RRW", "RRR")
@@ -25,7 +25,7 @@ COLUMNS = [
 def flips_table(study: str, conditions: Sequence[Condition], metric: str) -> pd.DataFrame:
     """Counts of the eight patterns per recipe, seed, ablated mask and task, with `COLUMNS`.
 
-    `share` is items / n; under the task `macro`, the unweighted mean of the tasks' shares, so that
+    `share` is items / n; under a macro, the unweighted mean of its tasks' shares, so that
     shares add up to the macro accuracies. Under `causal` nothing is ablated: no rows.
     Raises UnpairedItems when conditions were not scored on the same documents.
     """
@@ -34,10 +34,14 @@ def flips_table(study: str, conditions: Sequence[Condition], metric: str) -> pd.
     rows = []
     for after in sorted(finetuned, key=lambda c: (c.recipe, c.mask, c.seed)):
         used = (base["causal"], base[after.mask], after)
-        counts = {task: _counts(paired(used, metric, task)) for task in after.correct[metric]}
+        counts = {
+            task: _counts(paired(used, metric_of(task, metric), task))
+            for task in after.correct[metric]
+        }
         shares = {task: count / count.sum() for task, count in counts.items()}
-        counts[MACRO] = np.sum(list(counts.values()), axis=0)
-        shares[MACRO] = np.mean(list(shares.values()), axis=0)
+        for macro, tasks in macros(after.correct[metric]).items():
+            counts[macro] = np.sum([counts[task] for task in tasks], axis=0)
+            shares[macro] = np.mean([shares[task] for task in tasks], axis=0)
         leaks = (after.train_leaks, any(c.eval_leaks for c in used))
         for task, count in counts.items():
             known = (study, after.recipe, after.seed, after.mask, *leaks, task, count.sum())

@@ -7,7 +7,7 @@ from statistics import mean
 
 import pandas as pd
 
-from ablation.names import MACRO, METRICS
+from ablation.names import METRICS, macros
 
 Correct = Mapping[str, Mapping[str, pd.Series]]  # metric -> task -> 0/1 indexed by doc_hash
 
@@ -15,7 +15,7 @@ Correct = Mapping[str, Mapping[str, pd.Series]]  # metric -> task -> 0/1 indexed
 def item_correct(samples: pd.DataFrame, metric: str) -> dict[str, pd.Series]:
     """Per task, 1 where the best-scored choice of an item is its gold choice; ties: the first.
 
-    A choice without scored tokens (`protocol: published` has some) counts as one of one token.
+    A choice without scored tokens (the published protocol has some) counts as one of one token.
     """
     name = "loglikelihood_float32" if metric == "acc_token_float32" else "loglikelihood"
     scale = {"acc": 1, "acc_norm": samples.characters, "acc_bytes": samples.bytes}.get(
@@ -39,18 +39,19 @@ def truncated_items(samples: pd.DataFrame) -> dict[str, int]:
 
 
 def accuracies(correct: Correct, truncated: Mapping[str, int]) -> dict[str, dict[str, float | int]]:
-    """{task: {acc, ..., acc_token_float32, n, truncated}}, and the same under `macro`.
+    """{task: {acc, ..., acc_token_float32, n, truncated}}, and the same under each macro.
 
-    `n` items, `truncated` of them with a prompt that lost tokens. Macro accuracies are unweighted
-    means over tasks, its counts sums.
+    `n` items, `truncated` of them with a prompt that lost tokens. A macro's accuracies are
+    unweighted means over the tasks of its protocol, its counts sums.
     """
     found = {}
     for task, right in next(iter(correct.values())).items():
         found[task] = {metric: float(correct[metric][task].mean()) for metric in correct}
         found[task] |= {"n": len(right), "truncated": int(truncated.get(task, 0))}
-    tasks = list(found.values())
-    found[MACRO] = {metric: mean(task[metric] for task in tasks) for metric in correct}
-    found[MACRO] |= {count: sum(task[count] for task in tasks) for count in ("n", "truncated")}
+    for macro, names in macros(found).items():
+        tasks = [found[name] for name in names]
+        found[macro] = {metric: mean(task[metric] for task in tasks) for metric in correct}
+        found[macro] |= {count: sum(task[count] for task in tasks) for count in ("n", "truncated")}
     return found
 
 

@@ -1,7 +1,8 @@
 """Models from and to folders, and their logits at the positions that count.
 
-Any decoder that `transformers.AutoModelForCausalLM` knows and whose attention mask can be set.
-Files are local and safetensors; code from a model's folder is never run.
+Any decoder that `transformers.AutoModelForCausalLM` knows and whose attention mask can be set; of
+a multimodal model its text part. FP8 weights become bfloat16, the same in every stage. Files are
+local and safetensors; code from a model's folder is never run.
 """
 
 from __future__ import annotations
@@ -19,18 +20,25 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ablation.atomic import atomic_path
-from ablation.masks import attention_mask, refuse_unsupported
+from ablation.masks import UnsupportedArchitecture, attention_mask, refuse_unsupported
 from ablation.packing import Example, Rows, pack
 from ablation.provenance import processor
 
 RAW_WEIGHTS = "raw_state_dict.safetensors"
+
+
+class UnsupportedQuantization(ValueError):
+    """The checkpoint's weights are packed in a form that cannot be turned into plain ones."""
 
 
 def load(
@@ -38,8 +46,9 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model (in eval mode, on `device`, weights in `dtype`) and tokenizer of a local folder.
 
-    `attention` is `sdpa`, `eager` or `flex_attention`. Raises FileNotFoundError when `folder` is no
-    model folder, and UnsupportedArchitecture when its mask cannot be set.
+    FP8 weights are dequantized to bfloat16 first, whatever `dtype` is. `attention` is `sdpa`,
+    `eager` or `flex_attention`. Raises FileNotFoundError when `folder` is no model folder,
+    UnsupportedArchitecture when its mask cannot be set, and UnsupportedQuantization.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -53,10 +62,89 @@ def load(
     if (folder / RAW_WEIGHTS).is_file():
         model = _from_state_dict(AutoModelForCausalLM.from_config(config, **how), folder)
     else:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, **how, local_files_only=True, use_safetensors=True
-        )
+        model = _from_checkpoint(config, folder, **how)
     return model.to(device).eval(), _tokenizer(folder)
+
+
+def _from_checkpoint(
+    config: PreTrainedConfig, folder: Path, dtype: torch.dtype, attn_implementation: str
+) -> PreTrainedModel:
+    """The causal model of a checkpoint as transformers writes it: plain or FP8, text or more."""
+    packed = _to_be_dequantized(config, folder)
+    text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    kind = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
+    model, found = kind.from_pretrained(
+        folder,
+        config=config,
+        dtype=torch.bfloat16 if packed else dtype,
+        attn_implementation=attn_implementation,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if found["missing_keys"]:  # transformers makes them up, at random
+        raise ValueError(
+            f"{folder}: {len(found['missing_keys'])} weights of its {type(model).__name__} are in "
+            f"none of its files ({min(found['missing_keys'])}, ...): fetch it again"
+        )
+    if packed or not text_only:
+        model = _text_part(model)
+    return model.float() if packed and dtype == torch.float32 else model
+
+
+def _to_be_dequantized(config: PreTrainedConfig, folder: Path) -> bool:
+    """Whether the weights are FP8; `config` then says that they shall be unpacked on loading."""
+    quantization = getattr(config, "quantization_config", None)
+    if not quantization:
+        return False
+    method = quantization.get("quant_method", "an unnamed method")
+    if method != "fp8":
+        raise UnsupportedQuantization(
+            f"{folder}: its weights are quantized by {method}. They are to be finetuned whole, so "
+            "plain ones are needed (FP8 is unpacked): take the checkpoint that it was made from."
+        )
+    _refuse_unscaled(folder)
+    config.quantization_config = {**quantization, "dequantize": True}
+    return True
+
+
+def _refuse_unscaled(folder: Path) -> None:
+    """Raise UnsupportedQuantization for an FP8 weight without its scale: it would be taken as 1."""
+    dtypes: dict[str, str] = {}
+    for file in folder.glob("model*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            names = tensors.keys()
+            dtypes |= {name: tensors.get_slice(name).get_dtype() for name in names}
+    for name, dtype in dtypes.items():
+        stem = name.removesuffix("weight")
+        scales = (f"{name}_scale_inv", f"{stem}scale", f"{stem}qscale_weight")
+        if dtype.startswith("F8_E4M3") and not any(scale in dtypes for scale in scales):
+            raise UnsupportedQuantization(
+                f"{folder}: {name} is FP8, but {scales[0]} is in none of the files: fetch it again"
+            )
+
+
+def _text_part(model: PreTrainedModel) -> PreTrainedModel:
+    """The decoder and head of `model` in the causal class of its text configuration.
+
+    A model that transformers unpacked or renamed on loading is packed and renamed again on saving:
+    this one is saved as it computes. No weight is copied.
+    """
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    config, embeddings = decoder.config, decoder.get_input_embeddings()
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if kind is None or head is None:
+        raise UnsupportedArchitecture(
+            f"model type {model.config.model_type!r}: its text part ({config.model_type}) is no "
+            "causal language model of its own. Use a text-only decoder."
+        )
+    config.tie_word_embeddings = head.weight is embeddings.weight
+    with torch.device("meta"):
+        text = kind(config)
+    setattr(text, text.base_model_prefix, decoder)
+    text.set_output_embeddings(head)
+    text.generation_config = model.generation_config
+    return text
 
 
 def _from_state_dict(model: PreTrainedModel, folder: Path) -> PreTrainedModel:

@@ -12,9 +12,9 @@ from statistics import mean
 
 import pandas as pd
 
-from ablation.names import ALL_SEEDS, MACRO
+from ablation.names import ALL_SEEDS, MACRO, MACROS, PUBLISHED, macros, metric_of, protocol_of
 from ablation.recovery import COLUMNS as RECOVERY_COLUMNS
-from ablation.recovery import table
+from ablation.recovery import REHEARSAL, table
 
 NAMED = ["source", "study", "model", "protocol", "metric"]  # `source`: published | ours
 COLUMNS = [*NAMED, *(c for c in RECOVERY_COLUMNS if c not in NAMED), "note"]
@@ -97,25 +97,43 @@ def _note(used: list[Mapping], items: Mapping[str, int]) -> str | None:
 
 
 def our_rows(recovery: pd.DataFrame, published: Mapping, named: Mapping) -> pd.DataFrame:
-    """The rows over all seeds of recovery.csv (read as text), with `named` columns and a note.
+    """The rows over all seeds of recovery.csv (read as text), with their protocol and a note.
 
-    named: {model, protocol, metric} of the study.
+    named: {model, metric} of the study. Tasks stand under their published names.
     """
     ours = recovery[recovery.seed == ALL_SEEDS]
-    tasks = ours.task.str.removeprefix("published_")
-    items = {t: int(n) for t, n in zip(tasks, ours.n, strict=True) if t != MACRO}
-    unlike = [name for name in ("protocol", "metric") if named[name] != published[name]]
-    if items != published["items"]:
-        unlike.append("items" if set(items) == set(published["items"]) else "tasks")
-    note = f"not comparable with the published rows: other {', '.join(unlike)}" if unlike else ""
-    return ours.assign(source="ours", task=tasks, **named, note=note)[COLUMNS]
+    items = {t: int(n) for t, n in zip(ours.task, ours.n, strict=True) if t not in MACROS}
+    notes = {m: _unlike(m, tasks, items, published, named) for m, tasks in macros(items).items()}
+    protocol = ours.task.map(protocol_of)
+    return ours.assign(
+        source="ours",
+        model=named["model"],
+        protocol=protocol,
+        metric=ours.task.map(lambda task: metric_of(task, named["metric"])),
+        task=ours.task.str.removeprefix(PUBLISHED),
+        note=protocol.map({protocol_of(macro): note for macro, note in notes.items()}),
+    )[COLUMNS]
+
+
+def _unlike(
+    macro: str, tasks: list[str], items: Mapping, published: Mapping, named: Mapping
+) -> str:
+    """What forbids to compare our rows of one protocol with the published ones; or nothing."""
+    if named.get("rehearsal"):
+        return REHEARSAL.removeprefix("false: ")
+    found = {"protocol": protocol_of(macro), "metric": metric_of(macro, named["metric"])}
+    unlike = [name for name in found if found[name] != published[name]]
+    counts = {task.removeprefix(PUBLISHED): items[task] for task in tasks}
+    if counts != published["items"]:
+        unlike.append("items" if set(counts) == set(published["items"]) else "tasks")
+    return f"not comparable with the published rows: other {', '.join(unlike)}" if unlike else ""
 
 
 def side_by_side(published: Mapping, recovery: pd.DataFrame, config: Mapping) -> pd.DataFrame:
     """published.csv: what was published, then the study's own rows, with `COLUMNS`.
 
     recovery: recovery.csv read as text, so that its cells stay as they are.
-    config: {named: {model, protocol, metric}, criteria: {retention, gain}}.
+    config: {named: {model, metric}, criteria: {retention, gain}}.
     """
     rows = published_rows(published, config["criteria"])
     theirs = pd.DataFrame(rows).reindex(columns=COLUMNS).astype(object)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ablation.conditions import Condition, comparable, paired
-from ablation.names import ALL_SEEDS, MACRO
+from ablation.names import ALL_SEEDS, macros, metric_of
 from ablation.statistics import Difference, Means, holm, mcnemar, paired_means
 
 COLUMNS = [
@@ -38,6 +38,8 @@ CONTRAST_COLUMNS = [
     "recovered_status",
 ]
 
+REHEARSAL = "false: random weights, a rehearsal: accuracies mean nothing"
+
 Scores = Mapping[str, np.ndarray]  # task -> [conditions, seeds, items] of 0/1
 
 
@@ -49,7 +51,7 @@ def recovery_rows(
     after: Mapping[int, Condition],
     config: Mapping,
 ) -> list[dict]:
-    """The rows of one recipe under one mask: every seed and all of them, every task and the macro.
+    """The rows of one recipe under one mask: every seed and all of them, every task and macro.
 
     `ablated` is None under `causal`, where only the side effect P - B exists.
     """
@@ -72,7 +74,7 @@ def recovery_rows(
                 "task": task,
                 "train_leaks": any(c.train_leaks for c in finetuned),
                 "eval_leaks": any(c.eval_leaks for c in used),
-                "comparable": comparable(used),
+                "comparable": REHEARSAL if config.get("rehearsal") else comparable(used),
                 "n": _items(scores, task),
                 "baseline": b,
                 "after": p,
@@ -142,35 +144,37 @@ def _scores(
     columns = [*([c] * n_seeds for c in fixed), *seeded]
     scores = {}
     for task in fixed[0].correct[config["metric"]]:
-        stacked = paired(list(chain(*columns)), config["metric"], task)
+        stacked = paired(list(chain(*columns)), metric_of(task, config["metric"]), task)
         scores[task] = stacked.reshape(len(columns), n_seeds, -1)
     return scores
 
 
 def _means(scores: Scores, config: Mapping) -> dict[str, Means]:
-    """Per task, and for the macro."""
+    """Per task, and for each macro."""
     confidence = config["statistics"]["confidence"]
-    means = {task: paired_means([s], confidence) for task, s in scores.items()}
-    return means | {MACRO: paired_means(list(scores.values()), confidence)}
+    groups = {task: [task] for task in scores} | macros(scores)
+    return {n: paired_means([scores[t] for t in group], confidence) for n, group in groups.items()}
 
 
 def _differences(scores: Scores, after: int, before: int, config: Mapping) -> dict[str, Difference]:
-    """Per task, and for the macro; p values of tasks adjusted by Holm over the tasks.
+    """Per task and macro; p values of tasks adjusted by Holm over the tasks of a protocol.
 
     Of one seed they are exact (McNemar). Accuracies averaged over seeds are no 0/1 any more: then
     they are the intervals' own, as the macro's always is.
     """
     found = {task: m.difference(after, before) for task, m in _means(scores, config).items()}
-    raw = [
-        found[task].p if s.shape[1] > 1 else mcnemar(s[before, 0], s[after, 0])
+    raw = {
+        task: found[task].p if s.shape[1] > 1 else mcnemar(s[before, 0], s[after, 0])
         for task, s in scores.items()
-    ]
-    adjusted = dict(zip(scores, holm(raw), strict=True))
+    }
+    adjusted: dict[str, float] = {}
+    for names in macros(scores).values():
+        adjusted |= zip(names, holm([raw[task] for task in names]), strict=True)
     return {task: d._replace(p=adjusted.get(task, d.p)) for task, d in found.items()}
 
 
 def _items(scores: Scores, task: str) -> int:
-    return sum(s.shape[2] for name, s in scores.items() if task in (name, MACRO))
+    return sum(scores[name].shape[2] for name in macros(scores).get(task, [task]))
 
 
 def _columns(name: str, found: Difference) -> dict:
@@ -190,7 +194,8 @@ def _ratio_columns(
 def study_tables(conditions: Sequence[Condition], config: Mapping) -> tuple[list, list]:
     """(recovery rows, contrast rows) of a study: every recipe and mask, and every pair of recipes.
 
-    `config` holds `study`, `metric`, `statistics` and `criteria`.
+    `config` holds `study`, `metric`, `statistics` and `criteria`; `rehearsal` where weights are
+    random, which every row then says.
     """
     base = {c.mask: c for c in conditions if c.recipe is None}
     finetuned: dict[tuple[str, str], dict[int, Condition]] = {}

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablation.alpaca import alpaca_prompt
+from ablation.hub import model_folder
 from ablation.lm import MaskedLM
 from ablation.models import load
 from ablation.provenance import read_json_lines, read_manifest, write_text
@@ -57,7 +58,7 @@ class Model:
     def folder(self) -> Path:
         """The weights' folder. Raises StaleInput when it, or its record, is not as it was made."""
         made_by = json.loads(self.manifest.read_text())["stamp"]["hash"]
-        return self.manifest.parent / read_manifest(self.manifest, made_by)["model"]
+        return model_folder(self.manifest, read_manifest(self.manifest, made_by))
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,17 @@ that it is found whatever else is wrong. No torch here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from ablation.names import MASKS, METRICS, PROTOCOLS
+from ablation.names import MASKS, METRICS
+from ablation.sources import data_sets
 from ablation.strict import Seed, Strict, key
 from ablation.world.schema import MicroWorld
 
 Mask = Literal[MASKS]
+REPOSITORY = r"^[\w.-]+/[\w.-]+$"  # owner/name on the hub
 
 RECIPE_NOTES = {
     "3A": "the control: goes on as the base was trained",
@@ -175,38 +177,23 @@ class Recipe(Training):
 
 
 class Evaluation(Strict):
-    protocol: Literal[PROTOCOLS] = key(
-        "lm_eval: text, tokens and BOS as lm-eval's HFLM has them; published: as the published "
-        "scorer had them, with the tasks published_* (docs/published.md)"
+    tasks: list[str] = key(
+        "lm-eval tasks: files in config/tasks, or lm-eval's own; those named published_* are "
+        "scored as the published scorer did it, and have a macro of their own (docs/published.md)",
+        min_length=1,
     )
-    tasks: list[str] = key("lm-eval tasks: files in config/tasks, or lm-eval's own", min_length=1)
     metric: Literal[METRICS] = key(
-        "what recovery.csv is made of; acc_norm per character, acc_bytes per byte, acc_token per "
-        "token, acc_token_float32 the same without rounding to logits_dtype"
+        "what recovery.csv is made of (tasks published_*: acc_token); acc_norm per character, "
+        "acc_bytes per byte, acc_token per token, acc_token_float32 the same without rounding"
     )
-    limit: int | None = key("items a task, for a quick look; null: all", ge=1)
+    limit: int | None = key("items a task, for a quick look; null: all that there are", ge=1)
     row_tokens: int = key("capacity of a packed row: memory and speed only", ge=32)
     batch_tokens: int = key("tokens a forward: memory and speed only", ge=64)
-    logits_dtype: Literal["float32", "bfloat16"] = key(
-        "of log-softmax and sums; bfloat16 reproduces what rounding does"
-    )
 
     @field_validator("tasks")
     @classmethod
     def _distinct(cls, tasks: list[str]) -> list[str]:
         return _without_repeats(tasks, "task")
-
-    @field_validator("tasks")
-    @classmethod
-    def _of_the_protocol(cls, tasks: list[str], info: ValidationInfo) -> list[str]:
-        protocol = info.data.get("protocol")
-        other = [t for t in tasks if t.startswith("published_") != (protocol == "published")]
-        if protocol and other:
-            raise ValueError(
-                f"{', '.join(other)} cannot be scored under `protocol: {protocol}`: the tasks of "
-                "`published` are those named published_*, all others belong to `lm_eval`"
-            )
-        return tasks
 
     @field_validator("batch_tokens")
     @classmethod
@@ -225,6 +212,29 @@ class Criteria(Strict):
     gain: float = key("P - A at least", ge=-1, le=1)
 
 
+class Instructions(Strict):
+    data: str = key("hub data set with a train split of Alpaca records", pattern=REPOSITORY)
+    count: int = key("records: the first so many", ge=2)
+
+
+class RandomBase(Strict):
+    seed: Seed = key("weights and texts")
+    vocabulary: int = key("rows of the embeddings; the tokenizer may have fewer tokens", ge=512)
+    width: int = key("of the residual stream", ge=1)
+    feed_forward: int = key("width between the two halves of a feed-forward block", ge=1)
+    layers: int = key("attention and feed-forward blocks", ge=1)
+    heads: int = key("of queries", ge=1)
+    key_value_heads: int = key("of keys and values; a divisor of heads", ge=1)
+    head_dim: int = key("dimensions a head, even for rotary positions", ge=2, multiple_of=2)
+
+    @field_validator("key_value_heads")
+    @classmethod
+    def _shared_evenly(cls, shared: int, info: ValidationInfo) -> int:
+        if shared > 0 and info.data.get("heads", shared) % shared:
+            raise ValueError(f"no divisor of heads {info.data['heads']}")
+        return shared
+
+
 class Study(Strict):
     """One study. Every key has a value in config/default.yaml; a file says what differs."""
 
@@ -233,9 +243,15 @@ class Study(Strict):
         pattern=r"^[a-z0-9][a-z0-9_-]*$",
     )
     base: str = key(
-        "shipped: resources/micro | pretrain: make it here, from nothing | a checkpoint's folder",
+        "shipped: resources/micro | pretrain: make it here, from nothing | random: a rehearsal | a "
+        "checkpoint's folder | a hub model (owner/name) that is named in pins",
         min_length=1,
     )
+    pins: dict[Annotated[str, Field(pattern=REPOSITORY)], str | None] = key(
+        "hub repositories, of the model and of data sets: each one's commit; null, or a branch, "
+        "until `ablation pin` has asked the hub for it"
+    )
+    instructions: Instructions | None = key("what is learned; null: the micro-world's own records")
     seeds: list[Seed] = key(
         "one finetuning a recipe and seed: data order and held-out split, nothing else",
         min_length=1,
@@ -254,6 +270,10 @@ class Study(Strict):
     world: MicroWorld = key(
         "the micro-world that makes items, finetuning data and, when asked for, the base"
     )
+    random: RandomBase = key(
+        "only under `base: random`: a Ministral-3 decoder of random weights, and generated texts "
+        "in place of hub data sets; times and memory are real, accuracies mean nothing"
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -267,6 +287,21 @@ class Study(Strict):
     @property
     def pretrained_here(self) -> bool:
         return self.base == "pretrain"
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether the base is a model of the hub: it is named in `pins`."""
+        return self.base in self.pins
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether weights and texts are random, so that accuracies mean nothing."""
+        return self.base == "random"
+
+    @property
+    def data_sets(self) -> dict[str, list[tuple[str, str]]]:
+        """{hub data set: the (configuration, split) of it that the study is scored on}."""
+        return data_sets(self.evaluation.tasks)
 
 
 def _without_repeats(values: list, kind: str) -> list:

@@ -20,8 +20,15 @@ from ablation.atomic import atomic_path
 from ablation.lm import MaskedLM
 from ablation.masks import leak_audit
 from ablation.metrics import metrics_from_samples
+from ablation.names import macros, protocol_of
 from ablation.provenance import write_json
 
+# What a protocol brings beside prompts and tokenization: options of `MaskedLM`, and how many of a
+# task's items it has at most.
+PROTOCOL_BRINGS = {
+    "lm_eval": ({"protocol": "lm_eval"}, None),
+    "published": ({"protocol": "published", "logits_dtype": "bfloat16"}, 500),
+}
 SAMPLE_COLUMNS = {
     "task": "string",
     "doc_id": "int64",
@@ -83,9 +90,11 @@ def evaluate(
         are looked through only when a name is not in the folder: that takes seconds).
     data_folder: handed to the tasks as metadata: a task's `custom_dataset: !function` gets it as
         the keyword `data_folder`.
-    limit: the first so many documents of each task; None for all.
+        The name of a task says its protocol: tasks of both may be scored together.
+    limit: the first so many documents of each task; None for all. The published protocol has 500.
     checkpoint: what the sample rows shall call the model.
-    lm_options: further arguments of `MaskedLM` (row_tokens, protocol, logits_dtype, ...).
+    lm_options: further arguments of `MaskedLM` (row_tokens, batch_tokens, ...); they come before
+        what the protocol brings.
 
     Raises ValueError for a task that is no multiple choice with one right answer, MaskNotObeyed
     when the model does not use the mask, MetricsDisagree when the rows do not give lm_eval's own
@@ -93,14 +102,31 @@ def evaluate(
     """
     audit = leak_audit(model, mask)
     metadata = {} if data_folder is None else {"data_folder": str(data_folder)}
-    loaded = _task_manager(tasks, task_folder, metadata).load(list(tasks))
+    manager = _task_manager(tasks, task_folder, metadata)
+    rows: list[dict] = []
+    theirs: dict[str, Mapping] = {}
+    for macro, names in macros(tasks).items():
+        brought, most = PROTOCOL_BRINGS[protocol_of(macro)]
+        lm = MaskedLM(model, tokenizer, mask=mask, **(brought | lm_options))
+        first = min((n for n in (limit, most) if n is not None), default=None)
+        found, results = _score(lm, manager.load(names), first, fewshot_seed)
+        rows, theirs = rows + found, theirs | results
+    rows = [row | {"mask": mask, "checkpoint": checkpoint} for row in rows]
+    samples = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
+    metrics = metrics_from_samples(samples)
+    _check_against_lm_eval(metrics, theirs)
+    return Evaluation({"mask": mask, "leak_audit": audit.as_dict(), "tasks": metrics}, samples)
+
+
+def _score(
+    lm: MaskedLM, loaded: Mapping, limit: int | None, fewshot_seed: int
+) -> tuple[list[dict], Mapping[str, Mapping]]:
+    """Sample rows of every task in `loaded`, and what lm_eval makes of them itself."""
     for name, task in loaded["tasks"].items():
         _refuse_other_tasks(name, task)
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(fewshot_seed)
-
-    lm = MaskedLM(model, tokenizer, mask=mask, **lm_options)
     # Not simple_evaluate: it asks the hub for the model's revision and runs shell commands.
     results = lm_eval_evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     rows = [
@@ -109,11 +135,7 @@ def evaluate(
         for sample in results["samples"][name]
         for row in _choice_rows(name, task, sample, lm)
     ]
-    rows = [row | {"mask": mask, "checkpoint": checkpoint} for row in rows]
-    samples = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
-    metrics = metrics_from_samples(samples)
-    _check_against_lm_eval(metrics, results["results"])
-    return Evaluation({"mask": mask, "leak_audit": audit.as_dict(), "tasks": metrics}, samples)
+    return rows, results["results"]
 
 
 def _task_manager(

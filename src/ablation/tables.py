@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ablation.names import MACRO, MACROS
+
 LEGEND = (
     "B: base under causal. A: base under the mask. P: after finetuning, under the mask. All on the "
     "same items.\nrecovered: (P - A) / (B - A). In brackets: intervals; how far to trust them: "
@@ -22,10 +24,14 @@ WIDTH = 170  # where there is no terminal to ask
 
 
 def print_recovery(file: str | Path, seed: str, task: str) -> int:
-    """Print the rows of one seed (or `all`) and one task (or `each`); 1 when there are none."""
+    """Print the rows of one seed (or `all`) and one task, `macro` or `each`; 1 when there are none.
+
+    `macro` prints that of each protocol.
+    """
     frame = pd.read_csv(file, dtype={"seed": str, "recipe": str, "comparable": str})
     rows = frame[frame.seed == seed]
-    rows = rows if task == "each" else rows[rows.task == task]
+    wanted = MACROS if task == MACRO else [task]
+    rows = rows if task == "each" else rows[rows.task.isin(wanted)]
     if rows.empty:
         seeds, tasks = (", ".join(frame[c].unique()) for c in ("seed", "task"))
         print(
@@ -131,7 +137,7 @@ SIDE = {
 def _table(title: str, rows: pd.DataFrame, cells: dict) -> Table:
     words = ("recipe", "mask", "task", "leaks")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    shown = [head for head in cells if head != "task" or rows.task.nunique() > 1]
+    shown = [head for head in cells if head != "task" or set(rows.task) - {MACRO}]
     for head in shown:
         # on a narrow terminal intervals take two lines: no digit is cut off
         table.add_column(

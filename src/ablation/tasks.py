@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ablation.code_hash import code_tokens
+from ablation.code_hash import code_closure, code_tokens, module_file
 from ablation.layers import shown
 from ablation.provenance import sha256_text
 
@@ -104,8 +104,8 @@ def file_faults(folder: Path) -> Iterator[str]:
 def task_hashes(folder: Path, tasks: Iterable[str]) -> dict[str, str]:
     """{file in `folder`/tasks: hash} of all that decides what `tasks` ask: their files and code.
 
-    A group or tag of lm-eval may hold any task that a file of ours replaces: with a name that is
-    not ours, all files count.
+    The modules that the code uses stand beside them, under their names. A group or tag of lm-eval
+    may hold any task that a file of ours replaces: with a name that is not ours, all files count.
     """
     files, tasks = own_files(folder), set(tasks)
     ours = [file for file in files if file.stem in tasks]
@@ -115,4 +115,6 @@ def task_hashes(folder: Path, tasks: Iterable[str]) -> dict[str, str]:
         modules = (name.replace(".", "/") for name in re.findall(r"!function +([\w.]+)\.\w", text))
         code |= {p for p in (file.parent / f"{module}.py" for module in modules) if p.is_file()}
     texts |= {python: code_tokens(python.read_text("utf-8")) for python in sorted(code)}
-    return {f.relative_to(folder / "tasks").as_posix(): sha256_text(t) for f, t in texts.items()}
+    found = {f.relative_to(folder / "tasks").as_posix(): sha256_text(t) for f, t in texts.items()}
+    used = sorted({module for python in code for module in code_closure(python)})
+    return found | {m: sha256_text(code_tokens(module_file(m).read_text("utf-8"))) for m in used}

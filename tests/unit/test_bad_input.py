@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ablation.alpaca import read_records
+from ablation.alpaca import first_records, read_records
 from ablation.config import ConfigError, load_study
 from ablation.finetune import read_examples
 from ablation.provenance import StaleInput, read_json_lines, read_manifest
@@ -198,17 +198,13 @@ VALUES = {
         "its own metrics (process_results) found",
     ),
     "group of which some write": ("evaluation: {tasks: [leaderboard]}", "generate_until found"),
-    "task twice": ("evaluation: {tasks: [piqa, piqa]}", "task piqa is named twice"),
-    "tasks of the other protocol": ("evaluation: {protocol: published}", "cannot be scored under"),
-    "published task": ("evaluation: {tasks: [published_piqa]}", "scored under `protocol: lm_eval`"),
-    "no protocol": ("evaluation: {protocol: seed}", "evaluation.protocol"),
+    "task twice": ("evaluation: {tasks: [swag, swag]}", "task swag is named twice"),
     "unknown metric": ("evaluation: {metric: acc_nrm}", "did you mean `acc_norm`?"),
     "forward smaller than a row": (
         "evaluation: {row_tokens: 8192}",
         "evaluation.batch_tokens",
         "less than one row (row_tokens 8192)",
     ),
-    "unknown rounding": ("evaluation: {logits_dtype: float16}", "evaluation.logits_dtype"),
     "certain intervals": ("statistics: {confidence: 1}", "statistics.confidence", "less than 1"),
     "nothing to train on": (
         "base: pretrain\nworld: {eval_percent: 60, dev_percent: 40}",
@@ -243,7 +239,49 @@ VALUES = {
         "world.pretrain.tokenizer.vocabulary",
     ),
     "base mistyped": ("base: shiped", "base (", "did you mean `shipped`?"),
-    "base without a model": ("base: docs", "docs holds no config.json", "checkpoint was expected"),
+    "base without a model": ("base: docs", "docs holds no config.json", "the folder of a"),
+    "hub model that is not named in pins": (
+        "base: owner/model",
+        "base (",
+        "owner/model is no folder",
+        "hub model that is named in `pins`",
+    ),
+    "hub model without a commit": (
+        "base: owner/model\npins:\n  owner/model: null",
+        "pins.owner/model (",
+        ":3)",
+        "not pinned",
+        "the model may change on the hub",
+        "`ablation pin FILE`",
+    ),
+    "branch for a commit": (
+        "base: owner/model\npins:\n  owner/model: main",
+        "pins.owner/model (",
+        ":3)",
+        "`main` found",
+        "40 hexadecimal digits",
+    ),
+    "benchmark without a pin": (
+        "evaluation: {tasks: [published_arc_easy, arc_challenge]}",
+        "pins.allenai/ai2_arc (",
+        "not pinned",
+        "the dataset may change",
+    ),
+    "finetuning data without a pin": (
+        "instructions: {data: yahma/alpaca-cleaned, count: 99}",
+        "pins.yahma/alpaca-cleaned (",
+        "`ablation pin FILE`",
+    ),
+    "number for a commit": (f"pins: {{a/b: {'1' * 40}}}", "pins.a/b (", "string"),
+    "no repository": ("pins: {alpaca: null}", "pins.alpaca (", "pattern"),
+    "no repository of data": ("instructions: {data: alpaca, count: 99}", "instructions.data ("),
+    "fewer records than a step takes": (
+        f"instructions: {{data: a/b, count: 20}}\npins: {{a/b: '{'1' * 40}'}}",
+        "finetune.batch_examples (",
+        "of 20 records (instructions.count) only 19",
+    ),
+    "uneven heads": ("random: {heads: 4, key_value_heads: 3}", "no divisor of heads 4"),
+    "base random mistyped": ("base: randm", "did you mean `random`?"),
     "shipped base, other facts": ("world: {seed: 7}", "world.seed", "`base: pretrain`"),
     "shipped base, other split": ("world: {dev_percent: 11}", "world.dev_percent", "made for 10"),
 }
@@ -369,6 +407,20 @@ def test_data_that_cannot_be_trained_on(tmp_path, text, fragments):
     with pytest.raises(ValueError) as error:
         read_examples(file, None, 64, 0.1, seed=1)  # refused before anything is tokenized
     assert all(part in str(error.value) for part in (str(file), *fragments)), error.value
+
+
+def test_a_data_set_gives_its_first_records_or_says_what_is_wrong_with_it():
+    good = {"instruction": "Say red.", "output": "red", "text": "of no use"}
+    plain = {"instruction": "Say red.", "input": "", "output": "red"}
+    assert first_records([good, good | {"input": None}, {}], 2, "o/d") == [plain, plain]
+    with pytest.raises(ValueError, match="o/d: 3 records are asked for, it has 2"):
+        first_records([good, good], 3, "o/d")
+    for bad, fault in (
+        ({"instruction": "a"}, "`output` is missing"),
+        (good | {"output": 3}, "text"),
+    ):
+        with pytest.raises(ValueError, match=f"o/d, record 2: .*{fault}"):
+            first_records([good, bad], 2, "o/d")
 
 
 def test_data_in_another_encoding(tmp_path):

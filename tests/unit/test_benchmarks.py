@@ -145,11 +145,16 @@ def scored(request, copies):
     tokenizer = tiny_tokenizer()
     model = tiny_model("ministral3", vocabulary=len(tokenizer))
     eager = tiny_model("ministral3", vocabulary=len(tokenizer), attention="eager")
-    options = {"protocol": "published", "logits_dtype": request.param}
     samples, port, exact = {}, {}, {}
     for mask in MASKS:
         samples[mask] = evaluate(
-            model, tokenizer, [*PUBLISHED.values()], mask, TASKS, copies, **options
+            model,
+            tokenizer,
+            [*PUBLISHED.values()],
+            mask,
+            TASKS,
+            copies,
+            logits_dtype=request.param,
         ).samples
         for scores, dtype in ((port, getattr(torch, request.param)), (exact, torch.float32)):
             scores[mask] = {
@@ -265,7 +270,6 @@ def test_limit_counts_items_and_not_documents(copies):
         TASKS,
         copies,
         limit=2,
-        protocol="published",
     ).samples
     assert rows.groupby("doc_id").size().tolist() == [4, 4]
     assert set(rows.gold) == {0, 2}  # documents 1 and 2: document 0 gives no item

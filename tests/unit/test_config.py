@@ -73,18 +73,63 @@ def test_values_from_the_command_line_arrive_as_text_and_are_read_by_type():
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.name)
-def test_every_shipped_config_loads(file):
-    load_study({} if file.name == "default.yaml" else {"extends": file.name}, CONFIG)
+def test_every_shipped_config_loads_once_it_is_pinned(file):
+    named = {} if file.name == "default.yaml" else {"extends": file.name}
+    pins = yaml.safe_load(file.read_text("utf-8")).get("pins") or {}
+    study = load_study(named | {"pins": {name: pin or "a" * 40 for name, pin in pins.items()}})
+    assert study.study == ("micro" if file.name == "default.yaml" else file.stem)
+
+
+def test_the_real_study_has_the_published_recipe():
+    pins = yaml.safe_load((CONFIG / "ministral3b.yaml").read_text("utf-8"))["pins"]
+    study = load_study({"extends": "ministral3b.yaml", "pins": dict.fromkeys(pins, "a" * 40)})
+    assert study.from_hub and set(study.data_sets) | {"yahma/alpaca-cleaned", study.base} == {*pins}
+    recipe = study.recipe("3B")
+    wanted = {"max_steps": 1200, "batch_examples": 16, "learning_rate": 2e-5, "weight_decay": 0.1}
+    wanted |= {"max_seq_len": 1024, "schedule": "cosine", "optimizer": "adafactor"}
+    wanted |= {"eval_steps": 200, "eval_samples": 250}
+    assert {key: recipe[key] for key in wanted} == wanted
+    heldout = round(recipe["heldout_fraction"] * study.instructions.count)
+    assert study.instructions.count - heldout == 50_000
+    for name, steps in (("3A", 1200), ("5A", 6000), ("5B", 6000), ("5C", 6500)):
+        long = study.recipe(name)
+        assert (long["max_steps"], long["warmup_steps"]) == (steps, round(0.03 * steps))
+    assert study.recipe("5C")["max_steps"] * 16 / 50_000 == 2.08  # epochs, as published
+    stops = {name: study.recipe(name)["stops"]["plateau"] for name in ("5A", "5B", "5C")}
+    assert stops == {
+        "5A": {"patience": 4, "min_delta": 0.003, "min_steps": 600},
+        "5B": {"patience": 8, "min_delta": 0.001, "min_steps": 3000},
+        "5C": None,
+    }
+    assert [study.recipe(name)["eval_samples"] for name in ("5A", "5B")] == [250, 500]
+    assert study.recipe("3A")["stops"]["no_learning"] == {
+        "after_steps": 150,
+        "min_improvement": 0.08,
+    }
+
+
+def test_the_rehearsal_is_the_real_study_but_for_weights_texts_and_steps():
+    pins = yaml.safe_load((CONFIG / "ministral3b.yaml").read_text("utf-8"))["pins"]
+    real = load_study({"extends": "ministral3b.yaml", "pins": dict.fromkeys(pins, "a" * 40)})
+    study = load_study({"extends": "rehearsal3b.yaml"})  # reads nothing of the hub: needs no pins
+    assert study.rehearsal and not study.from_hub and set(study.recipes) == set(real.recipes)
+    assert study.hardware == real.hardware and study.instructions == real.instructions
+    assert study.evaluation == real.evaluation.model_copy(update={"limit": study.evaluation.limit})
+    few = {"max_steps", "warmup_steps", "log_steps", "save_steps", "eval_steps", "eval_samples"}
+    for name in real.recipes:
+        recipe, whole = study.recipe(name), real.recipe(name)
+        assert {k for k in whole if recipe[k] != whole[k]} <= few | {"stops"}
+        assert recipe["max_steps"] <= 10
 
 
 def test_lm_evals_own_tasks_are_known_without_importing_it():
     code = (
         "import sys; from ablation.config import load_study\n"
-        "print(load_study({'evaluation': {'tasks': ['hellaswag', 'mmlu']}}).evaluation.tasks)\n"
+        "print(load_study({'evaluation': {'tasks': ['swag', 'mmlu']}}).evaluation.tasks)\n"
         "print('LOADED', sorted({'torch', 'lm_eval', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "['hellaswag', 'mmlu']\nLOADED []\n", done.stderr
+    assert done.stdout == "['swag', 'mmlu']\nLOADED []\n", done.stderr
 
 
 def test_a_plateau_is_refused_exactly_where_it_could_not_stop():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ablation.names import macros
 from ablation.published import (
     COLUMNS,
     accuracies,
@@ -20,8 +21,8 @@ from ablation.recovery import COLUMNS as RECOVERY_COLUMNS
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = json.loads((ROOT / "resources/published/prefill.json").read_text())
 CRITERIA = {"retention": 0.8, "gain": 0.05}
-MICRO = {"protocol": "lm_eval", "metric": "acc", "model": "resources/micro/base"}
-SAME = {"protocol": "published", "metric": "acc_token", "model": "models/Ministral-3-3B"}
+MICRO = {"metric": "acc", "model": "resources/micro/base"}
+SAME = {"metric": "acc", "model": "models/Ministral-3-3B"}  # published tasks bring acc_token
 
 
 def row_of(rows, **wanted):
@@ -104,7 +105,7 @@ def recovery_csv(tasks, n=500):
     """A recovery.csv as text: two seeds and all of them, under one mask."""
     rows = []
     for seed in ("1", "2", "all"):
-        for task in [*tasks, "macro"]:
+        for task in [*tasks, *macros(tasks)]:
             row = dict.fromkeys(RECOVERY_COLUMNS, "")
             row |= {"study": "mine", "recipe": "3B", "seed": seed, "mask": "prefill_bidir"}
             rows.append(row | {"task": task, "n": str(n), "baseline": "0.123456789"})

@@ -66,6 +66,14 @@ def test_a_remark_or_another_task_changes_none(folder, file, old, new):
     assert before == after and set(after) == {"one.yaml", "inner/code.py", "utils.py"}
 
 
+def test_the_modules_that_a_tasks_code_uses_count_too():
+    hashed = task_hashes(CONFIG, ["published_piqa"])
+    assert {"benchmarks/published_piqa.yaml", "benchmarks/utils.py", "ablation.sources"} <= {
+        *hashed
+    }
+    assert not any(name.startswith("ablation.") for name in task_hashes(CONFIG, ["micro_piqa"]))
+
+
 def test_a_group_of_lm_eval_may_hold_any_task_of_ours(folder):
     before, after = hashes_after(folder, ["some_group"], "other/two.yaml", "Question", "Problem")
     assert before != after

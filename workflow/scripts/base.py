@@ -4,20 +4,22 @@ import json
 import os
 from pathlib import Path
 
-from ablation import provenance
+from ablation import hub, provenance
 from ablation.progress import logged
 
 
 def main(smk):
-    stamp = json.loads(smk.params.stamp)
+    stamp, manifest = json.loads(smk.params.stamp), smk.output.manifest
     provenance.read_inputs(stamp)
-    model, record = Path(stamp["config"]["base"]), Path(smk.input.record)
+    model, revision = stamp["config"]["base"], stamp["config"].get("revision")
+    if revision:  # the weights stay on the hub until a machine needs them
+        provenance.write_manifest(manifest, stamp, [], **hub.model_facts(model, revision))
+        return
+    record = Path(smk.input.record)
     if record.name == "manifest.json":  # a base of our own: its bytes must be as recorded
         provenance.verify_outputs(record, json.loads(record.read_text()))
-    home = Path(smk.output.manifest).parent
-    provenance.write_manifest(
-        smk.output.manifest, stamp, outputs=[model], model=os.path.relpath(model, home)
-    )
+    inside = os.path.relpath(model, Path(manifest).parent)
+    provenance.write_manifest(manifest, stamp, [model], model=inside)
 
 
 if __name__ == "__main__":

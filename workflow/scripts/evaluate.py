@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ablation import models, provenance
+from ablation import hub, models, provenance
 from ablation.progress import logged
 from ablation.scoring import evaluate
 
@@ -12,13 +12,13 @@ def main(smk):
     stamp = json.loads(smk.params.stamp)
     config, inputs = stamp["config"], provenance.read_inputs(stamp)
     checkpoint = inputs[smk.input.model]
-    weights = Path(smk.input.model).parent / checkpoint["model"]
+    weights = hub.model_folder(smk.input.model, checkpoint)
     model, tokenizer = models.load_on(config["hardware"], weights)
     facts = {k: checkpoint[k] for k in ("recipe", "seed", "train_leaks") if k in checkpoint}
     facts["circumstances"] = models.circumstances(model) | stamp["packages"]
     options = config["evaluation"] | {
         "task_folder": Path(smk.scriptdir).parents[1] / "config" / "tasks",
-        "data_folder": Path(smk.input.data).parent,
+        "data_folder": next((Path(p).parent for p in inputs if p != smk.input.model), None),
         "checkpoint": Path(smk.input.model).parent.as_posix(),
     }
     for mask, folder in zip(config["masks"], smk.params.folders, strict=True):

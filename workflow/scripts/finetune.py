@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ablation import models, provenance
+from ablation import hub, models, provenance
 from ablation.finetune import finetune
 from ablation.progress import logged
 from ablation.states import claimed
@@ -12,7 +12,7 @@ from ablation.states import claimed
 def main(smk):
     stamp = json.loads(smk.params.stamp)
     base, config = provenance.read_inputs(stamp)[smk.input.base], stamp["config"]
-    weights = Path(smk.input.base).parent / base["model"]
+    weights = hub.model_folder(smk.input.base, base)
     name, seed = config["name"], config["seed"]
     with claimed(smk.params.state, keep=smk.config["keep_states"]):
         with provenance.run_record(smk.output.run) as record:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from ablation import provenance
+from ablation import hub, provenance
 from ablation.mask_cells import mask_cells
 from ablation.progress import logged
 
@@ -15,7 +15,7 @@ def main(smk):
     wanted, base = stamp["config"], provenance.read_inputs(stamp)[smk.input.base]
     items = Path(smk.input.data).parent / f"{wanted['task']}.jsonl"
     item = provenance.read_json_lines(items)[wanted["item"]]
-    folder = Path(smk.input.base).parent / base["model"]
+    folder = hub.model_folder(smk.input.base, base, weights=False)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     table = mask_cells(tokenizer, item["query"], item["choices"])
     provenance.write_text(smk.output.table, table.to_csv(index=False))

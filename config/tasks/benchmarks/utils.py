@@ -4,22 +4,12 @@ A copy is a folder `<data_folder>/<data set id>` with the files of the hub's rep
 JSON lines, the split in their names). Only the split that is scored is read.
 """
 
-import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import pyarrow.parquet
 from datasets import Dataset
 
-# The data set and its configuration; the published study scored the validation split of each.
-SOURCES = {
-    "hellaswag": ("Rowan/hellaswag", ""),
-    "piqa": ("baber/piqa", ""),
-    "arc_easy": ("allenai/ai2_arc", "ARC-Easy"),
-    "arc_challenge": ("allenai/ai2_arc", "ARC-Challenge"),
-    "winogrande": ("allenai/winogrande", "winogrande_xl"),
-}
+from ablation.sources import BENCHMARKS, PUBLISHED_SPLIT, documents, split_files
 
 
 def local_split(
@@ -38,8 +28,8 @@ def published_items(benchmark: str, data_folder: str | None = None, **unused) ->
 
     `row` counts the split's documents, those without an item included.
     """
-    documents = enumerate(_read(benchmark, "validation", data_folder))
-    items = ((row, PUBLISHED[benchmark](document)) for row, document in documents)
+    rows = enumerate(_read(benchmark, PUBLISHED_SPLIT, data_folder))
+    items = ((row, PUBLISHED[benchmark](document)) for row, document in rows)
     made = [
         {"row": row, "prompt": item[0], "choices": item[1], "gold": item[2]}
         for row, item in items
@@ -54,27 +44,17 @@ def _read(benchmark: str, split: str, data_folder: str | None) -> list[dict]:
             f"{benchmark}: no data folder. It is read from a local copy; give TaskManager "
             'metadata={"data_folder": "<folder of the copies>"}.'
         )
-    name, configuration = SOURCES[benchmark]
-    folder = Path(data_folder) / name / configuration
-    wanted = re.compile(rf"(^|[/_.-]){split}[/_.-]")
-    files = [
-        p
-        for p in sorted(folder.rglob("*"))
-        if p.suffix in {".parquet", ".jsonl"} and wanted.search(p.relative_to(folder).as_posix())
-    ]
+    name, configuration, _ = BENCHMARKS[benchmark]
+    folder = Path(data_folder) / name
+    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    files = split_files(names, configuration, split)
     if not files:
         raise FileNotFoundError(
-            f"{benchmark}: no .parquet or .jsonl file of the {split} split below {folder}. Copy "
-            f"there what the hub holds of the data set {name}, {configuration or 'whole'}."
+            f"{benchmark}: no .parquet or .jsonl file of the {split} split below "
+            f"{folder / configuration}. Copy there what the hub holds of the data set {name}, "
+            f"{configuration or 'whole'}."
         )
-    return [document for file in files for document in _documents(file)]
-
-
-def _documents(file: Path) -> list[dict]:
-    if file.suffix == ".parquet":
-        return pyarrow.parquet.read_table(file).to_pylist()
-    # Not splitlines: texts hold characters at which it breaks, new lines stand escaped in JSON.
-    return [json.loads(line) for line in file.read_text().split("\n") if line]
+    return [document for file in files for document in documents(folder / file)]
 
 
 # ---- the published prompts: (prompt, choices, index of the right one), or None for no item -------

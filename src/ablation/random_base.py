@@ -1,0 +1,60 @@
+"""A base for rehearsals: a Ministral-3 decoder of any size with random weights.
+
+Everything but the meaning of the numbers is as in a real study: shapes, lengths, times, memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+import torch
+from transformers import Ministral3Config, Ministral3ForCausalLM
+
+from ablation.atomic import atomic_path
+from ablation.generated import alpaca_records
+from ablation.world.tokenizer import train_tokenizer
+
+TOKENS, TEXTS = 8192, 4000  # at which a made-up word costs 1.3 tokens, as an English one does
+NOTICE = """\
+# {study}: a rehearsal
+
+The base of this study has random weights, and in place of hub data sets it reads made-up words at
+the lengths of real ones. **The accuracies, losses and recovered fractions in this folder mean
+nothing.** What is real: that every stage runs, how long it takes (`run.json`) and what memory it
+needs.
+"""
+
+
+def write_random_base(
+    size: Mapping, folder: str | Path, max_shard_size: str | int = "2GB"
+) -> dict[str, int]:
+    """Model (bfloat16, in shards) and tokenizer of the study's `random:` block as `folder`.
+
+    Equal for equal `size` and versions of the packages. Returns {parameters, tokens}.
+    """
+    records = islice(alpaca_records(TEXTS, size["seed"]), TEXTS)
+    texts = ("\n".join(record.values()) for record in records)
+    tokenizer = train_tokenizer(texts, min(TOKENS, size["vocabulary"]))
+    config = Ministral3Config(
+        vocab_size=size["vocabulary"],
+        hidden_size=size["width"],
+        intermediate_size=size["feed_forward"],
+        num_hidden_layers=size["layers"],
+        num_attention_heads=size["heads"],
+        num_key_value_heads=size["key_value_heads"],
+        head_dim=size["head_dim"],
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        dtype=torch.bfloat16,
+    )
+    torch.manual_seed(size["seed"])
+    model = Ministral3ForCausalLM._from_config(config, dtype=torch.bfloat16)
+    with atomic_path(folder) as scratch:
+        model.save_pretrained(scratch, max_shard_size=max_shard_size)
+        tokenizer.save_pretrained(scratch)
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"parameters": parameters, "tokens": len(tokenizer)}

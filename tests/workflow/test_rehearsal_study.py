@@ -1,0 +1,99 @@
+"""Promises: a rehearsal runs stages 0 to 5 from random weights and says what its numbers are worth;
+a study from the hub runs from the hub's cache alone, and names what it lacks."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import Checkout, copy_of_the_repository
+
+pytestmark = pytest.mark.study
+
+TASKS = ["arc_easy", "published_arc_easy", "micro_piqa"]
+TOY = {
+    "study": "toy",
+    "base": "random",
+    "instructions": {"data": "yahma/alpaca-cleaned", "count": 120},
+    "seeds": [1],
+    "hardware": {"dtype": "bfloat16"},
+    "finetune": {
+        "max_steps": 4,
+        "warmup_steps": 1,
+        "batch_examples": 4,
+        "micro_batch_examples": 2,
+        "max_seq_len": 256,
+        "log_steps": 2,
+        "save_steps": 2,
+        "eval_steps": 2,
+        "eval_samples": 2,
+        "optimizer": "adafactor",
+        "stops": {"no_learning": None, "leak": None},
+    },
+    "recipes": {
+        "3B": {"train_mask": "prefill_bidir"},
+        "5A": {
+            "train_mask": "prefill_bidir",
+            "stops": {"plateau": {"patience": 1, "min_delta": 50.0, "min_steps": 2}},
+        },
+    },
+    "evaluation": {"tasks": TASKS, "limit": 6, "row_tokens": 256},
+}
+
+
+def started(checkout, name, config):
+    (checkout.folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    return ["--configfile", f"{name}.yaml"]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    checkout = Checkout(copy_of_the_repository(tmp_path_factory.mktemp("toy")))
+    checkout.options = started(checkout, "toy", TOY)
+    checkout.run("results/toy/recovery.csv", "results/toy/published.csv", *checkout.options)
+    return checkout
+
+
+def test_stages_0_to_5_run_from_random_weights(toy):
+    results = toy.folder / "results/toy"
+    for stage in ("stage3_finetune/3B", "stage5_longrun/5A"):
+        summary = json.loads((results / stage / "seed1/summary.json").read_text())
+        assert summary["recipe"]["optimizer"] == "adafactor" and summary["steps"] in (2, 4)
+    assert json.loads((results / "stage5_longrun/5A/seed1/summary.json").read_text())[
+        "stop_reason"
+    ].startswith("plateau")
+    table = pd.read_csv(results / "recovery.csv")
+    assert set(table.recipe) == {"3B", "5A"}
+    assert set(table.task) == {*TASKS, "macro", "published_macro"}
+    counts = table.set_index("task").n.to_dict()
+    assert counts["macro"] == 12 and counts["published_macro"] == 6
+    assert toy.seconds < 150
+
+
+def test_its_tables_and_its_folder_say_that_the_numbers_mean_nothing(toy):
+    results = toy.folder / "results/toy"
+    table = pd.read_csv(results / "recovery.csv")
+    assert table.comparable.str.startswith("false: random weights, a rehearsal").all()
+    beside = pd.read_csv(results / "published.csv")
+    ours = beside[beside.source == "ours"]
+    assert ours.note.str.contains("accuracies mean nothing").all() and len(ours)
+    notice = (results / "README.md").read_text()
+    assert "# toy: a rehearsal" in notice and "mean\nnothing" in notice
+
+
+def test_what_is_done_stays_done_and_other_weights_are_another_base(toy):
+    assert toy.stale("results/toy/recovery.csv", options=toy.options) == set()
+    other = started(toy, "other", TOY | {"random": {"layers": 3}})
+    stale = toy.stale("results/toy/recovery.csv", options=other)
+    assert stale >= {"base_random", "base", "stage1_baseline", "stage3_finetune:3B", "recovery"}
+    assert not stale & {"base_benchmarks", "base_instructions", "base_items"}
+
+
+def test_made_up_texts_stand_where_the_hubs_would(toy):
+    manifest = json.loads(
+        (toy.folder / "results/toy/base/items/benchmarks.manifest.json").read_text()
+    )
+    folder = "allenai/ai2_arc/ARC-Easy"
+    assert set(manifest["outputs"]) == {f"{folder}/test.jsonl", f"{folder}/validation.jsonl"}
+    lines = (toy.folder / "results/toy/base/instructions/finetune.jsonl").read_text().splitlines()
+    assert len(lines) == 120 and set(json.loads(lines[0])) == {"instruction", "input", "output"}
