@@ -264,6 +264,7 @@ def test_every_optimizer_moves_a_bfloat16_weight(tmp_path, name):
     weight = torch.ones(4, 4, dtype=torch.bfloat16, requires_grad=True)
     optimizer = MasterWeights(kind([weight], **options))
     for _ in range(50):
-        weight.grad = torch.ones_like(weight)
+        weight.sum().backward()
         optimizer.step()
+        optimizer.zero_grad()
     assert (weight < 1).all()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import yaml
-from conftest import Checkout, copy_of_the_repository
+from conftest import Checkout, copy_of_the_repository, shorten_stage_5
 
 # the first of these tests runs the whole study, perhaps on cores that others use as well
 pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
@@ -166,6 +166,7 @@ def test_a_key_that_only_tables_use(micro):
 def clone_with_results(micro, folder):
     """A fresh clone (every file is new) into which results and their metadata were copied."""
     clone = Checkout(copy_of_the_repository(folder))
+    shorten_stage_5(clone.folder)
     for file in clone.folder.rglob("*"):
         os.utime(file)
     shutil.copytree(micro.folder / "results", clone.folder / "results")
