@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ablation.lm import MaskedLM
 from ablation.masks import leak_audit
 from ablation.metrics import metrics_from_samples
+from ablation.models import circumstances
 from ablation.provenance import atomic_path, write_json
 
 SAMPLE_COLUMNS = {
@@ -46,10 +47,13 @@ class Evaluation(NamedTuple):
 
     metrics: {mask, leak_audit: as `masks.LeakAudit`, tasks: as `metrics.accuracies`}.
     samples: one row per item and choice, with `SAMPLE_COLUMNS`.
+    circumstances: as `models.circumstances`, and the rows scored in: fewer tokens when memory was
+        short.
     """
 
     metrics: dict[str, Any]
     samples: pd.DataFrame
+    circumstances: dict[str, Any]
 
     def write(self, folder: str | Path) -> list[Path]:
         """metrics.json and samples.parquet in `folder`; returns their paths."""
@@ -112,7 +116,11 @@ def evaluate(
     samples = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
     metrics = metrics_from_samples(samples)
     _check_against_lm_eval(metrics, results["results"])
-    return Evaluation({"mask": mask, "leak_audit": audit.as_dict(), "tasks": metrics}, samples)
+    return Evaluation(
+        {"mask": mask, "leak_audit": audit.as_dict(), "tasks": metrics},
+        samples,
+        circumstances(model) | {"row_tokens": lm.row_tokens},
+    )
 
 
 def _task_manager(
