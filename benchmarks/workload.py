@@ -26,7 +26,7 @@ class Size:
     loop_items: int  # for scorers that take seconds an item
     checked_items: int  # scored in float32 too
     steps: int  # timed optimizer steps
-    row_tokens: int  # of training
+    row_tokens: tuple[int, ...]  # of training
     throughput_examples: int  # an optimizer step of some 16 thousand tokens
     prompt_lengths: tuple[int, ...]
     growth_tokens: int  # scored at each prompt length
@@ -43,7 +43,7 @@ FULL = Size(
     loop_items=32,
     checked_items=48,
     steps=6,
-    row_tokens=4096,
+    row_tokens=(2048, 4096, 8192),
     throughput_examples=96,
     prompt_lengths=(64, 256, 1024, 4096, 8192),
     growth_tokens=65_536,
@@ -59,7 +59,7 @@ TOY = Size(
     loop_items=2,
     checked_items=4,
     steps=1,
-    row_tokens=1024,
+    row_tokens=(1024,),
     throughput_examples=8,
     prompt_lengths=(16, 32),
     growth_tokens=300,

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_model, save_model
 from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,10 +27,10 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainerState,
-    TrainingArguments,
 )
 
 from ablation.alpaca import alpaca_prompt, read_records
+from ablation.arguments import own_optimizer, training_arguments
 from ablation.head import summed_cross_entropy
 from ablation.masks import LeakAudit, leak_audit, wants_fixed_rows
 from ablation.models import last_states, target_logits
@@ -153,11 +152,8 @@ class MaskedTrainer(Trainer):
         return {"parts": [vars(rows) for rows in parts], "labels": labels, "tokens": tokens}
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        losses = [
-            super(MaskedTrainer, self).training_step(model, part, num_items_in_batch)
-            for part in inputs["parts"]
-        ]
-        return sum(losses)
+        forward_backward = super().training_step
+        return sum(forward_backward(model, part, num_items_in_batch) for part in inputs["parts"])
 
     def floating_point_ops(self, inputs):
         return 0  # reported nowhere
@@ -308,7 +304,7 @@ def _finetune(
         args=training_arguments(recipe, seed, hardware, state, micro_batch),
         train_dataset=examples.train,
         eval_dataset=examples.heldout,
-        optimizer_cls_and_kwargs=_own_optimizer(recipe),
+        optimizer_cls_and_kwargs=own_optimizer(recipe),
         recipe=recipe,
         row_tokens=row_tokens,
         probe=examples.train[:PROBE_EXAMPLES],
@@ -374,52 +370,6 @@ def _report(
         for log in history
     ]
     return summary, [point for point in curve if "loss" in point or "eval_loss" in point]
-
-
-def _own_optimizer(recipe: Mapping) -> tuple[type[Optimizer], dict] | None:
-    """Class and options of an optimizer that the Trainer does not know."""
-    if recipe["optimizer"] != "adamw_bf16":
-        return None
-    betas = (0.9, recipe["adam_beta2"])
-    return StochasticAdamW, {"lr": recipe["learning_rate"], "betas": betas}
-
-
-def training_arguments(
-    recipe: Mapping, seed: int, hardware: Mapping, state: str | Path, micro_batch: int
-) -> TrainingArguments:
-    """The recipe in the Trainer's own terms."""
-    arguments = TrainingArguments(
-        output_dir=str(state),
-        max_steps=recipe["max_steps"],
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=recipe["batch_examples"] // micro_batch,
-        learning_rate=recipe["learning_rate"],
-        weight_decay=recipe["weight_decay"],
-        adam_beta2=recipe["adam_beta2"],
-        max_grad_norm=recipe["max_grad_norm"],
-        lr_scheduler_type=recipe["schedule"],
-        warmup_steps=recipe["warmup_steps"],
-        optim="adamw_torch" if _own_optimizer(recipe) else recipe["optimizer"],
-        seed=seed,
-        data_seed=seed,
-        eval_strategy="steps",
-        eval_steps=recipe["eval_steps"],
-        logging_steps=recipe["log_steps"],
-        logging_nan_inf_filter=False,  # a loss that is not finite must be seen
-        include_num_input_tokens_seen="non_padding",
-        accelerator_config={"non_blocking": hardware["gpu"] > 0},
-        save_strategy="steps",
-        save_steps=recipe["save_steps"],
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=hardware["gpu"] > 0,
-        use_cpu=hardware["gpu"] == 0,
-        disable_tqdm=True,
-        report_to=[],
-        log_level="error",
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # on several, DataParallel would cut rows apart
-    return arguments
 
 
 def _rows(inputs: Mapping[str, torch.Tensor]) -> Rows:

@@ -1,17 +1,22 @@
 """The output head and what is taken from its logits: log-probabilities, and the training loss.
 
-A vocabulary of 131,072 makes a matrix of logits the largest thing in memory. Both functions here
-hold only a few thousand rows of it at a time, and take log-sum-exp in float32.
+A vocabulary of 131,072 makes a matrix of logits the largest thing in memory. What is here
+holds only a few thousand rows of it at a time, and takes log-sum-exp in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from ablation.models import last_states
+from ablation.packing import Rows, moved
 
 # Logits held at once. 24 MB stay below the 32 MB from which glibc maps fresh pages for every array.
 CHUNK = {"cpu": 6_000_000, "cuda": 2**28}
@@ -51,6 +56,61 @@ def token_scores(logits: Tensor, row: Tensor, token: Tensor) -> tuple[Tensor, Te
     logits -= logits.amax(-1, keepdim=True)
     picked = logits[row, token]
     return picked - logits.exp_().sum(-1).log()[row], hit
+
+
+class RowScores(NamedTuple):
+    """What `score_rows` finds of each continuation, as tensors [continuations]."""
+
+    loglikelihood: Tensor  # nats, float32
+    loglikelihood_float32: Tensor
+    is_greedy: Tensor  # bool
+
+
+@torch.no_grad()
+def score_rows(
+    model: PreTrainedModel, rows: Rows, mask: str, logits_dtype: torch.dtype = torch.float32
+) -> RowScores:
+    """Score every continuation of `rows` (in host memory) under `mask`, on the model's device.
+
+    Launches work and does not wait for it. `logits_dtype` bfloat16 rounds logits,
+    log-probabilities and their sum as the published scorer did; a quarter of all four-choice items
+    may then tie. `loglikelihood_float32` is of the same forward with log-softmax and sum in
+    float32.
+    """
+    device = model.device
+    predictor = rows.target_row * rows.input_ids.shape[1] + rows.target_position
+    # Choices that share a prompt share its last position: its logits are computed once.
+    predictor, used_by = predictor.unique(return_inverse=True)
+    used_by, order = used_by.sort()
+    size = chunk_rows(model.config.get_text_config().vocab_size, device)
+    bounds = torch.searchsorted(used_by, torch.arange(0, len(predictor) + size, size)).tolist()
+    predictor, used_by, target_id, owner = (
+        moved(t, device)
+        for t in (predictor, used_by, rows.target_id[order], rows.target_owner[order])
+    )
+
+    states, head = last_states(model, rows.to(device), mask)
+    states = states.flatten(0, 1)
+    logprobs, exact, greedy = [], [], []
+    for chunk, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        part = states[predictor[chunk * size : (chunk + 1) * size]]
+        here, wanted = used_by[start:end] - chunk * size, target_id[start:end]
+        if logits_dtype == torch.float32:
+            logprob, is_greedy = token_scores(float32_logits(head, part), here, wanted)
+        else:
+            logits = head(part)
+            logprob, is_greedy = token_scores(logits.to(logits_dtype), here, wanted)
+            exact.append(token_scores(logits.float(), here, wanted)[0])
+        logprobs.append(logprob)
+        greedy.append(is_greedy)
+
+    def summed(values: list[Tensor]) -> Tensor:
+        sums = torch.zeros(rows.continuations, device=device)
+        return sums.index_add_(0, owner, torch.cat(values).float()) if values else sums
+
+    loglikelihood = summed(logprobs).to(logits_dtype).float()
+    misses = summed([~torch.cat(greedy)] if greedy else [])
+    return RowScores(loglikelihood, summed(exact) if exact else loglikelihood, misses == 0)
 
 
 def summed_cross_entropy(

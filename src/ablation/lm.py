@@ -12,17 +12,16 @@ import math
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from ablation.head import chunk_rows, float32_logits, token_scores
+from ablation.head import RowScores, score_rows
 from ablation.masks import attention_mask, wants_fixed_rows
-from ablation.models import last_states
 from ablation.names import MASKS, PROTOCOLS
 from ablation.packing import (
     NARROWEST,
@@ -30,13 +29,13 @@ from ablation.packing import (
     Example,
     Rows,
     fixed_rows,
-    moved,
     pack,
     token_count,
 )
 from ablation.progress import Progress
 
 IN_FLIGHT = 2  # forwards that a GPU is given ahead of the one it is at
+BLOCK = 2048  # requests encoded and scored together
 LARGEST_ROW = 8192  # tokens; longer rows make a GPU no faster
 
 
@@ -54,61 +53,6 @@ class Score:
     is_greedy: bool
     tokens: int
     truncated: bool
-
-
-class RowScores(NamedTuple):
-    """What `score_rows` finds of each continuation, as tensors [continuations]."""
-
-    loglikelihood: Tensor  # nats, float32
-    loglikelihood_float32: Tensor
-    is_greedy: Tensor  # bool
-
-
-@torch.no_grad()
-def score_rows(
-    model: PreTrainedModel, rows: Rows, mask: str, logits_dtype: torch.dtype = torch.float32
-) -> RowScores:
-    """Score every continuation of `rows` (in host memory) under `mask`, on the model's device.
-
-    Launches work and does not wait for it. `logits_dtype` bfloat16 rounds logits,
-    log-probabilities and their sum as the published scorer did; a quarter of all four-choice items
-    may then tie. `loglikelihood_float32` is of the same forward with log-softmax and sum in
-    float32.
-    """
-    device = model.device
-    predictor = rows.target_row * rows.input_ids.shape[1] + rows.target_position
-    # Choices that share a prompt share its last position: its logits are computed once.
-    predictor, used_by = predictor.unique(return_inverse=True)
-    used_by, order = used_by.sort()
-    size = chunk_rows(model.config.get_text_config().vocab_size, device)
-    bounds = torch.searchsorted(used_by, torch.arange(0, len(predictor) + size, size)).tolist()
-    predictor, used_by, target_id, owner = (
-        moved(t, device)
-        for t in (predictor, used_by, rows.target_id[order], rows.target_owner[order])
-    )
-
-    states, head = last_states(model, rows.to(device), mask)
-    states = states.flatten(0, 1)
-    logprobs, exact, greedy = [], [], []
-    for chunk, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-        part = states[predictor[chunk * size : (chunk + 1) * size]]
-        here, wanted = used_by[start:end] - chunk * size, target_id[start:end]
-        if logits_dtype == torch.float32:
-            logprob, is_greedy = token_scores(float32_logits(head, part), here, wanted)
-        else:
-            logits = head(part)
-            logprob, is_greedy = token_scores(logits.to(logits_dtype), here, wanted)
-            exact.append(token_scores(logits.float(), here, wanted)[0])
-        logprobs.append(logprob)
-        greedy.append(is_greedy)
-
-    def summed(values: list[Tensor]) -> Tensor:
-        sums = torch.zeros(rows.continuations, device=device)
-        return sums.index_add_(0, owner, torch.cat(values).float()) if values else sums
-
-    loglikelihood = summed(logprobs).to(logits_dtype).float()
-    misses = summed([~torch.cat(greedy)] if greedy else [])
-    return RowScores(loglikelihood, summed(exact) if exact else loglikelihood, misses == 0)
 
 
 def _fill(lengths: Sequence[int], capacity: int) -> Iterator[list[int]]:
@@ -186,6 +130,8 @@ class MaskedLM(HFLM):
         self.label = label
         self.scores: dict[tuple[str, str], Score] = {}
         self._encoded: dict[str, list[int]] = {}
+        self._progress: Progress | None = None
+        self._answered = 0  # requests, before the block in hand
 
     @property
     def _keep_last(self) -> bool:
@@ -194,7 +140,21 @@ class MaskedLM(HFLM):
         return self.mask == "full_bidir"
 
     def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        self._encode_all(requests)
+        """As HFLM; the strings of the next requests are encoded while the GPU scores these."""
+        blocks = [requests[i : i + BLOCK] for i in range(0, len(requests), BLOCK)]
+        self._progress = Progress(self.label, len(requests))
+        answers: list[tuple[float, bool]] = []
+        with ThreadPoolExecutor(1) as pool:
+            encoding = pool.submit(self._encode, blocks[0] if blocks else [])
+            for block, following in zip(blocks, [*blocks[1:], []], strict=True):
+                self._encoded = encoding.result()
+                encoding = pool.submit(self._encode, following)
+                self._answered = len(answers)
+                answers += self._loglikelihood(block)
+        self._progress, self._answered, self._encoded = None, 0, {}
+        return answers
+
+    def _loglikelihood(self, requests) -> list[tuple[float, bool]]:
         if self.protocol == "lm_eval":
             return super().loglikelihood(requests, disable_tqdm=True)
         encoded = [(r.args, *self._encode_published(*r.args)) for r in requests]
@@ -206,8 +166,8 @@ class MaskedLM(HFLM):
             next(answers) if continuation else (-math.inf, False) for _, _, continuation in encoded
         ]
 
-    def _encode_all(self, requests) -> None:
-        """Have the tokenizer see all strings at once, on all cores; they are then asked for singly.
+    def _encode(self, requests) -> dict[str, list[int]]:
+        """All strings that will be asked for, encoded at once on all cores.
 
         HFLM asks for contexts without their trailing spaces, which go to the continuation.
         """
@@ -217,9 +177,13 @@ class MaskedLM(HFLM):
         prefix = self.tokenizer.decode(self.prefix_token_id)  # after which HFLM adds no BOS
         strings = sorted(s for s in strings if s and (published or not s.startswith(prefix)))
         special = False if published else self.add_bos_token
-        options = {} if special is None else {"add_special_tokens": special}
-        encoded = self.tokenizer(strings, **options)["input_ids"] if strings else []
-        self._encoded = dict(zip(strings, encoded, strict=True))
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or not strings:
+            return {}
+        backend.no_truncation()
+        backend.no_padding()
+        encoded = backend.encode_batch_fast(strings, add_special_tokens=special is not False)
+        return {string: found.ids for string, found in zip(strings, encoded, strict=True)}
 
     def tok_encode(self, string, add_special_tokens=None, left_truncate_len=None, **kwargs):
         asked = add_special_tokens is (False if self.protocol == "published" else None)
@@ -308,7 +272,8 @@ class MaskedLM(HFLM):
         self, examples: Sequence[Example], continuations: int
     ) -> Iterator[tuple[list[int], RowScores]]:
         """Indices of examples and their scores, batch by batch, within the memory there is."""
-        progress, done = Progress(self.label, continuations), 0
+        progress = self._progress or Progress(self.label, continuations)
+        done = self._answered
         running: deque[tuple[torch.cuda.Event, int]] = deque()
         waiting = set(range(len(examples)))
         while waiting:
@@ -337,7 +302,8 @@ class MaskedLM(HFLM):
             self.row_tokens, self.batch_tokens = self.row_tokens // 2, self.batch_tokens // 2
             print(f"{self.label}: out of memory, now rows of {self.row_tokens}", file=sys.stderr)
             torch.cuda.empty_cache()
-        progress.update(done)
+        if running:
+            progress.update(done)
 
     def _batches(
         self, examples: Sequence[Example], indices: Sequence[int]

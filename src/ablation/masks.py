@@ -22,6 +22,9 @@ from ablation.packing import NARROWEST, Example, Rows, pack
 
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention")
 
+MOST_BRANCHES = 2**16  # of an example; paths are 32-bit numbers
+NOWHERE = -(2**31)
+
 ReadyMask = Tensor | BlockMask | dict[str, Tensor | BlockMask]
 
 
@@ -48,16 +51,20 @@ def rule(
     Works by broadcasting and under vmap. Every token sees itself, padding too: a query that sees
     nothing gives NaN on some back ends. Raises ValueError on an unknown mask.
     """
-    free = sees_ahead(mask, branch)
+    # Three numbers a token, and one formula for every mask, so that a kernel compiled for one
+    # serves all: the path it is on, its prompt's, and the one it sees ahead on.
+    column = torch.arange(doc.shape[1], device=doc.device, dtype=doc.dtype)
+    prompt = torch.where(doc < 0, -1 - column, doc * MOST_BRANCHES)
+    path = prompt if mask == "full_bidir" else prompt + branch
+    ahead = torch.where(sees_ahead(mask, branch) & (doc >= 0), prompt, NOWHERE)
 
     def may_look(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        # The same formula for every mask: a kernel compiled for one serves all.
-        doc_q, branch_k = doc[b, q], branch[b, k]
-        past = (k <= q) & ((branch_k == 0) | (branch_k == branch[b, q]))
-        visible = (doc_q == doc[b, k]) & (past | (free[b, q] & free[b, k]))
+        path_k = path[b, k]
+        visible = (path_k == path[b, q]) | (path_k == prompt[b, q])
+        visible = visible & ((k <= q) | (path_k == ahead[b, q]))
         if window is not None:
             visible = visible & ((position_ids[b, q] - position_ids[b, k]).abs() < window)
-        return (visible & (doc_q >= 0)) | (q == k)
+        return visible
 
     return may_look
 
