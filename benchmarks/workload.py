@@ -43,7 +43,7 @@ FULL = Size(
     loop_items=32,
     checked_items=48,
     steps=6,
-    row_tokens=(2048, 4096, 8192),
+    row_tokens=(3072, 2048, 4096),  # the first is the one recommended
     throughput_examples=96,
     prompt_lengths=(64, 256, 1024, 4096, 8192),
     growth_tokens=65_536,
@@ -87,12 +87,18 @@ def make_model(size: Size, attention: str) -> Ministral3ForCausalLM:
 
 
 def make_tokenizer(size: Size) -> PreTrainedTokenizerFast:
-    """One token a word: w0 ... of the whole vocabulary."""
-    words = {f"w{i}": i for i in range(size.vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    """One token a word: four special ones, then w4 ... to the end of the vocabulary."""
+    words = ["<unk>", "<s>", "</s>", "<pad>", *(f"w{i}" for i in range(4, size.vocabulary))]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="w0", bos_token="w1", eos_token="w2", pad_token="w3"
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
     )
 
 

@@ -118,7 +118,7 @@ def mean_loss(
     total, count = 0.0, 0
     for start in range(0, len(examples), batch):
         fixed = wants_fixed_rows(model)
-        for rows in forwards(examples[start : start + batch], capacity, fixed, narrowest=capacity):
+        for rows in forwards(examples[start : start + batch], capacity, fixed, widths=1):
             loss, n = summed_loss(model, rows.to(model.device), mask)
             total, count = total + loss.item(), count + n
     model.train(was_training)
@@ -253,7 +253,7 @@ def finetune(
     same.
     """
     micro_batch, shortest = recipe["micro_batch_examples"], recipe["max_seq_len"]
-    row_tokens = recipe["row_tokens"] or shortest
+    row_tokens = max(recipe["row_tokens"] or 0, shortest)
     while True:
         size = (row_tokens, micro_batch)
         try:

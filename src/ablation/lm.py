@@ -24,7 +24,6 @@ from ablation.head import RowScores, score_rows
 from ablation.masks import attention_mask, wants_fixed_rows
 from ablation.names import MASKS, PROTOCOLS
 from ablation.packing import (
-    NARROWEST,
     PADDING_DOC,
     Example,
     Rows,
@@ -36,7 +35,7 @@ from ablation.progress import Progress
 
 IN_FLIGHT = 2  # forwards that a GPU is given ahead of the one it is at
 BLOCK = 2048  # requests encoded and scored together
-LARGEST_ROW = 8192  # tokens; longer rows make a GPU no faster
+SMALLEST_ROW, LARGEST_ROW = 512, 8192  # tokens; longer ones make a GPU no faster
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def _row_tokens(model: PreTrainedModel) -> int:
     free = torch.cuda.mem_get_info(model.device)[0] + held
     # half for activations: the rest is for logits and what compiled code keeps
     tokens = int(free // 2 // (wide * model.dtype.itemsize))
-    return min(LARGEST_ROW, max(NARROWEST, 1 << (max(1, tokens).bit_length() - 1)))
+    return min(LARGEST_ROW, max(SMALLEST_ROW, 1 << (max(1, tokens).bit_length() - 1)))
 
 
 class MaskedLM(HFLM):

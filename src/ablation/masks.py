@@ -18,12 +18,13 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from ablation.blocks import block_mask
 from ablation.names import MASKS
-from ablation.packing import NARROWEST, Example, Rows, pack
+from ablation.packing import Example, Rows, pack
 
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention")
 
 MOST_BRANCHES = 2**16  # of an example; paths are 32-bit numbers
 NOWHERE = -(2**31)
+AUDITED = 512  # tokens of the row in which a GPU's model is audited
 
 ReadyMask = Tensor | BlockMask | dict[str, Tensor | BlockMask]
 
@@ -219,7 +220,7 @@ def leak_audit(model: PreTrainedModel, mask: str, width: int | None = None) -> L
     examples = [Example(prompt, [first, second])] if shared else [Example(prompt, [first])]
     examples += [Example(random_ids(5), [random_ids(4)])]
     if width is None and model.device.type == "cuda":
-        width = NARROWEST
+        width = AUDITED
     rows = pack(examples, capacity=64, width=width).to(model.device)
     changed_continuation = len(prompt) + len(first) // 2
     changed_prompt = len(prompt) - 1

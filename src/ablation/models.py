@@ -25,8 +25,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ablation.masks import attention_mask, refuse_unsupported
-from ablation.packing import NARROWEST, Example, Rows, pack
+from ablation.masks import AUDITED, attention_mask, refuse_unsupported
+from ablation.packing import Example, Rows, pack
 from ablation.provenance import atomic_path, write_json
 
 RAW_WEIGHTS = "raw_state_dict.safetensors"
@@ -190,7 +190,7 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
         if decoder is None or decoder is model or head is None:
             _plain_heads[model] = False
             return False
-        width = NARROWEST if model.device.type == "cuda" else None  # no width of its own to compile
+        width = AUDITED if model.device.type == "cuda" else None  # no width of its own to compile
         rows = pack([Example([3, 4, 5], [[6, 7]])], capacity=5, width=width).to(model.device)
         seen: list[Tensor] = []
         hook = decoder.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))

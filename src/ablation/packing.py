@@ -17,7 +17,7 @@ from torch import LongTensor
 
 PADDING_DOC = -1
 IGNORED_LABEL = -100
-NARROWEST = 512  # tokens of the narrowest row of `fixed_rows`: below it a GPU idles anyway
+WIDTHS = 8  # of rows for kernels that are compiled for a width: some seconds each, once
 
 
 @dataclass(frozen=True)
@@ -164,37 +164,30 @@ def pack(
 
 
 def fixed_rows(
-    lengths: Sequence[int], capacity: int, narrowest: int = NARROWEST
+    lengths: Sequence[int], capacity: int, widths: int = WIDTHS
 ) -> Iterator[tuple[list[int], int]]:
     """Rows of few different widths, for kernels compiled for each: (indices of `lengths`, width).
 
-    Longest first into rows of `capacity`; what fills a row to no more than three quarters goes
-    into rows half as wide, and so on down to `narrowest`. Widths are `capacity` or its halves.
-    Raises ValueError when a length exceeds `capacity`.
+    Longest first, each into the first row that has room for it. A row is as wide as what is in it,
+    rounded up to a multiple of `capacity` / `widths`. Raises ValueError when a length exceeds
+    `capacity`.
     """
     if max(lengths, default=0) > capacity:
         raise ValueError(f"an example takes {max(lengths)} tokens, but a row holds {capacity}")
-
-    def split(indices: list[int], width: int) -> Iterator[tuple[list[int], int]]:
-        half = width // 2
-        for row in _first_fit([lengths[i] for i in indices], width):
-            members = [indices[i] for i in row]
-            fits = half >= narrowest and max(lengths[i] for i in members) <= half
-            if fits and 4 * sum(lengths[i] for i in members) <= 3 * width:
-                yield from split(members, half)
-            else:
-                yield members, width
-
-    yield from split(sorted(range(len(lengths)), key=lambda i: -lengths[i]), capacity)
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for row in _first_fit([lengths[index] for index in order], capacity):
+        members = [order[place] for place in row]
+        steps = -(-sum(lengths[index] for index in members) * widths // capacity)
+        yield members, max(1, steps) * capacity // widths
 
 
 def forwards(
-    examples: Sequence[Example], capacity: int, fixed: bool, narrowest: int = NARROWEST
+    examples: Sequence[Example], capacity: int, fixed: bool, widths: int = WIDTHS
 ) -> list[Rows]:
     """What each forward of a batch holds: all its rows, or each of its `fixed_rows` alone."""
     if not fixed:
         return [pack(examples, capacity)]
-    rows = fixed_rows([token_count(example) for example in examples], capacity, narrowest)
+    rows = fixed_rows([token_count(example) for example in examples], capacity, widths)
     return [pack([examples[i] for i in members], width, width=width) for members, width in rows]
 
 

@@ -100,9 +100,7 @@ class Training(Strict):
     )
     max_seq_len: int = key("tokens an example", ge=8)
     row_tokens: int | None = key(
-        "capacity of a packed row, under flex_attention also of a forward: memory and speed only; "
-        "null: max_seq_len",
-        ge=8,
+        "capacity of a packed row: memory and speed only; null, or less: max_seq_len", ge=8
     )
     learning_rate: float = key("at its highest", gt=0)
     weight_decay: float = key("of everything but norms and biases", ge=0)
@@ -129,13 +127,6 @@ class Training(Strict):
         if micro > 0 and info.data.get("batch_examples", micro) % micro:
             raise ValueError(f"batch_examples {info.data['batch_examples']} is no multiple of it")
         return micro
-
-    @field_validator("row_tokens")
-    @classmethod
-    def _holds_an_example(cls, row: int | None, info: ValidationInfo) -> int | None:
-        if row is not None and row < info.data.get("max_seq_len", row):
-            raise ValueError(f"less than one example (max_seq_len {info.data['max_seq_len']})")
-        return row
 
     @field_validator("warmup_steps")
     @classmethod
