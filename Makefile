@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo test lint format config dag bench coverage lock clean
+.PHONY: help demo test lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -39,6 +39,10 @@ bench: $(VENV)/.ready  # scoring on this CPU beside stock lm-eval
 	$(BIN)/python benchmarks/scoring_cpu.py > benchmarks/results/scoring_cpu.part
 	@mv benchmarks/results/scoring_cpu.part benchmarks/results/scoring_cpu.json
 	@cat benchmarks/results/scoring_cpu.json
+
+bench-gpu: $(VENV)/.ready  # scoring and training of a 3.4 B model on this GPU, beside HFLM, TRL and the seed's loops
+	$(BIN)/python benchmarks/gpu.py --out benchmarks/results/$(or $(NAME),h100).json
+	$(BIN)/python benchmarks/gpu_figure.py benchmarks/results/$(or $(NAME),h100).json
 
 coverage: $(VENV)/.ready  # how often the tables' intervals hold the truth, into docs/statistics.md
 	$(BIN)/python benchmarks/coverage.py --write docs/statistics.md

@@ -141,10 +141,11 @@ def finetuning_stamp(recipe, seed):
 def training_state(recipe, seed):
     """Where a training keeps what it resumes from: another history has another folder.
 
-    The micro-batch stays out: it may be halved when memory is short, and the step is the same.
+    Micro-batch and rows stay out: they are halved when memory is short, and the step is the same.
     """
     stamp = finetuning_stamp(recipe, seed)
-    history = provenance.without(stamp, "hash", "config.recipe.micro_batch_examples")
+    memory = ("config.recipe.micro_batch_examples", "config.recipe.row_tokens")
+    history = provenance.without(stamp, "hash", *memory)
     digest = provenance.sha256_text(provenance.canonical_json(history))
     return f"state/{STUDY.study}/{recipe}-{seed}-{digest[:12]}"
 

@@ -27,14 +27,15 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainerState,
-    TrainingArguments,
 )
 
 from ablation.alpaca import alpaca_prompt, read_records
-from ablation.masks import LeakAudit, leak_audit
-from ablation.models import target_logits
-from ablation.packing import Example, Rows, pack
-from ablation.precision import MasterWeights
+from ablation.arguments import own_optimizer, training_arguments
+from ablation.head import summed_cross_entropy
+from ablation.masks import LeakAudit, leak_audit, wants_fixed_rows
+from ablation.models import last_states, target_logits
+from ablation.packing import IGNORED_LABEL, Example, Rows, forwards
+from ablation.precision import MasterWeights, StochasticAdamW
 from ablation.progress import Progress
 from ablation.provenance import sha256_file
 from ablation.states import newest_state, resumes, seal
@@ -98,6 +99,11 @@ def read_examples(
 
 def summed_loss(model: PreTrainedModel, rows: Rows, mask: str) -> tuple[torch.Tensor, int]:
     """The summed negative log-likelihood (nats) of all targets in `rows`, and their number."""
+    if model.device.type == "cuda":
+        states, head = last_states(model, rows, mask)
+        at = rows.target_row * states.shape[1] + rows.target_position
+        states = states.flatten(0, 1).index_select(0, at)
+        return summed_cross_entropy(head, states, rows.target_id), len(rows.target_id)
     logits = target_logits(model, rows, mask).float()
     return cross_entropy(logits, rows.target_id, reduction="sum"), len(rows.target_id)
 
@@ -111,9 +117,10 @@ def mean_loss(
     model.eval()
     total, count = 0.0, 0
     for start in range(0, len(examples), batch):
-        rows = pack(examples[start : start + batch], capacity).to(model.device)
-        loss, n = summed_loss(model, rows, mask)
-        total, count = total + loss.item(), count + n
+        fixed = wants_fixed_rows(model)
+        for rows in forwards(examples[start : start + batch], capacity, fixed, widths=1):
+            loss, n = summed_loss(model, rows.to(model.device), mask)
+            total, count = total + loss.item(), count + n
     model.train(was_training)
     return total / count
 
@@ -121,17 +128,49 @@ def mean_loss(
 class MaskedTrainer(Trainer):
     """A Trainer whose batches are packed rows and whose loss and optimizer are ours."""
 
-    def __init__(self, *args, recipe: Mapping, probe: Sequence[Example], stops: Stops, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.recipe, self.probe, self.stops = recipe, probe, stops
+    def __init__(
+        self,
+        *args,
+        recipe: Mapping,
+        row_tokens: int,
+        probe: Sequence[Example],
+        stops: Stops,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs, data_collator=self.collate)
+        self.recipe, self.row_tokens, self.probe, self.stops = recipe, row_tokens, probe, stops
         self.model_accepts_loss_kwargs = True  # the loss is divided by num_items_in_batch already
         self.remove_callback(PrinterCallback)  # our lines say the same, with the time left
 
+    def collate(self, batch: list[Example]) -> dict:
+        """A micro-batch: what each of its forwards holds, and what the Trainer counts it by."""
+        parts = forwards(batch, self.row_tokens, wants_fixed_rows(self.model))
+        labels = torch.cat([rows.labels.flatten() for rows in parts])
+        tokens = sum(int((rows.doc >= 0).sum()) for rows in parts)
+        # a column more: the Trainer does not count the first
+        labels = torch.nn.functional.pad(labels, (1, 0), value=IGNORED_LABEL)[None]
+        return {"parts": [vars(rows) for rows in parts], "labels": labels, "tokens": tokens}
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        forward_backward = super().training_step
+        return sum(forward_backward(model, part, num_items_in_batch) for part in inputs["parts"])
+
+    def floating_point_ops(self, inputs):
+        return 0  # reported nowhere
+
+    def _track_num_input_tokens(self, inputs):
+        self.state.num_input_tokens_seen += inputs["tokens"]  # the Trainer would ask the GPU
+
     def create_optimizer(self, model=None):
-        """The recipe's optimizer; where weights are bfloat16, over float32 copies of them."""
+        """The recipe's optimizer; where weights are bfloat16, over float32 copies of them.
+
+        `adamw_bf16` needs no copies.
+        """
         if self.optimizer is None:
             super().create_optimizer(model)
-            if any(p.dtype != torch.float32 for p in self.model.parameters()):
+            if not isinstance(self.optimizer, StochasticAdamW) and any(
+                p.dtype != torch.float32 for p in self.model.parameters()
+            ):
                 self.optimizer = MasterWeights(self.optimizer)
         return self.optimizer
 
@@ -142,7 +181,7 @@ class MaskedTrainer(Trainer):
     def loss_of(self, examples: Sequence[Example], mask: str) -> float:
         """Mean loss (nats a response token) of `examples` under `mask`."""
         batch = self.args.per_device_train_batch_size
-        return mean_loss(self.model, examples, mask, self.recipe["max_seq_len"], batch)
+        return mean_loss(self.model, examples, mask, self.row_tokens, batch)
 
     def losses(self) -> dict[str, float]:
         """Held-out loss under the training mask; the probe's loss under it and under `causal`."""
@@ -210,17 +249,24 @@ def finetune(
     """Train what `load` gives, within the memory there is, resuming from `state` if it can.
 
     `seed` sets the order of the data and which of it is held out, nothing else. Out of memory
-    halves the micro-batch and goes on from the newest state: the step stays the same.
+    halves the rows, then the micro-batch, and goes on from the newest state: the step stays the
+    same.
     """
-    micro_batch = recipe["micro_batch_examples"]
+    micro_batch, shortest = recipe["micro_batch_examples"], recipe["max_seq_len"]
+    row_tokens = max(recipe["row_tokens"] or 0, shortest)
     while True:
+        size = (row_tokens, micro_batch)
         try:
-            return _finetune(*load(), data, recipe, seed, hardware, label, Path(state), micro_batch)
+            return _finetune(*load(), data, recipe, seed, hardware, label, Path(state), *size)
         except torch.OutOfMemoryError:
-            if micro_batch == 1:
+            if size == (shortest, 1):
                 raise
-        micro_batch = _smaller(micro_batch, recipe["batch_examples"])
-        print(f"{label}: out of memory, now {micro_batch} examples a forward", file=sys.stderr)
+        if row_tokens > shortest:
+            row_tokens = max(shortest, row_tokens // 2)
+        else:
+            micro_batch = _smaller(micro_batch, recipe["batch_examples"])
+        size = f"{row_tokens} tokens a row, {micro_batch} examples at a time"
+        print(f"{label}: out of memory, now {size}", file=sys.stderr)
         gc.collect()  # a Trainer refers to itself in circles, and would keep model and optimizer
         torch.cuda.empty_cache()
 
@@ -239,6 +285,7 @@ def _finetune(
     hardware: Mapping,
     label: str,
     state: Path,
+    row_tokens: int,
     micro_batch: int,
 ) -> Finetuned:
     started = time.perf_counter()
@@ -253,18 +300,14 @@ def _finetune(
     for entry in past.log_history:
         stops.saw(entry)
 
-    def collate(batch: list[Example]) -> dict[str, torch.Tensor]:
-        rows = pack(batch, recipe["max_seq_len"])
-        # labels and attention_mask are what the Trainer counts targets and tokens by
-        return vars(rows) | {"labels": rows.labels, "attention_mask": rows.doc >= 0}
-
     trainer = MaskedTrainer(
         model=model,
         args=training_arguments(recipe, seed, hardware, state, micro_batch),
         train_dataset=examples.train,
-        data_collator=collate,
         eval_dataset=examples.heldout,
+        optimizer_cls_and_kwargs=own_optimizer(recipe),
         recipe=recipe,
+        row_tokens=row_tokens,
         probe=examples.train[:PROBE_EXAMPLES],
         stops=stops,
         callbacks=[Watch(stops, label, recipe["max_steps"], past.global_step)],
@@ -289,6 +332,7 @@ def _finetune(
     record = {
         "resumes": resumed,
         "micro_batch_examples": micro_batch,
+        "row_tokens": row_tokens,
         "tokens_per_second": round(
             (trainer.state.num_input_tokens_seen - past.num_input_tokens_seen) / seconds, 1
         ),
@@ -327,43 +371,6 @@ def _report(
         for log in history
     ]
     return summary, [point for point in curve if "loss" in point or "eval_loss" in point]
-
-
-def training_arguments(
-    recipe: Mapping, seed: int, hardware: Mapping, state: str | Path, micro_batch: int
-) -> TrainingArguments:
-    """The recipe in the Trainer's own terms."""
-    arguments = TrainingArguments(
-        output_dir=str(state),
-        max_steps=recipe["max_steps"],
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=recipe["batch_examples"] // micro_batch,
-        learning_rate=recipe["learning_rate"],
-        weight_decay=recipe["weight_decay"],
-        adam_beta2=recipe["adam_beta2"],
-        max_grad_norm=recipe["max_grad_norm"],
-        lr_scheduler_type=recipe["schedule"],
-        warmup_steps=recipe["warmup_steps"],
-        optim=recipe["optimizer"],
-        seed=seed,
-        data_seed=seed,
-        eval_strategy="steps",
-        eval_steps=recipe["eval_steps"],
-        logging_steps=recipe["log_steps"],
-        logging_nan_inf_filter=False,  # a loss that is not finite must be seen
-        include_num_input_tokens_seen="non_padding",
-        save_strategy="steps",
-        save_steps=recipe["save_steps"],
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=hardware["gpu"] > 0,
-        use_cpu=hardware["gpu"] == 0,
-        disable_tqdm=True,
-        report_to=[],
-        log_level="error",
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # on several, DataParallel would cut rows apart
-    return arguments
 
 
 def _rows(inputs: Mapping[str, torch.Tensor]) -> Rows:

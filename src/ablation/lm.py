@@ -9,23 +9,33 @@ only where something is predicted.
 from __future__ import annotations
 
 import math
+import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from ablation.masks import attention_mask
-from ablation.models import last_states
+from ablation.head import RowScores, score_rows
+from ablation.masks import attention_mask, wants_fixed_rows
 from ablation.names import MASKS, PROTOCOLS
-from ablation.packing import PADDING_DOC, Example, Rows, pack, token_count
+from ablation.packing import (
+    PADDING_DOC,
+    Example,
+    Rows,
+    fixed_rows,
+    pack,
+    token_count,
+)
 from ablation.progress import Progress
 
-# Logits held at once. 24 MB stay below the 32 MB from which glibc maps fresh pages for every array.
-HEAD_CHUNK = {"cpu": 6_000_000, "cuda": 2**29}
+IN_FLIGHT = 2  # forwards that a GPU is given ahead of the one it is at
+BLOCK = 2048  # requests encoded and scored together
+SMALLEST_ROW, LARGEST_ROW = 512, 8192  # tokens; longer ones make a GPU no faster
 
 
 @dataclass(frozen=True)
@@ -44,74 +54,31 @@ class Score:
     truncated: bool
 
 
-class RowScores(NamedTuple):
-    """What `score_rows` finds of each continuation, as tensors [continuations]."""
-
-    loglikelihood: Tensor  # nats
-    loglikelihood_float32: Tensor
-    is_greedy: Tensor  # bool
-
-
-@torch.no_grad()
-def score_rows(
-    model: PreTrainedModel, rows: Rows, mask: str, logits_dtype: torch.dtype = torch.float32
-) -> RowScores:
-    """Score every continuation of `rows` under `mask`.
-
-    `logits_dtype` bfloat16 rounds logits, log-probabilities and their sum as the published scorer
-    did; a quarter of all four-choice items may then tie. `loglikelihood_float32` is of the same
-    forward with log-softmax and sum in float32.
-    """
-    states, head = last_states(model, rows, mask)
-    states = states.flatten(0, 1)
-    predictor = rows.target_row * rows.input_ids.shape[1] + rows.target_position
-    # Choices that share a prompt share its last position: its logits are computed once.
-    predictor, used_by = predictor.unique(return_inverse=True)
-    used_by, order = used_by.sort()
-    target_id, owner = rows.target_id[order], rows.target_owner[order]
-
-    vocabulary = model.config.get_text_config().vocab_size
-    size = max(1, HEAD_CHUNK.get(states.device.type, 2**27) // vocabulary)
-    logprobs, exact, greedy = [], [], []
-    bounds = torch.searchsorted(
-        used_by, torch.arange(0, len(predictor) + size, size, device=used_by.device)
-    ).tolist()
-    for chunk, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-        unrounded = head(states[predictor[chunk * size : (chunk + 1) * size]])
-        logits = unrounded.to(logits_dtype)
-        here, wanted = used_by[start:end] - chunk * size, target_id[start:end]
-        greedy.append(_is_argmax(logits, here, wanted))
-        logprobs.append(_logprobs(logits, here, wanted))
-        if logits_dtype != torch.float32:
-            exact.append(_logprobs(unrounded.float(), here, wanted))
-
-    def summed(values: list[Tensor]) -> Tensor:
-        # One addition after the other: in float32 thirty of them cost more than the whole forward.
-        sums = torch.zeros(rows.continuations, device=owner.device, dtype=torch.float64)
-        return sums.index_add_(0, owner, torch.cat(values).double()) if values else sums
-
-    loglikelihood = summed(logprobs)
-    if logits_dtype != torch.float32:
-        loglikelihood = loglikelihood.to(logits_dtype)
-    misses = summed([~torch.cat(greedy)] if greedy else [])
-    return RowScores(loglikelihood, summed(exact) if exact else loglikelihood, misses == 0)
+def _fill(lengths: Sequence[int], capacity: int) -> Iterator[list[int]]:
+    """Indices of `lengths`, longest first, up to `capacity` at a time, but at least one."""
+    batch: list[int] = []
+    total = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and total + lengths[index] > capacity:
+            yield batch
+            batch, total = [], 0
+        batch.append(index)
+        total += lengths[index]
+    if batch:
+        yield batch
 
 
-def _is_argmax(logits: Tensor, row: Tensor, token: Tensor) -> Tensor:
-    """Whether `token` is the argmax of its row of `logits` (of equals the first, as argmax)."""
-    hit = logits[row, token] == logits.amax(-1)[row]
-    hit[hit.clone()] = logits[row[hit]].argmax(-1) == token[hit]
-    return hit
-
-
-def _logprobs(logits: Tensor, row: Tensor, token: Tensor) -> Tensor:
-    """log softmax of `logits` at (row, token), in their dtype; float32 `logits` are consumed."""
-    if logits.dtype != torch.float32:
-        return torch.log_softmax(logits, -1)[row, token]
-    # In place: a third of log_softmax's time, because no second matrix of this size is written.
-    logits -= logits.amax(-1, keepdim=True)
-    picked = logits[row, token]
-    return picked - logits.exp_().sum(-1).log()[row]
+def _row_tokens(model: PreTrainedModel) -> int:
+    """Tokens of a row that fit into the free memory of the model's GPU: a power of two."""
+    if model.device.type != "cuda":
+        return 256
+    config = model.config.get_text_config()
+    wide = 8 * config.hidden_size + 4 * getattr(config, "intermediate_size", config.hidden_size)
+    held = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    free = torch.cuda.mem_get_info(model.device)[0] + held
+    # half for activations: the rest is for logits and what compiled code keeps
+    tokens = int(free // 2 // (wide * model.dtype.itemsize))
+    return min(LARGEST_ROW, max(SMALLEST_ROW, 1 << (max(1, tokens).bit_length() - 1)))
 
 
 class MaskedLM(HFLM):
@@ -119,8 +86,9 @@ class MaskedLM(HFLM):
 
     mask: one of `ablation.names.MASKS`; may be set between calls.
     row_tokens, batch_tokens: how many a row and a forward hold. On a CPU rows as long as one item
-        are fastest (attention is quadratic in a row); a GPU with flex attention wants one long row.
-    pad_rows: make every row `row_tokens` wide, so that compiled attention sees one shape.
+        are fastest (attention is quadratic in a row). Under flex attention a forward is one long
+        row, of one of few widths; `row_tokens` None then takes what fits into the GPU's memory.
+        Out of memory halves both, for this batch and all after it.
     logits_dtype: float32 or bfloat16, see `score_rows`.
     protocol: `lm_eval`, or `published`: no special tokens; prompt and continuation tokenized
         together and cut at the length of the tokenized prompt; the first token of a continuation
@@ -134,9 +102,8 @@ class MaskedLM(HFLM):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         mask: str = "causal",
-        row_tokens: int = 256,
+        row_tokens: int | None = 256,
         batch_tokens: int = 512,
-        pad_rows: bool = False,
         logits_dtype: str = "float32",
         protocol: str = "lm_eval",
         add_bos_token: bool | None = None,
@@ -150,18 +117,20 @@ class MaskedLM(HFLM):
             pretrained=model,
             tokenizer=tokenizer,
             backend="causal",
-            batch_size=max(1, batch_tokens // row_tokens),
+            batch_size=max(1, batch_tokens // (row_tokens or batch_tokens)),
             add_bos_token=add_bos_token,
             max_length=max_length,
         )
         self.mask = mask
-        self.row_tokens = row_tokens
+        self.row_tokens = row_tokens or _row_tokens(model)
         self.batch_tokens = batch_tokens
-        self.pad_rows = pad_rows
         self.logits_dtype = getattr(torch, logits_dtype)
         self.protocol = protocol
         self.label = label
         self.scores: dict[tuple[str, str], Score] = {}
+        self._encoded: dict[str, list[int]] = {}
+        self._progress: Progress | None = None
+        self._answered = 0  # requests, before the block in hand
 
     @property
     def _keep_last(self) -> bool:
@@ -170,6 +139,21 @@ class MaskedLM(HFLM):
         return self.mask == "full_bidir"
 
     def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As HFLM; the strings of the next requests are encoded while the GPU scores these."""
+        blocks = [requests[i : i + BLOCK] for i in range(0, len(requests), BLOCK)]
+        self._progress = Progress(self.label, len(requests))
+        answers: list[tuple[float, bool]] = []
+        with ThreadPoolExecutor(1) as pool:
+            encoding = pool.submit(self._encode, blocks[0] if blocks else [])
+            for block, following in zip(blocks, [*blocks[1:], []], strict=True):
+                self._encoded = encoding.result()
+                encoding = pool.submit(self._encode, following)
+                self._answered = len(answers)
+                answers += self._loglikelihood(block)
+        self._progress, self._answered, self._encoded = None, 0, {}
+        return answers
+
+    def _loglikelihood(self, requests) -> list[tuple[float, bool]]:
         if self.protocol == "lm_eval":
             return super().loglikelihood(requests, disable_tqdm=True)
         encoded = [(r.args, *self._encode_published(*r.args)) for r in requests]
@@ -180,6 +164,31 @@ class MaskedLM(HFLM):
         return [
             next(answers) if continuation else (-math.inf, False) for _, _, continuation in encoded
         ]
+
+    def _encode(self, requests) -> dict[str, list[int]]:
+        """All strings that will be asked for, encoded at once on all cores.
+
+        HFLM asks for contexts without their trailing spaces, which go to the continuation.
+        """
+        published = self.protocol == "published"
+        pairs = [request.args for request in requests]
+        strings = {a + b for a, b in pairs} | {a if published else a.rstrip() for a, _ in pairs}
+        prefix = self.tokenizer.decode(self.prefix_token_id)  # after which HFLM adds no BOS
+        strings = sorted(s for s in strings if s and (published or not s.startswith(prefix)))
+        special = False if published else self.add_bos_token
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or not strings:
+            return {}
+        backend.no_truncation()
+        backend.no_padding()
+        encoded = backend.encode_batch_fast(strings, add_special_tokens=special is not False)
+        return {string: found.ids for string, found in zip(strings, encoded, strict=True)}
+
+    def tok_encode(self, string, add_special_tokens=None, left_truncate_len=None, **kwargs):
+        asked = add_special_tokens is (False if self.protocol == "published" else None)
+        if asked and left_truncate_len is None and string in self._encoded:
+            return self._encoded[string]
+        return super().tok_encode(string, add_special_tokens, left_truncate_len, **kwargs)
 
     def _encode_published(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         # A byte-level BPE may merge across the seam: the merged token then counts as prompt.
@@ -196,22 +205,17 @@ class MaskedLM(HFLM):
         """(log-likelihood, is_greedy) of each (strings or None, context ids, continuation ids)."""
         examples, members, truncated = self._examples(requests)
         results: list[tuple[float, float, bool]] = [(0.0, 0.0, False)] * len(requests)
-        progress, done = Progress(self.label, len(requests)), 0
-        for batch in self._batches(examples):
-            longest = token_count(examples[batch[0]], self._keep_last)
-            capacity = max(self.row_tokens, longest)
-            rows = pack(
-                [examples[index] for index in batch],
-                capacity=capacity,
-                keep_last=self._keep_last,
-                width=capacity if self.pad_rows else None,
-            )
-            scores = score_rows(self.model, rows.to(self.device), self.mask, self.logits_dtype)
-            owners = [request for index in batch for request in members[index]]
-            for request, *score in zip(owners, *(s.tolist() for s in scores), strict=True):
-                results[request] = tuple(score)
-            done += len(owners)
-            progress.update(done)
+        owners: list[int] = []  # the request of each score
+        scores: list[RowScores] = []
+        for batch, found in self._scored(examples, sum(map(len, members))):
+            owners += [request for index in batch for request in members[index]]
+            scores.append(found)
+        for request, *score in zip(
+            owners,
+            *(torch.cat(column).tolist() for column in zip(*scores, strict=True)),
+            strict=True,
+        ):
+            results[request] = tuple(score)
 
         answers = [(loglikelihood, is_greedy) for loglikelihood, _, is_greedy in results]
         for index, (strings, context, continuation) in enumerate(requests):
@@ -263,19 +267,64 @@ class MaskedLM(HFLM):
         examples = [Example(p, c) for p, c in zip(prompts, continuations, strict=True)]
         return examples, members, truncated
 
-    def _batches(self, examples: Sequence[Example]) -> Iterator[list[int]]:
-        """Indices of examples, longest first, up to `batch_tokens` at a time, but at least one."""
-        lengths = [token_count(example, self._keep_last) for example in examples]
-        batch: list[int] = []
-        tokens = 0
-        for index in sorted(range(len(examples)), key=lambda i: -lengths[i]):
-            if batch and tokens + lengths[index] > self.batch_tokens:
-                yield batch
-                batch, tokens = [], 0
-            batch.append(index)
-            tokens += lengths[index]
-        if batch:
-            yield batch
+    def _scored(
+        self, examples: Sequence[Example], continuations: int
+    ) -> Iterator[tuple[list[int], RowScores]]:
+        """Indices of examples and their scores, batch by batch, within the memory there is."""
+        progress = self._progress or Progress(self.label, continuations)
+        done = self._answered
+        running: deque[tuple[torch.cuda.Event, int]] = deque()
+        waiting = set(range(len(examples)))
+        while waiting:
+            try:
+                for batch, rows in self._batches(examples, sorted(waiting)):
+                    found = score_rows(self.model, rows, self.mask, self.logits_dtype)
+                    waiting.difference_update(batch)
+                    done += rows.continuations
+                    yield batch, found
+                    if self.device.type != "cuda":
+                        progress.update(done)
+                        continue
+                    running.append((torch.cuda.Event(), done))
+                    running[-1][0].record()
+                    if len(running) > IN_FLIGHT:  # progress tells what the GPU has done
+                        event, past = running.popleft()
+                        event.synchronize()
+                        progress.update(past)
+                continue
+            except torch.OutOfMemoryError:
+                longest = max(token_count(examples[i], self._keep_last) for i in waiting)
+                if (
+                    self.row_tokens if wants_fixed_rows(self.model) else self.batch_tokens
+                ) <= longest:
+                    raise  # one example alone is too much
+            self.row_tokens, self.batch_tokens = self.row_tokens // 2, self.batch_tokens // 2
+            print(f"{self.label}: out of memory, now rows of {self.row_tokens}", file=sys.stderr)
+            torch.cuda.empty_cache()
+        if running:
+            progress.update(done)
+
+    def _batches(
+        self, examples: Sequence[Example], indices: Sequence[int]
+    ) -> Iterator[tuple[list[int], Rows]]:
+        """The examples at `indices`, longest first, as what one forward holds: at least one."""
+        lengths = [token_count(examples[index], self._keep_last) for index in indices]
+        longest = max(lengths)
+        if wants_fixed_rows(self.model):
+            capacity = max(self.row_tokens, longest + -longest % 1024)
+            batches = fixed_rows(lengths, capacity)
+        else:
+            capacity = max(self.row_tokens, longest)
+            batches = ((batch, None) for batch in _fill(lengths, self.batch_tokens))
+        for members, width in batches:
+            batch = [indices[member] for member in members]
+            rows = pack(
+                [examples[index] for index in batch],
+                capacity=width or capacity,
+                keep_last=self._keep_last,
+                width=width,
+            )
+            yield batch, rows
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         if self.mask != "causal":

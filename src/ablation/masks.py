@@ -12,16 +12,26 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from ablation.blocks import block_mask
 from ablation.names import MASKS
 from ablation.packing import Example, Rows, pack
 
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention")
 
+MOST_BRANCHES = 2**16  # of an example; paths are 32-bit numbers
+NOWHERE = -(2**31)
+AUDITED = 512  # tokens of the row in which a GPU's model is audited
+
 ReadyMask = Tensor | BlockMask | dict[str, Tensor | BlockMask]
+
+
+def wants_fixed_rows(model: PreTrainedModel) -> bool:
+    """Whether attention is compiled for a width, and a row's cost grows with what is seen only."""
+    return model.config.get_text_config()._attn_implementation == "flex_attention"
 
 
 class UnsupportedArchitecture(ValueError):
@@ -42,22 +52,34 @@ def rule(
     Works by broadcasting and under vmap. Every token sees itself, padding too: a query that sees
     nothing gives NaN on some back ends. Raises ValueError on an unknown mask.
     """
-    if mask not in MASKS:
-        raise ValueError(f"unknown mask {mask!r}: expected one of {', '.join(MASKS)}")
+    # Three numbers a token, and one formula for every mask, so that a kernel compiled for one
+    # serves all: the path it is on, its prompt's, and the one it sees ahead on.
+    column = torch.arange(doc.shape[1], device=doc.device, dtype=doc.dtype)
+    prompt = torch.where(doc < 0, -1 - column, doc * MOST_BRANCHES)
+    path = prompt if mask == "full_bidir" else prompt + branch
+    ahead = torch.where(sees_ahead(mask, branch) & (doc >= 0), prompt, NOWHERE)
 
     def may_look(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        doc_q, branch_q, branch_k = doc[b, q], branch[b, q], branch[b, k]
-        visible = doc_q == doc[b, k]
-        if mask != "full_bidir":
-            past = (k <= q) & ((branch_k == 0) | (branch_k == branch_q))
-            if mask == "prefill_bidir":
-                past = past | ((branch_q == 0) & (branch_k == 0))
-            visible = visible & past
+        path_k = path[b, k]
+        visible = (path_k == path[b, q]) | (path_k == prompt[b, q])
+        visible = visible & ((k <= q) | (path_k == ahead[b, q]))
         if window is not None:
             visible = visible & ((position_ids[b, q] - position_ids[b, k]).abs() < window)
-        return (visible & (doc_q >= 0)) | (q == k)
+        return visible
 
     return may_look
+
+
+def sees_ahead(mask: str, branch: Tensor) -> Tensor:
+    """[rows, tokens] bool: which tokens of an example see each other in both directions.
+
+    None, the prompt's, or all. Raises ValueError on an unknown mask.
+    """
+    if mask not in MASKS:
+        raise ValueError(f"unknown mask {mask!r}: expected one of {', '.join(MASKS)}")
+    if mask == "prefill_bidir":
+        return branch == 0
+    return torch.full_like(branch, mask == "full_bidir", dtype=torch.bool)
 
 
 def attention_mask(model: PreTrainedModel, mask: str, rows: Rows) -> ReadyMask:
@@ -78,12 +100,13 @@ def attention_mask(model: PreTrainedModel, mask: str, rows: Rows) -> ReadyMask:
     count, length = rows.input_ids.shape
 
     def ready(window: int | None) -> Tensor | BlockMask:
-        function = rule(mask, rows.doc, rows.branch, rows.position_ids, window)
         if implementation == "flex_attention":
-            # transformers compiles this call, which took minutes at 16k tokens; eagerly it is 0.1 s
-            return create_block_mask(
-                function, count, None, length, length, rows.doc.device, _compile=False
-            )
+            # the kernel reads these for every pair of a block that is seen in part
+            doc, branch = rows.doc.int(), rows.branch.int()
+            function = rule(mask, doc, branch, rows.position_ids, window)
+            free = sees_ahead(mask, branch)
+            return block_mask(function, free, doc, branch, sliding=window is not None)
+        function = rule(mask, rows.doc, rows.branch, rows.position_ids, window)
         return ALL_MASK_ATTENTION_FUNCTIONS[implementation](
             batch_size=count,
             q_length=length,
@@ -180,7 +203,8 @@ class LeakAudit:
 def leak_audit(model: PreTrainedModel, mask: str, width: int | None = None) -> LeakAudit:
     """Change one token and see which logits move: does the mask leak, and does the model obey it?
 
-    Two forwards more than none, over one row of some 25 random tokens (padded to `width`).
+    Three forwards over one row of some 25 random tokens (padded to `width`; on a GPU to one that
+    kernels are compiled for anyway).
     Raises MaskNotObeyed when the prompt is causal under a bidirectional mask or bidirectional
     under `causal`, or when a change is felt in another doc or branch of the row.
     """
@@ -195,6 +219,8 @@ def leak_audit(model: PreTrainedModel, mask: str, width: int | None = None) -> L
     shared = mask != "full_bidir"
     examples = [Example(prompt, [first, second])] if shared else [Example(prompt, [first])]
     examples += [Example(random_ids(5), [random_ids(4)])]
+    if width is None and model.device.type == "cuda":
+        width = AUDITED
     rows = pack(examples, capacity=64, width=width).to(model.device)
     changed_continuation = len(prompt) + len(first) // 2
     changed_prompt = len(prompt) - 1

@@ -30,7 +30,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ablation.atomic import atomic_path
-from ablation.masks import UnsupportedArchitecture, attention_mask, refuse_unsupported
+from ablation.masks import AUDITED, UnsupportedArchitecture, attention_mask, refuse_unsupported
 from ablation.packing import Example, Rows, pack
 from ablation.provenance import processor
 
@@ -174,7 +174,24 @@ def load_on(
     """`load` as the study's `hardware:` block says; sets torch's threads, on which bits depend."""
     torch.set_num_threads(hardware["threads"])
     device = "cuda" if hardware["gpu"] else "cpu"
-    return load(folder, hardware["dtype"], hardware["attention"], device)
+    model, tokenizer = load(folder, hardware["dtype"], hardware["attention"], device)
+    if hardware["compile"]:
+        compile_layers(model)
+    return model, tokenizer
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Have torch fuse norms, rotary embedding and gates of each decoder layer, in place.
+
+    The layers share their code, so that one is compiled for all, once for each width of the rows
+    (`packing.fixed_rows` makes few) and mode of the model.
+    """
+    # beyond it torch would run uncompiled flex attention, which holds [tokens, tokens] in memory
+    torch._dynamo.config.recompile_limit = 64
+    decoder = model.get_decoder()
+    for layer in decoder.layers:
+        layer.compile(dynamic=False)
+    decoder.norm.compile(dynamic=False)
 
 
 def save(
@@ -212,13 +229,14 @@ def save(
     return form
 
 
-def circumstances(model: PreTrainedModel) -> dict[str, str | int]:
+def circumstances(model: PreTrainedModel) -> dict[str, str | int | bool]:
     """On what `model` computes: what must be equal for two of its numbers to be compared."""
     device = model.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.config.get_text_config()._attn_implementation,
+        "compile": any(m._compiled_call_impl is not None for m in model.modules()),
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,
     }
 
@@ -267,7 +285,8 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
         if decoder is None or decoder is model or head is None:
             _plain_heads[model] = False
             return False
-        rows = pack([Example([3, 4, 5], [[6, 7]])], capacity=5).to(model.device)
+        width = AUDITED if model.device.type == "cuda" else None  # no width of its own to compile
+        rows = pack([Example([3, 4, 5], [[6, 7]])], capacity=5, width=width).to(model.device)
         seen: list[Tensor] = []
         hook = decoder.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
         was_training = model.training

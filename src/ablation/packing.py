@@ -9,7 +9,7 @@ attention masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -17,6 +17,7 @@ from torch import LongTensor
 
 PADDING_DOC = -1
 IGNORED_LABEL = -100
+WIDTHS = 8  # of rows for kernels that are compiled for a width: some seconds each, once
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,14 @@ class Rows:
     def to(self, device: torch.device | str) -> Rows:
         """The same rows with every tensor on `device`."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "continuations"}
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+        return replace(self, **{name: moved(tensor, device) for name, tensor in tensors.items()})
+
+
+def moved(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """`tensor` on `device`; from host memory to a GPU without waiting for what the GPU does."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def token_count(example: Example, keep_last: bool = True) -> int:
@@ -153,6 +161,34 @@ def pack(
     tensors = [torch.tensor(column, dtype=torch.long).view(shape) for column in columns]
     target_columns = torch.tensor(targets, dtype=torch.long).view(-1, 4).unbind(1)
     return Rows(*tensors, *target_columns, continuations=owners)
+
+
+def fixed_rows(
+    lengths: Sequence[int], capacity: int, widths: int = WIDTHS
+) -> Iterator[tuple[list[int], int]]:
+    """Rows of few different widths, for kernels compiled for each: (indices of `lengths`, width).
+
+    Longest first, each into the first row that has room for it. A row is as wide as what is in it,
+    rounded up to a multiple of `capacity` / `widths`. Raises ValueError when a length exceeds
+    `capacity`.
+    """
+    if max(lengths, default=0) > capacity:
+        raise ValueError(f"an example takes {max(lengths)} tokens, but a row holds {capacity}")
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for row in _first_fit([lengths[index] for index in order], capacity):
+        members = [order[place] for place in row]
+        steps = -(-sum(lengths[index] for index in members) * widths // capacity)
+        yield members, max(1, steps) * capacity // widths
+
+
+def forwards(
+    examples: Sequence[Example], capacity: int, fixed: bool, widths: int = WIDTHS
+) -> list[Rows]:
+    """What each forward of a batch holds: all its rows, or each of its `fixed_rows` alone."""
+    if not fixed:
+        return [pack(examples, capacity)]
+    rows = fixed_rows([token_count(example) for example in examples], capacity, widths)
+    return [pack([examples[i] for i in members], width, width=width) for members, width in rows]
 
 
 def _first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

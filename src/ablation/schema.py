@@ -51,6 +51,10 @@ class Hardware(Strict):
             )
         return attention
 
+    compile: bool = key(
+        "compile decoder layers: faster on a GPU once a minute or two of compiling is over"
+    )
+
 
 class NoLearning(Strict):
     after_steps: int = key("judged from this step on", ge=1)
@@ -87,13 +91,17 @@ class Training(Strict):
     micro_batch_examples: int = key(
         "examples a forward; memory only, the step stays the same", ge=1
     )
-    max_seq_len: int = key("tokens an example, and a packed row", ge=8)
+    max_seq_len: int = key("tokens an example", ge=8)
+    row_tokens: int | None = key(
+        "capacity of a packed row: memory and speed only; null, or less: max_seq_len", ge=8
+    )
     learning_rate: float = key("at its highest", gt=0)
     weight_decay: float = key("of everything but norms and biases", ge=0)
     warmup_steps: int = key("steps up to the learning rate, of max_steps", ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = key("after the warm-up")
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"] = key(
-        "as the Trainer names it"
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adamw_bf16"] = key(
+        "as the Trainer names it, over float32 copies of bfloat16 weights; adamw_bf16 is AdamW "
+        "without copies, everything in bfloat16 and rounded stochastically: 8 bytes a weight"
     )
     adam_beta2: float = key("short trainings want a short memory", gt=0, lt=1)
     max_grad_norm: float = key("gradients are clipped to it", gt=0)
@@ -187,8 +195,12 @@ class Evaluation(Strict):
         "acc_bytes per byte, acc_token per token, acc_token_float32 the same without rounding"
     )
     limit: int | None = key("items a task, for a quick look; null: all that there are", ge=1)
-    row_tokens: int = key("capacity of a packed row: memory and speed only", ge=32)
-    batch_tokens: int = key("tokens a forward: memory and speed only", ge=64)
+    row_tokens: int | None = key(
+        "capacity of a packed row: memory and speed only; null: what fits into the GPU", ge=32
+    )
+    batch_tokens: int = key(
+        "tokens a forward: memory and speed only; under flex_attention a forward is one row", ge=64
+    )
 
     @field_validator("tasks")
     @classmethod
@@ -198,7 +210,7 @@ class Evaluation(Strict):
     @field_validator("batch_tokens")
     @classmethod
     def _holds_a_row(cls, batch: int, info: ValidationInfo) -> int:
-        if batch < info.data.get("row_tokens", batch):
+        if batch < (info.data.get("row_tokens") or batch):
             raise ValueError(f"less than one row (row_tokens {info.data['row_tokens']})")
         return batch
 

@@ -20,6 +20,7 @@ from ablation.atomic import atomic_path
 from ablation.lm import MaskedLM
 from ablation.masks import leak_audit
 from ablation.metrics import metrics_from_samples
+from ablation.models import circumstances
 from ablation.names import macros, protocol_of
 from ablation.provenance import write_json
 
@@ -54,10 +55,13 @@ class Evaluation(NamedTuple):
 
     metrics: {mask, leak_audit: as `masks.LeakAudit`, tasks: as `metrics.accuracies`}.
     samples: one row per item and choice, with `SAMPLE_COLUMNS`.
+    circumstances: as `models.circumstances`, and the rows scored in: fewer tokens when memory was
+        short.
     """
 
     metrics: dict[str, Any]
     samples: pd.DataFrame
+    circumstances: dict[str, Any]
 
     def write(self, folder: str | Path) -> list[Path]:
         """metrics.json and samples.parquet in `folder`; returns their paths."""
@@ -105,17 +109,23 @@ def evaluate(
     manager = _task_manager(tasks, task_folder, metadata)
     rows: list[dict] = []
     theirs: dict[str, Mapping] = {}
+    row_tokens = []
     for macro, names in macros(tasks).items():
         brought, most = PROTOCOL_BRINGS[protocol_of(macro)]
         lm = MaskedLM(model, tokenizer, mask=mask, **(brought | lm_options))
         first = min((n for n in (limit, most) if n is not None), default=None)
         found, results = _score(lm, manager.load(names), first, fewshot_seed)
         rows, theirs = rows + found, theirs | results
+        row_tokens.append(lm.row_tokens)
     rows = [row | {"mask": mask, "checkpoint": checkpoint} for row in rows]
     samples = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
     metrics = metrics_from_samples(samples)
     _check_against_lm_eval(metrics, theirs)
-    return Evaluation({"mask": mask, "leak_audit": audit.as_dict(), "tasks": metrics}, samples)
+    return Evaluation(
+        {"mask": mask, "leak_audit": audit.as_dict(), "tasks": metrics},
+        samples,
+        circumstances(model) | {"row_tokens": min(row_tokens)},
+    )
 
 
 def _score(

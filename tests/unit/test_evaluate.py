@@ -107,7 +107,7 @@ def test_metrics_and_hashes_are_those_of_lm_eval_with_stock_hflm(study, evaluate
         task_manager=manager,
         bootstrap_iters=0,
     )
-    metrics, samples = evaluated["causal"]
+    metrics, samples, _ = evaluated["causal"]
     for task in TASKS:
         for metric in ("acc", "acc_norm", "acc_bytes"):
             assert metrics["tasks"][task][metric] == theirs["results"][task][f"{metric},none"]
@@ -122,7 +122,7 @@ def test_metrics_and_hashes_are_those_of_lm_eval_with_stock_hflm(study, evaluate
 
 
 def test_samples_have_one_row_per_item_and_choice(evaluated):
-    for mask, (_, samples) in evaluated.items():
+    for mask, (_, samples, _) in evaluated.items():
         assert list(samples.columns) == list(SAMPLE_COLUMNS)
         assert samples.dtypes.astype(str).to_dict() == SAMPLE_COLUMNS
         assert set(samples["mask"]) == {mask}
@@ -138,7 +138,7 @@ def test_samples_have_one_row_per_item_and_choice(evaluated):
 
 
 def test_metrics_come_back_from_the_rows_after_parquet(evaluated, tmp_path):
-    for mask, (metrics, samples) in evaluated.items():
+    for mask, (metrics, samples, _) in evaluated.items():
         samples.to_parquet(tmp_path / f"{mask}.parquet", index=False)
         read = pd.read_parquet(tmp_path / f"{mask}.parquet")
         assert metrics_from_samples(read.sample(frac=1, random_state=0)) == metrics["tasks"]
@@ -186,13 +186,13 @@ def test_choices_without_scored_tokens_come_last_and_of_such_the_first_wins():
 
 
 def test_the_audit_stands_beside_the_scores(evaluated):
-    leaks = {mask: metrics["leak_audit"]["leaks"] for mask, (metrics, _) in evaluated.items()}
+    leaks = {mask: metrics["leak_audit"]["leaks"] for mask, (metrics, _, _) in evaluated.items()}
     assert leaks == {"causal": False, "prefill_bidir": False, "full_bidir": True}
 
 
 def test_limit_takes_the_first_documents(study, evaluated, tokenizer):
     model = tiny_model("ministral3", vocabulary=len(tokenizer))
-    _, samples = evaluate(model, tokenizer, ["tiny_partial"], "causal", *study, limit=5)
+    _, samples, _ = evaluate(model, tokenizer, ["tiny_partial"], "causal", *study, limit=5)
     whole = evaluated["causal"].samples
     expected = whole[(whole.task == "tiny_partial") & (whole.doc_id < 5)]
     assert samples.doc_hash.tolist() == expected.doc_hash.tolist()

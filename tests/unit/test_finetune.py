@@ -26,6 +26,7 @@ RECIPE = {
     "batch_examples": 8,
     "micro_batch_examples": 8,
     "max_seq_len": 64,
+    "row_tokens": None,
     "learning_rate": 1e-2,
     "weight_decay": 0.0,
     "warmup_steps": 1,

@@ -9,7 +9,8 @@ from lm_eval.models.huggingface import HFLM
 from tiny import tiny_model, tiny_tokenizer
 from transformers import DynamicCache
 
-from ablation.lm import MaskedLM, _is_argmax
+from ablation.head import token_scores
+from ablation.lm import MaskedLM
 from ablation.masks import MASKS
 from ablation.packing import Example, pack
 
@@ -103,10 +104,34 @@ def test_scores_do_not_depend_on_rows_and_batches(tokenizer):
     model = tiny_model("qwen3", vocabulary=len(tokenizer))
     for mask in MASKS:
         _, expected = ours(model, tokenizer, mask=mask)
-        shapes = [(32, 32, False), (600, 5000, False), (64, 300, True), (1, 1, False)]
-        for row_tokens, batch_tokens, pad_rows in shapes:
-            shape = {"row_tokens": row_tokens, "batch_tokens": batch_tokens, "pad_rows": pad_rows}
+        for row_tokens, batch_tokens in [(32, 32), (600, 5000), (1, 1)]:
+            shape = {"row_tokens": row_tokens, "batch_tokens": batch_tokens}
             assert_same_scores(ours(model, tokenizer, mask=mask, **shape)[1], expected)
+
+
+def test_out_of_memory_halves_the_rows_loses_nothing_and_is_recorded(tokenizer, monkeypatch):
+    import ablation.lm as module
+
+    model = tiny_model("ministral3", vocabulary=len(tokenizer))
+    _, expected = ours(model, tokenizer)
+    real, widths = module.score_rows, []
+
+    def short_of_memory(model, rows, mask, dtype):
+        widths.append(rows.input_ids.numel())
+        if widths[-1] > 128 and len(widths) > 1:
+            raise torch.OutOfMemoryError
+        return real(model, rows, mask, dtype)
+
+    monkeypatch.setattr(module, "score_rows", short_of_memory)
+    lm, found = ours(model, tokenizer, row_tokens=256, batch_tokens=256)
+    assert_same_scores(found, expected)
+    assert widths[0] > 128 and lm.row_tokens < 256
+
+    monkeypatch.setattr(
+        module, "score_rows", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError)
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        ours(model, tokenizer)
 
 
 # --- the other masks, against token-by-token references -----------------------------------------
@@ -207,7 +232,7 @@ def test_bfloat16_logits_are_rounded_as_by_a_scorer_in_bfloat16(tokenizer):
 def test_of_equal_logits_the_first_is_greedy_as_argmax_has_it():
     logits = torch.tensor([[1.0, 3.0, 3.0], [5.0, 0.0, 5.0]]).bfloat16()
     rows, tokens = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([1, 2, 0, 0, 2])
-    assert _is_argmax(logits, rows, tokens).tolist() == [True, False, False, True, False]
+    assert token_scores(logits, rows, tokens)[1].tolist() == [True, False, False, True, False]
 
 
 # --- rolling and generation -----------------------------------------------------------------------

@@ -15,7 +15,6 @@ def main(smk):
     weights = hub.model_folder(smk.input.model, checkpoint)
     model, tokenizer = models.load_on(config["hardware"], weights)
     facts = {k: checkpoint[k] for k in ("recipe", "seed", "train_leaks") if k in checkpoint}
-    facts["circumstances"] = models.circumstances(model) | stamp["packages"]
     options = config["evaluation"] | {
         "task_folder": Path(smk.scriptdir).parents[1] / "config" / "tasks",
         "data_folder": next((Path(p).parent for p in inputs if p != smk.input.model), None),
@@ -27,6 +26,7 @@ def main(smk):
             result = evaluate(model, tokenizer, mask=mask, label=label, **options)
         outputs = result.write(folder)
         leaks = result.metrics["leak_audit"]["leaks"]
+        facts["circumstances"] = result.circumstances | stamp["packages"]
         manifest = f"{folder}/manifest.json"
         provenance.write_manifest(manifest, stamp, outputs, mask=mask, eval_leaks=leaks, **facts)
 

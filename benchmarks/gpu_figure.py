@@ -1,0 +1,120 @@
+"""Tables and figure of docs/performance.md, from a result of benchmarks/gpu.py.
+
+python benchmarks/gpu_figure.py benchmarks/results/h100.json [--docs docs]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+
+from ablation.charts import render, sheet
+
+MARK = "<!-- measured -->\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("result", type=Path)
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    args = parser.parse_args()
+    record = json.loads(args.result.read_text())
+    page = args.docs / "performance.md"
+    before, _, rest = page.read_text().partition(MARK)
+    _, _, after = rest.partition(MARK)
+    page.write_text(before + MARK + tables(record) + MARK + after)
+    (args.docs / "performance.svg").write_bytes(render(figure(record), ".svg"))
+
+
+def tables(record: dict) -> str:
+    """What was measured beside its peers, and how it grows, as markdown."""
+    scoring, training, sections = record["scoring"], record["training"], record["sections"]
+    rates, errors = scoring["items_per_s"], scoring["relative_error"]
+    steps, tokens = training["step16_s"], training["tokens_per_s"]
+    libraries = ", ".join(f"{name} {v}" for name, v in record["libraries"].items() if v)
+    peak = record["machine"]["matmul_tflops"]
+    hflm, ours, wide = sections["scoring_hflm"], sections["scoring_ours"], sections["training_16k"]
+    strings = ours["causal_from_strings"], hflm["from_strings"]
+    rows = [
+        ("items/s, `causal`, from token ids", rates["ours_causal"], "HFLM", rates["hflm"]),
+        ("items/s, `prefill_bidir`", rates["ours_prefill_bidir"], "HFLM (causal)", rates["hflm"]),
+        ("items/s, `causal`, from strings", strings[0], "HFLM", strings[1]),
+        ("items/s, `causal`", rates["ours_causal"], "the published loop", rates["seed_loop"]),
+        ("tokens/s, 16 k tokens a step", tokens["ours"], "TRL, packed", tokens["trl"]),
+    ]
+    lines = [
+        f"{record['machine']['name']}, driver {record['machine']['driver']}, commit "
+        f"{record['commit']}; {libraries}. A bfloat16 product of 8192 x 8192 matrices runs at "
+        f"{peak} TFLOP/s there, a copy at {record['machine']['copy_gb_per_s']:.0f} GB/s.\n",
+        "| work | ours | peer | peer's | ratio |",
+        "|---|---|---|---|---|",
+        *(f"| {work} | {a:,} | {peer} | {b:,} | {a / b:.2f} |" for work, a, peer, b in rows),
+        f"| s a step of 16 samples | {steps['ours']} | the published way | {steps['seed']} | "
+        f"{steps['seed'] / steps['ours']:.1f} |",
+        f"| log-likelihood error | {errors['ours']} | HFLM | {errors['hflm']} | "
+        f"{errors['hflm'] / errors['ours']:.1f} |",
+        "",
+        f"Training at 16 k tokens a step does {training['model_tflops']} TFLOP/s, "
+        f"{100 * training['model_tflops'] / peak:.0f} % of the matrix rate (body of real tokens, "
+        f"head of supervised ones), in {training['peak_gib']} GiB ({wide['reserved_gib']} "
+        f"reserved; rows of {wide['row_tokens']}), after {wide['compile_s']:.0f} s of compiling.\n",
+        "| scored under `prefill_bidir` | items/s | tokens/s |",
+        "|---|---|---|",
+    ]
+    growth = sections["scoring_growth"]
+    for entry in growth["work"] + growth["prompt"]:
+        named = f"prompts of {entry['prompt_tokens']}" if "prompt_tokens" in entry else ""
+        named = named or f"{entry['items']:,} HellaSwag-like items"
+        lines.append(f"| {named} | {entry['items_per_s']} | {entry['tokens_per_s']:,} |")
+    lines += ["", "| trained | s a step | tokens a step | tokens/s | reserved GiB |"]
+    lines.append("|---|---|---|---|---|")
+    for entry in sections["training_growth"]["work"] + sections["training_growth"]["length"]:
+        named = f"samples of {entry['sample_tokens']}" if "sample_tokens" in entry else ""
+        named = named or f"{16 * entry['times']} Alpaca-like samples"
+        lines.append(
+            f"| {named} | {entry['step_s']} | {entry['tokens_per_step']:,} | "
+            f"{entry['tokens_per_s']:,} | {entry['reserved_gib']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def figure(record: dict) -> alt.TopLevelMixin:
+    """Tokens a second by length, and by amount of work."""
+    sections = record["sections"]
+    score, train = sections["scoring_growth"], sections["training_growth"]
+    lengths = pd.DataFrame(
+        [{"work": "scoring", "at": e["prompt_tokens"], **e} for e in score["prompt"]]
+        + [{"work": "training", "at": e["sample_tokens"], **e} for e in train["length"]]
+    )
+    amounts = pd.DataFrame(
+        [{"work": "scoring", "at": e["times"], **e} for e in score["work"]]
+        + [{"work": "training", "at": e["times"], **e} for e in train["work"]]
+    )
+
+    def panel(frame: pd.DataFrame, title: str) -> alt.Chart:
+        ticks = sorted(frame["at"].unique().tolist())
+        return (
+            alt.Chart(frame, width=300, height=220)
+            .mark_line(point=True)
+            .encode(
+                x=alt.X("at:Q", scale=alt.Scale(type="log", base=2), title=title).axis(
+                    values=ticks
+                ),
+                y=alt.Y("tokens_per_s:Q", title="tokens a second", scale=alt.Scale(zero=True)),
+                color=alt.Color("work:N", title=None),
+            )
+        )
+
+    panels = panel(lengths, "tokens of a prompt (scoring) or sample") | panel(
+        amounts, "times 512 items, or times 16 samples a step"
+    )
+    notes = [f"{record['machine']['name']}, 3.4 B weights in bfloat16, one GPU."]
+    return sheet(panels, lengths, "How cost grows", notes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Training, ours and theirs: each function with one argument is a section of benchmarks/gpu.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import tempfile
+import time
+
+import peers
+import torch
+from measuring import free, peak_gib, seconds, wait
+from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback
+from workload import Size, make_model, make_samples
+
+from ablation import finetune
+from ablation.arguments import own_optimizer, training_arguments
+from ablation.masks import wants_fixed_rows
+from ablation.models import compile_layers, target_logits
+from ablation.packing import WIDTHS, Example, forwards, pack, token_count
+from ablation.stops import Stops
+
+MEMORY_GIB = 38.0  # reserved, so that a card of 40 GB does it
+
+
+class Clock(TrainerCallback):
+    """Seconds an optimizer step, over all steps after the first `skip`."""
+
+    def __init__(self, skip: int):
+        self.skip, self.start, self.steps, self.took, self.tokens = skip, 0.0, 0, 0.0, 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.skip:
+            wait()
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            self.start, self.tokens = time.perf_counter(), state.num_input_tokens_seen
+        elif state.global_step == args.max_steps:
+            wait()
+            self.steps = args.max_steps - self.skip
+            self.took = (time.perf_counter() - self.start) / self.steps
+            self.tokens = state.num_input_tokens_seen - self.tokens
+
+
+RECIPE = {
+    "train_mask": "prefill_bidir",
+    "max_seq_len": 1024,
+    "learning_rate": 2e-5,
+    "weight_decay": 0.1,
+    "adam_beta2": 0.98,
+    "warmup_steps": 2,
+    "schedule": "linear",
+    "optimizer": "adamw_bf16",
+    "max_grad_norm": 1.0,
+    "log_steps": 1000,
+    "save_steps": 1000,
+    "eval_steps": 1000,
+    "eval_samples": 1,
+    "stops": {"no_learning": None, "plateau": None, "leak": None},
+}
+
+
+def compile_widths(model, samples: list[Example], batch: int, row_tokens: int) -> None:
+    """One forward and backward of each width that rows will have: they compile on first use."""
+    model.train()
+    step = row_tokens // WIDTHS
+    widths = set(range(step, row_tokens + 1, step))
+    if len({token_count(s) for s in samples}) == 1:
+        first = forwards(samples[:batch], row_tokens, wants_fixed_rows(model))
+        widths = {rows.input_ids.shape[1] for rows in first}
+    for width in sorted(widths):
+        fitting = next((s for s in samples if token_count(s) <= width), None)
+        if fitting is not None:
+            rows = pack([fitting], width, width=width).to(model.device)
+            finetune.summed_loss(model, rows, RECIPE["train_mask"])[0].backward()
+    model.zero_grad()
+
+
+def train(
+    size: Size, model, samples: list[Example], batch: int, row_tokens: int, skip: int
+) -> dict:
+    """Optimizer steps of `batch` samples by this repository's trainer."""
+    steps = len(samples) // batch
+    recipe = RECIPE | {"max_steps": steps, "batch_examples": batch}
+    hardware, clock = {"gpu": int(not size.toy)}, Clock(skip)
+    compiling = seconds(lambda: compile_widths(model, samples, batch, row_tokens))
+    with tempfile.TemporaryDirectory() as state:
+        arguments = training_arguments(recipe, 0, hardware, state, batch)
+        arguments.save_strategy = arguments.eval_strategy = "no"
+        trainer = finetune.MaskedTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=samples,
+            optimizer_cls_and_kwargs=own_optimizer(recipe),
+            recipe=recipe,
+            row_tokens=row_tokens,
+            probe=[],
+            stops=Stops(recipe["stops"]),
+            callbacks=[clock],
+        )
+        trainer.train()
+    responses = sum(len(s.continuations[0]) for s in samples)
+    share = responses / (responses + sum(len(s.prompt) for s in samples))
+    tokens = clock.tokens / clock.steps
+    head = model.get_output_embeddings().weight.numel()
+    body = sum(p.numel() for p in model.parameters()) - head
+    flops = 6 * tokens * (body + share * head)  # real tokens; logits of supervised ones
+    return {
+        "step_s": round(clock.took, 4),
+        "tokens_per_step": round(tokens),
+        "tokens_per_s": round(tokens / clock.took),
+        "model_tflops": round(flops / clock.took / 1e12, 1),
+        "peak_gib": peak_gib(),
+        "reserved_gib": peak_gib(torch.cuda.max_memory_reserved),
+        "timed_steps": clock.steps,
+        "compile_s": round(compiling, 1),
+    }
+
+
+def our_trained(size: Size):
+    model = make_model(size, size.attention)
+    if not size.toy:
+        compile_layers(model)
+    return model
+
+
+def training_16(size: Size) -> dict:
+    """A step of 16 Alpaca-length samples."""
+    samples = make_samples(size, 16 * (2 + 3 * size.steps))
+    return train(size, our_trained(size), samples, 16, size.row_tokens[0], 2)
+
+
+def training_16k(size: Size) -> dict:
+    """A step of about 16 thousand tokens: in the rows that fit a 40 GB card, and in longer ones."""
+    batch, model, found = size.throughput_examples, our_trained(size), []
+    samples = make_samples(size, batch * (2 + 2 * size.steps))
+    for row_tokens in size.row_tokens:
+        found.append({"row_tokens": row_tokens} | train(size, model, samples, batch, row_tokens, 2))
+        free()
+    fitting = [f for f in found if f["reserved_gib"] <= MEMORY_GIB]
+    return max(fitting, key=lambda f: f["tokens_per_s"]) | {"rows": found}
+
+
+def training_check(size: Size) -> dict:
+    """Loss and gradients of one batch: by the fast path, by dense masks and all logits, exactly."""
+    samples, losses, gradients = make_samples(size, 12), {}, {}
+    targets = sum(len(s.continuations[0]) for s in samples)
+    for way in ("fast", "plain", "float32"):
+        model = make_model(size, size.attention if way == "fast" else "sdpa").train()
+        if way == "fast" and not size.toy:
+            compile_layers(model)
+        elif way == "float32":
+            model = model.float()
+        losses[way] = 0.0
+        for rows in forwards(samples, 2048, fixed=way == "fast" and not size.toy):
+            rows = rows.to(size.device)
+            if way == "fast":
+                loss, _ = finetune.summed_loss(model, rows, "prefill_bidir")
+            else:
+                logits = target_logits(model, rows, "prefill_bidir").float()
+                loss = cross_entropy(logits, rows.target_id, reduction="sum")
+            (loss / targets).backward()
+            losses[way] += loss.item() / targets
+        gradients[way] = [p.grad for p in model.parameters()]
+        del model
+    exact = gradients.pop("float32")
+    norm = sum(float(g.norm()) ** 2 for g in exact) ** 0.5
+
+    def error(found: list[torch.Tensor]) -> float:
+        pairs = zip(found, exact, strict=True)
+        difference = sum(float((a.float() - b).norm()) ** 2 for a, b in pairs) ** 0.5
+        return float(f"{difference / norm:.3g}")
+
+    return {"loss": losses, "gradient_error": {way: error(g) for way, g in gradients.items()}}
+
+
+def training_seed(size: Size) -> dict:
+    """The published way: a sample a forward, dense mask, checkpointing, Adafactor."""
+    model = make_model(size, "sdpa").train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer, samples = peers.adafactor(model), make_samples(size, 48)
+    peers.step_one_by_one(model, optimizer, samples[:16])
+    taken = [
+        seconds(lambda s=s: peers.step_one_by_one(model, optimizer, samples[s : s + 16]))
+        for s in (16, 32)
+    ]
+    return {"step_s": round(statistics.mean(taken), 3), "peak_gib": peak_gib()}
+
+
+def training_trl(size: Size) -> dict:
+    """TRL's SFTTrainer, its ways side by side; the best is the peer."""
+    if size.toy or importlib.util.find_spec("trl") is None:
+        return {"best": None, "why": "trl is not installed"}
+    found = {}
+    for attention, liger in (("flex_attention", False), ("flex_attention", True)):
+        name = attention + ("_liger" if liger else "")
+        try:
+            clock = Clock(3)
+            peers.trl_trainer(size, attention, liger, 7, clock).train()
+            found[name] = {
+                "tokens_per_s": round(4 * 4096 / clock.took),
+                "step_s": round(clock.took, 3),
+                "peak_gib": peak_gib(),
+            }
+        except Exception as error:
+            found[name] = {"tokens_per_s": 0, "error": f"{type(error).__name__}: {error}"[:500]}
+        free()
+    return {"best": max(f["tokens_per_s"] for f in found.values()), "ways": found}
+
+
+def training_growth(size: Size) -> dict:
+    """Tokens a second at 1, 2, 4 times the step, and by sample length at one size of step."""
+    model, found = our_trained(size), {"work": [], "length": []}
+    skip, steps = (1, 2) if size.toy else (3, 8)
+    for times in (1, 2, 4):
+        samples = make_samples(size, 16 * times * steps)
+        measured = train(size, model, samples, 16 * times, size.row_tokens[0], skip)
+        found["work"].append({"times": times} | measured)
+        free()
+    for length in size.prompt_lengths:
+        batch = max(1, size.throughput_examples * 160 // length)
+        row_tokens = max(size.row_tokens[0], length)
+        samples = make_samples(size, batch * (skip + 3), length)
+        measured = train(size, model, samples, batch, row_tokens, skip)
+        found["length"].append({"sample_tokens": length} | measured)
+        free()
+    return found

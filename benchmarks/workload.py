@@ -1,0 +1,156 @@
+"""What the GPU benchmark is measured on: a random model of 3.4 B weights, items and samples."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from lm_eval.api.instance import Instance
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import Ministral3Config, Ministral3ForCausalLM, PreTrainedTokenizerFast
+
+from ablation.packing import Example
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything. `toy` is a rehearsal: its numbers mean nothing."""
+
+    toy: bool
+    device: str
+    dtype: torch.dtype
+    attention: str  # of what is ours
+    vocabulary: int
+    items: int
+    loop_items: int  # for scorers that take seconds an item
+    checked_items: int  # scored in float32 too
+    steps: int  # timed optimizer steps
+    row_tokens: tuple[int, ...]  # of training
+    throughput_examples: int  # an optimizer step of some 16 thousand tokens
+    prompt_lengths: tuple[int, ...]
+    growth_tokens: int  # scored at each prompt length
+    matrix: int
+
+
+FULL = Size(
+    toy=False,
+    device="cuda",
+    dtype=torch.bfloat16,
+    attention="flex_attention",
+    vocabulary=131_072,
+    items=512,
+    loop_items=32,
+    checked_items=48,
+    steps=6,
+    row_tokens=(3072, 2048),  # the first is the one recommended
+    throughput_examples=96,
+    prompt_lengths=(64, 256, 1024, 4096, 8192),
+    growth_tokens=65_536,
+    matrix=8192,
+)
+TOY = Size(
+    toy=True,
+    device="cpu",
+    dtype=torch.float32,
+    attention="sdpa",
+    vocabulary=512,
+    items=6,
+    loop_items=2,
+    checked_items=4,
+    steps=1,
+    row_tokens=(1024,),
+    throughput_examples=8,
+    prompt_lengths=(16, 32),
+    growth_tokens=300,
+    matrix=64,
+)
+
+
+def make_model(size: Size, attention: str) -> Ministral3ForCausalLM:
+    """Ministral-3-3B's text model (26 layers, width 3072), random weights, in eval mode."""
+    shape = {"hidden_size": 3072, "intermediate_size": 9216, "num_hidden_layers": 26}
+    shape |= {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    if size.toy:
+        shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+        shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    config = Ministral3Config(
+        vocab_size=size.vocabulary, tie_word_embeddings=True, use_cache=False, **shape
+    )
+    config.name_or_path = "random"
+    torch.manual_seed(0)
+    with torch.device(size.device):
+        model = Ministral3ForCausalLM._from_config(
+            config, dtype=size.dtype, attn_implementation=attention
+        )
+    return model.eval()
+
+
+def make_tokenizer(size: Size) -> PreTrainedTokenizerFast:
+    """One token a word: four special ones, then w4 ... to the end of the vocabulary."""
+    words = ["<unk>", "<s>", "</s>", "<pad>", *(f"w{i}" for i in range(4, size.vocabulary))]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+    )
+
+
+def make_items(size: Size, count: int, prompt: int | None = None) -> list[Example]:
+    """HellaSwag-like items: a prompt of about 75 tokens (or `prompt`), four endings of about 28."""
+    rng = random.Random(1)
+
+    def words(mean: float, spread: float, least: int) -> list[int]:
+        return [
+            rng.randrange(20, size.vocabulary)
+            for _ in range(max(least, round(rng.gauss(mean, spread))))
+        ]
+
+    spread = 25 if prompt is None else 0
+    return [
+        Example(words(prompt or 75, spread, 12), [words(28, 9, 4) for _ in range(4)])
+        for _ in range(count)
+    ]
+
+
+def as_ids(items: list[Example]) -> list[tuple[tuple[str, str], list[int], list[int]]]:
+    """Requests as `_loglikelihood_tokens` takes them."""
+    return [(("", ""), item.prompt, ending) for item in items for ending in item.continuations]
+
+
+def as_strings(items: list[Example]) -> list[Instance]:
+    """Requests as `loglikelihood` takes them."""
+
+    def text(ids: list[int]) -> str:
+        return " ".join(f"w{i}" for i in ids)
+
+    requests = []
+    for number, item in enumerate(items):
+        for choice, ending in enumerate(item.continuations):
+            pair = (text(item.prompt), " " + text(ending))
+            requests.append(Instance("loglikelihood", {}, pair, choice))
+            requests[-1].doc_id = number
+    return requests
+
+
+def make_samples(size: Size, count: int, length: int | None = None) -> list[Example]:
+    """Alpaca-like samples, about 150 tokens each; or all of `length`, a quarter of it prompt."""
+    rng = random.Random(2)
+
+    def words(number: int) -> list[int]:
+        return [rng.randrange(20, size.vocabulary) for _ in range(number)]
+
+    def sample() -> Example:
+        prompt = min(400, max(12, int(rng.lognormvariate(3.6, 0.5))))
+        response = min(600, max(3, int(rng.lognormvariate(4.5, 0.8))))
+        if length is not None:
+            prompt, response = length // 4, length - length // 4
+        return Example(words(prompt), [words(response)])
+
+    return [sample() for _ in range(count)]

@@ -1,0 +1,137 @@
+"""Promises on a CUDA device: compiled flex attention equals dense masks, and nothing waits."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from dataclasses import replace
+
+from gpu_training import RECIPE
+from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback
+from workload import TOY, as_ids, make_items, make_model, make_samples, make_tokenizer
+
+from ablation.arguments import own_optimizer, training_arguments
+from ablation.finetune import MaskedTrainer, summed_loss
+from ablation.head import score_rows
+from ablation.lm import MaskedLM
+from ablation.masks import MASKS, leak_audit
+from ablation.models import compile_layers, target_logits
+from ablation.packing import forwards, pack
+from ablation.stops import Stops
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SIZE = replace(TOY, device="cuda", vocabulary=4096)
+
+
+@pytest.fixture(scope="module")
+def fast():
+    model = make_model(SIZE, "flex_attention")
+    compile_layers(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return make_model(SIZE, "sdpa")
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_scores_of_long_compiled_rows_are_those_of_dense_masks(fast, plain, mask):
+    tokenizer, ids = make_tokenizer(SIZE), as_ids(make_items(SIZE, 40))
+    found = MaskedLM(fast, tokenizer, mask=mask, row_tokens=None)._loglikelihood_tokens(ids)
+    expected = MaskedLM(plain, tokenizer, mask=mask)._loglikelihood_tokens(ids)
+    for (ours, greedy), (theirs, theirs_greedy) in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-2) and greedy == theirs_greedy
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_compiled_model_obeys_its_mask(fast, mask):
+    assert leak_audit(fast, mask).leaks == (mask == "full_bidir")
+
+
+def test_loss_and_gradients_are_those_of_dense_masks_and_all_logits(fast, plain):
+    samples, gradients, losses = make_samples(SIZE, 12), [], []
+    for model in (fast, plain):
+        model.train().zero_grad()
+        total = 0.0
+        for rows in forwards(samples, 1024, fixed=model is fast):
+            rows = rows.to("cuda")
+            if model is fast:
+                loss, _ = summed_loss(model, rows, "prefill_bidir")
+            else:
+                logits = target_logits(model, rows, "prefill_bidir")
+                loss = cross_entropy(logits, rows.target_id, reduction="sum")
+            (loss / 1000).backward()
+            total += loss.item()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        losses.append(total)
+        model.eval().zero_grad()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for ours, theirs in zip(*gradients, strict=True):
+        assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
+def test_scoring_a_row_never_waits_for_the_gpu(fast):
+    rows = pack(make_items(SIZE, 3), 1024, keep_last=False, width=1024)
+    score_rows(fast, rows, "prefill_bidir")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        score_rows(fast, rows, "prefill_bidir")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class Watch(TrainerCallback):
+    """No host synchronization from the beginning of step `first` to the end of the last."""
+
+    def __init__(self, first: int):
+        self.first, self.watched = first, 0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 >= self.first:
+            torch.cuda.set_sync_debug_mode("error")
+            self.watched += 1
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == args.max_steps:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_training_step_never_waits_for_the_gpu(tmp_path):
+    model, watch = make_model(replace(SIZE, dtype=torch.bfloat16), "flex_attention"), Watch(4)
+    compile_layers(model)
+    recipe = RECIPE | {"max_steps": 7, "batch_examples": 8}
+    arguments = training_arguments(recipe, 0, {"gpu": 1}, tmp_path, 8)
+    arguments.save_strategy = arguments.eval_strategy = "no"
+    trainer = MaskedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=make_samples(SIZE, 64, length=100),
+        optimizer_cls_and_kwargs=own_optimizer(recipe),
+        recipe=recipe,
+        row_tokens=1024,
+        probe=[],
+        stops=Stops(recipe["stops"]),
+        callbacks=[watch],
+    )
+    embeddings = model.get_input_embeddings().weight
+    before = embeddings.detach().clone()
+    try:
+        trainer.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert watch.watched == 4
+    assert (embeddings != before).any()

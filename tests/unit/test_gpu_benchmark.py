@@ -1,0 +1,62 @@
+"""Promises of `make bench-gpu`, rehearsed at toy size on a CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+def bench(folder, *arguments):
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--toy", "--commit", "abc"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, "--out", str(folder / "toy.json"), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_every_section_runs_and_the_record_has_its_names(folder):
+    ran = bench(folder)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    record = json.loads((folder / "toy.json").read_text())
+    rates = record["scoring"]["items_per_s"]
+    assert set(rates) == {"ours_causal", "ours_prefill_bidir", "hflm", "seed_loop"}
+    assert all(rate > 0 for rate in rates.values())
+    assert all(0 <= error < 1e-5 for error in record["scoring"]["relative_error"].values())
+    assert all(seconds > 0 for seconds in record["training"]["step16_s"].values())
+    assert record["training"]["tokens_per_s"]["ours"] > 0
+    assert {"model_tflops", "peak_gib"} <= set(record["training"])
+    assert {"name", "driver", "matmul_tflops"} <= set(record["machine"])
+    assert record["libraries"]["torch"] and record["commit"] == "abc"
+    growth = record["sections"]["scoring_growth"]
+    assert [g["times"] for g in growth["work"]] == [1, 2, 4]
+
+
+def test_the_fast_step_is_the_plain_step(folder):
+    check = json.loads((folder / "toy.json").read_text())["sections"]["training_check"]
+    assert check["loss"]["fast"] == pytest.approx(check["loss"]["float32"], rel=1e-5)
+    assert check["gradient_error"]["fast"] < 1e-4
+
+
+def test_finished_sections_are_kept_for_the_same_machine_driver_and_commit(folder):
+    kept = folder / "toy.sections.json"
+    before = json.loads(kept.read_text())
+    del before["sections"]["machine"]
+    kept.write_text(json.dumps(before))
+    again = bench(folder)
+    lines = [line.split()[0] for line in again.stdout.splitlines() if "section_seconds" in line]
+    assert again.returncode == 0 and lines == ["machine"]
+    assert bench(folder, "--commit", "other", "--seconds", "-1").returncode == 1
+    assert json.loads((folder / "toy.json").read_text())["sections"] == {}
