@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_model, save_model
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 from transformers import (
     PreTrainedModel,
@@ -29,20 +30,23 @@ from transformers import (
     TrainerState,
 )
 
+from ablation import ranks, sharding
 from ablation.alpaca import alpaca_prompt, read_records
-from ablation.arguments import own_optimizer, training_arguments
+from ablation.arguments import own_optimizer, sharded_optimizer, training_arguments
 from ablation.head import summed_cross_entropy
 from ablation.masks import LeakAudit, leak_audit, wants_fixed_rows
 from ablation.models import last_states, target_logits
-from ablation.packing import IGNORED_LABEL, Example, Rows, forwards
+from ablation.packing import IGNORED_LABEL, Example, Rows, token_count
 from ablation.precision import MasterWeights, StochasticAdamW
 from ablation.progress import Progress
 from ablation.provenance import sha256_file
-from ablation.states import newest_state, resumes, seal
+from ablation.states import complete_states, newest_state, resumes, seal
 from ablation.stops import MAX_STEPS, Stops
 
 PROBE_EXAMPLES = 64  # samples on which both probe losses are taken
-WEIGHTS, TRAINER_STATE = "model.safetensors", "trainer_state.json"  # names that the Trainer knows
+# names that the Trainer knows
+WEIGHTS, SCHEDULER, TRAINER_STATE = "model.safetensors", "scheduler.pt", "trainer_state.json"
+TRAINED = "trained.pt"  # all weights, from the ranks that trained them
 
 
 @dataclass(frozen=True)
@@ -112,16 +116,17 @@ def summed_loss(model: PreTrainedModel, rows: Rows, mask: str) -> tuple[torch.Te
 def mean_loss(
     model: PreTrainedModel, examples: Sequence[Example], mask: str, capacity: int, batch: int
 ) -> float:
-    """Mean loss (nats a response token) of `examples` under `mask`."""
+    """Mean loss (nats a response token) of `examples` under `mask`, `batch` at a time."""
     was_training = model.training
     model.eval()
     total, count = 0.0, 0
     for start in range(0, len(examples), batch):
-        fixed = wants_fixed_rows(model)
-        for rows in forwards(examples[start : start + batch], capacity, fixed, widths=1):
-            loss, n = summed_loss(model, rows.to(model.device), mask)
+        part, fixed = examples[start : start + batch], wants_fixed_rows(model)
+        for rows in sharding.own_forwards(part, capacity, fixed, widths=1):
+            loss, n = sharding.whole(model, summed_loss, rows.to(model.device), mask)
             total, count = total + loss.item(), count + n
     model.train(was_training)
+    total, count = sharding.summed([total, count], model.device)
     return total / count
 
 
@@ -141,12 +146,27 @@ class MaskedTrainer(Trainer):
         self.recipe, self.row_tokens, self.probe, self.stops = recipe, row_tokens, probe, stops
         self.model_accepts_loss_kwargs = True  # the loss is divided by num_items_in_batch already
         self.remove_callback(PrinterCallback)  # our lines say the same, with the time left
+        if self.args.world_size > 1:
+            sharding.shard(self.model)
+            # "by transformers" or by us: the model owns its placement and gradient reduction
+            self.is_distributed_loading_by_transformers = True
+
+    def get_train_dataloader(self):
+        """Every rank reads every batch and takes its share in `collate`.
+
+        Shared out by accelerate, the last batch of an epoch would be filled up with examples seen.
+        """
+        loader = super().get_train_dataloader()
+        if self.args.world_size > 1:
+            sampler = loader.batch_sampler
+            sampler.num_processes, sampler.process_index, sampler.even_batches = 1, 0, False
+        return loader
 
     def collate(self, batch: list[Example]) -> dict:
         """A micro-batch: what each of its forwards holds, and what the Trainer counts it by."""
-        parts = forwards(batch, self.row_tokens, wants_fixed_rows(self.model))
+        parts = sharding.own_forwards(batch, self.row_tokens, wants_fixed_rows(self.model))
         labels = torch.cat([rows.labels.flatten() for rows in parts])
-        tokens = sum(int((rows.doc >= 0).sum()) for rows in parts)
+        tokens = sum(map(token_count, batch))
         # a column more: the Trainer does not count the first
         labels = torch.nn.functional.pad(labels, (1, 0), value=IGNORED_LABEL)[None]
         return {"parts": [vars(rows) for rows in parts], "labels": labels, "tokens": tokens}
@@ -175,7 +195,10 @@ class MaskedTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, count = summed_loss(model, _rows(inputs), self.recipe["train_mask"])
+        rows, mask = _rows(inputs), self.recipe["train_mask"]
+        loss, count = sharding.whole(model, summed_loss, rows, mask)
+        # gradients and logged losses are averaged over ranks, but the tokens are those of all
+        loss = loss * self.args.world_size
         return loss / (count if num_items_in_batch is None else num_items_in_batch)
 
     def loss_of(self, examples: Sequence[Example], mask: str) -> float:
@@ -195,10 +218,34 @@ class MaskedTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None):
         """The weights of a resumable state, by their own names: no class need know how to save."""
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(Path(output_dir) / WEIGHTS))
+        if self.args.world_size == 1:
+            save_model(self.model, str(Path(output_dir) / WEIGHTS))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        load_model(self.model, Path(resume_from_checkpoint) / WEIGHTS)
+        if self.args.world_size == 1:
+            load_model(self.model, Path(resume_from_checkpoint) / WEIGHTS)
+        else:
+            sharding.load_weights(Path(resume_from_checkpoint) / sharding.SHARDS, self.model)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self.args.world_size > 1:
+            sharding.save_shards(Path(output_dir) / sharding.SHARDS, self.model, self.optimizer.optimizer)
+            if self.args.should_save:
+                torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if self.args.world_size > 1 and checkpoint is not None:
+            shards = Path(checkpoint) / sharding.SHARDS
+            sharding.load_optimizer(shards, self.model, self.optimizer.optimizer)
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _clip_grad_norm(self, model):
+        norm = super()._clip_grad_norm(model)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def evaluate(self, *args, **kwargs):
         metrics = self.losses()
@@ -223,17 +270,17 @@ class Watch(TrainerCallback):
             self.note = f"loss {logs['loss']:.4f}"
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.progress.update(state.global_step, self.note)
+        if state.is_world_process_zero:
+            self.progress.update(state.global_step, self.note)
 
     def on_save(self, args, state, control, model=None, **kwargs):
-        # a state that is not finite is nothing to resume from
-        if self.stops.reason != "non_finite" and all(
-            p.isfinite().all() for p in model.parameters()
-        ):
+        # a state that is not finite is nothing to resume from; asking waits for all ranks' parts
+        finite = sharding.is_finite(model)
+        if finite and self.stops.reason != "non_finite" and state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.stops.reason:
+        if self.stops.reason and state.is_world_process_zero:
             print(f"{self.label}: {self.stops.reason} at step {state.global_step}", file=sys.stderr)
 
 
@@ -245,30 +292,78 @@ def finetune(
     hardware: Mapping,
     label: str,
     state: str | Path,
+    processes: int | None = None,
 ) -> Finetuned:
     """Train what `load` gives, within the memory there is, resuming from `state` if it can.
 
     `seed` sets the order of the data and which of it is held out, nothing else. Out of memory
     halves the rows, then the micro-batch, and goes on from the newest state: the step stays the
-    same.
+    same. It does too with several `processes` (default: one a GPU), which share out weights and
+    examples; `load` is then called in each, and must be picklable. Raises RuntimeError when there
+    are fewer GPUs, ValueError when `state` was saved by one process and several are to go on, or
+    the other way round.
     """
+    processes = max(1, hardware["gpu"]) if processes is None else processes
+    if hardware["gpu"] > torch.cuda.device_count():
+        raise RuntimeError(
+            f"{label}: {torch.cuda.device_count()} GPUs are visible here, but hardware.gpu is "
+            f"{hardware['gpu']}: lower it, or train where there are as many"
+        )
     micro_batch, shortest = recipe["micro_batch_examples"], recipe["max_seq_len"]
     row_tokens = max(recipe["row_tokens"] or 0, shortest)
     while True:
-        size = (row_tokens, micro_batch)
+        newest = newest_state(state)
+        resumed = _resumes(Path(state), newest, processes)
+        job = (load, data, recipe, seed, hardware, label, Path(state), newest)
+        job += (row_tokens, micro_batch)
         try:
-            return _finetune(*load(), data, recipe, seed, hardware, label, Path(state), *size)
+            if processes == 1:
+                tuned = _finetune(*job)
+            else:
+                told = ranks.run(_as_rank, *job, ranks=processes, gpu=hardware["gpu"] > 0)
+                tuned = Finetuned(*_with_weights(load, Path(state) / TRAINED), *told)
+            return tuned._replace(record={"resumes": resumed, "ranks": processes} | tuned.record)
         except torch.OutOfMemoryError:
-            if size == (shortest, 1):
+            if (row_tokens, micro_batch) == (shortest, 1):
                 raise
         if row_tokens > shortest:
             row_tokens = max(shortest, row_tokens // 2)
         else:
-            micro_batch = _smaller(micro_batch, recipe["batch_examples"])
+            micro_batch = _smaller(micro_batch, recipe["batch_examples"] // processes)
         size = f"{row_tokens} tokens a row, {micro_batch} examples at a time"
         print(f"{label}: out of memory, now {size}", file=sys.stderr)
         gc.collect()  # a Trainer refers to itself in circles, and would keep model and optimizer
         torch.cuda.empty_cache()
+
+
+def _resumes(state: Path, newest: Path | None, processes: int) -> list[int]:
+    """The steps at which the training was resumed, the one about to start with them."""
+    if newest is None:
+        return resumes(state)
+    if (newest / sharding.SHARDS).is_dir() != (processes > 1):
+        one, several = "one process", "several processes"
+        saved, wanted = (one, several) if processes > 1 else (several, one)
+        raise ValueError(
+            f"{newest} was saved by {saved}, and {wanted} cannot go on from it: train on as many "
+            f"GPUs as it was begun on (hardware.gpu), or remove {state} to begin again"
+        )
+    return resumes(state, at=TrainerState.load_from_json(newest / TRAINER_STATE).global_step)
+
+
+def _as_rank(*job) -> tuple[dict, list[dict], dict]:
+    """`_finetune` as one of several ranks; what can be pickled of it, the weights in a file."""
+    tuned = _finetune(*job)
+    state = job[6]
+    sharding.save_whole(state / TRAINED, tuned.model)
+    return tuned.summary, tuned.curve, tuned.record
+
+
+def _with_weights(load: Callable, file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of `load`, with the weights of `file`, rounded to the model's dtype."""
+    model, tokenizer = load()
+    model.load_state_dict(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
+    file.unlink()
+    return model, tokenizer
 
 
 def _smaller(micro_batch: int, batch: int) -> int:
@@ -277,35 +372,36 @@ def _smaller(micro_batch: int, batch: int) -> int:
 
 
 def _finetune(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     data: str | Path,
     recipe: Mapping,
     seed: int,
     hardware: Mapping,
     label: str,
     state: Path,
+    newest: Path | None,
     row_tokens: int,
     micro_batch: int,
 ) -> Finetuned:
     started = time.perf_counter()
+    model, tokenizer = load()
     torch.manual_seed(seed)
     examples = read_examples(
         data, tokenizer, recipe["max_seq_len"], recipe["heldout_fraction"], seed
     )
     audit = leak_audit(model, recipe["train_mask"])
-    stops, newest = Stops(recipe["stops"]), newest_state(state)
+    stops = Stops(recipe["stops"])
     past = TrainerState.load_from_json(newest / TRAINER_STATE) if newest else TrainerState()
-    resumed = resumes(state, at=past.global_step if newest else None)
     for entry in past.log_history:
         stops.saw(entry)
 
+    optimizer = sharded_optimizer if sharding.ranks() > 1 else own_optimizer
     trainer = MaskedTrainer(
         model=model,
-        args=training_arguments(recipe, seed, hardware, state, micro_batch),
+        args=training_arguments(recipe, seed, hardware, state, micro_batch, sharding.ranks()),
         train_dataset=examples.train,
         eval_dataset=examples.heldout,
-        optimizer_cls_and_kwargs=own_optimizer(recipe),
+        optimizer_cls_and_kwargs=optimizer(recipe),
         recipe=recipe,
         row_tokens=row_tokens,
         probe=examples.train[:PROBE_EXAMPLES],
@@ -319,7 +415,7 @@ def _finetune(
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     seen = trainer.state  # what the weights have seen
     if stops.reason == "non_finite":
-        newest = newest_state(state)
+        newest = next(reversed(complete_states(state)), None)
         if newest is None:
             raise FloatingPointError(
                 f"{label}: loss or gradient was not finite by step {seen.global_step}, before a "
@@ -327,10 +423,9 @@ def _finetune(
             )
         seen = TrainerState.load_from_json(newest / TRAINER_STATE)
     if over or stops.reason == "non_finite":
-        load_model(model, newest / WEIGHTS)
+        trainer._load_from_checkpoint(newest)
     seconds = time.perf_counter() - started
     record = {
-        "resumes": resumed,
         "micro_batch_examples": micro_batch,
         "row_tokens": row_tokens,
         "tokens_per_second": round(
