@@ -29,6 +29,8 @@ LOGS = f"logs/{STUDY.study}"
 RECIPES = list(STUDY.recipes)
 LONG = [recipe for recipe in RECIPES if recipe in LONG_RECIPES]  # stage 5
 SHORT = [recipe for recipe in RECIPES if recipe not in LONG]  # stage 3
+# Finetuning takes all GPUs that a job may have; scoring one.
+SCORING_HARDWARE = STUDY.hardware.model_dump() | {"gpu": min(STUDY.hardware.gpu, 1)}
 
 MODEL_PACKAGES = ("safetensors", "tokenizers", "torch", "transformers")
 SCORING_PACKAGES = (*MODEL_PACKAGES, "datasets", "lm_eval")
@@ -59,7 +61,7 @@ def scoring_slice(masks):
     """The part of the configuration that a scoring job can see."""
     return {
         "evaluation": STUDY.evaluation.model_dump(exclude={"metric"}),
-        "hardware": STUDY.hardware.model_dump(),
+        "hardware": SCORING_HARDWARE,
         "masks": list(masks),
         "task_files": task_hashes(ROOT / "config", STUDY.evaluation.tasks),
     }

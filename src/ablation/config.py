@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ablation.checkpoint_files import checkpoint_fault
 from ablation.layers import ConfigError, Key, Layer, dotted, merge, resolve, scalar
 from ablation.names import MASKS
-from ablation.schema import MASK_OF, Study
+from ablation.schema import MASK_OF, SHARDED_OPTIMIZERS, Study
 from ablation.sources import data_sets
 from ablation.tasks import file_faults, lm_eval_names, own_tasks, unscorable
 
@@ -48,7 +48,7 @@ def load_study(
         errors = fault.errors()
     faults = [Fault(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
     faults += [*_task_faults(values, Path(folder)), *_base_faults(values), *_unpinned(values)]
-    faults += [*_other_masks(values), *_too_few_examples(values)]
+    faults += [*_other_masks(values), *_too_few_examples(values), *_unshared(values)]
     lines = layer.faults + [f"{dotted(f.path)} ({_place(f.path, layer)}): {f.text}" for f in faults]
     if lines:
         raise ConfigError(
@@ -290,6 +290,30 @@ def _too_few_examples(values: Mapping) -> Iterator[Fault]:
                 (*path, "batch_examples"),
                 f"{batch} found, but of {records} records ({dotted(source)}) only {left} are "
                 "not held out: no step would be whole; give fewer, or more records",
+            )
+
+
+def _unshared(values: Mapping) -> Iterator[Fault]:
+    """What several GPUs cannot share out: a batch, or weights in bfloat16."""
+    gpus = _at(values, "hardware", "gpu")
+    if not isinstance(gpus, int) or gpus < 2:
+        return
+    keys = ("batch_examples", "micro_batch_examples", "optimizer")
+    for path, (batch, micro, optimizer) in _trainings(values, *keys).items():
+        whole = isinstance(batch, int) and isinstance(micro, int) and micro > 0
+        if whole and batch % micro == 0 and batch % (micro * gpus):
+            fitting = [n for n in range(1, micro) if batch % (n * gpus) == 0]
+            remedy = f"micro_batch_examples {fitting[-1]}" if fitting else f"a multiple of {gpus}"
+            yield Fault(
+                (*path, "batch_examples"),
+                f"{batch} found, which {gpus} GPUs (hardware.gpu) cannot share in micro-batches of "
+                f"{micro}: give {remedy}, or other GPUs",
+            )
+        if isinstance(optimizer, str) and optimizer not in SHARDED_OPTIMIZERS:
+            yield Fault(
+                (*path, "optimizer"),
+                f"{optimizer} found, but {gpus} GPUs (hardware.gpu) share weights out in float32: "
+                f"{', '.join(SHARDED_OPTIMIZERS)} was expected, or one GPU",
             )
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import gc
 import math
-import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,37 +25,26 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainerState,
 )
 
 from ablation import ranks, sharding
-from ablation.alpaca import alpaca_prompt, read_records
 from ablation.arguments import own_optimizer, sharded_optimizer, training_arguments
+from ablation.examples import Examples, read_examples
 from ablation.head import summed_cross_entropy
 from ablation.masks import LeakAudit, leak_audit, wants_fixed_rows
 from ablation.models import last_states, target_logits
 from ablation.packing import IGNORED_LABEL, Example, Rows, token_count
 from ablation.precision import MasterWeights, StochasticAdamW
-from ablation.progress import Progress
-from ablation.provenance import sha256_file
-from ablation.states import complete_states, newest_state, resumes, seal
+from ablation.sharding import SHARDS
+from ablation.states import complete_states, newest_state, resumes
 from ablation.stops import MAX_STEPS, Stops
+from ablation.watch import Watch
 
 PROBE_EXAMPLES = 64  # samples on which both probe losses are taken
 # names that the Trainer knows
 WEIGHTS, SCHEDULER, TRAINER_STATE = "model.safetensors", "scheduler.pt", "trainer_state.json"
 TRAINED = "trained.pt"  # all weights, from the ranks that trained them
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Tokenized finetuning data: what is trained on, what is held out, what was dropped."""
-
-    train: list[Example]
-    heldout: list[Example]
-    dropped: int
-    fingerprint: str  # sha256 of the file they came from
 
 
 class Finetuned(NamedTuple):
@@ -67,38 +55,6 @@ class Finetuned(NamedTuple):
     summary: dict
     curve: list[dict]
     record: dict  # what happened, for run.json: resumes, micro-batch, tokens a second
-
-
-def tokenize(record: Mapping, tokenizer, max_seq_len: int) -> Example | None:
-    """One Alpaca record as prompt and response ids (EOS appended and supervised).
-
-    Prompt and response are tokenized apart. The prompt starts with the tokenizer's BOS where it
-    has one. Cut at `max_seq_len` tokens; None when no response token is left to learn.
-    """
-    prompt = tokenizer(alpaca_prompt(record), add_special_tokens=False)["input_ids"]
-    if tokenizer.bos_token_id is not None:
-        prompt = [tokenizer.bos_token_id, *prompt]
-    response = tokenizer(" " + record["output"], add_special_tokens=False)["input_ids"]
-    response = [*response, tokenizer.eos_token_id][: max(0, max_seq_len - len(prompt))]
-    return Example(prompt[:max_seq_len], [response]) if response else None
-
-
-def read_examples(
-    file: str | Path, tokenizer, max_seq_len: int, heldout_fraction: float, seed: int
-) -> Examples:
-    """Tokenize a JSON-lines file of Alpaca records and hold out a fraction of it by seed."""
-    records = read_records(file)
-    tokenized = [tokenize(record, tokenizer, max_seq_len) for record in records]
-    examples = [example for example in tokenized if example is not None]
-    random.Random(f"heldout {seed}").shuffle(examples)
-    held = max(1, round(heldout_fraction * len(examples)))
-    if len(examples) <= held:
-        raise ValueError(
-            f"{file}: {len(records)} records leave {len(examples)} examples after tokenization at "
-            f"max_seq_len {max_seq_len}; more than {held} are needed to hold some out"
-        )
-    dropped = len(records) - len(examples)
-    return Examples(examples[held:], examples[:held], dropped, sha256_file(file))
 
 
 def summed_loss(model: PreTrainedModel, rows: Rows, mask: str) -> tuple[torch.Tensor, int]:
@@ -225,11 +181,11 @@ class MaskedTrainer(Trainer):
         if self.args.world_size == 1:
             load_model(self.model, Path(resume_from_checkpoint) / WEIGHTS)
         else:
-            sharding.load_weights(Path(resume_from_checkpoint) / sharding.SHARDS, self.model)
+            sharding.load_weights(Path(resume_from_checkpoint) / SHARDS, self.model)
 
     def _save_optimizer_and_scheduler(self, output_dir):
         if self.args.world_size > 1:
-            sharding.save_shards(Path(output_dir) / sharding.SHARDS, self.model, self.optimizer.optimizer)
+            sharding.save_shards(Path(output_dir) / SHARDS, self.model, self.optimizer.optimizer)
             if self.args.should_save:
                 torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
         else:
@@ -237,7 +193,7 @@ class MaskedTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         if self.args.world_size > 1 and checkpoint is not None:
-            shards = Path(checkpoint) / sharding.SHARDS
+            shards = Path(checkpoint) / SHARDS
             sharding.load_optimizer(shards, self.model, self.optimizer.optimizer)
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER))
         else:
@@ -256,34 +212,6 @@ class MaskedTrainer(Trainer):
         return metrics
 
 
-class Watch(TrainerCallback):
-    """Reports progress, seals states, and ends the training when a stop says so."""
-
-    def __init__(self, stops: Stops, label: str, total: int, done: int):
-        self.stops, self.label, self.note = stops, label, ""
-        self.progress = Progress(label, total, done)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.stops.saw({"step": state.global_step} | (logs or {})):
-            control.should_training_stop = True
-        if logs and "loss" in logs:
-            self.note = f"loss {logs['loss']:.4f}"
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.progress.update(state.global_step, self.note)
-
-    def on_save(self, args, state, control, model=None, **kwargs):
-        # a state that is not finite is nothing to resume from; asking waits for all ranks' parts
-        finite = sharding.is_finite(model)
-        if finite and self.stops.reason != "non_finite" and state.is_world_process_zero:
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.stops.reason and state.is_world_process_zero:
-            print(f"{self.label}: {self.stops.reason} at step {state.global_step}", file=sys.stderr)
-
-
 def finetune(
     load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     data: str | Path,
@@ -300,29 +228,30 @@ def finetune(
     halves the rows, then the micro-batch, and goes on from the newest state: the step stays the
     same. It does too with several `processes` (default: one a GPU), which share out weights and
     examples; `load` is then called in each, and must be picklable. Raises RuntimeError when there
-    are fewer GPUs, ValueError when `state` was saved by one process and several are to go on, or
-    the other way round.
+    are fewer GPUs, ValueError when `state` was saved by another number of processes.
     """
     processes = max(1, hardware["gpu"]) if processes is None else processes
     if hardware["gpu"] > torch.cuda.device_count():
         raise RuntimeError(
-            f"{label}: {torch.cuda.device_count()} GPUs are visible here, but hardware.gpu is "
+            f"{label}: {torch.cuda.device_count()} GPUs are visible, but hardware.gpu is "
             f"{hardware['gpu']}: lower it, or train where there are as many"
         )
+    state = Path(state)
+    state.mkdir(parents=True, exist_ok=True)
     micro_batch, shortest = recipe["micro_batch_examples"], recipe["max_seq_len"]
     row_tokens = max(recipe["row_tokens"] or 0, shortest)
     while True:
         newest = newest_state(state)
-        resumed = _resumes(Path(state), newest, processes)
-        job = (load, data, recipe, seed, hardware, label, Path(state), newest)
-        job += (row_tokens, micro_batch)
+        happened = {"resumes": _resumes(state, newest, processes), "ranks": processes}
+        job = (load, data, recipe, seed, hardware, label, state, newest, row_tokens, micro_batch)
         try:
             if processes == 1:
                 tuned = _finetune(*job)
             else:
-                told = ranks.run(_as_rank, *job, ranks=processes, gpu=hardware["gpu"] > 0)
-                tuned = Finetuned(*_with_weights(load, Path(state) / TRAINED), *told)
-            return tuned._replace(record={"resumes": resumed, "ranks": processes} | tuned.record)
+                file, gpu = state / TRAINED, hardware["gpu"] > 0
+                told = ranks.run(_as_rank, file, *job, ranks=processes, gpu=gpu)
+                tuned = Finetuned(*_with_weights(load, file), *told)
+            return tuned._replace(record=happened | tuned.record)
         except torch.OutOfMemoryError:
             if (row_tokens, micro_batch) == (shortest, 1):
                 raise
@@ -337,29 +266,27 @@ def finetune(
 
 
 def _resumes(state: Path, newest: Path | None, processes: int) -> list[int]:
-    """The steps at which the training was resumed, the one about to start with them."""
+    """The steps at which the training in `state` was resumed, the attempt about to start too."""
     if newest is None:
         return resumes(state)
-    if (newest / sharding.SHARDS).is_dir() != (processes > 1):
-        one, several = "one process", "several processes"
-        saved, wanted = (one, several) if processes > 1 else (several, one)
+    saved = len(list(newest.glob("rng_state_*.pth"))) or 1  # one a rank, as the Trainer names them
+    if saved != processes:
         raise ValueError(
-            f"{newest} was saved by {saved}, and {wanted} cannot go on from it: train on as many "
-            f"GPUs as it was begun on (hardware.gpu), or remove {state} to begin again"
+            f"{newest} was saved by {saved} process(es), and {processes} cannot go on from it: "
+            f"train on as many GPUs (hardware.gpu), or remove {state} to begin again"
         )
     return resumes(state, at=TrainerState.load_from_json(newest / TRAINER_STATE).global_step)
 
 
-def _as_rank(*job) -> tuple[dict, list[dict], dict]:
-    """`_finetune` as one of several ranks; what can be pickled of it, the weights in a file."""
+def _as_rank(file: Path, *job) -> tuple[dict, list[dict], dict]:
+    """`_finetune` as one of several ranks, which leave the weights in `file`."""
     tuned = _finetune(*job)
-    state = job[6]
-    sharding.save_whole(state / TRAINED, tuned.model)
+    sharding.save_whole(file, tuned.model)
     return tuned.summary, tuned.curve, tuned.record
 
 
 def _with_weights(load: Callable, file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of `load`, with the weights of `file`, rounded to the model's dtype."""
+    """What `load` gives, with the weights of `file` rounded to its dtype."""
     model, tokenizer = load()
     model.load_state_dict(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
     file.unlink()

@@ -1,8 +1,7 @@
 """One function in several processes at once, one a GPU, joined by torch.distributed: its ranks.
 
-The processes are Python's own, started on this machine; only names and plain values reach them. They
-live and die together: when one fails, the others are ended; when their parent ends, however it
-ends, the pipe that it holds open for them closes, and they end themselves.
+They live and die together: when one fails, the others are ended; when their parent ends, however
+it ends, the pipe that it holds open to each closes, and they end themselves.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,8 @@ def _first_failure(processes: Sequence[subprocess.Popen]) -> dict[int, int]:
 
 def _end(process: subprocess.Popen) -> None:
     """End a rank and all that it started; states are safe from a kill at any moment."""
-    try:
+    with suppress(ProcessLookupError):  # it has ended, and nothing of it is left
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it has ended, and nothing of it is left
     process.wait()
     process.stdin.close()
 

@@ -32,10 +32,16 @@ RECIPES = tuple(RECIPE_NOTES)
 LONG_RECIPES = ("5A", "5B", "5C")  # stage 5: 3B's objective for longer
 MASK_OF = {"3A": "causal", "3B": "prefill_bidir", "3B-leaky": "full_bidir"}  # while training
 MASK_OF |= dict.fromkeys(LONG_RECIPES, MASK_OF["3B"])
+# those that work on weights which several GPUs share out, in float32
+SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
 
 
 class Hardware(Strict):
-    gpu: int = key("GPUs a job asks for; 0 runs on the CPU", ge=0)
+    gpu: int = key(
+        "GPUs a finetuning asks for, which share its weights and examples; scoring takes one; 0 "
+        "runs on the CPU",
+        ge=0,
+    )
     threads: int = key(
         "torch threads a job uses: bits may depend on it, so it belongs to the study", ge=1
     )
@@ -89,7 +95,7 @@ class Training(Strict):
     max_steps: int = key("optimizer steps", ge=1)
     batch_examples: int = key("examples an optimizer step, whatever the micro-batch", ge=1)
     micro_batch_examples: int = key(
-        "examples a forward; memory only, the step stays the same", ge=1
+        "examples a forward, on each GPU; memory only, the step stays the same", ge=1
     )
     max_seq_len: int = key("tokens an example", ge=8)
     row_tokens: int | None = key(

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     FSDPModule,
     MixedPrecisionPolicy,
@@ -61,11 +62,15 @@ def shard(model: PreTrainedModel) -> None:
                 f"{name} has {weight.shape[0]} rows, which {ranks()} ranks cannot share: take "
                 "fewer GPUs (hardware.gpu)"
             )
+    mesh = init_device_mesh(model.device.type, (ranks(),))
     for part in (*model.get_decoder().layers, model):
         for weight in part.parameters():
             if not isinstance(weight, DTensor):
                 weight.data = weight.data.float()
-        fully_shard(part, mp_policy=policy)
+        if part._compiled_call_impl is not None:  # it would take in the gathering
+            part._compiled_call_impl = None
+            part.forward = torch.compile(part.forward, dynamic=False)
+        fully_shard(part, mesh=mesh, mp_policy=policy)
     model.gathered = MethodType(_gathered, model)
     register_fsdp_forward_method(model, "gathered")
 

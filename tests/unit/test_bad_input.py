@@ -13,7 +13,7 @@ import yaml
 
 from ablation.alpaca import first_records, read_records
 from ablation.config import ConfigError, load_study
-from ablation.finetune import read_examples
+from ablation.examples import read_examples
 from ablation.provenance import StaleInput, read_json_lines, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,14 +8,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 import ablation.finetune as module
 from ablation.alpaca import alpaca_prompt
-from ablation.finetune import (
-    _smaller,
-    finetune,
-    mean_loss,
-    read_examples,
-    summed_loss,
-    tokenize,
-)
+from ablation.examples import read_examples, tokenize
+from ablation.finetune import _smaller, finetune, mean_loss, summed_loss
 from ablation.packing import pack
 from ablation.precision import MasterWeights
 
