@@ -23,7 +23,7 @@ from ablation import finetune as module
 from ablation import ranks, sharding
 from ablation.adafactor import ShardedAdafactor
 from ablation.finetune import finetune
-from ablation.packing import Example, token_count
+from ablation.packing import Example
 from ablation.states import MARKER
 from ablation.watch import Watch
 
@@ -212,13 +212,12 @@ def test_ranks_share_out_every_example_and_make_as_many_forwards(monkeypatch, fi
     parts = []
     for rank in range(4):
         monkeypatch.setattr(sharding, "rank", lambda rank=rank: rank)
-        parts.append(sharding.own_forwards(examples, 16, fixed))
+        parts.append(sharding.own_forwards(examples, 20, fixed))
     assert len({len(part) for part in parts}) == 1
     targets = [t for part in parts for rows in part for t in rows.target_id.tolist()]
     assert sorted(targets) == sorted(t for e in examples for t in e.continuations[0])
-    busiest = max(sum(len(rows.target_id) for rows in part) for part in parts)
-    assert busiest == 2 * -(-count // 4)
-    assert all(rows.input_ids.shape[1] >= min(map(token_count, examples)) for rows in parts[0])
+    shares = [sum(len(rows.target_id) for rows in part) for part in parts]
+    assert max(shares) - min(shares) <= 2  # an example more, of two targets
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 4), (3, 6, 4)])
