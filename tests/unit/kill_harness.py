@@ -136,9 +136,7 @@ def outcome(folder: Path) -> tuple:
     return (folder / "model/model.safetensors").read_bytes(), result["summary"], result["curve"]
 
 
-def main(
-    home: Path, kills: int, dtype: str = "float32", optimizer: str = "adamw_torch_fused"
-) -> None:
+def main(home: Path, kills: int, dtype: str = "float32", optimizer: str = "adamw_torch") -> None:
     """Prints {moments, summary, kills: [{at, killed, equal, resumes}]} over `kills` trainings.
 
     `summary` is of a training that was left alone. Each of the others is killed once, and a second

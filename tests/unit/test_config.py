@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Trainer
 
+from ablation.arguments import own_optimizer, training_arguments
 from ablation.config import ConfigError, load_study
 from ablation.config import keys as config_keys
-from ablation.finetune import training_arguments
 from ablation.layers import merge
 from ablation.precision import MasterWeights
 from ablation.provenance import canonical_json
