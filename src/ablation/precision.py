@@ -193,6 +193,8 @@ def _apply(weight: Tensor, update: Tensor, numbers: Tensor, salt: Tensor) -> Non
 
 @cache
 def _compiled(update: Callable) -> Callable:
+    # beyond it torch would run it uncompiled, which holds the matrix several times over in float32
+    torch._dynamo.config.recompile_limit = 64
     return torch.compile(update, dynamic=True)
 
 

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from dataclasses import replace
 
 from gpu_training import timed_recipe
+from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 from workload import TOY, as_ids, make_items, make_model, make_samples, make_tokenizer
@@ -164,13 +165,11 @@ def test_the_compiled_optimizer_is_the_plain_one(dtype):
             assert (ours != plain).float().mean() < 1e-3
 
 
-def test_the_optimizer_is_compiled_once_for_all_matrices():
-    shapes = [(512, 96), (96, 512), (33, 257), (96, 96)]
+def test_the_optimizer_is_compiled_for_few_of_many_shapes():
+    shapes = [(96 * i, 64 * j) for i in range(1, 5) for j in range(1, 5)]
     weights = [torch.nn.Parameter(torch.randn(shape, device="cuda")) for shape in shapes]
-    weights[0].grad = torch.randn_like(weights[0])
-    optimizer = StochasticAdafactor(weights)
-    optimizer.step()
     for weight in weights:
         weight.grad = torch.randn_like(weight)
-    with torch.compiler.set_stance("fail_on_recompile"):
-        optimizer.step()
+    before = counters["stats"]["unique_graphs"]
+    StochasticAdafactor(weights).step()
+    assert counters["stats"]["unique_graphs"] - before <= len(shapes) / 4
