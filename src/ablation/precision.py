@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from math import prod
 
 import torch
 from torch import Tensor
@@ -145,15 +146,16 @@ def _averages(weight: Tensor) -> dict[str, Tensor]:
 
 
 def _update(weight: Tensor, state: dict, numbers: Tensor, salt: Tensor) -> None:
+    on = _compiled if weight.is_cuda else lambda function: function
     if weight.dim() < 2:
-        update, shape, averages = _update_elements, (-1,), [state["exp_avg_sq"]]
+        shape, factors, averages = (-1,), _element_factors, [state["exp_avg_sq"]]
     else:
-        update, shape = _update_matrices, (-1, *weight.shape[-2:])
+        shape, factors = (-1, *weight.shape[-2:]), _matrix_factors
         averages = [state["exp_avg_sq_row"], state["exp_avg_sq_col"]]
-    if weight.is_cuda:
-        update = _compiled(update)
     grad = weight.grad.detach().reshape(shape)
-    update(weight.detach().view(shape), grad, *averages, numbers, salt)
+    # two graphs: in one, the compiler would write the whole update to memory in between
+    factors = on(factors)(grad, *averages, numbers)
+    on(_apply)(weight.detach().view(shape), grad, numbers, salt, *factors)
 
 
 def _salt(steps: int, group: int, index: int) -> int:
@@ -164,26 +166,27 @@ def _salt(steps: int, group: int, index: int) -> int:
     return ((mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9 >> 32) % 2**32 - 2**31
 
 
-def _update_elements(weight: Tensor, grad: Tensor, square: Tensor, numbers, salt) -> None:
+def _element_factors(grad: Tensor, square: Tensor, numbers: Tensor) -> tuple[Tensor]:
     grad = grad.float()
     square.lerp_(grad * grad + SQUARE_EPS, numbers[2])
-    _apply(weight, square.rsqrt() * grad, numbers, salt)
+    return (square.rsqrt(),)
 
 
-def _update_matrices(
-    weight: Tensor, grad: Tensor, row: Tensor, column: Tensor, numbers, salt
-) -> None:
-    """`weight` and `grad` are [matrices, rows, columns]; averages [matrices, rows or columns]."""
+def _matrix_factors(
+    grad: Tensor, row: Tensor, column: Tensor, numbers: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of `grad` [matrices, rows, columns], from the averages of its squares by row and column."""
     grad = grad.float()
     square, share = grad * grad + SQUARE_EPS, numbers[2]
     row.lerp_(square.mean(-1), share)
     column.lerp_(square.mean(-2), share)
-    by_row = (row / row.mean(-1, keepdim=True)).rsqrt()[..., None]
-    _apply(weight, by_row * column.rsqrt()[..., None, :] * grad, numbers, salt)
+    by_row = (row / row.mean(-1, keepdim=True)).rsqrt()
+    return by_row[..., None], column.rsqrt()[..., None, :]
 
 
-def _apply(weight: Tensor, update: Tensor, numbers: Tensor, salt: Tensor) -> None:
+def _apply(weight: Tensor, grad: Tensor, numbers: Tensor, salt: Tensor, *factors: Tensor) -> None:
     lr, decay, _, clip_threshold = numbers.unbind()
+    update = prod(factors) * grad.float()
     size = update.square().mean().sqrt()
     update = update * (lr / (size / clip_threshold).clamp(min=1))
     new = weight.float() * (1 - lr * decay) - update
@@ -192,10 +195,10 @@ def _apply(weight: Tensor, update: Tensor, numbers: Tensor, salt: Tensor) -> Non
 
 
 @cache
-def _compiled(update: Callable) -> Callable:
-    # beyond it torch would run it uncompiled, which holds the matrix several times over in float32
+def _compiled(function: Callable) -> Callable:
+    # beyond it torch would run it uncompiled, which holds matrices several times over in float32
     torch._dynamo.config.recompile_limit = 64
-    return torch.compile(update, dynamic=True)
+    return torch.compile(function, dynamic=True)
 
 
 def _hash(x: Tensor) -> Tensor:
