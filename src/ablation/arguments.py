@@ -9,15 +9,14 @@ from torch.optim import Optimizer
 from transformers import TrainingArguments
 
 from ablation.adafactor import ShardedAdafactor
-from ablation.precision import StochasticAdamW
+from ablation.precision import StochasticAdafactor
 
 
 def own_optimizer(recipe: Mapping) -> tuple[type[Optimizer], dict] | None:
     """Class and options of an optimizer that the Trainer does not know."""
-    if recipe["optimizer"] != "adamw_bf16":
+    if recipe["optimizer"] != "adafactor_bf16":
         return None
-    betas = (0.9, recipe["adam_beta2"])
-    return StochasticAdamW, {"lr": recipe["learning_rate"], "betas": betas}
+    return StochasticAdafactor, {"lr": recipe["learning_rate"]}
 
 
 def sharded_optimizer(recipe: Mapping) -> tuple[type[Optimizer], dict] | None:
@@ -51,7 +50,7 @@ def training_arguments(
         max_grad_norm=recipe["max_grad_norm"],
         lr_scheduler_type=recipe["schedule"],
         warmup_steps=recipe["warmup_steps"],
-        optim="adamw_torch" if own_optimizer(recipe) else recipe["optimizer"],
+        optim="adafactor" if own_optimizer(recipe) else recipe["optimizer"],
         seed=seed,
         data_seed=seed,
         eval_strategy="steps",

@@ -35,7 +35,7 @@ from ablation.head import summed_cross_entropy
 from ablation.masks import LeakAudit, leak_audit, wants_fixed_rows
 from ablation.models import last_states, target_logits
 from ablation.packing import IGNORED_LABEL, Example, Rows, token_count
-from ablation.precision import MasterWeights, StochasticAdamW
+from ablation.precision import MasterWeights
 from ablation.sharding import SHARDS
 from ablation.states import complete_states, newest_state, resumes
 from ablation.stops import MAX_STEPS, Stops
@@ -138,13 +138,10 @@ class MaskedTrainer(Trainer):
         self.state.num_input_tokens_seen += inputs["tokens"]  # the Trainer would ask the GPU
 
     def create_optimizer(self, model=None):
-        """The recipe's optimizer; where weights are bfloat16, over float32 copies of them.
-
-        `adamw_bf16` needs no copies.
-        """
+        """The recipe's optimizer; the Trainer's own over float32 copies of bfloat16 weights."""
         if self.optimizer is None:
             super().create_optimizer(model)
-            if not isinstance(self.optimizer, StochasticAdamW) and any(
+            if own_optimizer(self.recipe) is None and any(
                 p.dtype != torch.float32 for p in self.model.parameters()
             ):
                 self.optimizer = MasterWeights(self.optimizer)

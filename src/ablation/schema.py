@@ -105,9 +105,11 @@ class Training(Strict):
     weight_decay: float = key("of everything but norms and biases", ge=0)
     warmup_steps: int = key("steps up to the learning rate, of max_steps", ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = key("after the warm-up")
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adamw_bf16"] = key(
-        "as the Trainer names it, over float32 copies of bfloat16 weights; adamw_bf16 is AdamW "
-        "without copies, everything in bfloat16 and rounded stochastically: 8 bytes a weight"
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adafactor_bf16"] = (
+        key(
+            "as the Trainer names it, over float32 copies of bfloat16 weights; adafactor_bf16 is "
+            "adafactor without copies, weights rounded stochastically: 6 bytes a weight, not 10"
+        )
     )
     adam_beta2: float = key("short trainings want a short memory", gt=0, lt=1)
     max_grad_norm: float = key("gradients are clipped to it", gt=0)

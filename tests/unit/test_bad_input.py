@@ -102,9 +102,9 @@ VALUES = {
         "give micro_batch_examples 2",
     ),
     "optimizer that cannot be shared out": (
-        "hardware: {gpu: 2}\nfinetune: {micro_batch_examples: 12, optimizer: adamw_bf16}",
+        "hardware: {gpu: 2}\nfinetune: {micro_batch_examples: 12, optimizer: adafactor_bf16}",
         "finetune.optimizer (",
-        "adamw_bf16 found, but 2 GPUs",
+        "adafactor_bf16 found, but 2 GPUs",
         "adafactor, sgd was expected, or one GPU",
     ),
     "saves between log points": (

@@ -22,11 +22,13 @@ from ablation.states import claimed
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("dtype, kills", [("float32", 20), ("bfloat16", 4)])
-def test_killed_trainings_end_bit_equal(tmp_path, dtype, kills):
+@pytest.mark.parametrize(
+    "kills, how", [(20, ["float32"]), (4, ["bfloat16"]), (4, ["bfloat16", "adafactor_bf16"])]
+)
+def test_killed_trainings_end_bit_equal(tmp_path, kills, how):
     harness = Path(__file__).with_name("kill_harness.py")
     done = subprocess.run(
-        [sys.executable, str(harness), str(tmp_path), str(kills), dtype],
+        [sys.executable, str(harness), str(tmp_path), str(kills), *how],
         capture_output=True,
         text=True,
     )
