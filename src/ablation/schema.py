@@ -34,6 +34,10 @@ MASK_OF = {"3A": "causal", "3B": "prefill_bidir", "3B-leaky": "full_bidir"}  # w
 MASK_OF |= dict.fromkeys(LONG_RECIPES, MASK_OF["3B"])
 
 
+# What a machine is asked for: no result depends on it, so it makes nothing stale.
+ASKED = ("gpu_model", "gpu_mem_mb", "mem_mb", "disk_mb", "runtime")
+
+
 class Hardware(Strict):
     gpu: int = key("GPUs a job asks for; 0 runs on the CPU", ge=0)
     threads: int = key(
@@ -54,6 +58,24 @@ class Hardware(Strict):
     compile: bool = key(
         "compile decoder layers: faster on a GPU once a minute or two of compiling is over"
     )
+    gpu_model: str | None = key(
+        "which GPU, as the profile's scheduler or market names it; null: any with gpu_mem_mb",
+        pattern=r"^[A-Za-z0-9_.]+$",
+    )
+    gpu_mem_mb: int = key("memory of each GPU, at least (MB); rented machines only", ge=0)
+    mem_mb: int = key("memory of the machine, at least (MB)", ge=1)
+    disk_mb: int = key("disk of a rented machine: base, checkpoints, states (MB)", ge=1)
+    runtime: int = key("minutes, at most: a training ended here goes on at the next try", ge=1)
+
+    def computing(self) -> dict:
+        """What a result may depend on: all but what a machine is asked for."""
+        return self.model_dump(exclude=set(ASKED))
+
+    def asked(self) -> dict[str, int | str]:
+        """Snakemake's resources of a job that runs the model; what is not asked for is left out."""
+        asked = {"gpu": self.gpu, **self.model_dump(include=set(ASKED))}
+        gpu = ("gpu_model", "gpu_mem_mb")
+        return {k: v for k, v in asked.items() if v and (self.gpu or k not in gpu) or k == "gpu"}
 
 
 class NoLearning(Strict):
