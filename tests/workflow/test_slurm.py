@@ -1,4 +1,4 @@
-"""Promises of `--profile slurm`, on a real cluster: jobs get GPUs, and a killed training goes on."""
+"""Promises of `--profile slurm`, on a real cluster: jobs get GPUs, killed trainings go on."""
 
 import json
 import os
