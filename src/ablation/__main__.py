@@ -67,7 +67,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         rates = offers.rates(market, needs.model_dump(), arguments.benchmark, results)
         plan = planning.plan(
             stale.works(jobs, study, rates, market, over),
-            offers.live(market) if arguments.live else market.prices,
+            offers.live(market, needs.gpu_mem_mb) if arguments.live else market.prices,
             rates,
             market.efficiency,
             over,

@@ -60,7 +60,7 @@ def _plain(name: str) -> str:
 
 
 def live(market: Market, gpu_mem_mb: int = 0) -> list[Offer]:
-    """Today's offers of known GPUs, on demand and interruptible. Raises NoOffers."""
+    """Today's offers of known GPUs of so much memory, on demand and interruptible. Raises NoOffers."""
     try:
         import gpuhunt
     except ImportError:
@@ -72,11 +72,15 @@ def live(market: Market, gpu_mem_mb: int = 0) -> list[Offer]:
         from gpuhunt.providers.vastai import VastAIProvider
 
         catalog.add_provider(VastAIProvider())
-        found = catalog.query(provider=PROVIDERS, min_gpu_count=1, max_gpu_count=max(COUNTS))
+        found = catalog.query(
+            provider=PROVIDERS,
+            min_gpu_count=1,
+            max_gpu_count=max(COUNTS),
+            min_gpu_memory=gpu_mem_mb / 1024 or None,
+        )
     except Exception as fault:  # no network, a changed answer: of many kinds, none of them ours
         raise NoOffers(f"the market did not answer ({type(fault).__name__}: {fault})") from fault
-    offers = [offer for item in found if (offer := _offer(market, item))]
-    return [offer for offer in offers if offer.memory_mb >= gpu_mem_mb]
+    return [offer for item in found if (offer := _offer(market, item))]
 
 
 def _offer(market: Market, item) -> Offer | None:

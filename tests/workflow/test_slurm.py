@@ -130,3 +130,18 @@ def test_a_cancelled_training_is_sent_again_and_goes_on(study):
     record = json.loads(run.read_text())
     assert len(record["resumes"]) == 2  # from step 0 never again
     assert study.requeued[1] <= record["resumes"][0] < saved <= record["resumes"][1]
+
+
+def test_without_slurm_the_packages_are_named(monkeypatch):
+    monkeypatch.setattr(slurm_cluster, "PATH", "/nonexistent")
+    why = slurm_cluster.lacking()
+    assert "no slurmctld, slurmd" in why and all(name in why for name in slurm_cluster.PACKAGES)
+
+
+def test_another_cluster_is_left_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(slurm_cluster, "ETC", tmp_path)
+    monkeypatch.setattr(slurm_cluster, "PROGRAMS", ())
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert slurm_cluster.lacking() == ""
+    (tmp_path / "slurm.conf").write_text("ClusterName=theirs\n")
+    assert f"{tmp_path}/slurm.conf is that of another cluster" in slurm_cluster.lacking()
