@@ -60,7 +60,7 @@ def _plain(name: str) -> str:
 
 
 def live(market: Market, gpu_mem_mb: int = 0) -> list[Offer]:
-    """Today's offers of known GPUs of so much memory, on demand and interruptible. Raises NoOffers."""
+    """Today's offers of known GPUs of so much memory, interruptible ones too. Raises NoOffers."""
     try:
         import gpuhunt
     except ImportError:

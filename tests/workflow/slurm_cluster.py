@@ -150,7 +150,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 MpiDefault=none
 KillWait=2
-MinJobAge=300
+MinJobAge=3600
 SchedulerParameters=sched_interval=1,sched_min_interval=0
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} RealMemory=5000 Gres=gpu:fake:2
