@@ -63,17 +63,11 @@ def _plan(arguments: argparse.Namespace) -> int:
         market = offers.Market.read("resources/planning/offers.json")
         study = stale.study_of(*named)
         jobs = stale.ask(arguments.target, stale.options(*named))
-        needs, results = study.hardware, Path("results") / study.study
-        rates = offers.rates(market, needs.model_dump(), arguments.benchmark, results)
-        plan = planning.plan(
-            stale.works(jobs, study, rates, market, over),
-            offers.live(market, needs.gpu_mem_mb) if arguments.live else market.prices,
-            rates,
-            market.efficiency,
-            over,
-            machines=arguments.machines,
-            gpu_model=needs.gpu_model,
-            gpu_mem_mb=needs.gpu_mem_mb,
+        found = market.prices
+        if arguments.live:
+            found = offers.live(market, study.hardware.gpu_mem_mb)
+        plan = stale.reckon(
+            jobs, study, market, found, over, arguments.machines, arguments.benchmark
         )
     except (ConfigError, OSError, ValueError, offers.NoOffers, stale.DryRunFailed) as fault:
         print(fault, file=sys.stderr)

@@ -15,8 +15,8 @@ import yaml
 from ablation.config import load_study
 from ablation.layers import merge, read_layer
 from ablation.names import ABLATED_MASKS, MASKS
-from ablation.offers import Market
-from ablation.planning import Overheads, Rates, Work, scoring, training
+from ablation.offers import Market, rates
+from ablation.planning import Offer, Overheads, Plan, Rates, Work, plan, scoring, training
 from ablation.schema import Study
 
 TRAININGS = ("stage3_finetune", "stage5_longrun")
@@ -24,6 +24,7 @@ SCORINGS = {"stage1_baseline": ("causal",), "stage2_ablation": ABLATED_MASKS}
 SCORINGS |= dict.fromkeys(("stage4_posteval", "stage5_posteval"), MASKS)
 CHECKPOINT = re.compile(r"/([^/]+)/seed(\d+)/")
 PENDING = "update pending"
+BENCHMARK = Path("benchmarks/results/h100.json")
 
 
 class DryRunFailed(RuntimeError):
@@ -99,6 +100,35 @@ def study_of(
         name, _, value = entry.partition("=")
         values = merge(values, {name: yaml.safe_load(value)})
     return load_study(values, folder, configfiles, pinned=False)
+
+
+def reckon(
+    jobs: Sequence[Job],
+    study: Study,
+    market: Market,
+    offers: Sequence[Offer],
+    over: Overheads,
+    machines: int,
+    benchmark: Path = BENCHMARK,
+) -> Plan:
+    """What jobs of a study take and cost on `offers` (`market.prices`, or live ones)."""
+    needs = study.hardware
+    known = rates(market, needs.model_dump(), benchmark, Path("results") / study.study)
+    found = plan(
+        works(jobs, study, known, market, over),
+        offers,
+        known,
+        market.efficiency,
+        over,
+        machines=machines,
+        gpu_model=needs.gpu_model,
+        gpu_mem_mb=needs.gpu_mem_mb,
+    )
+    found.notes.append(
+        f"The study asks for {needs.gpu} GPU a job (hardware.gpu); a machine of another number "
+        "wants another value there, which makes every model job stale."
+    )
+    return found
 
 
 def works(
