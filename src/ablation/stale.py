@@ -87,11 +87,15 @@ def study_of(
     config: Sequence[str] = (),
     folder: str | Path = "config",
 ) -> Study:
-    """The study that Snakemake reads with these options; pins may be lacking."""
+    """The study that Snakemake reads with these options; pins may be lacking.
+
+    Raises DryRunFailed where only Snakemake could find the profile, and ConfigError.
+    """
     if not configfiles and profile:
         file = Path(profile) / "config.yaml"
-        entries = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else {}
-        named = entries.get("configfile") or []
+        if not file.is_file():
+            raise DryRunFailed(f"{file} was not found: name the study by --configfile")
+        named = (yaml.safe_load(file.read_text("utf-8")) or {}).get("configfile") or []
         configfiles = [named] if isinstance(named, str) else named
     values: dict = {}
     for file in configfiles:

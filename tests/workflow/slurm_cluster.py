@@ -19,6 +19,7 @@ from pathlib import Path
 PACKAGES = ("slurm-wlm", "slurm-wlm-basic-plugins", "munge")  # of Debian and Ubuntu
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scancel", "scontrol")
 ETC = Path("/etc/slurm")
+RUNNING = ("RUNNING", "COMPLETING")
 OURS = "# of a test of ablation: may be removed\n"
 INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", *PACKAGES)
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
@@ -116,8 +117,7 @@ class Cluster:
 
     def running(self, rule: str = "") -> str:
         """The id of a job of the rule that runs now, or nothing."""
-        states = ("RUNNING", "COMPLETING")
-        found = (j for j in self.jobs().values() if j["JobState"] in states)
+        found = (j for j in self.jobs().values() if j["JobState"] in RUNNING)
         return next((j["JobId"] for j in found if rule in j.get("Comment", "")), "")
 
     def _daemon(self, name: str, *options: str) -> None:
@@ -154,7 +154,10 @@ MinJobAge=3600
 SchedulerParameters=sched_interval=1,sched_min_interval=0
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} RealMemory=5000 Gres=gpu:fake:2
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=2
 """
 
 

@@ -59,7 +59,7 @@ def start(checkout, *options):
 
 @pytest.fixture(scope="module")
 def study(cluster, tmp_path_factory):
-    """One run: its training is put back into the queue once, then cancelled once."""
+    """One run: its training is preempted once, then cancelled once."""
     checkout = Checkout(copy_of_the_repository(tmp_path_factory.mktemp("clone")))
     computing_on_the_cpu(checkout)
     (checkout.folder / "small.yaml").write_text(yaml.safe_dump(STUDY))
@@ -74,16 +74,24 @@ def study(cluster, tmp_path_factory):
         return max((int(s.name.rpartition("-")[2]) for s in states), default=0)
 
     def ended(act):
-        """End the training by `act`, when it has got on; the step that it had saved."""
+        """End the training by `act`, when it has got on; its number, and the step it had saved."""
         before = saved()
         slurm_cluster.wait(lambda: saved() > before, "a state of the training", 500)
         job = cluster.running("stage3_finetune")
-        cluster.ask(*act, job)
-        slurm_cluster.wait(lambda: cluster.running("stage3_finetune") != job, "its end")
+        restarts = cluster.jobs()[job]["Restarts"]
+        cluster.ask(*act(job))
+
+        def over():
+            now = cluster.jobs()[job]
+            return now["Restarts"] != restarts or now["JobState"] not in slurm_cluster.RUNNING
+
+        slurm_cluster.wait(over, "its end")
         return job, saved()
 
+    urgent = ["--partition=urgent", "--gpus=2", "--mem=100", "--output=/dev/null", "--wrap=true"]
     try:
-        checkout.requeued, checkout.cancelled = ended(["scontrol", "requeue"]), ended(["scancel"])
+        checkout.preempted = ended(lambda job: ["sbatch", *urgent])
+        checkout.cancelled = ended(lambda job: ["scancel", job])
         assert run.wait(600) == 0, said.read_text()
     finally:
         run.kill()
@@ -109,7 +117,7 @@ def test_each_gpu_job_got_what_the_study_asks_for(study):
 
 def test_what_needs_no_gpu_stays_here(study):
     sent = {
-        re.match(r"rule_(\w+?)(_wildcards|$)", job["Comment"])[1] for job in study.jobs.values()
+        re.match(r"rule_(\w+?)(_wildcards|$)", job["Comment"])[1] for job in of_rule(study, "rule_")
     }
     assert sent == RULES
     done = set(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", study.said))
@@ -117,7 +125,7 @@ def test_what_needs_no_gpu_stays_here(study):
 
 
 def test_a_preempted_training_goes_on_under_its_own_number(study):
-    number, saved = study.requeued
+    number, saved = study.preempted
     assert study.jobs[number]["Restarts"] == "1" and 0 < saved < study.cancelled[1]
 
 
@@ -129,7 +137,7 @@ def test_a_cancelled_training_is_sent_again_and_goes_on(study):
     run = study.folder / "results/small/stage3_finetune/3B/seed1/run.json"
     record = json.loads(run.read_text())
     assert len(record["resumes"]) == 2  # from step 0 never again
-    assert study.requeued[1] <= record["resumes"][0] < saved <= record["resumes"][1]
+    assert study.preempted[1] <= record["resumes"][0] < saved <= record["resumes"][1]
 
 
 def test_without_slurm_the_packages_are_named(monkeypatch):
