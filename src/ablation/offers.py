@@ -16,6 +16,7 @@ from ablation.planning import STEP_EXAMPLES, Offer, Rates, several
 
 COUNTS = (1, 2, 4, 8)  # GPUs a machine
 PROVIDERS = ["vastai"]  # of those that gpuhunt knows, the one that a profile can rent from
+MEASURED = "a model of 3.4 B weights"  # what benchmarks/gpu.py runs
 
 
 class NoOffers(RuntimeError):
@@ -120,10 +121,10 @@ def benchmarked(market: Market, hardware: Mapping, file: Path) -> Rates:
     step, items = found["training"]["step16_s"], found["scoring"]["items_per_s"]
     fast = hardware["attention"] == "flex_attention" and hardware["compile"]
     if fast:
-        source = f"measured on {found['machine']['name']} (docs/performance.md)"
+        source = f"{MEASURED}, measured on {found['machine']['name']} (docs/performance.md)"
         return Rates(gpu, step["ours"], items["ours_prefill_bidir"], source)
     source = (
-        f"the published way, measured on {found['machine']['name']}: nothing was measured for "
+        f"{MEASURED} the published way, measured on {found['machine']['name']}: nothing was measured for "
         f"attention: {hardware['attention']}, compile: {str(hardware['compile']).lower()}. The "
         f"fast path (docs/performance.md) takes {step['seed'] / step['ours']:.0f} times less a step"
     )

@@ -128,10 +128,9 @@ def reckon(
         gpu_model=needs.gpu_model,
         gpu_mem_mb=needs.gpu_mem_mb,
     )
-    found.notes.append(
-        f"The study asks for {needs.gpu} GPU a job (hardware.gpu); a machine of another number "
-        "wants another value there, which makes every model job stale."
-    )
+    gpus = f"The study asks for {needs.gpu} GPU a job (hardware.gpu)"
+    other = "another number there makes every model job stale."
+    found.notes.append(f"{gpus}; {other}" if needs.gpu else f"{gpus}: it runs on the CPU; {other}")
     return found
 
 
