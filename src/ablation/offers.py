@@ -123,10 +123,11 @@ def benchmarked(market: Market, hardware: Mapping, file: Path) -> Rates:
     if fast:
         source = f"{MEASURED}, measured on {found['machine']['name']} (docs/performance.md)"
         return Rates(gpu, step["ours"], items["ours_prefill_bidir"], source)
+    way = f"attention: {hardware['attention']}, compile: {str(hardware['compile']).lower()}"
+    times = step["seed"] / step["ours"]
     source = (
-        f"{MEASURED} the published way, measured on {found['machine']['name']}: nothing was measured for "
-        f"attention: {hardware['attention']}, compile: {str(hardware['compile']).lower()}. The "
-        f"fast path (docs/performance.md) takes {step['seed'] / step['ours']:.0f} times less a step"
+        f"{MEASURED} trained the published way, measured on {found['machine']['name']}: nothing was "
+        f"measured for {way}. The fast path (docs/performance.md) takes {times:.0f} times less a step"
     )
     return Rates(gpu, step["seed"], items["hflm"], source)
 
