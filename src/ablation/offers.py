@@ -126,8 +126,9 @@ def benchmarked(market: Market, hardware: Mapping, file: Path) -> Rates:
     way = f"attention: {hardware['attention']}, compile: {str(hardware['compile']).lower()}"
     times = step["seed"] / step["ours"]
     source = (
-        f"{MEASURED} trained the published way, measured on {found['machine']['name']}: nothing was "
-        f"measured for {way}. The fast path (docs/performance.md) takes {times:.0f} times less a step"
+        f"{MEASURED} trained the published way, measured on {found['machine']['name']}: nothing "
+        f"was measured for {way}. The fast path (docs/performance.md) takes {times:.0f} times less "
+        "a step"
     )
     return Rates(gpu, step["seed"], items["hflm"], source)
 

@@ -153,7 +153,8 @@ def print_plan(plan: Plan, study: str, stale: int) -> None:
     """What is stale, and what it would take and cost on each class of machine."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     if not plan.works:
-        console.print(f"{study}: {stale} jobs are stale, none of which runs the model")
+        other = f"; {stale} jobs make data and tables" if stale else ""
+        console.print(f"{study}: no job that runs the model is stale{other}")
         return
     jobs = Table(title=f"{study}: {len(plan.works)} model jobs", box=box.SIMPLE_HEAD)
     jobs.add_column("stale")

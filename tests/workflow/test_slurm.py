@@ -140,6 +140,15 @@ def test_a_cancelled_training_is_sent_again_and_goes_on(study):
     assert study.preempted[1] <= record["resumes"][0] < saved <= record["resumes"][1]
 
 
+def test_it_ends_with_the_weights_of_an_undisturbed_training(study):
+    made = "stage3_finetune/3B/seed1/manifest.json"
+    options = ("--configfile", "small.yaml", "--config", "study=undisturbed")
+    study.run(f"results/undisturbed/{made}", *options)  # on this machine, without SLURM
+    manifests = [study.folder / "results" / name / made for name in ("small", "undisturbed")]
+    ours, undisturbed = (json.loads(file.read_text())["outputs"] for file in manifests)
+    assert ours["model/model.safetensors"] == undisturbed["model/model.safetensors"]
+
+
 def test_without_slurm_the_packages_are_named(monkeypatch):
     monkeypatch.setattr(slurm_cluster, "PATH", "/nonexistent")
     why = slurm_cluster.lacking()
