@@ -2,8 +2,8 @@
 
 Pure: what is stale comes from `ablation.stale`, prices and speeds from `ablation.offers`. No torch.
 
-    hours = (start-up + set-up + transfer + waiting work) / 3600, each in seconds
-    seconds of a training = steps x seconds a step / (speed x GPUs x parallel efficiency)
+    hours of a machine = start-up + set-up + transfers + its jobs
+    hours of a training = steps x seconds a step / (speed x GPUs x parallel efficiency) / 3600
 
 which is the published planner's formula where start-up is all of the overhead (resources/planning).
 """

@@ -131,6 +131,8 @@ def reckon(
     gpus = f"The study asks for {needs.gpu} GPU a job (hardware.gpu)"
     other = "another number there makes every model job stale."
     found.notes.append(f"{gpus}; {other}" if needs.gpu else f"{gpus}: it runs on the CPU; {other}")
+    if other := sorted({job.rule for job in jobs} - {*TRAININGS, *SCORINGS}):
+        found.notes.append(f"Not counted, as what makes data and tables: {', '.join(other)}")
     return found
 
 
