@@ -73,9 +73,9 @@ class Hardware(Strict):
 
     def asked(self) -> dict[str, int | str]:
         """Snakemake's resources of a job that runs the model; what is not asked for is left out."""
-        asked = {"gpu": self.gpu, **self.model_dump(include=set(ASKED))}
-        gpu = ("gpu_model", "gpu_mem_mb")
-        return {k: v for k, v in asked.items() if v and (self.gpu or k not in gpu) or k == "gpu"}
+        asked = self.model_dump(include={"gpu", *ASKED}, exclude_none=True)
+        without = () if self.gpu else ("gpu_model", "gpu_mem_mb")
+        return {k: v for k, v in asked.items() if k not in without}
 
 
 class NoLearning(Strict):
