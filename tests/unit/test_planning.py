@@ -379,7 +379,7 @@ def test_the_command_asks_snakemake_and_answers_in_json(monkeypatch, capsys):
         "stage4_posteval 3B seed 1",
     ]
     assert told["estimates"] and all(e["machines"] == 2 for e in told["estimates"])
-    assert "Not counted, as what makes data and tables: base, base_instructions" in told["notes"][-1]
+    assert "Not counted, as what makes data and tables: base, base_in" in told["notes"][-1]
     dollars = [e["dollars"] for e in told["estimates"]]
     assert dollars == sorted(dollars) and dollars[0] > 0
 
