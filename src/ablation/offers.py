@@ -66,7 +66,7 @@ def live(market: Market, gpu_mem_mb: int = 0) -> list[Offer]:
         import gpuhunt
     except ImportError:
         raise NoOffers(
-            'today\'s offers are asked for through gpuhunt: pip install "ablation[prices]"'
+            'today\'s offers are asked for through gpuhunt: pip install --editable ".[prices]"'
         ) from None
     catalog = gpuhunt.Catalog(balance_resources=False, auto_reload=False)
     try:
