@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo test lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo test test-slurm lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -14,7 +14,10 @@ demo: $(VENV)/.ready  # the micro study, ending with its recovery table
 	@$(BIN)/ablation table results/recovery.csv
 
 test: $(VENV)/.ready-dev  # every test that needs no GPU
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu and not slurm"
+
+test-slurm: $(VENV)/.ready-dev  # a study on a real SLURM cluster of one node (root; installs SLURM where apt-get is)
+	ABLATION_SLURM=install $(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py
 
 lint: $(VENV)/.ready-dev  # what .ci/run checks beside the tests
 	$(BIN)/ruff check .

@@ -2,6 +2,14 @@
 # `base: shipped` takes resources/micro, `pretrain` and `random` make the model here; else it is the
 # folder of a Hugging Face checkpoint, or a hub model at its pinned commit, whose weights stay in the
 # hub's cache of the machine that needs them. Makes results/<study>/base/.
+#
+# Without a GPU, so here: nothing of this is sent to a cluster or a rented machine.
+
+
+localrules:
+    base,
+    base_items,
+    base_instructions,
 
 
 rule base_items:
@@ -30,6 +38,7 @@ if STUDY.data_sets:
             manifest=BENCHMARKS,
         log:
             f"{LOGS}/base_benchmarks.log",
+        localrule: True
         conda:
             "../environment.yml"
         params:
@@ -69,6 +78,7 @@ if STUDY.pretrained_here:
             f"{LOGS}/base_pretrain.log",
         benchmark:
             f"{LOGS}/base_pretrain.benchmark.tsv"
+        localrule: True
         conda:
             "../environment.yml"
         threads: STUDY.world.pretrain.threads
@@ -92,6 +102,7 @@ if STUDY.rehearsal:
             f"{LOGS}/base_random.log",
         benchmark:
             f"{LOGS}/base_random.benchmark.tsv"
+        localrule: True
         conda:
             "../environment.yml"
         params:

@@ -34,7 +34,7 @@ def origin(data_sets):
     """What hub data sets are made of: their commits, or the seed of a rehearsal's texts."""
     if STUDY.rehearsal:
         return {"seed": STUDY.random.seed}
-    return {"pins": {data: STUDY.pins[data] for data in data_sets}}
+    return {"pins": {data: STUDY.pins.get(data) for data in data_sets}}
 
 
 @cache
@@ -131,7 +131,7 @@ def finetuning_stamp(recipe, seed):
             "name": recipe,
             "recipe": STUDY.recipe(recipe),
             "seed": int(seed),
-            "hardware": STUDY.hardware.model_dump(),
+            "hardware": STUDY.hardware.computing(),
         },
         TRAINING_PACKAGES,
         {BASE: base_stamp(), f"{INSTRUCTIONS}/manifest.json": instructions_stamp()},

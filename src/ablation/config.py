@@ -31,13 +31,18 @@ class Fault(NamedTuple):
 
 
 def load_study(
-    overrides: Mapping, folder: str | Path = "config", files: Iterable[str | Path] = ()
+    overrides: Mapping,
+    folder: str | Path = "config",
+    files: Iterable[str | Path] = (),
+    pinned: bool = True,
 ) -> Study:
     """The study that `overrides` (Snakemake's `config`, or nothing) describes.
 
     `folder` holds default.yaml, what a file may extend, and tasks/. `files` are those given to
-    --configfile: `overrides` has their content, they tell where it stands. Raises ConfigError with
-    one line per fault: the key, its file and line, what was found, what was expected.
+    --configfile: `overrides` has their content, they tell where it stands. `pinned=False` lets
+    hub repositories pass that have no commit yet (`unpinned`): enough to say what would run, not to
+    run it. Raises ConfigError with one line per fault: the key, its file and line, what was found,
+    what was expected.
     """
     layer = resolve(overrides, Path(folder), files)
     values = _with_whole_recipes(layer.values)
@@ -47,7 +52,8 @@ def load_study(
     except ValidationError as fault:
         errors = fault.errors()
     faults = [Fault(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
-    faults += [*_task_faults(values, Path(folder)), *_base_faults(values), *_unpinned(values)]
+    faults += [*_task_faults(values, Path(folder)), *_base_faults(values)]
+    faults += _unpinned(values) if pinned else ()
     faults += [*_other_masks(values), *_too_few_examples(values), *_unshared(values)]
     lines = layer.faults + [f"{dotted(f.path)} ({_place(f.path, layer)}): {f.text}" for f in faults]
     if lines:
@@ -226,6 +232,11 @@ def _pins(values: Mapping) -> Mapping:
 
 def is_commit(pin: Any) -> bool:
     return isinstance(pin, str) and re.fullmatch(r"[0-9a-f]{40}", pin) is not None
+
+
+def unpinned(study: Study) -> list[str]:
+    """The hub repositories that the study reads and that have no commit yet."""
+    return [str(fault.path[-1]) for fault in _unpinned(study.model_dump())]
 
 
 def _unpinned(values: Mapping) -> Iterator[Fault]:

@@ -36,6 +36,10 @@ MASK_OF |= dict.fromkeys(LONG_RECIPES, MASK_OF["3B"])
 SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
 
 
+# What a machine is asked for: no result depends on it, so it makes nothing stale.
+ASKED = ("gpu_model", "gpu_mem_mb", "mem_mb", "disk_mb", "runtime")
+
+
 class Hardware(Strict):
     gpu: int = key(
         "GPUs a finetuning asks for, which share its weights and examples; scoring takes one; 0 "
@@ -60,6 +64,24 @@ class Hardware(Strict):
     compile: bool = key(
         "compile decoder layers: faster on a GPU once a minute or two of compiling is over"
     )
+    gpu_model: str | None = key(
+        "which GPU, as the profile's scheduler or market names it; null: any with gpu_mem_mb",
+        pattern=r"^[A-Za-z0-9_.]+$",
+    )
+    gpu_mem_mb: int = key("memory of each GPU, at least (MB); rented machines only", ge=0)
+    mem_mb: int = key("memory of the machine, at least (MB)", ge=1)
+    disk_mb: int = key("disk of a rented machine: base, checkpoints, states (MB)", ge=1)
+    runtime: int = key("minutes, at most: a training ended here goes on at the next try", ge=1)
+
+    def computing(self) -> dict:
+        """What a result may depend on: all but what a machine is asked for."""
+        return self.model_dump(exclude=set(ASKED))
+
+    def asked(self) -> dict[str, int | str]:
+        """Snakemake's resources of a job that runs the model; what is not asked for is left out."""
+        asked = self.model_dump(include={"gpu", *ASKED}, exclude_none=True)
+        without = () if self.gpu else ("gpu_model", "gpu_mem_mb")
+        return {k: v for k, v in asked.items() if k not in without}
 
 
 class NoLearning(Strict):
