@@ -360,8 +360,8 @@ def test_a_profile_names_the_study_and_the_command_line_has_the_last_word(monkey
     monkeypatch.chdir(ROOT)
     assert stale.study_of("slurm").study == "ministral3b"
     assert stale.study_of("slurm", ["config/rehearsal3b.yaml"]).study == "rehearsal3b"
-    changed = stale.study_of("slurm", config=["study=mine", "hardware={gpu: 4}"])
-    assert (changed.study, changed.hardware.gpu, changed.hardware.threads) == ("mine", 4, 8)
+    changed = stale.study_of("slurm", config=["study=mine", "hardware={runtime: 4}"])
+    assert (changed.study, changed.hardware.runtime, changed.hardware.threads) == ("mine", 4, 8)
     assert stale.study_of(None).study == stale.study_of("default").study == "micro"
     with pytest.raises(stale.DryRunFailed, match="elsewhere/config.yaml was not found"):
         stale.study_of("elsewhere")

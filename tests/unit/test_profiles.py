@@ -102,9 +102,9 @@ def hardware(**changed):
 
 
 def test_a_gpu_job_asks_for_hardware_and_names_no_place():
-    asked = hardware(gpu=2, gpu_model="h100", gpu_mem_mb=79000, runtime=5).asked()
+    asked = hardware(gpu=1, gpu_model="h100", gpu_mem_mb=79000, runtime=5).asked()
     assert asked == {
-        "gpu": 2,
+        "gpu": 1,
         "gpu_model": "h100",
         "gpu_mem_mb": 79000,
         "mem_mb": 2000,
