@@ -1,0 +1,428 @@
+"""Runs and a study's facts -> the graph of a Provenance Run Crate (Workflow Run RO-Crate 0.5).
+
+The crate is the results folder. Beside the results it holds WORKFLOW, a copy of the workflow as it
+stands, so that it means the same wherever it is taken. All here is pure: no file is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .graph import DESCRIPTOR, Graph, local, ref, refs, short
+from .runs import File, Run, iso, machine
+
+WORKFLOW = "_workflow"  # no study can be named so
+MAIN = f"{WORKFLOW}/Snakefile"
+CRATE = "https://w3id.org/ro/crate/1.1"
+WORKFLOW_CRATE = "https://w3id.org/workflowhub/workflow-ro-crate/1.0"
+PROFILES = {
+    f"https://w3id.org/ro/wfrun/{name}/0.5": f"{name.title()} Run Crate"
+    for name in ("process", "workflow", "provenance")
+}
+PROFILES[WORKFLOW_CRATE] = "Workflow RO-Crate"
+SNAKEMAKE = "https://snakemake.github.io"
+MEDIA = {
+    ".cff": "application/yaml",
+    ".csv": "text/csv",
+    ".html": "text/html",
+    ".json": "application/json",
+    ".jsonl": "application/jsonl",
+    ".md": "text/markdown",
+    ".parquet": "application/vnd.apache.parquet",
+    ".png": "image/png",
+    ".py": "text/x-python",
+    ".safetensors": "application/octet-stream",
+    ".svg": "image/svg+xml",
+    ".toml": "application/toml",
+    ".txt": "text/plain",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+}
+USAGE = {  # figure: unit, by QUDT
+    "seconds": "http://qudt.org/vocab/unit/SEC",
+    "energy_joules": "http://qudt.org/vocab/unit/J",
+    "dollars": "http://qudt.org/vocab/currency/USD",
+}
+DONE, FAILED = (f"http://schema.org/{name}ActionStatus" for name in ("Completed", "Failed"))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is true of the whole study, beside its runs."""
+
+    study: str
+    parameters: Mapping[str, object]  # {dotted key: value}
+    targets: Sequence[str]
+    workflow: Mapping[str, File]  # {path in the repository: its copy in the crate}
+    snakemake: str  # version
+    home: str = "results"
+    citation: Mapping = field(default_factory=dict)  # CITATION.cff
+    commit: str | None = None
+    dirty: bool | None = None
+    agent: str | None = None
+    dollars: float | None = None  # of all that the ledger says
+
+
+def build(runs: Sequence[Run], facts: Facts) -> dict:
+    """The crate's metadata; equal runs and facts give equal JSON."""
+    graph = Graph()
+    graph.add(
+        DESCRIPTOR, "CreativeWork", about=ref("./"), conformsTo=refs([CRATE, WORKFLOW_CRATE])
+    )  # fmt: skip
+    graph.add("./", "Dataset")
+    _Writer(graph, facts).write(runs)
+    return graph.document()
+
+
+class _Writer:
+    def __init__(self, graph: Graph, facts: Facts) -> None:
+        self.graph, self.facts = graph, facts
+        self.agent = self._person(facts.agent) if facts.agent else None
+
+    def write(self, runs: Sequence[Run]) -> None:
+        self._root(runs)
+        for original, file in sorted(self.facts.workflow.items()):
+            self._file(file, name=original)
+        self._workflow()
+        study = self._study_run(runs)
+        controls = [self._job(run, study) for run in runs]
+        self.graph.add(
+            "#engine-run",
+            "OrganizeAction",
+            name=f"Snakemake {self.facts.snakemake} over study {self.facts.study}",
+            instrument=ref(self._engine()),
+            agent=ref(self.agent) if self.agent else None,
+            object=refs(controls),
+            result=ref(study),
+            actionStatus=ref(DONE),
+            **_times(runs),
+        )
+        root = self.graph.entities["./"]
+        root["hasPart"] = refs(self.graph.data())
+
+    # ---- the study ------------------------------------------------------------------------------
+
+    def _root(self, runs: Sequence[Run]) -> None:
+        cff, facts = self.facts.citation, self.facts
+        for profile, name in PROFILES.items():
+            self.graph.add(profile, "CreativeWork", name=name, version=profile.rpartition("/")[2])
+        licence = cff.get("license")
+        spdx = f"https://spdx.org/licenses/{licence}"
+        if licence:
+            self.graph.add(spdx, "CreativeWork", name=licence, url=spdx)
+        people = [self._author(author) for author in cff.get("authors", ())]
+        persons = [n for n in people if self.graph.entities[n]["@type"] == "Person"]
+        root = {
+            "name": f"Results of the study {facts.study}",
+            "description": f"Tables, figures, checkpoints and sample rows of the study "
+            f"{facts.study}, with every job that made them: {cff.get('title', 'ablation')}.",
+            "datePublished": _times(runs).get("endTime", "1970")[:10],
+            "license": ref(spdx) if licence else "No licence is stated.",
+            "conformsTo": refs(PROFILES),
+            "mainEntity": ref(MAIN),
+            "author": refs(persons),
+            "publisher": refs(n for n in people if n not in persons),
+            "mentions": [],
+        }
+        self.graph.entities["./"] |= {key: value for key, value in root.items() if value}
+
+    def _workflow(self) -> None:
+        """The Snakefile as main entity, the engine's language, configuration keys as parameters."""
+        facts, main = self.facts, self.graph.entities[MAIN]
+        self.graph.add(
+            "#snakemake", "ComputerLanguage", name="Snakemake", url=ref(SNAKEMAKE),
+            identifier=ref("https://w3id.org/workflowhub/workflow-ro-crate#snakemake"),
+        )  # fmt: skip
+        changed = {True: ", with uncommitted changes", False: "", None: ""}[facts.dirty]
+        main["@type"] = ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]
+        main |= {
+            "name": self.facts.citation.get("title", "ablation"),
+            "programmingLanguage": ref("#snakemake"),
+            "conformsTo": ref("https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"),
+            "creator": self.graph.entities["./"].get("author"),
+            "license": self.graph.entities["./"]["license"],
+            "version": facts.commit and facts.commit + changed,
+            "input": refs(self._parameter(key) for key in facts.parameters),
+            "output": [],
+            "step": [],
+            "hasPart": [],
+        }
+        if "environment.yml" in facts.workflow:
+            main["buildInstructions"] = ref(facts.workflow["environment.yml"].path)
+        for key in [key for key, value in main.items() if value is None]:
+            del main[key]
+
+    def _parameter(self, key: str) -> str:
+        """A configuration key: a FormalParameter, and the value that this study gives it."""
+        value = self.facts.parameters[key]
+        name, example = local("parameter", key), local("value", key)
+        self.graph.add(
+            name, "FormalParameter", name=key, additionalType=_data_type(value),
+            workExample=ref(example), valueRequired=False,
+        )  # fmt: skip
+        self.graph.add(
+            example, "PropertyValue", name=key, value=_plain(value), exampleOfWork=ref(name)
+        )
+        return name
+
+    def _study_run(self, runs: Sequence[Run]) -> str:
+        facts, made = self.facts, {f.path: f for run in runs for f in run.results}
+        results = [self._result(made[path]) for path in facts.targets if path in made]
+        for name in results:
+            self._output(name)
+        name = self._action(
+            "#study-run", f"Study {facts.study}", "All jobs behind the results of this crate.", MAIN,
+            object=refs(local("value", key) for key in facts.parameters),
+            result=refs(results),
+            resourceUsage=self._usage(
+                "study",
+                seconds=_sum(run.total("seconds") for run in runs),
+                energy_joules=_sum(run.total("energy_joules") for run in runs),
+                dollars=facts.dollars,
+            ),
+            **_times(runs),
+        )  # fmt: skip
+        return name
+
+    def _output(self, file: str) -> None:
+        """A target of the study is a formal output of the workflow."""
+        if "File" in self.graph.entities[file]["@type"]:
+            name = local("output", file)
+            self.graph.add(
+                name, "FormalParameter", name=file, additionalType="File", workExample=ref(file)
+            )
+            self.graph.entities[file]["exampleOfWork"] = ref(name)
+            self.graph.extend(MAIN, "output", name)
+
+    def _engine(self) -> str:
+        return self.graph.add(
+            "#snakemake-engine", "SoftwareApplication", name="Snakemake", url=SNAKEMAKE,
+            version=self.facts.snakemake, softwareVersion=self.facts.snakemake,
+        )  # fmt: skip
+
+    # ---- jobs -----------------------------------------------------------------------------------
+
+    def _job(self, run: Run, study: str) -> str:
+        """A job's actions, failed attempts before the good one. Returns its ControlAction."""
+        job, tool = run.job, self._tool(run)
+        key = (job.rule, *(f"{k}={v}" for k, v in sorted(job.wildcards.items())))
+        used = [self._input(path) for path in job.inputs]
+        used += [self._input(file.path, file) for file in run.sources]
+        used += [self._wildcard(job.rule, *pair) for pair in sorted(job.wildcards.items())]
+        used += self._hub(run) + self._commits(run)
+        made = [self._result(file) for file in run.results]
+        failed = [
+            self._failed(run, number, line, tool, used)
+            for number, line in enumerate((a for a in run.attempts if a["why"] != "done"), 1)
+        ]
+        paid = [line["dollars"] for line in run.attempts if line["why"] == "done"]
+        done = self._action(
+            local("run", *key), job.name, job.description, tool,
+            object=refs(dict.fromkeys(used)), result=refs(made),
+            location=self._machine(run),
+            resourceUsage=self._usage(
+                job.name, seconds=run.total("seconds"),
+                energy_joules=run.total("energy_joules"), dollars=_sum(paid),
+            ),
+            **_times([run]),
+        )  # fmt: skip
+        return self.graph.add(
+            local("control", *key),
+            "ControlAction",
+            name=f"Snakemake runs {job.name}",
+            instrument=ref(self._step(run, tool)),
+            object=refs([*failed, done]),
+            actionStatus=ref(DONE),
+        )
+
+    def _failed(self, run: Run, number: int, line: Mapping, tool: str, used: list[str]) -> str:
+        name = f"{run.job.name}, failed attempt {number}"
+        ended = float(line["time"]) if "time" in line else None
+        started = ended - line.get("seconds", 0) if ended is not None else None
+        return self._action(
+            local("run", line["attempt"]), name, run.job.description, tool,
+            object=refs(dict.fromkeys(used)), actionStatus=ref(FAILED), error=line["why"],
+            resourceUsage=self._usage(
+                name, seconds=line.get("seconds"), dollars=line.get("dollars")
+            ),
+            startTime=started and iso(started), endTime=ended and iso(ended),
+        )  # fmt: skip
+
+    def _action(self, name: str, title: str, description: str, tool: str, **properties) -> str:
+        properties.setdefault("actionStatus", ref(DONE))
+        agent = ref(self.agent) if self.agent else None
+        self.graph.add(
+            name, "CreateAction", name=title, description=description, instrument=ref(tool),
+            agent=agent, **properties,
+        )  # fmt: skip
+        self.graph.extend("./", "mentions", name)
+        return name
+
+    def _tool(self, run: Run) -> str:
+        """The script of a job's rule, or its shell command; with the packages that it needs."""
+        job = run.job
+        copy = self.facts.workflow.get(job.script or "")
+        if copy:
+            tool = copy.path
+            self.graph.entities[tool]["@type"] = ["File", "SoftwareSourceCode"]
+            self.graph.entities[tool].setdefault("programmingLanguage", "Python")
+        else:
+            tool = self.graph.add(
+                local("tool", job.rule), "SoftwareApplication", name=job.rule,
+                description=job.command or job.script, url=SNAKEMAKE,
+                softwareVersion=self.facts.snakemake,
+            )  # fmt: skip
+        self.graph.extend(MAIN, "hasPart", tool)
+        for manifest in run.manifests:
+            for package, version in sorted(manifest["stamp"].get("packages", {}).items()):
+                self.graph.extend(tool, "softwareRequirements", self._package(package, version))
+        return tool
+
+    def _package(self, name: str, version: str) -> str:
+        return self.graph.add(
+            local("package", name, version), "SoftwareApplication", name=name,
+            softwareVersion=version, version=version,
+            url=f"https://pypi.org/project/{name.replace('_', '-')}/{version}/",
+        )  # fmt: skip
+
+    def _step(self, run: Run, tool: str) -> str:
+        name = local("step", run.job.rule)
+        if name not in self.graph.entities:
+            position = len(self.graph.entities[MAIN]["step"]) + 1
+            self.graph.add(
+                name, "HowToStep", name=run.job.rule, position=str(position),
+                description=run.job.description, workExample=ref(tool),
+            )  # fmt: skip
+            self.graph.extend(MAIN, "step", name)
+        return name
+
+    def _wildcard(self, rule: str, key: str, value: str) -> str:
+        return self.graph.add(local("wildcard", key, value), "PropertyValue", name=key, value=value)
+
+    def _hub(self, run: Run) -> list[str]:
+        """Models and data sets of the hub, at their commits, that a job's manifests name."""
+        found = []
+        for manifest in run.manifests:
+            pins = dict(manifest["stamp"]["config"].get("pins") or {})
+            names = {f"datasets/{name}": commit for name, commit in pins.items() if commit}
+            if "revision" in manifest:
+                names[manifest["model"]] = manifest["revision"]
+            for name, commit in sorted(names.items()):
+                url = f"https://huggingface.co/{name}/tree/{commit}"
+                found.append(
+                    self.graph.add(url, "CreativeWork", name=name, version=commit, url=url)
+                )
+        return found
+
+    def _commits(self, run: Run) -> list[str]:
+        """The commit that each record says was checked out."""
+        found = []
+        for record in run.records:
+            if commit := record.get("git_hash"):
+                changed = ", with uncommitted changes" if record.get("git_dirty") else ""
+                name = local("commit", commit + ("+changes" if changed else ""))
+                title = f"git commit {commit}{changed}"
+                self.graph.add(name, "CreativeWork", name=title, version=commit)
+                found.append(name)
+        return found
+
+    def _machine(self, run: Run) -> list[dict]:
+        found = {}
+        for record in run.records:
+            if "host" in record:
+                line = machine(record)
+                name = local("machine", record["host"], short(line))
+                self.graph.add(name, "Place", name=record["host"], description=line)
+                found[name] = None
+        return refs(found)
+
+    def _usage(self, of: str, **figures: float | None) -> list[dict]:
+        """What an action took, as far as it is known."""
+        known = {figure: value for figure, value in figures.items() if value is not None}
+        return refs(
+            self.graph.add(
+                local("usage", of, figure), "PropertyValue", name=figure, value=value,
+                propertyID=figure, unitCode=USAGE[figure],
+            )
+            for figure, value in known.items()
+        )  # fmt: skip
+
+    # ---- files and people -----------------------------------------------------------------------
+
+    def _file(self, file: File, name: str | None = None) -> str:
+        media = MEDIA.get(os.path.splitext(file.path)[1], "text/plain")
+        return self.graph.add(
+            file.path, "File", name=name or file.path, contentSize=str(file.bytes),
+            sha256=file.sha256, encodingFormat=media,
+        )  # fmt: skip
+
+    def _result(self, file: File) -> str:
+        path = os.path.relpath(file.path, self.facts.home)
+        if not file.here:
+            return self._elsewhere(file)
+        return self._file(File(path, file.sha256, file.bytes))
+
+    def _elsewhere(self, file: File) -> str:
+        """What is known by its hash but does not lie in the crate."""
+        return self.graph.add(
+            local("elsewhere", file.path), "CreativeWork", name=file.path,
+            description="Not in this crate.", sha256=file.sha256, contentSize=str(file.bytes),
+        )  # fmt: skip
+
+    def _input(self, path: str, file: File | None = None) -> str:
+        if path in self.facts.workflow:
+            return self.facts.workflow[path].path
+        inside = os.path.relpath(path, self.facts.home)
+        if inside in self.graph.entities:
+            return inside
+        if file:
+            return self._elsewhere(file)
+        return self.graph.add(
+            local("elsewhere", path), "CreativeWork", name=path, description="Not in this crate."
+        )
+
+    def _author(self, author: Mapping) -> str:
+        """An author of CITATION.cff, a person or a group."""
+        if "name" in author:
+            return self.graph.add(
+                local("organization", author["name"]), "Organization", name=author["name"],
+                url=author.get("website"),
+            )  # fmt: skip
+        names = " ".join(filter(None, (author.get("given-names"), author.get("family-names"))))
+        group = author.get("affiliation")
+        group = group and self.graph.add(local("organization", group), "Organization", name=group)
+        return self.graph.add(
+            author.get("orcid") or local("person", names), "Person", name=names,
+            affiliation=ref(group) if group else None,
+        )  # fmt: skip
+
+    def _person(self, text: str) -> str:
+        """`NAME` or `NAME <URL>`."""
+        name, _, url = text.partition("<")
+        name, url = name.strip(), url.strip().rstrip(">")
+        return self.graph.add(url or local("person", name), "Person", name=name or url)
+
+
+def _times(runs: Sequence[Run]) -> dict[str, str]:
+    begins = [run.started for run in runs if run.started]
+    ends = [run.ended for run in runs if run.ended]
+    return {"startTime": min(begins), "endTime": max(ends)} if begins and ends else {}
+
+
+def _sum(figures) -> float | None:
+    known = [figure for figure in figures if figure is not None]
+    return round(sum(known), 6) if known else None
+
+
+def _data_type(value: object) -> str:
+    kinds = {bool: "Boolean", int: "Integer", float: "Float"}
+    return kinds.get(type(value), "Text")
+
+
+def _plain(value: object) -> object:
+    """Numbers, switches and text as they are; a list, a mapping or nothing as JSON."""
+    plain = isinstance(value, bool | int | float | str)
+    return value if plain else json.dumps(value, sort_keys=True, ensure_ascii=False)
