@@ -4,6 +4,7 @@ Snakemake loads every report plugin at each start, so what is slow to import wai
 docs/crate.md tells what stands in the crate.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,8 +55,8 @@ class Reporter(ReporterBase):
                 yield Job(
                     rule=rule.name,
                     description=" ".join((rule.docstring or "").split()),
+                    snakefile=os.path.relpath(str(rule.snakefile)),
                     script=_script(rule),
-                    command=job.shellcmd if rule.is_shell else None,
                     wildcards=dict(job.wildcards_dict),
                     inputs=tuple(sorted(map(str, job.input))),
                     outputs=tuple(map(str, job.output)),
@@ -72,8 +73,6 @@ class Reporter(ReporterBase):
 
 def _script(rule) -> str | None:
     """The rule's script, relative to the folder in which Snakemake runs."""
-    import os
-
     if not rule.is_script:
         return None
     return os.path.relpath(rule.basedir.join(rule.script).get_path_or_uri(secret_free=True))

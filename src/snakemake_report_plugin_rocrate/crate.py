@@ -24,6 +24,7 @@ PROFILES = {
 }
 PROFILES[WORKFLOW_CRATE] = "Workflow RO-Crate"
 SNAKEMAKE = "https://snakemake.github.io"
+CONDA = "https://docs.conda.io/"
 MEDIA = {
     ".cff": "application/yaml",
     ".csv": "text/csv",
@@ -81,6 +82,12 @@ class _Writer:
     def __init__(self, graph: Graph, facts: Facts) -> None:
         self.graph, self.facts = graph, facts
         self.agent = self._person(facts.agent) if facts.agent else None
+        changed = ", with uncommitted changes" if facts.dirty else ""
+        code = {
+            "version": facts.commit and facts.commit + changed,
+            "url": facts.citation.get("repository-code"),
+        }
+        self.code = {key: value for key, value in code.items() if value}  # of all our own files
 
     def write(self, runs: Sequence[Run]) -> None:
         self._root(runs)
@@ -97,7 +104,7 @@ class _Writer:
             agent=ref(self.agent) if self.agent else None,
             object=refs(controls),
             result=ref(study),
-            actionStatus=ref(DONE),
+            actionStatus=DONE,
             **_times(runs),
         )
         root = self.graph.entities["./"]
@@ -114,7 +121,7 @@ class _Writer:
         if licence:
             self.graph.add(spdx, "CreativeWork", name=licence, url=spdx)
         people = [self._author(author) for author in cff.get("authors", ())]
-        persons = [n for n in people if self.graph.entities[n]["@type"] == "Person"]
+        groups = [n for n in people if self.graph.entities[n]["@type"] == "Organization"]
         root = {
             "name": f"Results of the study {facts.study}",
             "description": f"Tables, figures, checkpoints and sample rows of the study "
@@ -123,8 +130,8 @@ class _Writer:
             "license": ref(spdx) if licence else "No licence is stated.",
             "conformsTo": refs(PROFILES),
             "mainEntity": ref(MAIN),
-            "author": refs(persons),
-            "publisher": refs(n for n in people if n not in persons),
+            "author": refs(people),
+            "publisher": refs(groups),
             "mentions": [],
         }
         self.graph.entities["./"] |= {key: value for key, value in root.items() if value}
@@ -136,24 +143,22 @@ class _Writer:
             "#snakemake", "ComputerLanguage", name="Snakemake", url=ref(SNAKEMAKE),
             identifier=ref("https://w3id.org/workflowhub/workflow-ro-crate#snakemake"),
         )  # fmt: skip
-        changed = {True: ", with uncommitted changes", False: "", None: ""}[facts.dirty]
         main["@type"] = ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]
         main |= {
             "name": self.facts.citation.get("title", "ablation"),
             "programmingLanguage": ref("#snakemake"),
             "conformsTo": ref("https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"),
-            "creator": self.graph.entities["./"].get("author"),
             "license": self.graph.entities["./"]["license"],
-            "version": facts.commit and facts.commit + changed,
             "input": refs(self._parameter(key) for key in facts.parameters),
             "output": [],
             "step": [],
             "hasPart": [],
+            **self.code,
         }
         if "environment.yml" in facts.workflow:
-            main["buildInstructions"] = ref(facts.workflow["environment.yml"].path)
-        for key in [key for key, value in main.items() if value is None]:
-            del main[key]
+            recipe = facts.workflow["environment.yml"].path
+            self.graph.entities[recipe]["conformsTo"] = ref(CONDA)
+            main["buildInstructions"] = ref(recipe)
 
     def _parameter(self, key: str) -> str:
         """A configuration key: a FormalParameter, and the value that this study gives it."""
@@ -173,10 +178,12 @@ class _Writer:
         results = [self._result(made[path]) for path in facts.targets if path in made]
         for name in results:
             self._output(name)
+        values = [local("value", key) for key in facts.parameters]
+        sources = [self._input(p) for run in runs for p in run.job.inputs if p not in made]
+        sources += [self._input(file.path, file) for run in runs for file in run.sources]
         name = self._action(
             "#study-run", f"Study {facts.study}", "All jobs behind the results of this crate.", MAIN,
-            object=refs(local("value", key) for key in facts.parameters),
-            result=refs(results),
+            object=refs([*values, *dict.fromkeys(sources)]), result=refs(results),
             resourceUsage=self._usage(
                 "study",
                 seconds=_sum(run.total("seconds") for run in runs),
@@ -198,10 +205,7 @@ class _Writer:
             self.graph.extend(MAIN, "output", name)
 
     def _engine(self) -> str:
-        return self.graph.add(
-            "#snakemake-engine", "SoftwareApplication", name="Snakemake", url=SNAKEMAKE,
-            version=self.facts.snakemake, softwareVersion=self.facts.snakemake,
-        )  # fmt: skip
+        return self._package("snakemake", self.facts.snakemake)
 
     # ---- jobs -----------------------------------------------------------------------------------
 
@@ -211,7 +215,7 @@ class _Writer:
         key = (job.rule, *(f"{k}={v}" for k, v in sorted(job.wildcards.items())))
         used = [self._input(path) for path in job.inputs]
         used += [self._input(file.path, file) for file in run.sources]
-        used += [self._wildcard(job.rule, *pair) for pair in sorted(job.wildcards.items())]
+        used += [self._wildcard(*pair) for pair in sorted(job.wildcards.items())]
         used += self._hub(run) + self._commits(run)
         made = [self._result(file) for file in run.results]
         failed = [
@@ -235,7 +239,7 @@ class _Writer:
             name=f"Snakemake runs {job.name}",
             instrument=ref(self._step(run, tool)),
             object=refs([*failed, done]),
-            actionStatus=ref(DONE),
+            actionStatus=DONE,
         )
 
     def _failed(self, run: Run, number: int, line: Mapping, tool: str, used: list[str]) -> str:
@@ -244,7 +248,7 @@ class _Writer:
         started = ended - line.get("seconds", 0) if ended is not None else None
         return self._action(
             local("run", line["attempt"]), name, run.job.description, tool,
-            object=refs(dict.fromkeys(used)), actionStatus=ref(FAILED), error=line["why"],
+            object=refs(dict.fromkeys(used)), actionStatus=FAILED, error=line["why"],
             resourceUsage=self._usage(
                 name, seconds=line.get("seconds"), dollars=line.get("dollars")
             ),
@@ -252,7 +256,7 @@ class _Writer:
         )  # fmt: skip
 
     def _action(self, name: str, title: str, description: str, tool: str, **properties) -> str:
-        properties.setdefault("actionStatus", ref(DONE))
+        properties.setdefault("actionStatus", DONE)
         agent = ref(self.agent) if self.agent else None
         self.graph.add(
             name, "CreateAction", name=title, description=description, instrument=ref(tool),
@@ -262,19 +266,14 @@ class _Writer:
         return name
 
     def _tool(self, run: Run) -> str:
-        """The script of a job's rule, or its shell command; with the packages that it needs."""
-        job = run.job
-        copy = self.facts.workflow.get(job.script or "")
-        if copy:
-            tool = copy.path
-            self.graph.entities[tool]["@type"] = ["File", "SoftwareSourceCode"]
-            self.graph.entities[tool].setdefault("programmingLanguage", "Python")
-        else:
-            tool = self.graph.add(
-                local("tool", job.rule), "SoftwareApplication", name=job.rule,
-                description=job.command or job.script, url=SNAKEMAKE,
-                softwareVersion=self.facts.snakemake,
-            )  # fmt: skip
+        """The script of a job's rule, or the file of the rule itself; with the packages it needs."""
+        workflow = self.facts.workflow
+        tool = (workflow.get(run.job.script) or workflow[run.job.snakefile]).path
+        entity = self.graph.entities[tool]
+        entity["@type"] = ["File", "SoftwareSourceCode"]
+        entity |= self.code
+        language = ref("#snakemake") if tool.endswith(".smk") else "Python"
+        entity.setdefault("programmingLanguage", language)
         self.graph.extend(MAIN, "hasPart", tool)
         for manifest in run.manifests:
             for package, version in sorted(manifest["stamp"].get("packages", {}).items()):
@@ -282,10 +281,9 @@ class _Writer:
         return tool
 
     def _package(self, name: str, version: str) -> str:
+        url = f"https://pypi.org/project/{name.replace('_', '-')}/{version}/"
         return self.graph.add(
-            local("package", name, version), "SoftwareApplication", name=name,
-            softwareVersion=version, version=version,
-            url=f"https://pypi.org/project/{name.replace('_', '-')}/{version}/",
+            url, "SoftwareApplication", name=name, softwareVersion=version, url=url
         )  # fmt: skip
 
     def _step(self, run: Run, tool: str) -> str:
@@ -299,7 +297,7 @@ class _Writer:
             self.graph.extend(MAIN, "step", name)
         return name
 
-    def _wildcard(self, rule: str, key: str, value: str) -> str:
+    def _wildcard(self, key: str, value: str) -> str:
         return self.graph.add(local("wildcard", key, value), "PropertyValue", name=key, value=value)
 
     def _hub(self, run: Run) -> list[str]:

@@ -13,10 +13,8 @@ EXTRA_TERMS["buildInstructions"] = "https://codemeta.github.io/terms/buildInstru
 DESCRIPTOR = "ro-crate-metadata.json"
 
 
-def ref(*ids: str) -> list[dict] | dict:
-    """One reference, or a list of them."""
-    found = [{"@id": name} for name in ids]
-    return found[0] if len(found) == 1 else found
+def ref(name: str) -> dict:
+    return {"@id": name}
 
 
 def refs(ids: Iterable[str]) -> list[dict]:
@@ -39,7 +37,7 @@ class Graph:
 
     def add(self, name: str, kind: str | list[str], /, **properties: object) -> str:
         """Add an entity unless it is there; what has no value is left out. Returns its @id."""
-        known = {key: value for key, value in properties.items() if value not in (None, [], "")}
+        known = {key: value for key, value in properties.items() if value not in (None, [])}
         self.entities.setdefault(name, {"@id": name, "@type": kind, **known})
         return name
 
@@ -58,7 +56,13 @@ class Graph:
         ]
 
     def document(self) -> dict:
-        return {"@context": [CONTEXT, EXTRA_TERMS], "@graph": list(self.entities.values())}
+        graph = [{k: _compact(v) for k, v in e.items()} for e in self.entities.values()]
+        return {"@context": [CONTEXT, EXTRA_TERMS], "@graph": graph}
+
+
+def _compact(value: object) -> object:
+    """A list of one as that one, which RO-Crate 1.1 prefers."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _kinds(entity: dict) -> list[str]:

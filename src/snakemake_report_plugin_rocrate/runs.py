@@ -23,10 +23,10 @@ class Job:
 
     rule: str
     description: str
+    snakefile: str  # in which the rule stands
     outputs: tuple[str, ...]
     inputs: tuple[str, ...] = ()
     script: str | None = None
-    command: str | None = None
     wildcards: Mapping[str, str] = field(default_factory=dict)
     stamp: str | None = None  # as in `params:`, JSON
     times: tuple[float, float] | None = None  # by Snakemake: start and end, seconds since 1970
