@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .graph import DESCRIPTOR, Graph, local, ref, refs, short
+from .graph import DESCRIPTOR, Graph, local, of_file, ref, refs, short
 from .runs import File, Run, iso, machine
 
 WORKFLOW = "_workflow"  # no study can be named so
@@ -269,6 +269,7 @@ class _Writer:
         """The script of a job's rule, or the file of the rule itself; with the packages it needs."""
         workflow = self.facts.workflow
         tool = (workflow.get(run.job.script) or workflow[run.job.snakefile]).path
+        tool = of_file(tool)
         entity = self.graph.entities[tool]
         entity["@type"] = ["File", "SoftwareSourceCode"]
         entity |= self.code
@@ -321,7 +322,7 @@ class _Writer:
         for record in run.records:
             if commit := record.get("git_hash"):
                 changed = ", with uncommitted changes" if record.get("git_dirty") else ""
-                name = local("commit", commit + ("+changes" if changed else ""))
+                name = local("commit", commit + ("-changed" if changed else ""))
                 title = f"git commit {commit}{changed}"
                 self.graph.add(name, "CreativeWork", name=title, version=commit)
                 found.append(name)
@@ -353,7 +354,7 @@ class _Writer:
     def _file(self, file: File, name: str | None = None) -> str:
         media = MEDIA.get(os.path.splitext(file.path)[1], "text/plain")
         return self.graph.add(
-            file.path, "File", name=name or file.path, contentSize=str(file.bytes),
+            of_file(file.path), "File", name=name or file.path, contentSize=str(file.bytes),
             sha256=file.sha256, encodingFormat=media,
         )  # fmt: skip
 
@@ -372,8 +373,8 @@ class _Writer:
 
     def _input(self, path: str, file: File | None = None) -> str:
         if path in self.facts.workflow:
-            return self.facts.workflow[path].path
-        inside = os.path.relpath(path, self.facts.home)
+            return of_file(self.facts.workflow[path].path)
+        inside = of_file(os.path.relpath(path, self.facts.home))
         if inside in self.graph.entities:
             return inside
         if file:

@@ -23,7 +23,12 @@ def refs(ids: Iterable[str]) -> list[dict]:
 
 def local(kind: str, *names: object) -> str:
     """The @id of an entity that is no file: `#kind/name/...`."""
-    return "#" + "/".join(quote(str(name), safe="=") for name in (kind, *names))
+    return "#" + "/".join(quote(str(name), safe="=/") for name in (kind, *names))
+
+
+def of_file(path: str) -> str:
+    """The @id of a file or folder of the crate."""
+    return quote(path)
 
 
 def short(text: str) -> str:
