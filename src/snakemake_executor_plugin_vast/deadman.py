@@ -1,0 +1,81 @@
+"""The dead-man switch, run on each machine by its own start script; it needs nothing but Python.
+
+When the driver stops touching the lease, jobs get SIGTERM and a while to save what they have; then
+the machine stops itself (only its disk is billed on), or destroys itself when it has nothing worth
+keeping, was found silent before, or has lived too long. It uses the container's own key, which can
+do nothing else. Only changes of the lease count, never its time: clocks may be wrong.
+"""
+
+import glob
+import os
+import signal
+import sys
+import time
+import urllib.request
+
+
+def decide(quiet, age, silent, longest, keep, stopped_for, later):
+    """What to do now: None, "stop" or "destroy". All in seconds; `stopped_for` None: never was."""
+    if age > longest:
+        return "destroy"
+    if quiet <= silent:
+        return None
+    if not keep or (stopped_for is not None and stopped_for > later):
+        return "destroy"
+    return "stop"
+
+
+def call(url, method, body):
+    request = urllib.request.Request(
+        url.rstrip("/") + "/api/v0/instances/%s/" % os.environ["CONTAINER_ID"], body, method=method
+    )
+    request.add_header("Authorization", "Bearer " + os.environ["CONTAINER_API_KEY"])
+    request.add_header("Content-Type", "application/json")
+    urllib.request.urlopen(request, timeout=30).read()
+
+
+def touched(path):
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def main(folder, url, silent, grace, later, longest, tick):
+    """`folder` holds `lease`, `born`, `stopped`, jobs as */pid, and `keep` where a state is kept."""
+    born, stopped = os.path.join(folder, "born"), os.path.join(folder, "stopped")
+    lease = os.path.join(folder, "lease")
+    if not touched(born):
+        open(born, "w").close()
+    seen, since = touched(lease), time.monotonic()
+    while True:
+        time.sleep(tick)
+        if touched(lease) != seen:
+            seen, since = touched(lease), time.monotonic()
+            if touched(stopped):
+                os.remove(stopped)
+        age = time.time() - touched(born) / 1e9
+        stopped_for = time.time() - touched(stopped) / 1e9 if touched(stopped) else None
+        keep = bool(glob.glob(os.path.join(folder, "*", "keep")))
+        act = decide(time.monotonic() - since, age, silent, longest, keep, stopped_for, later)
+        if act is None:
+            continue
+        for pid in glob.glob(os.path.join(folder, "*", "pid")):
+            try:
+                os.killpg(int(open(pid).read()), signal.SIGTERM)
+            except (OSError, ValueError):
+                pass
+        time.sleep(grace)
+        try:
+            if act == "stop":
+                if stopped_for is None:
+                    open(stopped, "w").close()
+                call(url, "PUT", b'{"state": "stopped"}')
+            else:
+                call(url, "DELETE", b"{}")
+        except OSError:  # no network now: again at the next tick
+            pass
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], *map(float, sys.argv[3:]))
