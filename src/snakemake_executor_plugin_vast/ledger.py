@@ -4,7 +4,7 @@ One JSON object a line, each synced to disk before anything depends on it. Kinds
 
 - `intend`  a machine is about to be rented: `label`, `offer`, `machine`, `dph`, `seconds` (promised)
 - `rent`    it was: `label`, `instance`, `dph`
-- `extend`  a further job was promised to it: `label`, `seconds` from then on
+- `promise` what its jobs may still take: `label`, `lived` (seconds so far), `seconds` from then on
 - `attempt` a job ended on it: `attempt`, `job`, `label`, `dph`, `seconds`, `wasted` (seconds), `why`
 - `end`     it is gone, and the API no longer lists it: `label`, `seconds`, `dollars`, `why`
 
@@ -100,9 +100,8 @@ def rentals(lines: Iterable[dict]) -> dict[str, Rental]:
             old = vars(found[label])
             if what == "rent":
                 new = {"instance": line["instance"], "dph": float(line["dph"])}
-            elif what == "extend":
-                lived = float(line.get("lived", line["time"] - old["since"]))
-                new = {"promised": max(old["promised"], lived + float(line["seconds"]))}
+            elif what == "promise":
+                new = {"promised": float(line["lived"]) + float(line["seconds"])}
             elif what == "end":
                 new = {"dollars": float(line["dollars"]), "seconds": float(line["seconds"])}
             else:

@@ -21,6 +21,12 @@ class Limits:
     sparse: float = 60.0
     dense: float = 5.0
     early: float = 300.0  # a young job is watched densely
+    setup: float = 2400.0  # environment and sources, on a new machine
+    lease: float = 60.0  # how often the driver shows the machine that it lives
+    idle: float = 300.0  # how long a machine waits for another job
+    grace: float = 30.0  # from SIGTERM to SIGKILL
+    farewell: float = 120.0  # at the driver's end, for states to come home
+    end: float = 600.0  # at the driver's end, for the API to confirm that all is gone
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,11 @@ class Sight:
 
 def look_again(sight: Sight, limits: Limits) -> float:
     """Seconds until the next look."""
-    quiet = sight.now - sight.progress
-    young = sight.now - sight.started < limits.early
+    age = sight.now - sight.started
+    quiet = sight.now - sight.progress > limits.stall / 4
     lost_contact = sight.now - sight.contact > 2 * limits.sparse
-    if young or lost_contact or sight.alert or sight.gpu_idle or quiet > limits.stall / 4:
-        return limits.dense
+    if age < limits.early or lost_contact or sight.alert or sight.gpu_idle or quiet:
+        return min(limits.dense, max(0.5, age / 20))  # short jobs are not kept waiting
     return limits.sparse
 
 
@@ -70,7 +76,7 @@ def verdict(sight: Sight, limits: Limits) -> str | None:
 
 
 # Faults of the machine: the attempt costs the job nothing, another machine takes it over.
-INFRASTRUCTURE = ("gone", "outbid", "offline", "silent", "ssh", "transfer")
+INFRASTRUCTURE = ("gone", "outbid", "offline", "silent", "killed", "transfer")
 
 
 def remedy(why: str, times: int, retries: int, output: str = "") -> str:
