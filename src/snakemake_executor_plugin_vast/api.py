@@ -9,6 +9,7 @@ The key travels in a header. It never enters an argument, a message or an instan
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
@@ -191,10 +192,8 @@ class Vast:
 
     def destroy(self, id: int) -> None:
         """Ask for the end of an instance; only the list says when it has come."""
-        try:
+        with contextlib.suppress(NoSuchOffer):
             self._call("destroy", "DELETE", f"/api/v0/instances/{id}/", {})
-        except NoSuchOffer:
-            pass
 
     def start(self, id: int) -> None:
         self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "running"})

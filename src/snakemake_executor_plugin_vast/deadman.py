@@ -6,6 +6,7 @@ keeping, was found silent before, or has lived too long. It uses the container's
 do nothing else. Only changes of the lease count, never its time: clocks may be wrong.
 """
 
+import contextlib
 import glob
 import os
 import signal
@@ -27,7 +28,7 @@ def decide(quiet, age, silent, longest, keep, stopped_for, later):
 
 def call(url, method, body):
     request = urllib.request.Request(
-        url.rstrip("/") + "/api/v0/instances/%s/" % os.environ["CONTAINER_ID"], body, method=method
+        url.rstrip("/") + f"/api/v0/instances/{os.environ['CONTAINER_ID']}/", body, method=method
     )
     request.add_header("Authorization", "Bearer " + os.environ["CONTAINER_API_KEY"])
     request.add_header("Content-Type", "application/json")
@@ -41,8 +42,13 @@ def touched(path):
         return 0
 
 
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
 def main(folder, url, silent, grace, later, longest, tick):
-    """`folder` holds `lease`, `born`, `stopped`, jobs as */pid, and `keep` where a state is kept."""
+    """`folder` holds `lease`, `born`, `stopped`; and jobs: */pid, */keep where there is a state."""
     born, stopped = os.path.join(folder, "born"), os.path.join(folder, "stopped")
     lease = os.path.join(folder, "lease")
     if not touched(born):
@@ -61,10 +67,8 @@ def main(folder, url, silent, grace, later, longest, tick):
         if act is None:
             continue
         for pid in glob.glob(os.path.join(folder, "*", "pid")):
-            try:
-                os.killpg(int(open(pid).read()), signal.SIGTERM)
-            except (OSError, ValueError):
-                pass
+            with contextlib.suppress(OSError, ValueError):
+                os.killpg(int(read(pid)), signal.SIGTERM)
         time.sleep(grace)
         try:
             if act == "stop":

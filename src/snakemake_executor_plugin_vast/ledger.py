@@ -2,10 +2,10 @@
 
 One JSON object a line, each synced to disk before anything depends on it. Kinds of lines (`what`):
 
-- `intend`  a machine is about to be rented: `label`, `offer`, `machine`, `dph`, `seconds` (promised)
+- `intend`  a machine is about to be rented: `label`, `offer`, `machine`, `dph`, `seconds` promised
 - `rent`    it was: `label`, `instance`, `dph`
-- `promise` what its jobs may still take: `label`, `lived` (seconds so far), `seconds` from then on
-- `attempt` a job ended on it: `attempt`, `job`, `label`, `dph`, `seconds`, `wasted` (seconds), `why`
+- `promise` what its jobs may still take: `label`, `lived` so far, `seconds` from then on
+- `attempt` a job ended on it: `attempt`, `job`, `label`, `dph`, `seconds`, `wasted`, `why`
 - `end`     it is gone, and the API no longer lists it: `label`, `seconds`, `dollars`, `why`
 
 All arithmetic is pure, over the lines that `read` gives.
@@ -77,7 +77,7 @@ class Rental:
 
 @dataclass(frozen=True)
 class Account:
-    """Dollars: `spent` so far, `committed` to machines that still run, `wasted` of what was spent."""
+    """Dollars: `spent` so far, `committed` to running machines, `wasted` of what was spent."""
 
     spent: float
     committed: float

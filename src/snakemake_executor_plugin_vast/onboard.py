@@ -1,10 +1,11 @@
 """Runs on the machine: starts a job detached, tells how it stands, ends it. Standard library only.
 
 `python3 onboard.py COMMAND FOLDER`, a JSON request on stdin, a JSON answer on stdout. FOLDER holds
-what belongs to one attempt: pid, output, exit.json (by rename, once all is over), and keep, a link
-that says where its state is.
+what belongs to one attempt: pid, output, exit.json (by rename, once all is over), and keep, the
+folders of its state, one a line.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,13 +28,13 @@ def start(folder, request):
         return {"started": False}
     for path in request["remove"]:
         shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else unlink(path)
-    if request.get("state"):
-        write(os.path.join(folder, "keep"), request["state"])
-    output = open(os.path.join(folder, "output"), "wb")
+    if request["states"]:
+        write(os.path.join(folder, "keep"), "\n".join(request["states"]))
     here = [sys.executable, os.path.abspath(__file__), "run", folder]
-    runner = subprocess.Popen(
-        here, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
-    )
+    with open(os.path.join(folder, "output"), "wb") as output:
+        runner = subprocess.Popen(
+            here, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+        )
     write(os.path.join(folder, "pid"), str(runner.pid))
     runner.stdin.write(json.dumps(request).encode())
     runner.stdin.close()
@@ -63,17 +64,17 @@ def run(folder, request):
 
 
 def look(folder, request):
-    """How the job stands: new output, exit, GPU use, free disk, and a mark of its state."""
-    answer = {"exit": None, "alive": alive(folder), "gpu": gpu_use() if request["gpu"] else None}
+    """How the job stands: new output, exit, GPU use, and a mark of its states."""
+    answer = {"exit": None, "alive": alive(folder), "gpu": gpu_use()}
     try:  # after `alive`: a job that ends in between has left its exit
-        answer["exit"] = json.load(open(os.path.join(folder, "exit.json")))
+        answer["exit"] = json.loads(read(os.path.join(folder, "exit.json")))
     except OSError:
         pass
     with open(os.path.join(folder, "output"), "rb") as output:
         output.seek(request["offset"])
         answer["output"] = output.read(CHUNK).decode("latin-1")
-    answer["free"] = shutil.disk_usage(folder).free
-    answer["mark"] = mark(request["state"]) if request.get("state") else None
+    marks = [mark(state) for state in request["states"]]
+    answer["mark"] = json.dumps(marks) if any(marks) else None
     return answer
 
 
@@ -81,7 +82,7 @@ def end(folder, request):
     """Ask the job to stop, then make it."""
     for number, patience in ((signal.SIGTERM, request["grace"]), (signal.SIGKILL, 10)):
         try:
-            os.killpg(int(open(os.path.join(folder, "pid")).read()), number)
+            os.killpg(int(read(os.path.join(folder, "pid"))), number)
         except (OSError, ValueError):
             break
         until = time.monotonic() + patience
@@ -114,7 +115,14 @@ def snapshot(folder, request):
                 os.link(entry.path, target)
         except (OSError, shutil.Error):
             shutil.rmtree(target, ignore_errors=True)
-    return {"there": True, "mark": mark(state), "parts": sorted(os.listdir(copy))}
+    return {"there": True, "parts": sorted(os.listdir(copy))}
+
+
+def states(folder, request):
+    """The states of every job that ran here, newest job last."""
+    files = [os.path.join(folder, name, "keep") for name in os.listdir(folder)]
+    files = sorted((file for file in files if os.path.exists(file)), key=os.path.getmtime)
+    return {"states": list(dict.fromkeys("\n".join(map(read, files)).split("\n")))}
 
 
 def prune(folder, request):
@@ -131,28 +139,24 @@ def prune(folder, request):
 
 def alive(folder):
     try:
-        with open(os.path.join(folder, "pid")) as file:
-            pid = int(file.read())
-        with open("/proc/%d/stat" % pid) as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
+        pid = int(read(os.path.join(folder, "pid")))
+        return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0] != "Z"
     except (OSError, ValueError):
         return False
 
 
 def mark(state):
-    """Changes whenever the state has something new that is whole."""
+    """Changes whenever the state has something new that is whole; empty when it has nothing."""
     try:
         entries = sorted(os.scandir(state), key=lambda e: e.name)
     except OSError:
-        return None
+        return []
     marks = []
     for entry in entries:
         path = os.path.join(entry.path, SEAL) if entry.is_dir() else entry.path
-        try:
+        with contextlib.suppress(OSError):
             marks.append([entry.name, os.stat(path).st_mtime_ns])
-        except OSError:
-            pass
-    return json.dumps(marks)
+    return marks
 
 
 def gpu_use():
@@ -184,11 +188,14 @@ def sha256(path):
     return digest.hexdigest()
 
 
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
 def unlink(path):
-    try:
+    with contextlib.suppress(OSError):
         os.unlink(path)
-    except OSError:
-        pass
 
 
 def write(path, text):
@@ -200,7 +207,7 @@ def write(path, text):
 
 
 COMMANDS = {"start": start, "run": run, "look": look, "end": end}
-COMMANDS |= {"snapshot": snapshot, "prune": prune}
+COMMANDS |= {"snapshot": snapshot, "states": states, "prune": prune}
 
 if __name__ == "__main__":
     print(json.dumps(COMMANDS[sys.argv[1]](sys.argv[2], json.load(sys.stdin))))

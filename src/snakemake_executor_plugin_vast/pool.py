@@ -172,9 +172,10 @@ class Pool:
             self.log(f"{task.name} on {machine.label}: {detail}")
             task.ends[why] += 1
             remedy = watch.remedy(why, task.ends[why], self.retries, output)
-            if why in watch.INFRASTRUCTURE and sum(
-                task.ends[w] for w in watch.INFRASTRUCTURE
-            ) > self.retries + self.lost_bids:
+            if (
+                why in watch.INFRASTRUCTURE
+                and sum(task.ends[w] for w in watch.INFRASTRUCTURE) > self.retries + self.lost_bids
+            ):
                 remedy = "fail"
             if remedy == "fail":
                 task.outcome = Outcome(detail, attempt.tail, str(attempt.log_file))

@@ -114,10 +114,11 @@ class Renter:
         budget: float | None,
         closing: threading.Event,
         log: Callable[[str], None],
+        first: Callable[[], None] = lambda: None,
     ):
         self.api, self.keeper, self.ledger, self.clock, self.keys = api, keeper, ledger, clock, keys
         self.site, self.market, self.limits, self.budget = site, market, limits, budget
-        self.closing, self.log = closing, log
+        self.closing, self.log, self._first = closing, log, first
         self.machines: dict[str, Machine] = {}
         self._why: dict[str, str] = {}
         self._used: set[int] = set()
@@ -148,6 +149,8 @@ class Renter:
         found, asked, self._refusal = 0, offers.query(wish, self.market), ""
         for _ in range(ROUNDS):
             with self._one_at_a_time:  # two creates on one offer are both accepted, and one dies
+                first, self._first = self._first, lambda: None
+                first()  # what is to be done before anything is rented
                 try:
                     listed = self.api.search(asked)
                 except Unavailable as fault:
@@ -182,7 +185,8 @@ class Renter:
         body = offers.request(wish, self.site.image, label, start, price, self.site.login)
         self.ledger.write(
             "intend", label=label, offer=offer.id, machine=offer.machine_id, dph=dph,
-            seconds=seconds, gpu=f"{offer.num_gpus}x {offer.gpu_name}", interruptible=wish.interruptible,
+            gpu=f"{offer.num_gpus}x {offer.gpu_name}", interruptible=wish.interruptible,
+            seconds=seconds,
         )  # fmt: skip
         machine = Machine(label, offer, wish, dph, self.clock.now())
         self.machines[label] = machine
@@ -342,6 +346,8 @@ class Renter:
 
     def end(self, machine: Machine, why: str, rented: bool = True) -> None:
         """Have a machine ended; the ledger gets its line once the API no longer lists it."""
+        if machine.over.is_set():
+            return
         machine.over.set()
         if why in books.BAD:
             self._bad.add(machine.offer.machine_id)

@@ -6,6 +6,7 @@ must be younger than what it was made from. Whatever the network may interrupt c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -134,10 +135,8 @@ class Transport:
 
     def close(self) -> None:
         """End the shared connection."""
-        try:
+        with contextlib.suppress(Unreachable):
             self._run([*self._ssh, "-O", "exit", self._host], b"", 5)
-        except Unreachable:
-            pass
 
     def _rsync(self, flags: list[str], paths: Iterable[str], there: bool) -> None:
         names = [path.lstrip("/") for path in paths]
@@ -147,7 +146,7 @@ class Transport:
             self._transfer([*flags, "--files-from=-", *ends], "\n".join(names).encode())
 
     def _transfer(self, arguments: list[str], data: bytes = b"") -> None:
-        """One rsync. Its own time-out watches for silence; a transfer may take as long as it moves."""
+        """One rsync. Its time-out watches for silence; a transfer may last as long as it moves."""
         silence = max(10, int(2 * self.timeout))
         shell = shlex.join(self._ssh)
         command = ["rsync", f"--timeout={silence}", "-e", shell, *arguments]

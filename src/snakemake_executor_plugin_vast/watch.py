@@ -99,7 +99,9 @@ def carry_home_due(now: float, last: float, took: float, every: float, share: fl
     return now - last >= max(every, share * took)
 
 
-ALERT = re.compile(r"Traceback \(most recent call last\)|CUDA error|out of memory|NCCL .*error", re.I)
+ALERT = re.compile(
+    r"Traceback \(most recent call last\)|CUDA error|out of memory|NCCL .*error", re.I
+)
 
 
 def alarming(output: str) -> bool:

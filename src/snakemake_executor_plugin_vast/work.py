@@ -15,7 +15,7 @@ from .clock import Clock
 from .keeper import Keeper
 from .offers import Wish
 from .rental import Closing, Lost, Machine, Site
-from .transport import Damaged, Denied, Failed, Unreachable
+from .transport import Damaged, Denied, Failed, Transport, Unreachable
 from .watch import Limits, Sight
 
 GPU_IDLE = 5  # percent
@@ -34,7 +34,7 @@ class Task:
     extras: list[str]  # come home if they exist: logs, benchmarks
     remove: list[str]  # must not be there when the job starts
     wish: Wish
-    state: str | None = None  # the folder that the job resumes from
+    states: list[str] = field(default_factory=list)  # folders that the job resumes from
     outcome: Outcome | None = None
     ends: Counter = field(default_factory=Counter)  # why attempts ended: how often
 
@@ -87,7 +87,7 @@ class Attempt:
         self.places, self.closing, self.reattach = places, closing, reattach
         self.log_file = log_file
         self.folder = f"{site.folder}/{name}"
-        self.state = self._absolute(task.state) if task.state else None
+        self.states = [self._absolute(path) for path in task.states]
         self.began = self.safe = clock.now()  # `safe`: up to here nothing would be lost
         self.ran: float | None = None  # seconds that the job itself took, as the machine tells
         self.tail = ""
@@ -111,7 +111,7 @@ class Attempt:
             "environment": self.task.environment | {"ABLATION_ATTEMPT": self.name},
             "outputs": self.task.outputs,
             "remove": [self._absolute(path) for path in self.task.remove],
-            "state": self.state,
+            "states": self.states,
         }
         self._steadily(lambda way: way.ask("start", self.folder, request))
         self._fetch(self._watch())
@@ -122,7 +122,7 @@ class Attempt:
             grace = self.clock.real(self.limits.grace)
             way = self.machine.transport
             way.ask("end", self.folder, {"grace": grace}, way.timeout + grace)
-            self._carry_home()
+            self._carry_home(way)
         except (Unreachable, Failed, ValueError):
             pass
 
@@ -134,10 +134,9 @@ class Attempt:
         new = [path for path, how in wanted.items() if how and held.get(path) != how]
         self._steadily(lambda way: way.push(new))
         held.update({path: wanted[path] for path in new})
-        if self.state and self.places.get(self.state) != self.machine.label:
-            if os.path.isdir(self.state):
-                self._steadily(lambda way: way.push([self.state]))
-            self.places[self.state] = self.machine.label
+        away = [state for state in self.states if self.places.get(state) != self.machine.label]
+        self._steadily(lambda way: way.push(filter(os.path.isdir, away)))
+        self.places.update(dict.fromkeys(away, self.machine.label))
 
     # ---- meanwhile -----------------------------------------------------------------------------
 
@@ -178,18 +177,18 @@ class Attempt:
             if not seen["alive"]:
                 raise Lost("killed", "the job is gone and has left no exit code")
             due = watch.carry_home_due(contact, carried, took, self.pace.every, self.pace.share)
-            if self.state and mark not in (None, "[]", home_mark) and due:
+            if mark not in (None, home_mark) and due:
                 before = self.clock.now()
                 try:
-                    self._carry_home()
-                except (Unreachable, Failed):
+                    self._carry_home(self.machine.transport)
+                except (Unreachable, Failed, ValueError):
                     continue
                 carried, home_mark = self.clock.now(), mark
                 took = carried - before
 
     def _look(self, offset: int) -> dict | None:
         way = self.machine.transport
-        request = {"offset": offset, "gpu": True, "state": self.state}
+        request = {"offset": offset, "states": self.states}
         try:
             return way.ask("look", self.folder, request)
         except Denied:
@@ -215,8 +214,7 @@ class Attempt:
         task = self.task
         if exit["code"] or exit["missing"]:
             self._steadily(lambda way: way.pull(map(self._absolute, task.extras)))
-            if self.state:
-                self._steadily(lambda way: self._carry_home())
+            self._steadily(self._carry_home)
             missing = f"did not make {', '.join(exit['missing'])}"
             why = f"exit code {exit['code']}" if exit["code"] else missing
             raise RuleFailed(why, self.tail)
@@ -228,22 +226,16 @@ class Attempt:
 
         self._steadily(fetch)
         self.machine.holds.update({path: stand(path) for path in home})
-        if self.state:
-            self._steadily(lambda way: self._carry_home())
+        self._steadily(self._carry_home)
         self.safe = self.clock.now()
 
-    def _carry_home(self) -> None:
-        """Bring the state here; where the job has removed it, remove it here as well."""
-        if not self.state:
-            return
+    def _carry_home(self, way: Transport) -> None:
+        """Bring the states here."""
         before = self.clock.now()
-        way = self.machine.transport
-        taken = way.ask("snapshot", self.folder, {"state": self.state}, 4 * way.timeout)
-        if taken["there"]:
-            way.pull_state(f"{self.state.rstrip('/')}.home", self.state, taken["parts"])
-        else:
-            shutil.rmtree(self.state, ignore_errors=True)
-        self.safe = before
+        for state in self.states:
+            carry_home(way, self.folder, state)
+        if self.states:
+            self.safe = before
 
     # ---- both ----------------------------------------------------------------------------------
 
@@ -272,6 +264,15 @@ class Attempt:
             if known and (instance is None or instance.status == "stopped"):
                 break
         raise Lost("transfer", str(problem))
+
+
+def carry_home(way: Transport, folder: str, state: str) -> None:
+    """Bring a state here; where the job has removed it, remove it here as well."""
+    taken = way.ask("snapshot", folder, {"state": state}, 4 * way.timeout)
+    if taken["there"]:
+        way.pull_state(f"{state.rstrip('/')}.home", state, taken["parts"])
+    else:
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def stand(path: str) -> tuple | None:
