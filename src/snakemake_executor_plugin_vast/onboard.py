@@ -66,10 +66,8 @@ def run(folder, request):
 def look(folder, request):
     """How the job stands: new output, exit, GPU use, and a mark of its states."""
     answer = {"exit": None, "alive": alive(folder), "gpu": gpu_use()}
-    try:  # after `alive`: a job that ends in between has left its exit
+    with contextlib.suppress(OSError):  # after `alive`: what ends in between has left its exit
         answer["exit"] = json.loads(read(os.path.join(folder, "exit.json")))
-    except OSError:
-        pass
     with open(os.path.join(folder, "output"), "rb") as output:
         output.seek(request["offset"])
         answer["output"] = output.read(CHUNK).decode("latin-1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
 from collections.abc import Callable
@@ -333,10 +334,8 @@ class Renter:
 
     def _keep_lease(self, machine: Machine) -> None:
         while not self.clock.wait(self.limits.lease, machine.over):
-            try:
+            with contextlib.suppress(Unreachable, Failed):  # whoever watches the job will tell
                 machine.transport.touch(f"{self.site.folder}/lease")
-            except (Unreachable, Failed):  # whoever watches the job will tell
-                pass
 
     def _check_open(self) -> None:
         if self.closing.is_set():

@@ -30,7 +30,7 @@ FACTS, LOCK = "run.json", "lock"
 class Run:
     """This process's run: `prefix` of its machines' labels, its folder, its lock."""
 
-    def __init__(self, workdir: Path, ledger: Path):
+    def __init__(self, workdir: Path, ledger: Path, scale: float):
         self.name = secrets.token_hex(4)
         project = re.sub(r"[^a-z0-9]+", "-", workdir.name.lower()).strip("-")[:24] or "project"
         self.prefix = f"{project}-{self.name}-"
@@ -39,6 +39,7 @@ class Run:
         self._lock = open(self.folder / LOCK, "w")  # noqa: SIM115 (held as long as the process lives)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         facts = {"prefix": self.prefix, "ledger": str(ledger), "workdir": str(workdir)}
+        facts |= {"scale": scale}
         (self.folder / FACTS).write_text(json.dumps(facts))
 
     def over(self, left: list[str]) -> None:
@@ -74,7 +75,6 @@ def dead_runs(workdir: Path) -> list[Path]:
 def reap(
     workdir: Path,
     api: Callable[[], Vast],
-    clock: Clock,
     log: Callable[[str], None],
     patience: float = 600.0,
 ) -> list[str]:
@@ -85,6 +85,7 @@ def reap(
     left: list[str] = []
     for folder in dead_runs(workdir):
         facts = json.loads((folder / FACTS).read_text())
+        clock = Clock(facts["scale"])
         ledger = books.Ledger(Path(facts["ledger"]), folder.name, clock.wall)
         mine = [line for line in books.read(ledger.path) if line["run"] == folder.name]
         rented = {rental.label: rental for rental in books.open_rentals(mine)}
@@ -102,8 +103,8 @@ def reap(
                 lived = (clock.wall() - rental.since) * clock.scale
                 seconds = lived if rental.label in found else 0.0
                 dollars = books.cost(rental.dph, seconds)
-                facts = {"seconds": seconds, "dollars": dollars, "why": "driver killed"}
-                ledger.write("end", label=rental.label, **facts)
+                end = {"seconds": seconds, "dollars": dollars, "why": "driver killed"}
+                ledger.write("end", label=rental.label, **end)
         left += stay
         if not stay:
             forget(folder)
