@@ -107,7 +107,7 @@ class Pool:
             while True:
                 task, fits = self._take(slot, machine)
                 if machine and not fits:
-                    self.renter.end(machine, "idle")
+                    self.renter.end(machine, "ended" if self.closing.is_set() else "idle")
                     machine = None
                 if task is None:
                     return

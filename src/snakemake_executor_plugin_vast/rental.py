@@ -304,7 +304,7 @@ class Renter:
         """Direct first, then by the proxy; the key is attached again if the machine forgot it."""
         timeout = max(5.0, self.clock.real(30.0))
         ways = [Transport(self.keys, machine.label, a, timeout) for a in instance.addresses]
-        rebooted, halfway = False, (self.clock.now() + until) / 2
+        problem, rebooted, halfway = "", False, (self.clock.now() + until) / 2
         while True:
             for way in ways:
                 try:
@@ -314,10 +314,10 @@ class Renter:
                 except Denied:
                     self.reattach(machine)
                 except (Unreachable, Failed) as fault:
-                    self.log(f"{machine.label}: {fault}")
+                    problem = str(fault)
                 self._check_open()
             if self.clock.now() > until:
-                raise Lost("ssh", "running, but no login")
+                raise Lost("ssh", f"running, but no login: {problem}")
             if not rebooted and self.clock.now() > halfway:
                 rebooted = True
                 self._try(self.api.reboot, machine.id)
