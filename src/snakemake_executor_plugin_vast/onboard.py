@@ -60,7 +60,6 @@ def run(folder, request):
             for file in files_below(path):
                 done["files"][file] = sha256(file)
     write(os.path.join(folder, "exit.json"), json.dumps(done))
-    return {}
 
 
 def look(folder, request):
@@ -208,4 +207,6 @@ COMMANDS = {"start": start, "run": run, "look": look, "end": end}
 COMMANDS |= {"snapshot": snapshot, "states": states, "prune": prune}
 
 if __name__ == "__main__":
-    print(json.dumps(COMMANDS[sys.argv[1]](sys.argv[2], json.load(sys.stdin))))
+    answer = COMMANDS[sys.argv[1]](sys.argv[2], json.load(sys.stdin))
+    if answer is not None:
+        print(json.dumps(answer))
