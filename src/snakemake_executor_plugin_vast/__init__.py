@@ -44,6 +44,7 @@ common_settings = CommonSettings(
     init_seconds_before_status_checks=0,
 )
 LARGEST_SOURCE = 100e6  # bytes
+LONGEST = 10  # a machine may live that many times as long as a job: the last of several switches
 
 
 class Executor(RemoteExecutor):
@@ -60,6 +61,8 @@ class Executor(RemoteExecutor):
         self.lane = LocalLane(self.settings.local_cores or os.cpu_count() or 1, self._logs())
         self._python = "python"
         self._ready = False
+        self._environment = dict(os.environ)
+        os.environ.pop("VAST_API_KEY", None)  # no child process shall have it
 
     def _logs(self) -> Path:
         return self.workdir / ".snakemake" / "vast" / "logs"
@@ -119,9 +122,7 @@ class Executor(RemoteExecutor):
 
     def _make_pool(self) -> Pool:
         chosen, clock, log = self.settings, self.clock, self._say
-        key = find_key(dict(os.environ), Path.home())
-        os.environ.pop("VAST_API_KEY", None)  # no child process shall have it
-        api = Vast(key, clock=clock)
+        api = Vast(find_key(self._environment, Path.home()), clock=clock)
         study = str(self.workflow.config.get("study") or "study")
         path = Path(chosen.ledger.format(study=study)).absolute()
         self.run_ = Run(self.workdir, path, clock.scale)
@@ -129,11 +130,11 @@ class Executor(RemoteExecutor):
         self.keeper = Keeper(api, self.run_.prefix, clock, log=log)
         self.keys = Keyring(self.run_.folder)
         limits = self.limits = limits_of(chosen)
-        known = sorted({*self.dag.get_sources(), *map(str, self.workflow.configfiles)})
+        known = sorted(self.dag.get_sources())
         site = Site(
             str(self.workdir), chosen.image, chosen.setup, chosen.activate, chosen.smoke,
             lambda: self._sources(known), chosen.silent_minutes * 60, chosen.keep_hours * 3600,
-            chosen.max_hours * 3600, os.environ.get("VAST_IMAGE_LOGIN", ""),
+            LONGEST * chosen.max_hours * 3600, os.environ.get("VAST_IMAGE_LOGIN", ""),
         )  # fmt: skip
 
         def first() -> None:

@@ -147,6 +147,9 @@ class Pool:
 
     def _serve(self, task: Task, machine: Machine | None, slot: int) -> Machine | None:
         """Work at a task until it is over or handed back; the machine, if it is still good."""
+        if machine and not self.renter.well(machine):
+            self.renter.end(machine, "outbid" if machine.wish.interruptible else "gone")
+            machine = None
         if machine:
             self.renter.promise(machine, task.wish.seconds)
         else:

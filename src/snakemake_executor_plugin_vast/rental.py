@@ -179,7 +179,7 @@ class Renter:
         self._slots += 1
         label = f"{self.keeper.prefix}{slot}-{self._slots}"
         dph = offers.hourly(offer, wish, self.market)
-        seconds = wish.seconds + self.limits.boot
+        seconds = wish.seconds + self.limits.boot + self.limits.setup
         self.check_budget(books.cost(dph, seconds))
         price = offers.bid(offer, wish, self.market)
         start = onstart(self.site, self.keys.public, self.api.url, self.clock, self.limits.grace)
@@ -248,6 +248,11 @@ class Renter:
         lines = [x for x in books.read(self.ledger.path) if x["run"] == self.ledger.run]
         return books.account(lines, self.clock.wall(), self.clock.scale)
 
+    def well(self, machine: Machine) -> bool:
+        """Whether the API calls a machine that is ours running."""
+        _, instance = self.keeper.find(machine.label, machine.rented)
+        return instance is not None and instance.status == "running"
+
     def promise(self, machine: Machine, seconds: float) -> None:
         """Put down what the machine's jobs may still take. Raises OverBudget."""
         lived = self.clock.now() - machine.rented
@@ -286,6 +291,10 @@ class Renter:
             if instance:
                 if wrong := offers.wrong_contract(instance, machine.wish, machine.dph):
                     raise Lost("contract", wrong)
+                if instance.dph_total > machine.dph:
+                    machine.dph = instance.dph_total
+                    facts = {"label": machine.label, "instance": machine.id}
+                    self.ledger.write("rent", dph=machine.dph, **facts)
                 if offers.fatal(instance.message):
                     raise Lost("fatal", instance.message[:200])
                 if instance.status in ("exited", "unknown", "offline", "stopped"):

@@ -30,7 +30,7 @@ class ExecutorSettings(ExecutorSettingsBase):
     budget: float = setting(0.0, "Dollars that this run may cost; 0: no bound.")
     max_price: float = setting(5.0, "Dollars an hour that one machine may cost, disk included.")
     max_machines: int = setting(4, "Machines at a time.")
-    max_hours: float = setting(48.0, "Hours that a machine may live, and a job without `runtime`.")
+    max_hours: float = setting(48.0, "Hours that a job without `runtime` may take.")
     interruptible: bool = setting(False, "Bid for interruptible machines for all rules.")
     bid_factor: float = setting(1.2, "A bid is this times the lowest one, and at most max_price.")
     lost_bids: int = setting(2, "Interruptible machines that a job may lose; then on demand.")
@@ -50,6 +50,7 @@ class ExecutorSettings(ExecutorSettingsBase):
     idle_minutes: float = setting(5.0, "How long a machine waits for another job.")
     retries: int = setting(3, "Machines that a job may lose, for each reason.")
     boot_minutes: float = setting(15.0, "From the rental to the first login.")
+    setup_minutes: float = setting(30.0, "For `setup`, at most.")
     stall_minutes: float = setting(30.0, "Without output, steps or GPU use, a job is stalled.")
     lost_minutes: float = setting(10.0, "Without an answer, a machine is given up.")
     state_minutes: float = setting(10.0, "How often the state of a job comes home, at most.")
@@ -85,6 +86,7 @@ def market_of(chosen: ExecutorSettings) -> Market:
 def limits_of(chosen: ExecutorSettings) -> Limits:
     return Limits(
         boot=chosen.boot_minutes * 60,
+        setup=chosen.setup_minutes * 60,
         stall=chosen.stall_minutes * 60,
         silent=chosen.lost_minutes * 60,
         offline=chosen.lost_minutes * 30,

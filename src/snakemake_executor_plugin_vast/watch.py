@@ -21,7 +21,7 @@ class Limits:
     sparse: float = 60.0
     dense: float = 5.0
     early: float = 300.0  # a young job is watched densely
-    setup: float = 2400.0  # environment and sources, on a new machine
+    setup: float = 1800.0  # environment and sources, on a new machine
     lease: float = 60.0  # how often the driver shows the machine that it lives
     idle: float = 300.0  # how long a machine waits for another job
     grace: float = 30.0  # from SIGTERM to SIGKILL

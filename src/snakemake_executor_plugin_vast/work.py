@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import threading
 from collections import Counter
@@ -270,7 +271,9 @@ def carry_home(way: Transport, folder: str, state: str) -> None:
     """Bring a state here; where the job has removed it, remove it here as well."""
     taken = way.ask("snapshot", folder, {"state": state}, 4 * way.timeout)
     if taken["there"]:
-        way.pull_state(f"{state.rstrip('/')}.home", state, taken["parts"])
+        copy = f"{state.rstrip('/')}.home"
+        way.pull_state(copy, state, taken["parts"])
+        way.command(f"rm -rf {shlex.quote(copy)}")  # links hold the space of what is removed
     else:
         shutil.rmtree(state, ignore_errors=True)
 

@@ -60,7 +60,6 @@ def test_no_secret_is_anywhere(fake, tmp_path):
         watcher.join()
     assert code == 0, drill.said()
     assert any("onboard.py" in text for text in seen), "nothing was watched"
-    # Snakemake's own helper processes print their environment nowhere; ours neither.
     written = [p for p in drill.folder.rglob("*") if p.is_file() and ".git/" not in str(p)]
     assert len(written) > 20
     for secret in (fake.key, PASSWORD):
@@ -125,7 +124,7 @@ def test_overhead_of_a_job_on_a_running_machine(fake, tmp_path):
 
 
 def test_machines_are_busy(fake, tmp_path):
-    """50 jobs over 4 machines: more than 90 % of the time from a machine's first job to its last."""
+    """50 jobs over 4 machines: over 90 % of the time from a machine's first job to its last."""
     seconds = float(os.environ.get("BUSY_SECONDS", "6"))
     drill = Drill(fake, tmp_path / "drill", max_machines=4)
     targets = [f"results/short/{n}.txt" for n in range(50)]

@@ -1,4 +1,4 @@
-"""The Vast executor's parts, each alone: API calls, the keeper, files, runs. No network, no waits."""
+"""The Vast executor's parts, each alone: API calls, keeper, files, runs. No network, no waits."""
 
 import json
 import subprocess
