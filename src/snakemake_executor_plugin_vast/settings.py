@@ -41,7 +41,7 @@ class ExecutorSettings(ExecutorSettingsBase):
     regions: str = setting("", "Two-letter countries, with commas; empty: anywhere.")
     inet_down: float = setting(200.0, "Least download rate of a host, Mbit/s.")
     datacenter: bool = setting(False, "Only data centres.")
-    image: str = setting("pytorch/pytorch:2.11.0-cuda12.8-cudnn9-runtime", "Docker image.")
+    image: str = setting("pytorch/pytorch:2.13.0-cuda12.8-cudnn9-runtime", "Docker image.")
     setup: str = setting(SETUP, "Command run once a machine, in the working directory.")
     activate: str = setting(f". {VENV}/bin/activate", "Command run before each job.")
     smoke: str = setting(SMOKE, "Command that must succeed before the first job.")

@@ -1,4 +1,4 @@
-"""The table of docs/vast.md, from the rows that test_faults.py left: `python -m tests.e2e.table`."""
+"""The table of docs/vast.md, from the rows that test_faults.py left: `-m tests.e2e.table`."""
 
 import json
 import sys
