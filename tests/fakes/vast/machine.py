@@ -118,7 +118,7 @@ class Machine:
     # ---- inside ----------------------------------------------------------------------------------
 
     def path(self, inside: str | Path) -> Path:
-        """Where the machine's file `inside` (absolute) is seen from here, read-only folders apart."""
+        """Where the machine's file `inside` (absolute) is seen from here; not its system's."""
         root = self.home / "disk"
         if self.disk_mb and self.alive:
             root = Path(f"/proc/{self._init()}/root")
