@@ -109,6 +109,8 @@ class Machine:
         for wire in (self.proxy, self.direct):
             wire.release()
         self._sshd.close()
+        if (log := self.home / "init.log").exists() and log.stat().st_size:
+            print(f"machine {self.id} had trouble booting: {log.read_text()}", file=sys.stderr)
         shutil.rmtree(self.home, ignore_errors=True)
 
     @property

@@ -20,7 +20,7 @@ show() { # folder, where
 show /usr /usr
 show "$BIN" /usr/local/bin
 for folder in /bin /sbin /lib /lib32 /lib64 /libx32; do
-    if [ -L "$folder" ]; then cp -Pf "$folder" ".$folder"; elif [ -d "$folder" ]; then show "$folder" "$folder"; fi
+    if [ -L "$folder" ]; then cp -PfT "$folder" ".$folder"; elif [ -d "$folder" ]; then show "$folder" "$folder"; fi
 done
 for folder in /etc/ssl /etc/alternatives; do [ ! -d "$folder" ] || show "$folder" "$folder"; done
 IFS=:
