@@ -134,6 +134,16 @@ class FakeVast:
                 self.world.changed.wait(0.02)  # files and processes do not notify
         return found
 
+    def upon(self, condition: Callable[[], object], action: Callable[[], None]) -> None:
+        """In the background: `action` as soon as `condition` is true, unless the fake is closed."""
+
+        def watch() -> None:
+            self.wait(lambda: self.world.closed or condition(), float("inf"))
+            if not self.world.closed:
+                action()
+
+        threading.Thread(target=watch, daemon=True).start()
+
     # ---- time, market, faults --------------------------------------------------------------------
 
     def advance(self, seconds: float) -> None:

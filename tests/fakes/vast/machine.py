@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from .network import Wire, free_port
@@ -67,7 +68,7 @@ class Machine:
         """Power on: sshd and onstart run some tens of milliseconds after this returns."""
         if not (self.home / "skel").exists():
             self._make_disk(onstart)
-        folders = {"DISK": "disk", "SKEL": "skel", "BIN": "bin"}
+        folders = {"DISK": "disk", "SKEL": "skel", "BIN": "bin", "KEYS": "keys"}
         own = {name: str(self.home / folder) for name, folder in folders.items()} | {
             "DISK_MB": str(self.disk_mb or ""),
             "VISIBLE": ":".join(d for d in self._visible if not d.startswith("/usr")),
@@ -97,12 +98,10 @@ class Machine:
         if process is None:
             return
         process.stdin.close()
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            for child in _children(process.pid):
+        for child in _children(process.pid):
+            with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-            process.wait(timeout=5)
+        process.wait(timeout=30)  # it ends after the last process of the name space
 
     def destroy(self) -> None:
         self.power_off()
@@ -145,9 +144,9 @@ class Machine:
         self._write_keys()
 
     def _write_keys(self) -> None:
-        file = self.path("/root/.ssh/authorized_keys")
-        if file.parent.exists():
-            file.write_text("".join(f"{key}\n" for key in self.keys))
+        folder = self.home / "keys"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "authorized_keys").write_text("".join(f"{key}\n" for key in self.keys))
 
     def _init(self) -> int:
         """The machine's first process; 0 when it has none."""
@@ -157,7 +156,7 @@ class Machine:
 
     def _make_disk(self, onstart: str) -> None:
         skel, etc = self.home / "skel", self.home / "skel/etc"
-        for folder in ("root/.ssh", "etc/ssh", "var/log", "var/tmp", "workspace", "home", "opt"):
+        for folder in ("root", "etc/ssh", "var/log", "var/tmp", "workspace", "home", "opt"):
             (skel / folder).mkdir(parents=True)
         (self.home / "disk").mkdir()
         (etc / "passwd").write_text(PASSWD)
@@ -166,8 +165,8 @@ class Machine:
         for name in ("nsswitch.conf", "hosts", "resolv.conf", "ld.so.cache", "services"):
             if (source := Path("/etc", name)).exists():
                 shutil.copy(source, etc)
+        self._write_keys()
         (skel / "root/onstart.sh").write_text(onstart)
-        (skel / "root/.ssh/authorized_keys").write_text("".join(f"{k}\n" for k in self.keys))
         (etc / "ssh/banner").write_text(BANNER)
         host_key = etc / "ssh/ssh_host_ed25519_key"
         subprocess.run(
