@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from tests.fakes.vast import FakeVast, what_is_missing
-from tests.fakes.vast.machine import FAKETIME
+from tests.fakes.vast.machine import faketime
 
 pytestmark = pytest.mark.skipif(bool(what_is_missing()), reason=str(what_is_missing()))
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,11 +37,11 @@ class Driver:
         assert reply.ok, reply.text
         return reply.json()
 
-    def rent(self, offer=501, key=True, **request):
+    def rent(self, offer=501, key=True, wait=20, **request):
         number = self.api("PUT", f"/asks/{offer}/", REQUEST | request)["new_contract"]
         if key:
             self.api("POST", f"/instances/{number}/ssh/", {"ssh_key": self.public})
-        self.fake.advance(20)
+        self.fake.advance(wait)
         return number
 
     def options(self, number, direct=False):
@@ -177,6 +177,11 @@ def test_rsync_arrives_and_its_bytes_are_paid(driver, fake, tmp_path):
     assert 1e6 <= (fake.world.transfers() - before) * 1e9 / 0.001 < 1.1e6
 
 
+def test_the_fixture_needs_no_help_to_boot(fake_vast, tmp_path):
+    driver = Driver(fake_vast, tmp_path)
+    assert driver.ssh(driver.rent(wait=0), "echo here") == "here"
+
+
 # ---- its life ------------------------------------------------------------------------------------
 
 
@@ -296,7 +301,7 @@ def test_a_disk_can_be_full(driver, fake):
     assert fake.machine(number).path("/root/some").stat().st_size == 1_000_000
 
 
-@pytest.mark.skipif(not Path(FAKETIME).exists(), reason="needs libfaketime")
+@pytest.mark.skipif(faketime() is None, reason="needs libfaketime")
 def test_a_clock_can_be_off(driver, fake):
     fake.fault("boot", clock_offset=-3600)
     number = driver.rent()

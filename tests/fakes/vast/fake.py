@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .api import ROUTES, Api, Refusal
 from .faults import Plan, answer
-from .machine import Machine
+from .machine import Machine, faketime, what_is_missing
 from .market import Clock, Offer, default_offers
 from .world import Instance, World
 
@@ -58,6 +58,8 @@ class FakeVast:
         machines: bool = True,
         port: int = 0,
     ):
+        if machines and (missing := what_is_missing()):
+            raise RuntimeError(missing)
         self.key = "master-key-of-the-fake"
         self._home = Path(tempfile.mkdtemp(prefix="fake-vast-"))
         self._server = ThreadingHTTPServer(
@@ -157,6 +159,8 @@ class FakeVast:
 
         Points and effects are listed in faults.py.
         """
+        if "clock_offset" in effect and not faketime():
+            raise RuntimeError("a clock that is off needs libfaketime: apt-get install faketime")
         self.plan.add(point, times, seconds, effect)
 
     def clear(self, point: str | None = None) -> None:

@@ -22,7 +22,6 @@ sshd:x:102:65534::/run/sshd:/usr/sbin/nologin
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 """
 COMPUTE_CAP = {"RTX 4090": "8.9", "RTX 3090": "8.6", "A100 SXM4": "8.0"}  # others: 9.0
-FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 
 def what_is_missing() -> str | None:
@@ -36,6 +35,11 @@ def what_is_missing() -> str | None:
     if subprocess.run(["unshare", "-mpiu", "--fork", "true"], capture_output=True).returncode:
         return "fake machines need name spaces, which this kernel or container does not give"
     return None
+
+
+def faketime() -> Path | None:
+    """The library that puts a machine's clock off, if it is installed."""
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
 class Machine:
@@ -185,7 +189,7 @@ class Machine:
             "Subsystem sftp /usr/lib/openssh/sftp-server\n"
         )
         if self.clock_offset:
-            (etc / "ld.so.preload").write_text(f"{FAKETIME}\n")
+            (etc / "ld.so.preload").write_text(f"{faketime()}\n")
             (etc / "faketimerc").write_text(f"{self.clock_offset:+d}\n")
         self._make_bin()
 
