@@ -24,6 +24,7 @@ ROUTES = [
     ("PUT", r"/api/v0/instances/bid_price/(\d+)", "bid"),
     ("PUT", r"/api/v0/instances/reboot/(\d+)", "reboot"),
     ("PUT", r"/api/v0/instances/request_logs/(\d+)", "logs"),
+    ("POST", r"/api/v0/ssh", "keys"),
     ("GET", r"/api/v0/users/current", "user"),
 ]
 # What the key inside a container may do, with its own instance.
@@ -82,6 +83,8 @@ class Api:
     def answer(self, name, path, argument, query, body, token, address, effect) -> dict:
         if not isinstance(body, dict):
             raise Refusal(400, "invalid_args", "The body must be a JSON object.")
+        if self.world.closed:
+            raise Refusal(503, None, "Service Unavailable")
         now = self.world.catch_up()
         scope = self._scope(token)
         if self.limits:
@@ -91,7 +94,7 @@ class Api:
             raise Refusal(
                 403, "auth_error", "This key may only stop, start or destroy its instance."
             )
-        if name in {"search", "user"}:
+        if name in {"search", "keys", "user"}:
             return getattr(self, name)(body)
         if name == "create":
             return self.create(target, body, effect)
@@ -154,14 +157,16 @@ class Api:
             raise Refusal(404, "no_such_ask", f"No such ask {ask}.", ask_id=ask)
         offer.taken = offer.taken or bool(effect.get("taken"))
         too_low = "price" in request and request["price"] < offer.min_bid
-        if self.world.rented(offer) or (too_low and request.get("cancel_unavail")):
+        rented = self.world.rented(offer) and not effect.get("double")
+        if rented or (too_low and request.get("cancel_unavail")):
             msg = f"error 410/3907: no_such_ask Instance type {ask} is no longer available."
             raise Refusal(410, "no_such_ask", msg, ask_id=ask)
         if request["disk"] > offer.disk_space:
             raise Refusal(400, "invalid_args", f"disk: the host has {offer.disk_space} GB.")
         if self.world.balance <= 0:
             raise Refusal(400, "insufficient_credit", "Your account has no credit.", ask_id=ask)
-        instance = self.world.create(offer, request, self.plan.take("boot"))
+        faults = {"stuck": "null"} if effect.get("double") else self.plan.take("boot")
+        instance = self.world.create(offer, request, faults)
         return {"success": True, "new_contract": instance.id, "instance_api_key": instance.key}
 
     # ---- instances -------------------------------------------------------------------------------
@@ -268,10 +273,7 @@ class Api:
         return {"success": True}
 
     def ssh(self, instance: Instance, body: dict) -> dict:
-        key = body.get("ssh_key")
-        if not isinstance(key, str) or not re.match(r"(ssh|ecdsa|sk)-\S+ [\w+/=]+", key):
-            raise Refusal(400, "invalid_args", "ssh_key: a public key is needed.")
-        instance.machine.attach(key.strip())
+        instance.machine.attach(_public_key(body))
         return {"success": True, "msg": "SSH key attached successfully"}
 
     def logs(self, instance: Instance, body: dict) -> dict:
@@ -279,6 +281,11 @@ class Api:
         return {"success": True, "result_url": f"{self.url}/fake/logs/{instance.id}?tail={tail}"}
 
     # ---- account ---------------------------------------------------------------------------------
+
+    def keys(self, body: dict) -> dict:
+        """A key of the account: on every machine rented from now on."""
+        self.world.account_keys.append(_public_key(body))
+        return {"success": True, "id": len(self.world.account_keys)}
 
     def user(self, body: dict) -> dict:
         world = self.world
@@ -306,6 +313,13 @@ def _check_request(request: dict) -> None:
     _check_label(request.get("label"))
     if "price" in request:
         _check_price(request["price"])
+
+
+def _public_key(body: dict) -> str:
+    key = body.get("ssh_key")
+    if not isinstance(key, str) or not re.match(r"(ssh|ecdsa|sk)-\S+ [\w+/=]+", key):
+        raise Refusal(400, "invalid_args", "ssh_key: a public key is needed.")
+    return key.strip()
 
 
 def _check_label(label) -> None:

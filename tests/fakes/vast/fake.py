@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .api import ROUTES, Api, Refusal
 from .faults import Plan, answer
-from .machine import Machine
+from .machine import Machine, faketime, what_is_missing
 from .market import Clock, Offer, default_offers
 from .world import Instance, World
 
@@ -44,7 +44,7 @@ class FakeVast:
 
     `time_scale`: its seconds in one real second; 0 stands still but for `advance`.
     `limits`: enforce the rate limits (in its own seconds). `visible`: folders that machines may
-    read beside the Python environment. `home`: where disks lie (default: a temporary folder).
+    read beside the Python environment. `machines` False: the API alone, which needs no root.
     """
 
     def __init__(
@@ -55,26 +55,23 @@ class FakeVast:
         boot_seconds: tuple[float, float, float] = (1, 2, 20),
         limits: bool = True,
         visible: tuple = (),
-        home: Path | None = None,
+        machines: bool = True,
         port: int = 0,
     ):
+        if machines and (missing := what_is_missing()):
+            raise RuntimeError(missing)
         self.key = "master-key-of-the-fake"
-        self._home = Path(tempfile.mkdtemp(prefix="fake-vast-", dir=home))
+        self._home = Path(tempfile.mkdtemp(prefix="fake-vast-"))
         self._server = ThreadingHTTPServer(
             ("127.0.0.1", port), type("H", (Handler,), {"fake": self})
         )
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.requests: list[Request] = []
-        self.plan = Plan()
-        self.world = World(
-            self._home,
-            list(default_offers() if offers is None else offers),
-            Clock(time_scale),
-            balance,
-            boot_seconds,
-            visible,
-        )
+        clock = Clock(time_scale)
+        self.plan = Plan(clock.now)
+        market = list(default_offers() if offers is None else offers)
+        self.world = World(self._home, market, clock, balance, boot_seconds, visible, machines)
         self.api = Api(self.world, self.plan, self.key, self.url, limits)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
@@ -88,6 +85,7 @@ class FakeVast:
         self.close()
 
     def close(self) -> None:
+        """Nothing of the fake is left after this: server, machines, threads, files."""
         self._server.shutdown()
         self._server.server_close()
         self.world.close()
@@ -131,12 +129,22 @@ class FakeVast:
     def wait(self, condition: Callable[[], object], timeout: float = 20.0, what: str = ""):
         """What `condition()` gives once it is true; TimeoutError after `timeout` real seconds."""
         deadline = time.monotonic() + timeout
-        with self.world.changed:
-            while not (found := condition()):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(what or "the condition did not come true")
+        while not (found := condition()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(what or "the condition did not come true")
+            with self.world.changed:
                 self.world.changed.wait(0.02)  # files and processes do not notify
         return found
+
+    def upon(self, condition: Callable[[], object], action: Callable[[], None]) -> None:
+        """In the background: `action` as soon as `condition` is true, unless the fake is closed."""
+
+        def watch() -> None:
+            self.wait(lambda: self.world.closed or condition(), float("inf"))
+            if not self.world.closed:
+                action()
+
+        threading.Thread(target=watch, daemon=True).start()
 
     # ---- time, market, faults --------------------------------------------------------------------
 
@@ -144,9 +152,16 @@ class FakeVast:
         """Let this much of the service's time pass at once."""
         self.world.advance(seconds)
 
-    def fault(self, point: str, times: int | None = 1, **effect) -> None:
-        """Plan a fault: points and effects are listed in faults.py."""
-        self.plan.add(point, times, **effect)
+    def fault(
+        self, point: str, times: int | None = 1, seconds: float | None = None, **effect
+    ) -> None:
+        """Plan a fault: `times` times (None: until cleared), or for `seconds` of the service.
+
+        Points and effects are listed in faults.py.
+        """
+        if "clock_offset" in effect and not faketime():
+            raise RuntimeError("a clock that is off needs libfaketime: apt-get install faketime")
+        self.plan.add(point, times, seconds, effect)
 
     def clear(self, point: str | None = None) -> None:
         self.plan.clear(point)
@@ -217,6 +232,14 @@ class FakeVast:
             }
 
 
+def route(method: str, path: str) -> tuple[str | None, str | None]:
+    """Name of the endpoint and the number in its path; (None, None): there is none."""
+    for its_method, pattern, name in PATTERNS:
+        if its_method == method and (match := pattern.fullmatch(path)):
+            return name, match[1] if match.groups() else None
+    return None, None
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection. Faults strike before the request is looked at, or after it was done."""
 
@@ -236,14 +259,9 @@ class Handler(BaseHTTPRequestHandler):
             body = None
         if parts.path.startswith("/fake/"):
             return self.control(parts.path, query, body)
-        for method, pattern, name in PATTERNS:
-            match = pattern.fullmatch(parts.path)
-            if match and method == self.command:
-                argument = match[1] if match.groups() else None
-                break
-        else:
+        name, argument = route(self.command, parts.path)
+        if name is None:
             return self.send(404, {"success": False, "error": "not_found", "msg": self.path})
-
         effect = self.fake.plan.take(name, "api")
         status = 0
         if effect.get("drop"):

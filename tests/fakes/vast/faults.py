@@ -1,12 +1,13 @@
 """What shall go wrong: planned ahead, used up one by one."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # Where a fault of the API can strike; "api" is any of them.
 POINTS = (
     *("search", "create", "get", "list", "state", "destroy", "ssh", "bid", "reboot", "logs"),
-    *("user", "api"),
+    *("keys", "user", "api"),
 )
 # effect -> what it does. The first group strikes at a point of the API, the second at "boot".
 API_EFFECTS = {
@@ -17,6 +18,7 @@ API_EFFECTS = {
     "drop": "cut the connection and do nothing",
     "lose_reply": "do it, then cut the connection",
     "taken": "somebody else has rented the offer in the meantime (create)",
+    "double": "accept it though the offer is rented; the contract never boots (create)",
     "lag": "show what was there this many seconds ago (list)",
 }
 BOOT_EFFECTS = {
@@ -44,23 +46,26 @@ class Fault:
     point: str
     effect: dict
     times: int | None  # None: until it is cleared
+    until: float | None  # or until this moment of the service's clock
 
 
 class Plan:
     """The faults that are still to come, in the order in which they were planned."""
 
-    def __init__(self):
+    def __init__(self, now: Callable[[], float]):
+        self._now = now
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
 
-    def add(self, point: str, times: int | None = 1, **effect) -> None:
+    def add(self, point: str, times: int | None, seconds: float | None, effect: dict) -> None:
         if point not in (*POINTS, "boot"):
             raise ValueError(f"no such point: {point!r}; there are {', '.join(POINTS)}, boot")
         known = BOOT_EFFECTS if point == "boot" else API_EFFECTS
         if not effect or set(effect) - set(known):
             raise ValueError(f"effects at {point!r} are {', '.join(known)}; found {effect}")
         with self._lock:
-            self._faults.append(Fault(point, effect, times))
+            until = None if seconds is None else self._now() + seconds
+            self._faults.append(Fault(point, effect, None if seconds else times, until))
 
     def clear(self, point: str | None = None) -> None:
         with self._lock:
@@ -69,6 +74,8 @@ class Plan:
     def take(self, *points: str) -> dict:
         """The effect of the next fault planned for one of `points`, or {}; counted as used."""
         with self._lock:
+            now = self._now()
+            self._faults = [f for f in self._faults if f.until is None or now < f.until]
             for fault in self._faults:
                 if fault.point in points:
                     if fault.times is not None:

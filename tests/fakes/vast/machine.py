@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from .network import Wire, free_port
@@ -21,7 +22,6 @@ sshd:x:102:65534::/run/sshd:/usr/sbin/nologin
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 """
 COMPUTE_CAP = {"RTX 4090": "8.9", "RTX 3090": "8.6", "A100 SXM4": "8.0"}  # others: 9.0
-FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 
 def what_is_missing() -> str | None:
@@ -35,6 +35,11 @@ def what_is_missing() -> str | None:
     if subprocess.run(["unshare", "-mpiu", "--fork", "true"], capture_output=True).returncode:
         return "fake machines need name spaces, which this kernel or container does not give"
     return None
+
+
+def faketime() -> Path | None:
+    """The library that puts a machine's clock off, if it is installed."""
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
 class Machine:
@@ -67,7 +72,7 @@ class Machine:
         """Power on: sshd and onstart run some tens of milliseconds after this returns."""
         if not (self.home / "skel").exists():
             self._make_disk(onstart)
-        folders = {"DISK": "disk", "SKEL": "skel", "BIN": "bin"}
+        folders = {"DISK": "disk", "SKEL": "skel", "BIN": "bin", "KEYS": "keys"}
         own = {name: str(self.home / folder) for name, folder in folders.items()} | {
             "DISK_MB": str(self.disk_mb or ""),
             "VISIBLE": ":".join(d for d in self._visible if not d.startswith("/usr")),
@@ -97,18 +102,18 @@ class Machine:
         if process is None:
             return
         process.stdin.close()
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            for child in _children(process.pid):
+        for child in _children(process.pid):
+            with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-            process.wait(timeout=5)
+        process.wait(timeout=30)  # it ends after the last process of the name space
 
     def destroy(self) -> None:
         self.power_off()
         for wire in (self.proxy, self.direct):
             wire.release()
         self._sshd.close()
+        if (log := self.home / "init.log").exists() and log.stat().st_size:
+            print(f"machine {self.id} had trouble booting: {log.read_text()}", file=sys.stderr)
         shutil.rmtree(self.home, ignore_errors=True)
 
     @property
@@ -118,7 +123,7 @@ class Machine:
     # ---- inside ----------------------------------------------------------------------------------
 
     def path(self, inside: str | Path) -> Path:
-        """Where the machine's file `inside` (absolute) is seen from here, read-only folders apart."""
+        """Where the machine's file `inside` (absolute) is seen from here; not its system's."""
         root = self.home / "disk"
         if self.disk_mb and self.alive:
             root = Path(f"/proc/{self._init()}/root")
@@ -143,9 +148,9 @@ class Machine:
         self._write_keys()
 
     def _write_keys(self) -> None:
-        file = self.path("/root/.ssh/authorized_keys")
-        if file.parent.exists():
-            file.write_text("".join(f"{key}\n" for key in self.keys))
+        folder = self.home / "keys"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "authorized_keys").write_text("".join(f"{key}\n" for key in self.keys))
 
     def _init(self) -> int:
         """The machine's first process; 0 when it has none."""
@@ -155,7 +160,7 @@ class Machine:
 
     def _make_disk(self, onstart: str) -> None:
         skel, etc = self.home / "skel", self.home / "skel/etc"
-        for folder in ("root/.ssh", "etc/ssh", "var/log", "var/tmp", "workspace", "home", "opt"):
+        for folder in ("root", "etc/ssh", "var/log", "var/tmp", "workspace", "home", "opt"):
             (skel / folder).mkdir(parents=True)
         (self.home / "disk").mkdir()
         (etc / "passwd").write_text(PASSWD)
@@ -164,8 +169,8 @@ class Machine:
         for name in ("nsswitch.conf", "hosts", "resolv.conf", "ld.so.cache", "services"):
             if (source := Path("/etc", name)).exists():
                 shutil.copy(source, etc)
+        self._write_keys()
         (skel / "root/onstart.sh").write_text(onstart)
-        (skel / "root/.ssh/authorized_keys").write_text("".join(f"{k}\n" for k in self.keys))
         (etc / "ssh/banner").write_text(BANNER)
         host_key = etc / "ssh/ssh_host_ed25519_key"
         subprocess.run(
@@ -184,7 +189,7 @@ class Machine:
             "Subsystem sftp /usr/lib/openssh/sftp-server\n"
         )
         if self.clock_offset:
-            (etc / "ld.so.preload").write_text(f"{FAKETIME}\n")
+            (etc / "ld.so.preload").write_text(f"{faketime()}\n")
             (etc / "faketimerc").write_text(f"{self.clock_offset:+d}\n")
         self._make_bin()
 

@@ -4,7 +4,8 @@
 # the driver is visible here but the programs, and so that all processes end with this one.
 #
 # DISK the machine's root folder   SKEL what a new disk holds   BIN its /usr/local/bin
-# DISK_MB set: a disk of that size, lost on stop   VISIBLE folders to show read-only, by ':'
+# KEYS its /root/.ssh   VISIBLE folders to show read-only, by ':'
+# DISK_MB if set: a disk of that size, lost on stop
 set -eu
 exec 3<&0 </dev/null
 
@@ -20,14 +21,15 @@ show() { # folder, where
 show /usr /usr
 show "$BIN" /usr/local/bin
 for folder in /bin /sbin /lib /lib32 /lib64 /libx32; do
-    if [ -L "$folder" ]; then cp -Pf "$folder" ".$folder"; elif [ -d "$folder" ]; then show "$folder" "$folder"; fi
+    if [ -L "$folder" ]; then cp -PfT "$folder" ".$folder"; elif [ -d "$folder" ]; then show "$folder" "$folder"; fi
 done
 for folder in /etc/ssl /etc/alternatives; do [ ! -d "$folder" ] || show "$folder" "$folder"; done
 IFS=:
 for folder in $VISIBLE; do show "$folder" "$folder"; done
 unset IFS
 
-mkdir -p proc sys dev tmp run/sshd mnt
+mkdir -p proc sys dev tmp run/sshd mnt root/.ssh
+mount --bind "$KEYS" root/.ssh
 chmod 1777 tmp
 mount -t proc proc proc
 mount -t tmpfs -o mode=755,size=1m dev dev
@@ -45,7 +47,7 @@ echo "$HOSTNAME" > /proc/sys/kernel/hostname
 pivot_root . mnt
 cd /root
 umount -l /mnt
-unset DISK SKEL BIN DISK_MB VISIBLE
+unset DISK SKEL BIN KEYS DISK_MB VISIBLE
 
 # The environment of the container reaches onstart; sshd gives its sessions a fresh one.
 /usr/sbin/sshd -D -e 3<&- 2>> /var/log/sshd.log &

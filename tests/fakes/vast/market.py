@@ -125,7 +125,7 @@ class Offer:
 
 
 def default_offers() -> list[Offer]:
-    """A small market: three equal 4090s, a pair, an A100 and two H100s, none of them alike in id."""
+    """A small market: three 4090s, a pair of them, an A100, two H100s, and a bad cheap one."""
     h100 = {"gpu_name": "H100 SXM", "gpu_ram": 81559, "min_bid": 1.1}
     return [
         Offer(501, 7, dph_base=0.30, min_bid=0.15),

@@ -7,7 +7,7 @@ import threading
 
 
 def free_port(address: str = "127.0.0.1") -> socket.socket:
-    """A bound socket that does not listen: it keeps its port from others, sshd may still have it."""
+    """A bound socket that does not listen: the port is kept from others but not from sshd."""
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind((address, 0))
@@ -117,5 +117,6 @@ class Wire:
                 sink.sendall(data)
                 with self._lock:
                     setattr(self, counter, getattr(self, counter) + len(data))
+        self._flows.wait()
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)

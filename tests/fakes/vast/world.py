@@ -27,7 +27,7 @@ class Instance:
     price: float | None = None  # $/h, of a bid; None: on demand
     actual_status: str | None = None
     intended_status: str = "running"
-    cur_state: str = "running"
+    cur_state: str = "stopped"
     status_msg: str | None = None
     uses_gpu: bool = False  # reached running and was not stopped: the GPU is billed
     online: bool = True
@@ -59,7 +59,7 @@ class World:
     """Everything that happens, under one lock, in the order of the service's clock.
 
     `boot_seconds`: when a new contract is created, loading, running. `balance`: dollars at the
-    start. Machines live below `home`.
+    start. Machines live below `home`; without `machines` nothing boots, only the states change.
     """
 
     def __init__(
@@ -70,8 +70,9 @@ class World:
         balance: float = 100.0,
         boot_seconds: tuple[float, float, float] = (1, 2, 20),
         visible: tuple = (),
+        machines: bool = True,
     ):
-        self.home, self.clock, self.visible = home, clock, visible
+        self.home, self.clock, self.visible, self.machines = home, clock, visible, machines
         self.offers = {offer.id: offer for offer in offers}
         self.boot_seconds = boot_seconds
         self.deposit = balance
@@ -83,7 +84,7 @@ class World:
         self._events: list[tuple[float, int, Callable]] = []
         self._order = itertools.count()
         self._ids = itertools.count(20_000_001)
-        self._closed = False
+        self.closed = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -134,7 +135,7 @@ class World:
 
     def _run(self) -> None:
         with self.changed:
-            while not self._closed:
+            while not self.closed:
                 now = self.catch_up()
                 due = [t for t in (self._time_of_ruin(), *(e[0] for e in self._events[:1])) if t]
                 self.changed.wait(self.clock.real(min(due) - now) if due else None)
@@ -183,16 +184,16 @@ class World:
         self.instances[number] = instance
         if request.get("target_state", "running") == "stopped":
             self.stop(instance)
-        elif instance.price is not None and instance.price < offer.min_bid:
-            instance.cur_state = "stopped"  # waits for the price to fall, or the bid to rise
-        else:
-            self.start(instance)
+        elif instance.price is None or instance.price >= offer.min_bid:
+            self.start(instance)  # too low a bid waits for the price to fall, or the bid to rise
         self.at(instance.ends, lambda: self.stop(instance, "The rental has ended"))
         return instance
 
     def start(self, instance: Instance) -> None:
         """Towards running: created and loading first, as the fault of its boot allows."""
-        if instance.destroyed is not None or instance.uses_gpu or self._time >= instance.ends:
+        if instance.destroyed is not None or instance.cur_state == "running":
+            return
+        if self._time >= instance.ends:
             return
         instance.intended_status = instance.cur_state = "running"
         instance.epoch += 1
@@ -223,6 +224,8 @@ class World:
         request, machine = instance.request, instance.machine
         instance.uses_gpu, instance.boots = True, instance.boots + 1
         instance.status_msg = f"success, running {request.get('image')}/ssh"
+        if not self.machines:
+            return
         own = {k: str(v) for k, v in request.get("env", {}).items() if not k.startswith("-")}
         environment = own | {
             "CONTAINER_ID": str(instance.id),
@@ -254,7 +257,9 @@ class World:
         instance.epoch += 1
         instance.uses_gpu = False
         instance.intended_status, instance.cur_state = intended, "stopped"
-        instance.actual_status, instance.status_msg = "stopped", why or instance.status_msg
+        instance.status_msg = why or instance.status_msg
+        if instance.online:
+            instance.actual_status = "stopped"
         instance.machine.power_off()
 
     def reboot(self, instance: Instance) -> None:
@@ -292,7 +297,7 @@ class World:
     def come_back(self, instance: Instance) -> None:
         """The vanished host boots again, with its disk."""
         instance.machine.power_off()
-        instance.online, instance.uses_gpu = True, False
+        instance.online, instance.uses_gpu, instance.cur_state = True, False, "stopped"
         self.start(instance)
 
     def _stop_all(self, why: str) -> None:
@@ -303,7 +308,7 @@ class World:
     def close(self) -> None:
         """Destroy every machine and end the thread."""
         with self.changed:
-            self._closed = True
+            self.closed = True
             for instance in self.live():
                 self.destroy(instance)
             self.changed.notify_all()
