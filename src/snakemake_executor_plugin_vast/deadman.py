@@ -35,6 +35,14 @@ def call(url, method, body):
     urllib.request.urlopen(request, timeout=30).read()
 
 
+def since_when(path, note=False):
+    """Seconds since a moment was noted in a file, by this machine's own clock; None: never."""
+    if note and not os.path.exists(path):
+        with open(path, "w") as file:
+            file.write(str(time.time()))
+    return time.time() - float(read(path)) if os.path.exists(path) else None
+
+
 def touched(path):
     try:
         return os.stat(path).st_mtime_ns
@@ -51,17 +59,15 @@ def main(folder, url, silent, grace, later, longest, tick):
     """`folder` holds `lease`, `born`, `stopped`; and jobs: */pid, */keep where there is a state."""
     born, stopped = os.path.join(folder, "born"), os.path.join(folder, "stopped")
     lease = os.path.join(folder, "lease")
-    if not touched(born):
-        open(born, "w").close()
+    since_when(born, note=True)
     seen, since = touched(lease), time.monotonic()
     while True:
         time.sleep(tick)
         if touched(lease) != seen:
             seen, since = touched(lease), time.monotonic()
-            if touched(stopped):
+            if os.path.exists(stopped):
                 os.remove(stopped)
-        age = time.time() - touched(born) / 1e9
-        stopped_for = time.time() - touched(stopped) / 1e9 if touched(stopped) else None
+        age, stopped_for = since_when(born), since_when(stopped)
         keep = bool(glob.glob(os.path.join(folder, "*", "keep")))
         act = decide(time.monotonic() - since, age, silent, longest, keep, stopped_for, later)
         if act is None:
@@ -72,8 +78,7 @@ def main(folder, url, silent, grace, later, longest, tick):
         time.sleep(grace)
         try:
             if act == "stop":
-                if stopped_for is None:
-                    open(stopped, "w").close()
+                since_when(stopped, note=True)
                 call(url, "PUT", b'{"state": "stopped"}')
             else:
                 call(url, "DELETE", b"{}")

@@ -110,6 +110,7 @@ class Attempt:
             "command": f"{self.site.activate or ':'} && {self.task.command}",
             "workdir": self.site.workdir,
             "environment": self.task.environment | {"ABLATION_ATTEMPT": self.name},
+            "inputs": [self._absolute(path) for path in self.task.inputs],
             "outputs": self.task.outputs,
             "remove": [self._absolute(path) for path in self.task.remove],
             "states": self.states,

@@ -21,7 +21,7 @@ SETTINGS = {
     "idle-minutes": 20,
     "boot-minutes": 12,
     "lost-minutes": 6,
-    "stall-minutes": 30,
+    "stall-minutes": 90,
     "state-minutes": 0.3,
     "state-share": 1,
     "silent-minutes": 30,
@@ -39,7 +39,7 @@ class Drill:
         (folder / ".gitignore").write_text("\n".join(ignored))
         self.settings = SETTINGS | {k.replace("_", "-"): v for k, v in settings.items()}
         self.process: subprocess.Popen | None = None
-        self.starts = 0
+        self.starts, self.others = 0, []
 
     def start(self, *arguments: str, config: tuple = (), environment: dict | None = None):
         """A driver; its output goes to driver-<n>.log."""

@@ -216,6 +216,7 @@ def two_drivers(drill):
     assert other.finish() == 0, other.said()
     done(drill)
     assert other.report() == drill.report()
+    drill.others = [other]
 
 
 @row("budget reached", budget=0.42, setup_minutes=5)
@@ -255,7 +256,7 @@ def play(name: str, folder) -> dict:
             with contextlib.suppress(ProcessLookupError):
                 if drill.process:
                     os.killpg(drill.process.pid, signal.SIGKILL)
-        lines = drill.ledger()
+        lines = [line for each in (drill, *drill.others) for line in each.ledger()]
         wasted = sum(x["dph"] * x["wasted"] / 3600 for x in lines if x["what"] == "attempt")
         return {
             "fault": name,

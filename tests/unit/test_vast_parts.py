@@ -273,7 +273,7 @@ def test_the_mark_of_a_state_moves_with_its_seals(tmp_path):
 
 def job(tmp_path, command, **facts):
     request = {"command": command, "workdir": str(tmp_path), "environment": {}, "outputs": []}
-    request |= {"remove": [], "states": []} | facts
+    request |= {"inputs": [], "remove": [], "states": []} | facts
     folder = tmp_path / "jobs/1"
     answer = onboard.start(str(folder), request)
     return folder, answer, request
