@@ -189,6 +189,10 @@ class Machine:
             "Subsystem sftp /usr/lib/openssh/sftp-server\n"
         )
         if self.clock_offset:
+            # a monotonic clock that is shifted hangs whatever waits for a condition
+            steady = "DONT_FAKE_MONOTONIC=1 FAKETIME_DONT_FAKE_MONOTONIC=1"
+            with open(etc / "ssh/sshd_config", "a") as file:
+                file.write(f"SetEnv {steady}\n")
             (etc / "ld.so.preload").write_text(f"{faketime()}\n")
             (etc / "faketimerc").write_text(f"{self.clock_offset:+d}\n")
         self._make_bin()
