@@ -22,6 +22,11 @@ sshd:x:102:65534::/run/sshd:/usr/sbin/nologin
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 """
 COMPUTE_CAP = {"RTX 4090": "8.9", "RTX 3090": "8.6", "A100 SXM4": "8.0"}  # others: 9.0
+# libfaketime hangs whatever waits for a condition when it shifts the monotonic clock as well, and
+# when it does not, refuses the call behind Python's sleep.
+STEADY = {"DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+STEADY |= {"PYTHONPATH": "/opt/steady"}
+SLEEP = "import select, time\ntime.sleep = lambda s: select.select([], [], [], s)\n"
 
 
 def what_is_missing() -> str | None:
@@ -86,7 +91,7 @@ class Machine:
                 stdin=subprocess.PIPE,  # the power cord: when this end closes, the machine is off
                 stdout=log,
                 stderr=log,
-                env=environment | own,
+                env=environment | own | (STEADY if self.clock_offset else {}),
                 start_new_session=True,
             )
 
@@ -189,10 +194,10 @@ class Machine:
             "Subsystem sftp /usr/lib/openssh/sftp-server\n"
         )
         if self.clock_offset:
-            # a monotonic clock that is shifted hangs whatever waits for a condition
-            steady = "DONT_FAKE_MONOTONIC=1 FAKETIME_DONT_FAKE_MONOTONIC=1"
             with open(etc / "ssh/sshd_config", "a") as file:
-                file.write(f"SetEnv {steady}\n")
+                file.write("SetEnv " + " ".join(f"{k}={v}" for k, v in STEADY.items()) + "\n")
+            (skel / "opt/steady").mkdir()
+            (skel / "opt/steady/sitecustomize.py").write_text(SLEEP)
             (etc / "ld.so.preload").write_text(f"{faketime()}\n")
             (etc / "faketimerc").write_text(f"{self.clock_offset:+d}\n")
         self._make_bin()
