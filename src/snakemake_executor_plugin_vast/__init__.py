@@ -27,7 +27,7 @@ from .pool import Pool
 from .rental import Renter, Site
 from .runs import Run, reap
 from .settings import ExecutorSettings, limits_of, market_of, wish_default
-from .transport import SECRET, Keyring, manifest
+from .transport import SECRET, Keyring, Transport, manifest
 from .work import Pace
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]
@@ -129,6 +129,7 @@ class Executor(RemoteExecutor):
         self.ledger = books.Ledger(path, self.run_.name, clock.wall)
         self.keeper = Keeper(api, self.run_.prefix, clock, log=log)
         self.keys = Keyring(self.run_.folder)
+        Transport(self.keys, "check", ("localhost", 22)).check()
         limits = self.limits = limits_of(chosen)
         known = sorted(self.dag.get_sources())
         site = Site(

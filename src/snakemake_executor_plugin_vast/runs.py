@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import ledger as books
-from .api import Vast, VastError
+from .api import Instance, Vast, VastError, with_prefix
 from .clock import Clock
 from .keeper import Keeper
 from .transport import Failed, Keyring, Transport, Unreachable
@@ -25,6 +25,7 @@ from .work import carry_home
 
 PLACE = Path(".snakemake/vast")
 FACTS, LOCK = "run.json", "lock"
+WAKING = 600.0  # seconds that a stopped machine may take to start
 
 
 class Run:
@@ -119,26 +120,46 @@ def _rescue(
         return
     keys = Keyring(folder)
     try:
-        for instance in keeper.api.instances():
-            if not instance.label.startswith(keeper.prefix) or instance.status != "running":
-                continue
-            for address in instance.addresses:
-                way = Transport(keys, instance.label, address, max(5.0, clock.real(30.0)))
-                try:
-                    _states_home(way, f"{workdir}/{PLACE}/jobs", log)
-                    break
-                except (Unreachable, Failed, ValueError) as fault:
-                    log(f"{instance.label}: no state could be saved: {fault}")
-                finally:
-                    way.close()
+        for instance in with_prefix(keeper.api.instances(), keeper.prefix):
+            awake = _awake(keeper.api, instance, clock)
+            ways = [
+                Transport(keys, awake.label, address, max(5.0, clock.real(30.0)))
+                for address in (awake.addresses if awake else ())
+            ]
+            if not any(_states_home(way, f"{workdir}/{PLACE}/jobs", clock, log) for way in ways):
+                log(f"{instance.label}: no state could be saved")
     except VastError as fault:
         log(str(fault))
     finally:
         keys.forget()
 
 
-def _states_home(way: Transport, jobs: str, log: Callable[[str], None]) -> None:
-    for state in way.ask("states", f"{jobs}/", {})["states"]:
-        if state and way.ask("snapshot", f"{jobs}/x", {"state": state})["there"]:
-            carry_home(way, f"{jobs}/x", state)
-            log(f"brought home {os.path.relpath(state)}")
+def _awake(api: Vast, instance: Instance, clock: Clock) -> Instance | None:
+    """The machine, running. One that its dead-man switch has stopped is started once more."""
+    found: Instance | None = instance
+    if instance.status == "stopped":
+        api.start(instance.id)
+        until = clock.now() + WAKING
+        while clock.now() < until and found and found.status != "running":
+            clock.wait(10.0)
+            found = api.instance(instance.id)
+    return found if found and found.status == "running" else None
+
+
+def _states_home(
+    way: Transport, jobs: str, clock: Clock, log: Callable[[str], None], tries: int = 3
+) -> bool:
+    """Whether all states that jobs have left on a machine are here now."""
+    for left in reversed(range(tries)):
+        try:
+            for state in filter(None, way.ask("states", f"{jobs}/", {})["states"]):
+                if carry_home(way, f"{jobs}/x", state):
+                    log(f"brought home {os.path.relpath(state)}")
+            return True
+        except (Unreachable, Failed, ValueError) as fault:
+            log(f"{way.name}: {fault}")
+            if left:
+                clock.wait(20.0)  # a machine that has just started lets nobody in at first
+        finally:
+            way.close()
+    return False

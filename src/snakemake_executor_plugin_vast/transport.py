@@ -66,8 +66,8 @@ class Transport:
         options = {
             "BatchMode": "yes",
             "IdentitiesOnly": "yes",
-            "IdentityFile": keys.private,
-            "UserKnownHostsFile": keys.folder / "known_hosts",
+            "IdentityFile": f'"{keys.private}"',  # quoted: paths may hold spaces
+            "UserKnownHostsFile": f'"{keys.folder / "known_hosts"}"',
             "GlobalKnownHostsFile": "/dev/null",
             "HostKeyAlias": name,
             "StrictHostKeyChecking": "accept-new",
@@ -82,6 +82,13 @@ class Transport:
         flags = [part for k, v in options.items() for part in ("-o", f"{k}={v}")]
         self._ssh = ["ssh", "-F", "none", *flags, "-p", str(port), "-l", "root"]
         self._host = host
+
+    def check(self) -> None:
+        """What is wrong here must not be looked for on machines. Raises Failed, or OSError."""
+        for command in ([*self._ssh, "-G", self._host], ["rsync", "--version"]):
+            done = self._run(command, b"", self.timeout)
+            if done.returncode:
+                raise Failed(f"{command[0]}: {done.stderr.decode(errors='replace').strip()}")
 
     def command(self, text: str, data: str | bytes = "", timeout: float | None = None) -> str:
         """What a shell command prints there; `data` is its input."""

@@ -228,14 +228,15 @@ class Attempt:
 
         self._steadily(fetch)
         self.machine.holds.update({path: stand(path) for path in home})
-        self._steadily(self._carry_home)
+        self._steadily(lambda way: self._carry_home(way, over=True))
         self.safe = self.clock.now()
 
-    def _carry_home(self, way: Transport) -> None:
-        """Bring the states here."""
+    def _carry_home(self, way: Transport, over: bool = False) -> None:
+        """Bring the states here. When all is `over`, what the job has removed goes here as well."""
         before = self.clock.now()
         for state in self.states:
-            carry_home(way, self.folder, state)
+            if not carry_home(way, self.folder, state) and over:
+                shutil.rmtree(state, ignore_errors=True)
         if self.states:
             self.safe = before
 
@@ -268,15 +269,14 @@ class Attempt:
         raise Lost("transfer", str(problem))
 
 
-def carry_home(way: Transport, folder: str, state: str) -> None:
-    """Bring a state here; where the job has removed it, remove it here as well."""
+def carry_home(way: Transport, folder: str, state: str) -> bool:
+    """Bring a state here, if there is one. What is here already never goes without another."""
     taken = way.ask("snapshot", folder, {"state": state}, 4 * way.timeout)
     if taken["there"]:
         copy = f"{state.rstrip('/')}.home"
         way.pull_state(copy, state, taken["parts"])
         way.command(f"rm -rf {shlex.quote(copy)}")  # links hold the space of what is removed
-    else:
-        shutil.rmtree(state, ignore_errors=True)
+    return taken["there"]
 
 
 def stand(path: str) -> tuple | None:

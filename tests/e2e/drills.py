@@ -79,7 +79,7 @@ class Drill:
 
     def said(self) -> str:
         logs = sorted(self.folder.glob("driver-*.log"))
-        return "\n".join(log.read_text(errors="replace")[-6000:] for log in logs)
+        return "\n".join(log.read_text(errors="replace") for log in logs)
 
     # ---- looking -------------------------------------------------------------------------------
 

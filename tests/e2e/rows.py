@@ -182,6 +182,7 @@ def sigkill(drill):
     assert len(drill.fake.instances) == 1
     drill.unlock()
     assert drill.run() == 0, drill.said()
+    assert "brought home state/a" in drill.said()
 
 
 @row("SIGKILL, then `ablation reap`")
@@ -206,6 +207,7 @@ def dead_man(drill):
     drill.fake.wait(lambda: not instance.uses_gpu, 60, "the machine did not stop itself")
     drill.unlock()
     assert drill.run() == 0, drill.said()
+    assert "brought home state/a" in drill.said()
 
 
 @row("two drivers at once")

@@ -339,6 +339,18 @@ def test_what_changed_is_sent_again(tmp_path):
     assert work.stand(str(tmp_path / "none")) is None
 
 
+def test_what_is_wrong_here_is_found_before_anything_is_rented(tmp_path):
+    keys = transport.Keyring(tmp_path / "a folder with spaces")
+    way = transport.Transport(keys, "name", ("localhost", 22))
+    way.check()
+    asked = subprocess.run([*way._ssh, "-G", "localhost"], capture_output=True, text=True).stdout
+    assert f"identityfile {keys.private}" in asked
+    way._ssh += ["-o", "NoSuchOption=yes"]
+    with pytest.raises(transport.Failed, match="nosuchoption"):
+        way.check()
+    keys.forget()
+
+
 def test_children_never_see_the_key(tmp_path, monkeypatch):
     monkeypatch.setenv("VAST_API_KEY", KEY)
     seen = []
