@@ -127,8 +127,9 @@ def snapshot(folder, request):
 
 
 def states(folder, request):
-    """The states of every job that ran here, newest job last."""
-    files = [os.path.join(folder, name, "keep") for name in os.listdir(folder)]
+    """The states of every job that ran on this machine, newest job last."""
+    jobs = os.path.dirname(folder)
+    files = [os.path.join(jobs, name, "keep") for name in os.listdir(jobs)]
     files = sorted((file for file in files if os.path.exists(file)), key=os.path.getmtime)
     return {"states": list(dict.fromkeys("\n".join(map(read, files)).split("\n")))}
 

@@ -152,7 +152,7 @@ def _states_home(
     """Whether all states that jobs have left on a machine are here now."""
     for left in reversed(range(tries)):
         try:
-            for state in filter(None, way.ask("states", f"{jobs}/", {})["states"]):
+            for state in filter(None, way.ask("states", f"{jobs}/x", {})["states"]):
                 if carry_home(way, f"{jobs}/x", state):
                     log(f"brought home {os.path.relpath(state)}")
             return True

@@ -182,7 +182,7 @@ def sigkill(drill):
     assert len(drill.fake.instances) == 1
     drill.unlock()
     assert drill.run() == 0, drill.said()
-    assert "brought home state/a" in drill.said()
+    assert "brought home state/a" in drill.said(), drill.said()
 
 
 @row("SIGKILL, then `ablation reap`")
@@ -200,14 +200,14 @@ def sigkill_reap(drill):
 
 @row("SIGKILL, nobody restarts", silent_minutes=4)
 def dead_man(drill):
-    drill.start().until_state()
+    drill.start(config=("seconds=0.5",)).until_state()
     [instance] = drill.fake.instances
     drill.signal(signal.SIGKILL)
     drill.finish()
     drill.fake.wait(lambda: not instance.uses_gpu, 60, "the machine did not stop itself")
     drill.unlock()
-    assert drill.run() == 0, drill.said()
-    assert "brought home state/a" in drill.said()
+    assert drill.run(config=("seconds=0.5",)) == 0, drill.said()
+    assert "brought home state/a" in drill.said(), drill.said()
 
 
 @row("two drivers at once")
