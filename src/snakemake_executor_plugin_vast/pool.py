@@ -43,6 +43,7 @@ class Pool:
         self._waiting: deque[Task] = deque()
         self._idle: dict[int, Machine | None] = {}  # free slots; None: has no machine yet
         self._slots: dict[int, threading.Thread] = {}
+        self._busy: set[int] = set()  # slots that have a machine, or are about to
         self._changed = threading.Condition()
         self._numbers, self._attempts = 0, 0
         self._places: dict[str, str] = {}  # state: the machine that has the newest
@@ -90,8 +91,7 @@ class Pool:
                         if machine is None or machine.serves(task.wish):
                             self._waiting.remove(task)
                             return task, True
-                    others = [m for s, m in self._idle.items() if s != slot]
-                    if self._waiting and len(self._slots) >= self.most and not others:
+                    if self._waiting and not self._served(self._waiting[0]):
                         return self._waiting.popleft(), False
                     left = until - self.clock.now()
                     if machine is None or left <= 0:
@@ -101,8 +101,15 @@ class Pool:
             finally:
                 del self._idle[slot]
 
+    def _served(self, task: Task) -> bool:
+        """Whether an idle slot will take the task, or one may still be opened for it."""
+        fit = any(m is None or m.serves(task.wish) for m in self._idle.values())
+        return fit or len(self._slots) < self.most
+
     def _work(self, slot: int) -> None:
         machine: Machine | None = None
+        task: Task | None = None
+        reopen = True
         try:
             while True:
                 task, fits = self._take(slot, machine)
@@ -111,6 +118,7 @@ class Pool:
                     machine = None
                 if task is None:
                     return
+                self._busy.add(slot)
                 try:
                     machine = self._serve(task, machine, slot)
                 except OverBudget as fault:
@@ -118,17 +126,18 @@ class Pool:
                         self.renter.end(machine, "budget")
                     machine = None
                     with self._changed:
-                        alone = len(self._slots) == 1
-                        if not alone:  # those that still have machines may serve it
+                        self._busy.discard(slot)
+                        if self._busy:  # those that have machines may serve it
+                            reopen = False
                             self._waiting.append(task)
                             self._changed.notify_all()
-                    if alone:
-                        task.outcome = Outcome(str(fault))
-                        continue
-                    return
+                            return
+                    task.outcome = Outcome(str(fault))
                 except NothingToRent as fault:
                     task.outcome = Outcome(str(fault))
                     machine = None
+                if machine is None:
+                    self._busy.discard(slot)
         except Closing:
             pass
         except Exception as fault:  # whatever it is, it must reach Snakemake, and no machine stays
@@ -140,7 +149,8 @@ class Pool:
                 self.renter.end(machine, "ended")
             with self._changed:
                 del self._slots[slot]
-                if not self.closing.is_set():
+                self._busy.discard(slot)
+                if reopen and not self.closing.is_set():
                     self._open_slots()
 
     # ---- one task ------------------------------------------------------------------------------
