@@ -17,7 +17,7 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from . import ledger as books
-from .api import Vast, VastError, find_key
+from .api import Vast, find_key
 from .clock import Clock
 from .jobs import task_of
 from .keeper import Keeper
@@ -142,8 +142,8 @@ class Executor(RemoteExecutor):
             try:
                 for label in reap(self.workdir, lambda: api, log):
                     log(f"{label} of an earlier run is still listed: see `ablation reap`")
-            except VastError as fault:
-                log(f"machines of earlier runs could not be looked for: {fault}")
+            except Exception as fault:  # an old run must not keep a new one from its work
+                log(f"machines of earlier runs could not be looked for: {fault!r}")
 
         self.renter = Renter(
             api, self.keeper, self.ledger, clock, self.keys, site, market_of(chosen), limits,

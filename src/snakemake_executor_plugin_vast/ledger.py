@@ -32,6 +32,13 @@ class Ledger:
         self.path, self.run, self.wall = path, run, wall
         self._lock = threading.Lock()
 
+    def _line_end(self) -> str:
+        """What a line that a power loss has cut off lacks: the next must not be glued to it."""
+        with open(self.path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            return "" if file.read() in (b"", b"\n") else "\n"
+
     def write(self, what: str, **facts) -> dict:
         line = {"what": what, "run": self.run, "time": round(self.wall(), 3), **facts}
         text = json.dumps(line, sort_keys=True) + "\n"
@@ -39,7 +46,7 @@ class Ledger:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
-                os.write(descriptor, text.encode())
+                os.write(descriptor, (self._line_end() + text).encode())
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

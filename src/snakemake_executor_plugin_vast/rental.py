@@ -125,6 +125,7 @@ class Renter:
         self._used: set[int] = set()
         self._bad: set[int] = books.bad_machines(books.read(ledger.path), clock.wall())
         self._slots, self._one_at_a_time, self._refusal = 0, threading.Lock(), ""
+        self._purse = threading.Lock()  # from the look at the budget to the promise
         keeper.ended = self._ended
 
     # ---- renting -----------------------------------------------------------------------------
@@ -180,15 +181,16 @@ class Renter:
         label = f"{self.keeper.prefix}{slot}-{self._slots}"
         dph = offers.hourly(offer, wish, self.market)
         seconds = wish.seconds + self.limits.boot + self.limits.setup
-        self.check_budget(books.cost(dph, seconds))
         price = offers.bid(offer, wish, self.market)
         start = onstart(self.site, self.keys.public, self.api.url, self.clock, self.limits.grace)
         body = offers.request(wish, self.site.image, label, start, price, self.site.login)
-        self.ledger.write(
-            "intend", label=label, offer=offer.id, machine=offer.machine_id, dph=dph,
-            gpu=f"{offer.num_gpus}x {offer.gpu_name}", interruptible=wish.interruptible,
-            seconds=seconds,
-        )  # fmt: skip
+        with self._purse:
+            self.check_budget(books.cost(dph, seconds))
+            self.ledger.write(
+                "intend", label=label, offer=offer.id, machine=offer.machine_id, dph=dph,
+                gpu=f"{offer.num_gpus}x {offer.gpu_name}", interruptible=wish.interruptible,
+                seconds=seconds,
+            )  # fmt: skip
         machine = Machine(label, offer, wish, dph, self.clock.now())
         self.machines[label] = machine
         self._used.add(offer.id)
@@ -256,10 +258,12 @@ class Renter:
     def promise(self, machine: Machine, seconds: float) -> None:
         """Put down what the machine's jobs may still take. Raises OverBudget."""
         lived = self.clock.now() - machine.rented
-        self.ledger.write("promise", label=machine.label, lived=lived, seconds=0)
-        if seconds:
-            self.check_budget(books.cost(machine.dph, seconds))
-            self.ledger.write("promise", label=machine.label, lived=lived, seconds=seconds)
+        facts = {"label": machine.label, "lived": lived}
+        with self._purse:
+            self.ledger.write("promise", seconds=0, **facts)
+            if seconds:
+                self.check_budget(books.cost(machine.dph, seconds))
+                self.ledger.write("promise", seconds=seconds, **facts)
 
     # ---- the way up --------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ class Limits:
     stall: float = 1800.0  # no output, no step, and the GPU idle
     silent: float = 600.0  # no ssh contact with a machine that the API calls running
     offline: float = 300.0  # the API says offline or unknown
+    unlisted: float = 90.0  # not in the list, and no answer
     sparse: float = 60.0
     dense: float = 5.0
     early: float = 300.0  # a young job is watched densely
@@ -57,7 +58,8 @@ def look_again(sight: Sight, limits: Limits) -> float:
 
 def verdict(sight: Sight, limits: Limits) -> str | None:
     """Why to end the attempt now: gone, outbid, offline, silent, overtime, stalled; or None."""
-    if not sight.listed:
+    # A listing may be late: what still answers is not gone.
+    if not sight.listed and sight.now - sight.contact > limits.unlisted:
         return "gone"
     if sight.status in ("stopped", "exited", "frozen"):
         return "outbid"

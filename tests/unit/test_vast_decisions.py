@@ -191,6 +191,8 @@ def test_lines_reach_the_disk_whole_and_a_torn_last_one_is_left_out(tmp_path):
     with open(book.path, "a") as file:
         file.write('{"what": "end", "lab')
     assert [line["what"] for line in ledger.read(book.path)] == ["rent"]
+    book.write("intend", label="b")
+    assert [line["what"] for line in ledger.read(book.path)] == ["rent", "intend"]
     assert ledger.read(tmp_path / "none") == []
 
 
@@ -215,7 +217,8 @@ def test_a_job_that_goes_on_is_left_alone_and_looked_at_rarely():
 @pytest.mark.parametrize(
     "change, expected",
     [
-        ({"listed": False}, "gone"),
+        ({"listed": False}, None),  # it answers: the list is late
+        ({"listed": False, "contact": 4900}, "gone"),
         ({"status": "stopped"}, "outbid"),
         ({"status": "exited"}, "outbid"),
         ({"status": "offline", "status_since": 4600, "contact": 4600}, "offline"),
