@@ -90,11 +90,10 @@ def onstart(site: Site, key: str, url: str, clock: Clock, grace: float) -> str:
     times = [clock.real(t) for t in (site.silent, grace, site.later, site.longest)]
     numbers = " ".join(f"{t:.1f}" for t in [*times, tick])
     return (
-        f"mkdir -p {folder} ~/.ssh && touch ~/.no_auto_tmux {folder}/lease\n"
+        f"mkdir -p {folder} ~/.ssh && cd {folder} && touch ~/.no_auto_tmux lease\n"
         f"grep -qsF '{key}' ~/.ssh/authorized_keys || echo '{key}' >> ~/.ssh/authorized_keys\n"
-        f"cat > {folder}/deadman.py <<'END'\n{code}END\n"
-        f"nohup python3 {folder}/deadman.py {folder} {shlex.quote(url)} {numbers}"
-        " > /dev/null 2>&1 &\n"
+        f"cat > deadman.py <<'END'\n{code}END\n"
+        f"nohup python3 deadman.py . {shlex.quote(url)} {numbers} > /dev/null 2>&1 &\n"
         "command -v rsync > /dev/null || (apt-get update -q && apt-get install -qy rsync)\n"
     )
 
