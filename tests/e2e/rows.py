@@ -58,7 +58,7 @@ def reply_lost(drill):
     assert len(drill.fake.calls("create")) == 1, "rented twice"
 
 
-@row("boot stuck", boot_minutes=4)
+@row("boot stuck", boot_minutes=6)
 def boot_stuck(drill):
     drill.fake.fault("boot", stuck="loading")
     done(drill)
