@@ -19,7 +19,7 @@ from pathlib import Path
 from . import onboard
 
 HERE = Path(__file__).parent
-SECRET = ("VAST_API_KEY",)  # never in the environment of a child
+SECRET = ("VAST_API_KEY", "VAST_IMAGE_LOGIN")  # never in the environment of a child
 
 
 class Unreachable(Exception):
