@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo test test-slurm lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo test test-faults test-slurm lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -14,7 +14,12 @@ demo: $(VENV)/.ready  # the micro study, ending with its recovery table
 	@$(BIN)/ablation table results/recovery.csv
 
 test: $(VENV)/.ready-dev  # every test that needs no GPU
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu and not slurm"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu and not slurm and not e2e"
+
+test-faults: $(VENV)/.ready-dev  # the vast executor against a fake Vast, every fault; docs/vast.md gets the table
+	@rm -rf .pytest_cache/faults
+	FAULT_ROWS=$(CURDIR)/.pytest_cache/faults $(BIN)/python -m pytest -n 4 tests/e2e -m e2e
+	$(BIN)/python -m tests.e2e.table .pytest_cache/faults
 
 test-slurm: $(VENV)/.ready-dev  # a study on a real SLURM cluster of one node (root; installs SLURM where apt-get is)
 	ABLATION_SLURM=install $(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py

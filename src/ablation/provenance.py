@@ -253,6 +253,12 @@ def processor() -> str:
 # ---- run records -------------------------------------------------------------------------------
 
 
+def attempt() -> dict[str, str]:
+    """What joins a run.json with the ledger of the `vast` executor; nothing elsewhere."""
+    name = os.environ.get("ABLATION_ATTEMPT")
+    return {"attempt": name} if name else {}
+
+
 @contextmanager
 def run_record(path: str | Path, **facts: object):
     """Time the block and write run.json: host, processor, Python, seconds, and `facts`.
@@ -273,6 +279,7 @@ def run_record(path: str | Path, **facts: object):
             "processor": processor(),
             "processors": os.cpu_count(),
             "python": sys.version.split()[0],
+            **attempt(),
             **record,
         },
     )
