@@ -9,6 +9,7 @@ rule base_items:
     output:
         expand(f"{ITEMS}/{{task}}.jsonl", task=WORLD_TASKS),
         manifest=f"{ITEMS}/manifest.json",
+        run=f"{ITEMS}/run.json",
     log:
         f"{LOGS}/base_items.log",
     conda:
@@ -28,6 +29,7 @@ if STUDY.data_sets:
         output:
             directory(expand(f"{ITEMS}/{{data}}", data=STUDY.data_sets)),
             manifest=BENCHMARKS,
+            run=f"{ITEMS}/benchmarks.run.json",
         log:
             f"{LOGS}/base_benchmarks.log",
         conda:
@@ -45,6 +47,7 @@ rule base_instructions:
     output:
         records=f"{INSTRUCTIONS}/finetune.jsonl",
         manifest=f"{INSTRUCTIONS}/manifest.json",
+        run=f"{INSTRUCTIONS}/run.json",
     log:
         f"{LOGS}/base_instructions.log",
     conda:
@@ -87,6 +90,7 @@ if STUDY.rehearsal:
         output:
             model=directory(f"{RANDOM}/base"),
             manifest=f"{RANDOM}/manifest.json",
+            run=f"{RANDOM}/run.json",
             notice=f"{RESULTS}/README.md",
         log:
             f"{LOGS}/base_random.log",
@@ -109,6 +113,7 @@ rule base:
         record=base_record(),
     output:
         manifest=BASE,
+        run=f"{RESULTS}/base/run.json",
     log:
         f"{LOGS}/base.log",
     conda:

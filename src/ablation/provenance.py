@@ -1,20 +1,17 @@
-"""Where a number comes from: canonical JSON, code and config hashes, manifests and run records.
+"""Where a number comes from: canonical JSON, code and config hashes, and manifests.
 
 Two records a job. `manifest.json` is stable (equal work gives equal bytes) and is what later
-stages take as input; `run.json` is what happened (host, seconds) and is nobody's input.
+stages take as input; `run.json` (ablation.machine) is what happened and is nobody's input.
 """
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
 import platform
-import sys
-import time
 from collections.abc import Callable, Container, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -248,31 +245,3 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-# ---- run records -------------------------------------------------------------------------------
-
-
-@contextmanager
-def run_record(path: str | Path, **facts: object):
-    """Time the block and write run.json: host, processor, Python, seconds, and `facts`.
-
-    The block may add to the yielded mapping. Nothing here is anybody's input.
-    """
-    record: dict = dict(facts)
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    yield record
-    write_json(
-        path,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - clock, 3),
-            "host": platform.node(),
-            "platform": platform.platform(),
-            "processor": processor(),
-            "processors": os.cpu_count(),
-            "python": sys.version.split()[0],
-            **record,
-        },
-    )
