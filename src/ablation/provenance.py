@@ -197,13 +197,27 @@ def read_manifest(path: str | Path, expected: str, only: Container[str] | None =
             f"{path} was made by another configuration or code than the current one (stamp "
             f"{str(found)[:12]}, expected {expected[:12]}). {_remedy(path)}"
         )
-    if manifest.get("sha256") != _seal(manifest):
-        raise StaleInput(f"{path} has been edited: its own sha256 does not fit. {_remedy(path)}")
+    _check_seal(path, manifest)
     for name, sha256 in manifest["inputs"].items():
         if Path(name).is_file() and sha256_file(name) != sha256:
             raise StaleInput(f"{path} was made from another {name} than today's. {_remedy(path)}")
     verify_outputs(path, manifest, only)
     return manifest
+
+
+def sealed_manifest(path: str | Path) -> dict:
+    """A manifest whoever made it, whole and not edited; its files are not looked at.
+
+    Raises StaleInput that names it otherwise.
+    """
+    manifest = _load_manifest(Path(path))
+    _check_seal(path, manifest)
+    return manifest
+
+
+def _check_seal(path: str | Path, manifest: Mapping) -> None:
+    if manifest.get("sha256") != _seal(manifest):
+        raise StaleInput(f"{path} has been edited: its own sha256 does not fit. {_remedy(path)}")
 
 
 def _load_manifest(path: Path) -> dict:
@@ -221,7 +235,10 @@ def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | N
     for name, entry in recorded.items():
         file = home / name
         if not file.is_file():
-            raise StaleInput(f"{file} is missing, but {path} lists it. {_remedy(path)}")
+            raise StaleInput(
+                f"{file} is missing, but {path} lists it: it was removed, or did not travel with "
+                f"`ablation push` (keep_weights). {_remedy(path)}"
+            )
         size = file.stat().st_size
         if size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
             raise StaleInput(

@@ -269,6 +269,10 @@ class Study(Strict):
         min_length=1,
     )
     keep_states: bool = key("keep what a training could resume from after it has succeeded")
+    keep_weights: bool = key(
+        "`ablation push` sends checkpoints' weights too; without them tables and figures live on, "
+        "and a new evaluation needs a new training"
+    )
     hardware: Hardware = key("what a model job runs on")
     finetune: Training = key("what every recipe shares")
     recipes: dict[Literal[RECIPES], Recipe] = key(

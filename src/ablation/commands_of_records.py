@@ -1,0 +1,101 @@
+"""The commands about where numbers come from: trace, diff, reproduce, push, pull."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def _add_push(commands) -> None:
+    push = commands.add_parser(
+        "push",
+        help="send a study's results to a folder, s3:// or hf://, only what is missing there",
+        description="Send what a store lacks of a study's results, by content, with what Snakemake "
+        "noted about them: `ablation pull` on another machine, and nothing is left to be done.",
+    )
+    _add_store(push)
+    weights = argparse.BooleanOptionalAction
+    push.add_argument("--weights", action=weights, help="default: the study's keep_weights")
+    push.add_argument("--check", action="store_true", help="read back what is there already")
+    push.set_defaults(run=_push)
+
+
+def _add_pull(commands) -> None:
+    pull = commands.add_parser(
+        "pull",
+        help="bring a study's results from where they were pushed, every byte verified",
+        description="Bring what is missing here of a push, verified, with what Snakemake noted.",
+    )
+    _add_store(pull)
+    pull.add_argument("--no-weights", action="store_true", help="leave checkpoints' weights there")
+    pull.add_argument("--snapshot", metavar="HASH", help="another push than the last one")
+    pull.add_argument("--force", action="store_true", help="overwrite files of other content")
+    pull.set_defaults(run=_pull)
+
+
+def _add_store(command) -> None:
+    command.add_argument("uri", help="a folder, s3://bucket/folder, hf://datasets/owner/name")
+    _add_study(command)
+
+
+def _add_study(command) -> None:
+    command.add_argument(
+        "--configfile", type=Path, help="the study's file (default: config/default.yaml)"
+    )
+
+
+def _study(arguments: argparse.Namespace):
+    """The study that a command is about, as Snakemake would read it from the same file."""
+    from ablation.config import load_study
+    from ablation.layers import read_layer
+
+    file = arguments.configfile
+    return load_study(read_layer(file).values if file else {}, "config", [file] if file else [])
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from ablation.push import push
+
+    study = _study(arguments)
+    weights = study.keep_weights if arguments.weights is None else arguments.weights
+    print(push(arguments.uri, study.study, weights, arguments.check))
+    return 0
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    from ablation.push import pull
+
+    study = _study(arguments).study
+    weights = not arguments.no_weights
+    print(pull(arguments.uri, study, weights, arguments.snapshot, arguments.force))
+    return 0
+
+
+def _told(run):
+    """A command whose faults are a line for the user, and exit status 2, not a traceback."""
+
+    def wrapped(arguments: argparse.Namespace) -> int:
+        from ablation.layers import ConfigError
+        from ablation.provenance import StaleInput
+        from ablation.store import StoreError
+
+        try:
+            return run(arguments)
+        except (ConfigError, StaleInput, StoreError, OSError) as fault:
+            print(fault, file=sys.stderr)
+            return 2
+
+    return wrapped
+
+
+def _add_told(add):
+    def added(commands) -> None:
+        add(commands)
+        parser = list(commands.choices.values())[-1]
+        parser.set_defaults(run=_told(parser.get_default("run")))
+
+    return added
+
+
+ALL = tuple(map(_add_told, (_add_push, _add_pull)))
