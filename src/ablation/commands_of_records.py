@@ -7,6 +7,47 @@ import sys
 from pathlib import Path
 
 
+def _add_trace(commands) -> None:
+    trace = commands.add_parser(
+        "trace",
+        help="from a cell of a table to the runs, samples, weights, data, code and cost behind it",
+        description="Everything that a cell was made from, as a tree; all of it is hashed again, "
+        "and the accuracies behind the cell are computed again from the sample rows.",
+    )
+    trace.add_argument("table", type=Path, help="results/recovery.csv, or another of its tables")
+    trace.add_argument(
+        "--where", nargs="+", default=[], type=_pair, metavar="COLUMN=VALUE", help="the row"
+    )
+    trace.add_argument("--column", required=True, help="the cell in that row")
+    trace.add_argument("--json", type=Path, metavar="FILE", help="as JSON; `-` prints it instead")
+    trace.add_argument("--ledger", type=Path, help="of an executor that pays for machines")
+    trace.set_defaults(run=_trace)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: column=value was expected")
+    return name, value
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    import json
+
+    from ablation.provenance import write_json
+    from ablation.trace import trace
+    from ablation.trace_tree import show
+
+    found = trace(arguments.table, dict(arguments.where), arguments.column, arguments.ledger)
+    if str(arguments.json) == "-":
+        print(json.dumps(found, indent=2, sort_keys=True))
+        return 0
+    if arguments.json:
+        write_json(arguments.json, found)
+    show(found)
+    return 0
+
+
 def _add_push(commands) -> None:
     push = commands.add_parser(
         "push",
@@ -79,10 +120,11 @@ def _told(run):
         from ablation.layers import ConfigError
         from ablation.provenance import StaleInput
         from ablation.store import StoreError
+        from ablation.trace import CannotTrace
 
         try:
             return run(arguments)
-        except (ConfigError, StaleInput, StoreError, OSError) as fault:
+        except (CannotTrace, ConfigError, StaleInput, StoreError, OSError) as fault:
             print(fault, file=sys.stderr)
             return 2
 
@@ -98,4 +140,4 @@ def _add_told(add):
     return added
 
 
-ALL = tuple(map(_add_told, (_add_push, _add_pull)))
+ALL = tuple(map(_add_told, (_add_trace, _add_push, _add_pull)))
