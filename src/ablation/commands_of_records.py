@@ -48,6 +48,54 @@ def _trace(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_reproduce(commands) -> None:
+    from ablation.reproduce import STAGES
+
+    again = commands.add_parser(
+        "reproduce",
+        help="make one stage again beside the results, and compare",
+        description="Verify what a stage stands on, make the stage again in a temporary folder, "
+        "and compare: identical, within tolerance, or different. results/ is not touched. Exit "
+        "status: 0, or 1 where something differs by more than the tolerance, 2 where nothing "
+        "could be said.",
+    )
+    again.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
+    add = again.add_argument
+    add("--tolerance", type=float, default=0.0, help="between numbers, absolute (default: 0)")
+    add("--only", nargs="+", default=[], metavar="PART", help="results with this in their path")
+    add("--cores", default="all", help="for Snakemake (default: all)")
+    add("--json", type=Path, metavar="FILE", help="the verdicts as JSON")
+    _add_study(again)
+    again.set_defaults(run=_reproduce)
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from ablation.provenance import write_json
+    from ablation.reproduce import reproduce
+
+    file = arguments.configfile
+    verdicts = reproduce(
+        arguments.stage,
+        _study(arguments).study,
+        arguments.tolerance,
+        arguments.cores,
+        arguments.only,
+        ["--configfile", str(file.resolve())] if file else [],
+    )
+    if arguments.json:
+        write_json(arguments.json, [asdict(verdict) for verdict in verdicts])
+    unlike = [verdict for verdict in verdicts if verdict.verdict != "identical"]
+    for verdict in unlike:
+        print(verdict)
+    failed = [verdict for verdict in unlike if verdict.verdict == "different"]
+    same = len(verdicts) - len(unlike)
+    words = "different" if failed else "within tolerance" if unlike else "identical"
+    print(f"{arguments.stage}: {words} ({same} of {len(verdicts)} files identical)")
+    return 1 if failed else 0
+
+
 def _add_push(commands) -> None:
     push = commands.add_parser(
         "push",
@@ -119,12 +167,20 @@ def _told(run):
     def wrapped(arguments: argparse.Namespace) -> int:
         from ablation.layers import ConfigError
         from ablation.provenance import StaleInput
+        from ablation.reproduce import CannotReproduce
         from ablation.store import StoreError
         from ablation.trace import CannotTrace
 
         try:
             return run(arguments)
-        except (CannotTrace, ConfigError, StaleInput, StoreError, OSError) as fault:
+        except (
+            CannotReproduce,
+            CannotTrace,
+            ConfigError,
+            StaleInput,
+            StoreError,
+            OSError,
+        ) as fault:
             print(fault, file=sys.stderr)
             return 2
 
@@ -140,4 +196,4 @@ def _add_told(add):
     return added
 
 
-ALL = tuple(map(_add_told, (_add_trace, _add_push, _add_pull)))
+ALL = tuple(map(_add_told, (_add_trace, _add_reproduce, _add_push, _add_pull)))
