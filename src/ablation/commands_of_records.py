@@ -48,6 +48,39 @@ def _trace(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_diff(commands) -> None:
+    compare = commands.add_parser(
+        "diff",
+        help="what differs between two results, two pushes or two commits",
+        description="Configuration, code, packages, data, hardware, and accuracies with intervals "
+        "for their differences on the same items.",
+    )
+    add = compare.add_argument
+    add("a", help="a folder of results, a push (URI, or URI@SNAPSHOT), or a commit")
+    add("b", help="the same")
+    add("--study", help="of a store that holds several")
+    add("--task", choices=("macro", "each"), default="macro", help="which numbers to print")
+    add("--configfile", help="the study's file, when commits are compared")
+    add("--json", type=Path, metavar="FILE", help="everything as JSON; `-` prints it instead")
+    compare.set_defaults(run=_diff)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    import json
+
+    from ablation.diff import diff, show
+    from ablation.provenance import write_json
+
+    found = diff(arguments.a, arguments.b, arguments.study, arguments.configfile)
+    if str(arguments.json) == "-":
+        print(json.dumps(found, indent=2, sort_keys=True))
+        return 0
+    if arguments.json:
+        write_json(arguments.json, found)
+    show(found, arguments.task == "each")
+    return 0
+
+
 def _add_reproduce(commands) -> None:
     from ablation.reproduce import STAGES
 
@@ -196,4 +229,4 @@ def _add_told(add):
     return added
 
 
-ALL = tuple(map(_add_told, (_add_trace, _add_reproduce, _add_push, _add_pull)))
+ALL = tuple(map(_add_told, (_add_trace, _add_diff, _add_reproduce, _add_push, _add_pull)))
