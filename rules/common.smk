@@ -12,7 +12,7 @@ from ablation import provenance
 from ablation.accepted import script_of
 from ablation.config import load_study
 from ablation.names import ABLATED_MASKS, MASKS
-from ablation.schema import LONG_RECIPES
+from ablation.recipes import is_long
 from ablation.tasks import task_hashes
 
 ROOT = Path(workflow.current_basedir).parent
@@ -27,8 +27,8 @@ config["keep_states"] = STUDY.keep_states  # for scripts: it changes no result, 
 RESULTS = f"results/{STUDY.study}"
 LOGS = f"logs/{STUDY.study}"
 RECIPES = list(STUDY.recipes)
-LONG = [recipe for recipe in RECIPES if recipe in LONG_RECIPES]  # stage 5
-SHORT = [recipe for recipe in RECIPES if recipe not in LONG]  # stage 3
+LONG = [recipe for recipe in RECIPES if is_long(recipe)]  # stage 5
+SHORT = [recipe for recipe in RECIPES if not is_long(recipe)]  # stage 3
 
 MODEL_PACKAGES = ("safetensors", "tokenizers", "torch", "transformers")
 SCORING_PACKAGES = (*MODEL_PACKAGES, "datasets", "lm_eval")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from ablation.names import MASKS, METRICS
+from ablation.recipes import NAME, RECIPES
 from ablation.sources import data_sets
 from ablation.strict import Seed, Strict, key
 from ablation.world.schema import MicroWorld
@@ -28,10 +29,6 @@ RECIPE_NOTES = {
     "5B": "stage 5: as 5A, more patient",
     "5C": "stage 5: longest, never stopped by a plateau",
 }
-RECIPES = tuple(RECIPE_NOTES)
-LONG_RECIPES = ("5A", "5B", "5C")  # stage 5: 3B's objective for longer
-MASK_OF = {"3A": "causal", "3B": "prefill_bidir", "3B-leaky": "full_bidir"}  # while training
-MASK_OF |= dict.fromkeys(LONG_RECIPES, MASK_OF["3B"])
 
 
 class Hardware(Strict):
@@ -275,9 +272,10 @@ class Study(Strict):
     )
     hardware: Hardware = key("what a model job runs on")
     finetune: Training = key("what every recipe shares")
-    recipes: dict[Literal[RECIPES], Recipe] = key(
-        "one finetuning each: those of stage 3 differ in the mask in use while training, those of "
-        "stage 5 are 3B for longer",
+    recipes: dict[Annotated[str, Field(pattern=NAME)], Recipe] = key(
+        f"one finetuning each, of {', '.join(RECIPES)}: those of stage 3 differ in the mask in use "
+        "while training, those of stage 5 are 3B for longer. A sweep names variants, `3B-lr1e-4`: "
+        "they take over the keys of the recipe that they are named after",
         min_length=1,
     )
     evaluation: Evaluation = key("what every checkpoint is scored on, under every mask")
