@@ -3,9 +3,9 @@
     python benchmarks/dry_run.py [--recipes 10 100 1000] [--seeds 1]
 
 A sweep is the micro study with variants of 3B beside its own recipes. Prints one JSON object
-(`make bench` keeps it in benchmarks/results/dry_run.json): jobs, wall seconds, and the peak
-resident memory of `snakemake -n results/recovery.csv`; `no_op` is the same in a folder whose study
-is finished, null where there is none.
+(`make bench` keeps it in benchmarks/results/dry_run.json): jobs, wall and processor seconds, and
+the peak resident memory of `snakemake -n results/recovery.csv`. `no_op` is the same where the
+study is finished, null where it is not.
 """
 
 import argparse
@@ -24,7 +24,10 @@ from ablation.provenance import processor
 
 
 def dry_run(*options: str) -> dict:
-    """One dry run of the recovery table: what it would do, and what it took to find out (other work makes `seconds` longer)."""
+    """One dry run of the recovery table: its jobs, and what it took to find them.
+
+    Other work on the machine makes `seconds` longer, `cpu_seconds` hardly.
+    """
     command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "rules", *options]
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:

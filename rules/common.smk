@@ -4,6 +4,7 @@
 # stamps) as canonical JSON in `params:`, so that Snakemake reruns exactly what a change touches.
 # No torch here: this file is read again by every job.
 import os
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -55,14 +56,19 @@ def make_stamp(stage, slice, packages, upstream=None):
     return provenance.stamp(stage, ROOT / script_of(stage), slice, packages, upstream)
 
 
-def scoring_slice(masks):
-    """The part of the configuration that a scoring job can see."""
+@cache
+def scoring_parts():
+    """What every scoring job sees; task files are hashed once."""
     return {
         "evaluation": STUDY.evaluation.model_dump(exclude={"metric"}),
         "hardware": STUDY.hardware.model_dump(),
-        "masks": list(masks),
         "task_files": task_hashes(ROOT / "config", STUDY.evaluation.tasks),
     }
+
+
+def scoring_slice(masks):
+    """The part of the configuration that a scoring job can see."""
+    return {**scoring_parts(), "masks": list(masks)}
 
 
 def scored(folder, *names):

@@ -108,8 +108,9 @@ def pull(
     for name, note in notes.items():  # last: a file without its note is made again, not believed
         path = NOTES / name
         _refuse_outside(_output(name), uri)
-        if not path.is_file() or path.read_text() != json.dumps(note):
-            write_text(path, json.dumps(note))
+        if not path.is_file() or path.read_text() != note:
+            write_text(path, note)
+    (NOTES.parent / "incomplete").mkdir(exist_ok=True)  # or Snakemake migrates from an older form
     brought = _size(sum(files[path]["bytes"] for path in wanted))
     lines = [f"{study}: {len(files)} files, of which {len(wanted)} were missing here ({brought})"]
     absent = {path: entry for path, entry in left_out.items() if not Path(path).is_file()}
@@ -181,11 +182,11 @@ def _output(note: str) -> str:
         return ""
 
 
-def _notes_about(study: str, files: Iterable[str]) -> dict[str, dict]:
-    """{name of the note: its content} for files, and for the folders that they stand in."""
+def _notes_about(study: str, files: Iterable[str]) -> dict[str, str]:
+    """{name of the note: its text} for files, and for the folders that they stand in."""
     covered = {p for file in files for p in (file, *map(str, PurePosixPath(file).parents))}
     notes = {note: path for path, note in _notes(study).items() if path in covered}
-    return {n.relative_to(NOTES).as_posix(): json.loads(n.read_text()) for n in sorted(notes)}
+    return {n.relative_to(NOTES).as_posix(): n.read_text() for n in sorted(notes)}
 
 
 # ---- small things -------------------------------------------------------------------------------

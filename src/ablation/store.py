@@ -12,11 +12,13 @@ byte shows.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 from ablation.atomic import atomic_path
 from ablation.progress import Progress
@@ -80,14 +82,21 @@ class Store:
         Raises StoreError that names the object and the file that it is for.
         """
 
-        def one(item: tuple[Path, str]) -> None:
-            path, sha256 = item
-            with atomic_path(path) as scratch:
-                self._get(_object(sha256), scratch, str(path))
-                if sha256_file(scratch) != sha256:
-                    raise self._damaged(_object(sha256), str(path))
+        places: dict[str, list[Path]] = {}
+        for path, sha256 in files.items():
+            places.setdefault(sha256, []).append(path)
 
-        _side_by_side(one, list(files.items()), label)
+        def one(item: tuple[str, list[Path]]) -> None:
+            sha256, (first, *others) = item
+            with atomic_path(first) as scratch:
+                self._get(_object(sha256), scratch, str(first))
+                if sha256_file(scratch) != sha256:
+                    raise self._damaged(_object(sha256), str(first))
+            for other in others:
+                with atomic_path(other) as scratch:
+                    shutil.copyfile(first, scratch)
+
+        _side_by_side(one, list(places.items()), label)
 
     def read(self, sha256: str, wanted_as: str) -> bytes:
         """The content of one object, verified."""
@@ -178,10 +187,15 @@ class Store:
         if not self.local:  # there a put is whole or nothing
             self.fs.put_file(str(source), target)
             return
-        with atomic_path(target) as scratch:
+        scratch = Path(target).with_name(f".{uuid4().hex}.part")  # others may send the same
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        try:
             shutil.copyfile(source, scratch)
             if name.startswith("objects/") and sha256_file(scratch) != name.rpartition("/")[2]:
                 raise StoreError(f"{source} changed while it was sent: push again")
+            os.replace(scratch, target)
+        finally:
+            scratch.unlink(missing_ok=True)
 
     def _commit(self, files: list[tuple[str, Path]]) -> None:
         from huggingface_hub import CommitOperationAdd, HfApi
