@@ -48,12 +48,17 @@ def lineage(
             found[path] = _node(path, root, attempts)
             inputs = sealed_manifest(root / path)["inputs"].items()
             pending += [(below, recorded, path) for below, recorded in inputs]
-        if sha256 != found[path]["sha256"]:
-            raise StaleInput(
-                f"{path} is not the one that {above} was made from: it was made again, or "
-                f"replaced. Make {above} again, or restore the former {path}"
-            )
+        check_input(path, found[path]["sha256"], sha256, above)
     return found
+
+
+def check_input(path: str, sha256: str, recorded: str, above: str) -> None:
+    """Raise StaleInput unless `path` is the one that the manifest `above` was made from."""
+    if sha256 != recorded:
+        raise StaleInput(
+            f"{path} is not the one that {above} was made from: it was made again, or replaced. "
+            f"Make {above} again, or restore the former {path}"
+        )
 
 
 def _node(path: str, root: Path, attempts: Mapping[str, list[dict]]) -> dict:

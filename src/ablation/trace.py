@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from ablation.conditions import read_conditions
-from ablation.lineage import lineage, totals
+from ablation.lineage import check_input, lineage, totals
 from ablation.metrics import accuracies
 from ablation.names import ALL_SEEDS, metric_of
 from ablation.provenance import StaleInput, sealed_manifest, sha256_file, verify_outputs
@@ -140,8 +140,9 @@ def _table_manifest(table: Path, row: Mapping) -> tuple[str, Path]:
 def _upstream(path: str, row: Mapping, root: Path) -> dict[str, str | None]:
     """{manifest: its role} of those that a row of the table at `path` is made from."""
     chosen: dict[str, str | None] = {}
-    for below in sealed_manifest(root / path)["inputs"]:
+    for below, recorded in sealed_manifest(root / path)["inputs"].items():
         manifest = sealed_manifest(root / below)
+        check_input(below, sha256_file(root / below), recorded, path)
         if _is_table(manifest):  # a table over a table
             chosen |= _upstream(below, row, root)
         elif _fits(manifest, row):
