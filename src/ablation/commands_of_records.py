@@ -201,19 +201,14 @@ def _told(run):
         from ablation.layers import ConfigError
         from ablation.provenance import StaleInput
         from ablation.reproduce import CannotReproduce
+        from ablation.sides import NothingToCompare
         from ablation.store import StoreError
         from ablation.trace import CannotTrace
 
+        refused = (CannotReproduce, CannotTrace, NothingToCompare)
         try:
             return run(arguments)
-        except (
-            CannotReproduce,
-            CannotTrace,
-            ConfigError,
-            StaleInput,
-            StoreError,
-            OSError,
-        ) as fault:
+        except (*refused, ConfigError, StaleInput, StoreError, OSError) as fault:
             print(fault, file=sys.stderr)
             return 2
 

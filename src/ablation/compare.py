@@ -117,7 +117,8 @@ def _parquet(old: Path, new: Path) -> Pairs:
     for column in [c for c in before if c in now]:
         unequal = (before[column] != now[column]).to_numpy()
         for index in unequal.nonzero()[0]:
-            yield f"row {index}, {column}", before[column][index], now[column][index]
+            values = (frame[column].iloc[[index]].tolist()[0] for frame in (before, now))
+            yield f"row {index}, {column}", *values
 
 
 def _safetensors(old: Path, new: Path) -> Pairs:
