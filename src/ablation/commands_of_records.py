@@ -4,7 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import wraps
 from pathlib import Path
+
+
+def _told(run):
+    """A command whose faults are a line for the user, and exit status 2, not a traceback."""
+
+    @wraps(run)
+    def wrapped(arguments: argparse.Namespace) -> int:
+        from ablation.layers import ConfigError
+        from ablation.provenance import StaleInput
+        from ablation.reproduce import CannotReproduce
+        from ablation.sides import NothingToCompare
+        from ablation.store import StoreError
+        from ablation.trace import CannotTrace
+
+        refused = (CannotReproduce, CannotTrace, NothingToCompare)
+        try:
+            return run(arguments)
+        except (*refused, ConfigError, StaleInput, StoreError, OSError) as fault:
+            print(fault, file=sys.stderr)
+            return 2
+
+    return wrapped
 
 
 def _add_trace(commands) -> None:
@@ -31,6 +54,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+@_told
 def _trace(arguments: argparse.Namespace) -> int:
     import json
 
@@ -65,6 +89,7 @@ def _add_diff(commands) -> None:
     compare.set_defaults(run=_diff)
 
 
+@_told
 def _diff(arguments: argparse.Namespace) -> int:
     import json
 
@@ -102,6 +127,7 @@ def _add_reproduce(commands) -> None:
     again.set_defaults(run=_reproduce)
 
 
+@_told
 def _reproduce(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
@@ -176,6 +202,7 @@ def _study(arguments: argparse.Namespace):
     return load_study(read_layer(file).values if file else {}, "config", [file] if file else [])
 
 
+@_told
 def _push(arguments: argparse.Namespace) -> int:
     from ablation.push import push
 
@@ -185,6 +212,7 @@ def _push(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@_told
 def _pull(arguments: argparse.Namespace) -> int:
     from ablation.push import pull
 
@@ -194,34 +222,4 @@ def _pull(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _told(run):
-    """A command whose faults are a line for the user, and exit status 2, not a traceback."""
-
-    def wrapped(arguments: argparse.Namespace) -> int:
-        from ablation.layers import ConfigError
-        from ablation.provenance import StaleInput
-        from ablation.reproduce import CannotReproduce
-        from ablation.sides import NothingToCompare
-        from ablation.store import StoreError
-        from ablation.trace import CannotTrace
-
-        refused = (CannotReproduce, CannotTrace, NothingToCompare)
-        try:
-            return run(arguments)
-        except (*refused, ConfigError, StaleInput, StoreError, OSError) as fault:
-            print(fault, file=sys.stderr)
-            return 2
-
-    return wrapped
-
-
-def _add_told(add):
-    def added(commands) -> None:
-        add(commands)
-        parser = list(commands.choices.values())[-1]
-        parser.set_defaults(run=_told(parser.get_default("run")))
-
-    return added
-
-
-ALL = tuple(map(_add_told, (_add_trace, _add_diff, _add_reproduce, _add_push, _add_pull)))
+ALL = (_add_trace, _add_diff, _add_reproduce, _add_push, _add_pull)
