@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-from ablation import hub, models, provenance
+from ablation import hub, machine, models, provenance
 from ablation.finetune import finetune
-from ablation.machine import run_record
 from ablation.progress import logged
 from ablation.states import claimed
 
@@ -16,7 +15,7 @@ def main(smk):
     weights = hub.model_folder(smk.input.base, base)
     name, seed = config["name"], config["seed"]
     with claimed(smk.params.state, keep=smk.config["keep_states"]):
-        with run_record(smk.output.run) as record:
+        with machine.run_record(smk.output.run) as record:
             tuned = finetune(
                 load=lambda: models.load_on(config["hardware"], weights),
                 data=Path(smk.input.data).parent / "finetune.jsonl",
