@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
+from ablation.lineage import WEIGHTS
 from ablation.machine import git_state, run_of
 from ablation.provenance import (
     canonical_json,
@@ -26,7 +27,6 @@ from ablation.store import Store, StoreError
 SCHEMA_VERSION = 1
 NOTES = Path(".snakemake/metadata")
 NAMED = Path("results/recovery.csv")  # the last study's table, under the name that users type
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def push(uri: str, study: str, weights: bool, check: bool = False) -> str:
