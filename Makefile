@@ -42,11 +42,13 @@ dag: $(VENV)/.ready  # the rule graph, as mermaid text, into docs/rulegraph.md
 	{ printf '# The rule graph\n\nMade by `make dag`.\n\n```mermaid\n'; \
 	  $(BIN)/snakemake --rulegraph mermaid-js results/recovery.csv; printf '```\n'; } > docs/rulegraph.md
 
-bench: $(VENV)/.ready  # scoring on this CPU beside stock lm-eval
+bench: $(VENV)/.ready  # scoring on this CPU beside stock lm-eval; dry runs of sweeps
 	@mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/dry_run.py > benchmarks/results/dry_run.part
+	@mv benchmarks/results/dry_run.part benchmarks/results/dry_run.json
 	$(BIN)/python benchmarks/scoring_cpu.py > benchmarks/results/scoring_cpu.part
 	@mv benchmarks/results/scoring_cpu.part benchmarks/results/scoring_cpu.json
-	@cat benchmarks/results/scoring_cpu.json
+	@cat benchmarks/results/dry_run.json benchmarks/results/scoring_cpu.json
 
 bench-gpu: $(VENV)/.ready  # scoring and training of a 3.4 B model on this GPU, beside HFLM, TRL and the seed's loops
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/results/$(or $(NAME),h100).json

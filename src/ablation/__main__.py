@@ -8,13 +8,15 @@ import os
 import sys
 from pathlib import Path
 
+from ablation import commands_of_records
 from ablation.names import MASKS
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ablation", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_plan, _add_table, _add_sample, _add_accept, _add_pin, _add_reap):
+    own = (_add_plan, _add_table, _add_sample, _add_accept, _add_pin, _add_reap)
+    for add in (*own, *commands_of_records.ALL):
         add(commands)
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
