@@ -176,12 +176,13 @@ def ctrl_c(drill):
 
 @row("SIGKILL, then restart")
 def sigkill(drill):
-    drill.start().until_state()
+    slow = ("seconds=0.8",)  # it must not end before the next driver is there
+    drill.start(config=slow).until_state()
     drill.signal(signal.SIGKILL)
     drill.finish()
     assert len(drill.fake.instances) == 1
     drill.unlock()
-    assert drill.run() == 0, drill.said()
+    assert drill.run(config=slow) == 0, drill.said()
     assert "brought home state/a" in drill.said(), drill.said()
 
 
@@ -200,13 +201,13 @@ def sigkill_reap(drill):
 
 @row("SIGKILL, nobody restarts", silent_minutes=4)
 def dead_man(drill):
-    drill.start(config=("seconds=0.5",)).until_state()
+    drill.start(config=("seconds=0.8",)).until_state()
     [instance] = drill.fake.instances
     drill.signal(signal.SIGKILL)
     drill.finish()
     drill.fake.wait(lambda: not instance.uses_gpu, 60, "the machine did not stop itself")
     drill.unlock()
-    assert drill.run(config=("seconds=0.5",)) == 0, drill.said()
+    assert drill.run(config=("seconds=0.8",)) == 0, drill.said()
     assert "brought home state/a" in drill.said(), drill.said()
 
 
