@@ -199,7 +199,7 @@ def test_a_machine_that_appears_late_is_found():
 
 
 def site(**facts):
-    given = {"workdir": "/home/me/a study", "image": "i", "setup": "", "activate": "", "smoke": ""}
+    given = {"workdir": "/data/a study", "image": "i", "setup": "", "activate": "", "smoke": ""}
     return rental.Site(**given, sources=list, silent=1800, later=7200, longest=86400, **facts)
 
 
