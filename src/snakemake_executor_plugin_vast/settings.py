@@ -28,6 +28,7 @@ def setting(default, help: str, **more):
 @dataclass
 class ExecutorSettings(ExecutorSettingsBase):
     budget: float = setting(0.0, "Dollars that this run may cost; 0: no bound.")
+    yes: bool = setting(False, "Rent without asking at the terminal.")
     max_price: float = setting(5.0, "Dollars an hour that one machine may cost, disk included.")
     max_machines: int = setting(4, "Machines at a time.")
     max_hours: float = setting(48.0, "Hours that a job without `runtime` may take.")

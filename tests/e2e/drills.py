@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUDY = Path(__file__).parent / "drill"
 SCALE = 60.0  # a minute a second, for the fake as for the driver
 SETTINGS = {
+    "yes": True,
     "time-scale": SCALE,
     "setup": "true",
     "activate": "true",
