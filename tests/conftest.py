@@ -1,4 +1,4 @@
-"""What unit and workflow tests share: a validator of RO-Crates that knows no network."""
+"""Fixtures of every folder of tests."""
 
 import io
 import socket
@@ -60,3 +60,14 @@ def crate_findings(tmp_path_factory, monkeypatch):
         return [(i.check.identifier, i.violatingEntity, i.message) for i in result.get_issues()]
 
     return findings
+
+
+@pytest.fixture
+def fake_vast():
+    """A fake Vast (see tests/fakes/vast), one of its minutes a second; nothing of it is left."""
+    from tests.fakes.vast import FakeVast, what_is_missing
+
+    if missing := what_is_missing():
+        pytest.skip(missing)
+    with FakeVast(time_scale=60, limits=False) as fake:
+        yield fake

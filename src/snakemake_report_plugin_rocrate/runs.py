@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ablation.provenance import (
     StaleInput,
+    read_json_lines,
     read_manifest,
     sha256_file,
     visible_files,
@@ -129,27 +130,12 @@ def _file(path: str, known: Mapping[str, File]) -> File:
     return known[path]
 
 
-def read_ledger(path: Path) -> tuple[dict[str, list[dict]], float | None]:
-    """({attempt that ended well: all attempts of its job since the last that did}, dollars in all).
-
-    A line an event, as docs/vast.md tells: `what: attempt` has `attempt`, `job`, `why` (`done`, or
-    what ended it), `seconds` and `dollars`; `what: end` the `dollars` of a machine. A last line that
-    a power loss cut off is left out. No file: nothing. Raises ValueError for what is no ledger.
-    """
-    if not path.is_file():
-        return {}, None
-    found: dict[str, list[dict]] = {}
-    tried: dict[str, list[dict]] = {}
-    spent = 0.0
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
-    for line in map(json.loads, filter(None, whole.split(b"\n"))):
-        if line.get("what") == "end":
-            spent += line["dollars"]
-        elif line.get("what") == "attempt":
-            tried.setdefault(line["job"], []).append(line)
-            if line["why"] == "done":
-                found[line["attempt"]] = tried.pop(line["job"])
-    return found, round(spent, 6)
+def spent(ledger: Path) -> float | None:
+    """Dollars of all machines that have ended, by the executor's ledger; None without one."""
+    if not ledger.is_file():
+        return None
+    lines = read_json_lines(ledger)
+    return round(sum(line["dollars"] for line in lines if line.get("what") == "end"), 6)
 
 
 def machine(record: Mapping) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -12,11 +11,13 @@ from pathlib import Path
 import yaml
 
 from ablation.atomic import atomic_path
+from ablation.lineage import ledger_attempts
+from ablation.machine import git_state
 from ablation.provenance import sha256_file, visible_files, write_json
 
 from .crate import WORKFLOW, Facts, build
 from .graph import DESCRIPTOR
-from .runs import File, Job, read_ledger, read_run
+from .runs import File, Job, read_run, spent
 
 HOME = "results"
 COPIED = (  # what the results were made with, and what tells how
@@ -38,9 +39,9 @@ def write_crate(
     Runs in the folder in which Snakemake runs. `study` is the resolved configuration. Raises
     StaleInput where results are not those of the configuration and code that stand here.
     """
-    attempts, dollars = read_ledger(ledger)
+    attempts = ledger_attempts([ledger] if ledger.is_file() else [])
     runs = [read_run(job, HOME, attempts) for job in jobs]
-    commit, dirty = git_state()
+    code = git_state()
     facts = Facts(
         study=study["study"],
         parameters=flat(study),
@@ -49,10 +50,10 @@ def write_crate(
         snakemake=metadata.version("snakemake"),
         home=HOME,
         citation=read_citation(),
-        commit=commit,
-        dirty=dirty,
+        commit=code["git_hash"],
+        dirty=code["git_dirty"],
         agent=agent,
-        dollars=dollars,
+        dollars=spent(ledger),
     )
     path = Path(HOME, DESCRIPTOR)
     write_json(path, build(runs, facts))
@@ -84,21 +85,6 @@ def source_files() -> list[str]:
 def read_citation() -> dict:
     path = Path("CITATION.cff")
     return yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
-
-
-def git_state() -> tuple[str | None, bool | None]:
-    """The commit that is checked out, and whether tracked files differ from it."""
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
-    return commit, None if changes is None else bool(changes)
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def flat(value: Mapping, *path: str) -> dict[str, object]:

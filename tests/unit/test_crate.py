@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from snakemake_report_plugin_rocrate.runs import Job, read_ledger
+from snakemake_report_plugin_rocrate.runs import Job
 from snakemake_report_plugin_rocrate.write import flat, write_crate
 
 from ablation import provenance
@@ -283,16 +283,6 @@ def test_without_a_ledger_no_dollar_is_claimed(jobs):
     entities = written(jobs, ledger="none.jsonl")
     assert not [name for name in entities if name.startswith("#usage") and "dollars" in name]
     assert not [e for e in entities.values() if e.get("actionStatus") == FAILED]
-
-
-def test_a_ledger_cut_off_in_its_last_line_is_read_to_there(jobs):
-    ledger = Path("ledger.jsonl")
-    ledger.write_text(ledger.read_text() + '{"what": "end", "dol')
-    attempts, dollars = read_ledger(ledger)
-    assert [line["attempt"] for line in attempts["run-2"]] == ["run-1", "run-2"] and dollars == 1.0
-    ledger.write_text("no ledger\n")
-    with pytest.raises(ValueError):
-        read_ledger(ledger)
 
 
 # ---- stability and refusals ----------------------------------------------------------------------
