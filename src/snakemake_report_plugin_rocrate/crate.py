@@ -181,8 +181,8 @@ class _Writer:
         values = [local("value", key) for key in facts.parameters]
         sources = [self._input(p) for run in runs for p in run.job.inputs if p not in made]
         sources += [self._input(file.path, file) for run in runs for file in run.sources]
-        name = self._action(
-            "#study-run", f"Study {facts.study}", "All jobs behind the results of this crate.", MAIN,
+        return self._action(
+            "#study-run", f"Study {facts.study}", "All jobs behind these results.", MAIN,
             object=refs([*values, *dict.fromkeys(sources)]), result=refs(results),
             resourceUsage=self._usage(
                 "study",
@@ -192,7 +192,6 @@ class _Writer:
             ),
             **_times(runs),
         )  # fmt: skip
-        return name
 
     def _output(self, file: str) -> None:
         """A target of the study is a formal output of the workflow."""
@@ -266,7 +265,7 @@ class _Writer:
         return name
 
     def _tool(self, run: Run) -> str:
-        """The script of a job's rule, or the file of the rule itself; with the packages it needs."""
+        """The script of a job's rule, or the file of the rule itself; with what it needs."""
         workflow = self.facts.workflow
         tool = (workflow.get(run.job.script) or workflow[run.job.snakefile]).path
         tool = of_file(tool)
