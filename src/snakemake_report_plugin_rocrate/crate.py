@@ -95,12 +95,12 @@ class _Writer:
             self._file(file, name=original)
         self._workflow()
         study = self._study_run(runs)
-        controls = [self._job(run, study) for run in runs]
+        controls = [self._job(run) for run in runs]
         self.graph.add(
             "#engine-run",
             "OrganizeAction",
             name=f"Snakemake {self.facts.snakemake} over study {self.facts.study}",
-            instrument=ref(self._engine()),
+            instrument=ref(self._package("snakemake", self.facts.snakemake)),
             agent=ref(self.agent) if self.agent else None,
             object=refs(controls),
             result=ref(study),
@@ -203,12 +203,9 @@ class _Writer:
             self.graph.entities[file]["exampleOfWork"] = ref(name)
             self.graph.extend(MAIN, "output", name)
 
-    def _engine(self) -> str:
-        return self._package("snakemake", self.facts.snakemake)
-
     # ---- jobs -----------------------------------------------------------------------------------
 
-    def _job(self, run: Run, study: str) -> str:
+    def _job(self, run: Run) -> str:
         """A job's actions, failed attempts before the good one. Returns its ControlAction."""
         job, tool = run.job, self._tool(run)
         key = (job.rule, *(f"{k}={v}" for k, v in sorted(job.wildcards.items())))

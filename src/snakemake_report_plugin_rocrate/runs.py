@@ -118,10 +118,11 @@ def read_run(job: Job, home: str, ledger: Mapping[str, list[dict]]) -> Run:
 def _is_here(path: str, entry: Mapping) -> bool:
     if not os.path.isfile(path):
         return False
-    if os.path.getsize(path) != entry["bytes"]:
+    size = os.path.getsize(path)
+    if size != entry["bytes"]:
         raise StaleInput(
-            f"{path} has changed: {os.path.getsize(path)} bytes, its manifest says {entry['bytes']}. "
-            f"Make it again: snakemake --cores all --force {path}"
+            f"{path} has changed: {size} bytes now, {entry['bytes']} in its manifest. Make it again: "
+            f"snakemake --cores all --force {path}"
         )
     return True
 

@@ -211,9 +211,8 @@ def test_equal_names_of_different_machines_are_told_apart(jobs):
     provenance.write_manifest(other / "manifest.json", stamp("train"), [])
     provenance.write_json(other / "run.json", RUN | {"gpus": [{"name": "A100"}]})
     outputs = tuple(str(other / n) for n in ("manifest.json", "run.json"))
-    again = Job(
-        "train", "", "rules/all.smk", outputs, wildcards={"recipe": "3B"}, stamp=jobs[0].stamp
-    )
+    recipe = {"recipe": "3B"}
+    again = Job("train", "", "rules/all.smk", outputs, wildcards=recipe, stamp=jobs[0].stamp)
     entities = written([*jobs, again])
     assert len({name for name in entities if name.startswith("#machine/box/")}) == 2
 
