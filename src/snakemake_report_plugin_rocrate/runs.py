@@ -121,8 +121,8 @@ def _is_here(path: str, entry: Mapping) -> bool:
     size = os.path.getsize(path)
     if size != entry["bytes"]:
         raise StaleInput(
-            f"{path} has changed: {size} bytes now, {entry['bytes']} in its manifest. Make it again: "
-            f"snakemake --cores all --force {path}"
+            f"{path} has changed: {size} bytes now, {entry['bytes']} in its manifest. "
+            f"Make it again: snakemake --cores all --force {path}"
         )
     return True
 
