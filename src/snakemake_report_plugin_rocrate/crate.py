@@ -39,9 +39,8 @@ class Facts:
 def build(runs: Sequence[Run], facts: Facts) -> dict:
     """The crate's metadata; equal runs and facts give equal JSON."""
     graph = Graph()
-    graph.add(
-        DESCRIPTOR, "CreativeWork", about=ref("./"), conformsTo=refs([terms.CRATE, terms.WORKFLOW_CRATE])
-    )  # fmt: skip
+    standards = refs([terms.CRATE, terms.WORKFLOW_CRATE])
+    graph.add(DESCRIPTOR, "CreativeWork", about=ref("./"), conformsTo=standards)
     graph.add("./", "Dataset")
     _Writer(graph, facts).write(runs)
     return graph.document()
