@@ -27,9 +27,10 @@ class ReportSettings(ReportSettingsBase):
 class Reporter(ReporterBase):
     def render(self) -> None:
         """Write the crate of the targets' results. Raises WorkflowError where they are stale."""
+        from snakemake.exceptions import WorkflowError
+
         from ablation.config import load_study
         from ablation.provenance import StaleInput
-        from snakemake.exceptions import WorkflowError
 
         from .write import write_crate
 

@@ -11,43 +11,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from . import terms
 from .graph import DESCRIPTOR, Graph, local, of_file, ref, refs, short
 from .runs import File, Run, iso, machine
 
 WORKFLOW = "_workflow"  # no study can be named so
 MAIN = f"{WORKFLOW}/Snakefile"
-CRATE = "https://w3id.org/ro/crate/1.1"
-WORKFLOW_CRATE = "https://w3id.org/workflowhub/workflow-ro-crate/1.0"
-PROFILES = {
-    f"https://w3id.org/ro/wfrun/{name}/0.5": f"{name.title()} Run Crate"
-    for name in ("process", "workflow", "provenance")
-}
-PROFILES[WORKFLOW_CRATE] = "Workflow RO-Crate"
-SNAKEMAKE = "https://snakemake.github.io"
-CONDA = "https://docs.conda.io/"
-MEDIA = {
-    ".cff": "application/yaml",
-    ".csv": "text/csv",
-    ".html": "text/html",
-    ".json": "application/json",
-    ".jsonl": "application/jsonl",
-    ".md": "text/markdown",
-    ".parquet": "application/vnd.apache.parquet",
-    ".png": "image/png",
-    ".py": "text/x-python",
-    ".safetensors": "application/octet-stream",
-    ".svg": "image/svg+xml",
-    ".toml": "application/toml",
-    ".txt": "text/plain",
-    ".yaml": "application/yaml",
-    ".yml": "application/yaml",
-}
-USAGE = {  # figure: unit, by QUDT
-    "seconds": "http://qudt.org/vocab/unit/SEC",
-    "energy_joules": "http://qudt.org/vocab/unit/J",
-    "dollars": "http://qudt.org/vocab/currency/USD",
-}
-DONE, FAILED = (f"http://schema.org/{name}ActionStatus" for name in ("Completed", "Failed"))
 
 
 @dataclass(frozen=True)
@@ -70,9 +39,8 @@ class Facts:
 def build(runs: Sequence[Run], facts: Facts) -> dict:
     """The crate's metadata; equal runs and facts give equal JSON."""
     graph = Graph()
-    graph.add(
-        DESCRIPTOR, "CreativeWork", about=ref("./"), conformsTo=refs([CRATE, WORKFLOW_CRATE])
-    )  # fmt: skip
+    standards = refs([terms.CRATE, terms.WORKFLOW_CRATE])
+    graph.add(DESCRIPTOR, "CreativeWork", about=ref("./"), conformsTo=standards)
     graph.add("./", "Dataset")
     _Writer(graph, facts).write(runs)
     return graph.document()
@@ -95,16 +63,16 @@ class _Writer:
             self._file(file, name=original)
         self._workflow()
         study = self._study_run(runs)
-        controls = [self._job(run, study) for run in runs]
+        controls = [self._job(run) for run in runs]
         self.graph.add(
             "#engine-run",
             "OrganizeAction",
             name=f"Snakemake {self.facts.snakemake} over study {self.facts.study}",
-            instrument=ref(self._engine()),
+            instrument=ref(self._package("snakemake", self.facts.snakemake)),
             agent=ref(self.agent) if self.agent else None,
             object=refs(controls),
             result=ref(study),
-            actionStatus=DONE,
+            actionStatus=terms.DONE,
             **_times(runs),
         )
         root = self.graph.entities["./"]
@@ -114,7 +82,7 @@ class _Writer:
 
     def _root(self, runs: Sequence[Run]) -> None:
         cff, facts = self.facts.citation, self.facts
-        for profile, name in PROFILES.items():
+        for profile, name in terms.PROFILES.items():
             self.graph.add(profile, "CreativeWork", name=name, version=profile.rpartition("/")[2])
         licence = cff.get("license")
         spdx = f"https://spdx.org/licenses/{licence}"
@@ -128,7 +96,7 @@ class _Writer:
             f"{facts.study}, with every job that made them: {cff.get('title', 'ablation')}.",
             "datePublished": _times(runs).get("endTime", "1970")[:10],
             "license": ref(spdx) if licence else "No licence is stated.",
-            "conformsTo": refs(PROFILES),
+            "conformsTo": refs(terms.PROFILES),
             "mainEntity": ref(MAIN),
             "author": refs(people),
             "publisher": refs(groups),
@@ -140,14 +108,14 @@ class _Writer:
         """The Snakefile as main entity, the engine's language, configuration keys as parameters."""
         facts, main = self.facts, self.graph.entities[MAIN]
         self.graph.add(
-            "#snakemake", "ComputerLanguage", name="Snakemake", url=ref(SNAKEMAKE),
-            identifier=ref("https://w3id.org/workflowhub/workflow-ro-crate#snakemake"),
+            "#snakemake", "ComputerLanguage", name="Snakemake", url=ref(terms.SNAKEMAKE),
+            identifier=ref(terms.LANGUAGE),
         )  # fmt: skip
         main["@type"] = ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]
         main |= {
             "name": self.facts.citation.get("title", "ablation"),
             "programmingLanguage": ref("#snakemake"),
-            "conformsTo": ref("https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"),
+            "conformsTo": ref(terms.BIOSCHEMAS),
             "license": self.graph.entities["./"]["license"],
             "input": refs(self._parameter(key) for key in facts.parameters),
             "output": [],
@@ -157,7 +125,7 @@ class _Writer:
         }
         if "environment.yml" in facts.workflow:
             recipe = facts.workflow["environment.yml"].path
-            self.graph.entities[recipe]["conformsTo"] = ref(CONDA)
+            self.graph.entities[recipe]["conformsTo"] = ref(terms.CONDA)
             main["buildInstructions"] = ref(recipe)
 
     def _parameter(self, key: str) -> str:
@@ -181,8 +149,8 @@ class _Writer:
         values = [local("value", key) for key in facts.parameters]
         sources = [self._input(p) for run in runs for p in run.job.inputs if p not in made]
         sources += [self._input(file.path, file) for run in runs for file in run.sources]
-        name = self._action(
-            "#study-run", f"Study {facts.study}", "All jobs behind the results of this crate.", MAIN,
+        return self._action(
+            "#study-run", f"Study {facts.study}", "All jobs behind these results.", MAIN,
             object=refs([*values, *dict.fromkeys(sources)]), result=refs(results),
             resourceUsage=self._usage(
                 "study",
@@ -192,7 +160,6 @@ class _Writer:
             ),
             **_times(runs),
         )  # fmt: skip
-        return name
 
     def _output(self, file: str) -> None:
         """A target of the study is a formal output of the workflow."""
@@ -204,12 +171,9 @@ class _Writer:
             self.graph.entities[file]["exampleOfWork"] = ref(name)
             self.graph.extend(MAIN, "output", name)
 
-    def _engine(self) -> str:
-        return self._package("snakemake", self.facts.snakemake)
-
     # ---- jobs -----------------------------------------------------------------------------------
 
-    def _job(self, run: Run, study: str) -> str:
+    def _job(self, run: Run) -> str:
         """A job's actions, failed attempts before the good one. Returns its ControlAction."""
         job, tool = run.job, self._tool(run)
         key = (job.rule, *(f"{k}={v}" for k, v in sorted(job.wildcards.items())))
@@ -239,7 +203,7 @@ class _Writer:
             name=f"Snakemake runs {job.name}",
             instrument=ref(self._step(run, tool)),
             object=refs([*failed, done]),
-            actionStatus=DONE,
+            actionStatus=terms.DONE,
         )
 
     def _failed(self, run: Run, number: int, line: Mapping, tool: str, used: list[str]) -> str:
@@ -248,7 +212,7 @@ class _Writer:
         started = ended - line.get("seconds", 0) if ended is not None else None
         return self._action(
             local("run", line["attempt"]), name, run.job.description, tool,
-            object=refs(dict.fromkeys(used)), actionStatus=FAILED, error=line["why"],
+            object=refs(dict.fromkeys(used)), actionStatus=terms.FAILED, error=line["why"],
             resourceUsage=self._usage(
                 name, seconds=line.get("seconds"), dollars=line.get("dollars")
             ),
@@ -256,7 +220,7 @@ class _Writer:
         )  # fmt: skip
 
     def _action(self, name: str, title: str, description: str, tool: str, **properties) -> str:
-        properties.setdefault("actionStatus", DONE)
+        properties.setdefault("actionStatus", terms.DONE)
         agent = ref(self.agent) if self.agent else None
         self.graph.add(
             name, "CreateAction", name=title, description=description, instrument=ref(tool),
@@ -266,7 +230,7 @@ class _Writer:
         return name
 
     def _tool(self, run: Run) -> str:
-        """The script of a job's rule, or the file of the rule itself; with the packages it needs."""
+        """The script of a job's rule, or the file of the rule itself; with what it needs."""
         workflow = self.facts.workflow
         tool = (workflow.get(run.job.script) or workflow[run.job.snakefile]).path
         tool = of_file(tool)
@@ -344,7 +308,7 @@ class _Writer:
         return refs(
             self.graph.add(
                 local("usage", of, figure), "PropertyValue", name=figure, value=value,
-                propertyID=figure, unitCode=USAGE[figure],
+                propertyID=figure, unitCode=terms.USAGE[figure],
             )
             for figure, value in known.items()
         )  # fmt: skip
@@ -352,7 +316,7 @@ class _Writer:
     # ---- files and people -----------------------------------------------------------------------
 
     def _file(self, file: File, name: str | None = None) -> str:
-        media = MEDIA.get(os.path.splitext(file.path)[1], "text/plain")
+        media = terms.MEDIA.get(os.path.splitext(file.path)[1], "text/plain")
         return self.graph.add(
             of_file(file.path), "File", name=name or file.path, contentSize=str(file.bytes),
             sha256=file.sha256, encodingFormat=media,

@@ -1,4 +1,4 @@
-"""Jobs as plain data, and what their records say: files, times, machine, money. No Snakemake here."""
+"""Jobs as plain data, and what their records say: files, times, machine, money."""
 
 from __future__ import annotations
 
@@ -107,8 +107,9 @@ def read_run(job: Job, home: str, ledger: Mapping[str, list[dict]]) -> Run:
     run.sources = [file for path, file in known.items() if not path.startswith(f"{home}/")]
     for path in job.outputs:
         below = {p for p in known if p.startswith(f"{path}/")}
-        below |= {p.as_posix() for p in visible_files(path)} - below if Path(path).is_dir() else set()
-        run.results += [_file(p, known) for p in sorted(below or {path})]
+        if Path(path).is_dir():
+            below |= {file.as_posix() for file in visible_files(path)}
+        run.results += [_file(name, known) for name in sorted(below or {path})]
     attempt = next((r["attempt"] for r in run.records if r.get("attempt")), None)
     run.attempts = ledger.get(attempt, [])
     return run
@@ -117,8 +118,12 @@ def read_run(job: Job, home: str, ledger: Mapping[str, list[dict]]) -> Run:
 def _is_here(path: str, entry: Mapping) -> bool:
     if not os.path.isfile(path):
         return False
-    if os.path.getsize(path) != entry["bytes"]:
-        raise StaleInput(f"{path} has changed: {os.path.getsize(path)} bytes, not {entry['bytes']}")
+    size = os.path.getsize(path)
+    if size != entry["bytes"]:
+        raise StaleInput(
+            f"{path} has changed: {size} bytes now, {entry['bytes']} in its manifest. "
+            f"Make it again: snakemake --cores all --force {path}"
+        )
     return True
 
 

@@ -11,11 +11,11 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from snakemake_report_plugin_rocrate.runs import Job
-from snakemake_report_plugin_rocrate.write import flat, write_crate
 
 from ablation import provenance
 from ablation.provenance import StaleInput
+from snakemake_report_plugin_rocrate.runs import Job
+from snakemake_report_plugin_rocrate.write import flat, write_crate
 
 STUDY = {
     "study": "tiny",
@@ -55,7 +55,7 @@ def stamp(stage, **upstream):
 
 @pytest.fixture
 def jobs(tmp_path, monkeypatch):
-    """A repository of three rules with finished results, one of them trained on a rented machine."""
+    """A repository of three rules with finished results, one of them from a rented machine."""
     monkeypatch.chdir(tmp_path)
     sources = {
         "Snakefile": 'include: "rules/all.smk"\n',
@@ -211,7 +211,8 @@ def test_equal_names_of_different_machines_are_told_apart(jobs):
     provenance.write_manifest(other / "manifest.json", stamp("train"), [])
     provenance.write_json(other / "run.json", RUN | {"gpus": [{"name": "A100"}]})
     outputs = tuple(str(other / n) for n in ("manifest.json", "run.json"))
-    again = Job("train", "", "rules/all.smk", outputs, wildcards={"recipe": "3B"}, stamp=jobs[0].stamp)
+    recipe = {"recipe": "3B"}
+    again = Job("train", "", "rules/all.smk", outputs, wildcards=recipe, stamp=jobs[0].stamp)
     entities = written([*jobs, again])
     assert len({name for name in entities if name.startswith("#machine/box/")}) == 2
 
