@@ -100,7 +100,7 @@ for figure, tables in FIGURES.items():
                 f"{RESULTS}/figures/{figure}.svg",
                 caption=f"../workflow/report/figure_{figure}.rst",
                 category="2 Figures",
-                labels={"figure": FIGURE_TITLES[figure]},
+                labels={"page": FIGURE_TITLES[figure]},
             ),
             expand(f"{RESULTS}/figures/{figure}.{{form}}", form=("png", "html")),
         log:

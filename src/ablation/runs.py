@@ -69,7 +69,7 @@ def _job(job: Mapping, prices: Mapping[str, float]) -> dict:
     return {
         "stage": job["stage"],
         **{name: str(job.get(name) or "") for name in NAMED},
-        "started": run["started"],
+        "started (UTC)": run["started"].replace("T", " ").removesuffix("+00:00"),
         "seconds": f"{run['seconds']:.2f}",
         "tokens/s": "-" if speed is None else f"{speed:,.0f}",
         "resumed": str(len(run.get("resumes") or ())),

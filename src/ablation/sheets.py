@@ -56,6 +56,7 @@ def _section(section: Section) -> str:
 
 def _cell(text: str, numeric: bool) -> str:
     kinds = ["n"] * numeric + ([text.kind] if isinstance(text, Marked) else [])
+    kinds += ["long"] * (max(map(len, text.split("\n"))) > WIDEST)
     attribute = f' class="{" ".join(kinds)}"' if kinds else ""
     return f"<td{attribute}>{escape(text)}</td>"
 
@@ -71,6 +72,7 @@ def _is_number(text: str) -> bool:
 
 
 WORDS_FOR_NOTHING = ("-", "not estimable")
+WIDEST = 64  # characters that a cell's line may have before it is broken
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>
@@ -87,8 +89,9 @@ th button:hover{color:#2a7fb8} th button:focus-visible{outline:2px solid #2a7fb8
 th button::after{content:" \\2195";color:#b4bcc9}
 th[aria-sort=ascending] button::after{content:" \\2191";color:#2a7fb8}
 th[aria-sort=descending] button::after{content:" \\2193";color:#2a7fb8}
-td{padding:.28rem .7rem;border-bottom:1px solid #e5e9f0;vertical-align:top;white-space:pre-wrap}
-.n{text-align:right;font-variant-numeric:tabular-nums} td.n{white-space:nowrap}
+td{padding:.28rem .7rem;border-bottom:1px solid #e5e9f0;vertical-align:top;white-space:pre}
+td.long{white-space:pre-wrap;min-width:26rem;max-width:40rem}
+.n{text-align:right;font-variant-numeric:tabular-nums}
 tbody tr:hover{background:#f5f7fa} .bad{color:#b3202c} .good{color:#1f7a4d}
 </style></head><body>
 <h1>$title</h1>
