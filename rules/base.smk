@@ -17,6 +17,7 @@ rule base_items:
     output:
         expand(f"{ITEMS}/{{task}}.jsonl", task=WORLD_TASKS),
         manifest=f"{ITEMS}/manifest.json",
+        run=f"{ITEMS}/run.json",
     log:
         f"{LOGS}/base_items.log",
     conda:
@@ -36,6 +37,7 @@ if STUDY.data_sets:
         output:
             directory(expand(f"{ITEMS}/{{data}}", data=STUDY.data_sets)),
             manifest=BENCHMARKS,
+            run=f"{ITEMS}/benchmarks.run.json",
         log:
             f"{LOGS}/base_benchmarks.log",
         localrule: True
@@ -54,6 +56,7 @@ rule base_instructions:
     output:
         records=f"{INSTRUCTIONS}/finetune.jsonl",
         manifest=f"{INSTRUCTIONS}/manifest.json",
+        run=f"{INSTRUCTIONS}/run.json",
     log:
         f"{LOGS}/base_instructions.log",
     conda:
@@ -97,6 +100,7 @@ if STUDY.rehearsal:
         output:
             model=directory(f"{RANDOM}/base"),
             manifest=f"{RANDOM}/manifest.json",
+            run=f"{RANDOM}/run.json",
             notice=f"{RESULTS}/README.md",
         log:
             f"{LOGS}/base_random.log",
@@ -120,6 +124,7 @@ rule base:
         record=base_record(),
     output:
         manifest=BASE,
+        run=f"{RESULTS}/base/run.json",
     log:
         f"{LOGS}/base.log",
     conda:

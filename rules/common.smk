@@ -4,6 +4,7 @@
 # stamps) as canonical JSON in `params:`, so that Snakemake reruns exactly what a change touches.
 # No torch here: this file is read again by every job.
 import os
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,7 +14,7 @@ from ablation import provenance
 from ablation.accepted import script_of
 from ablation.config import load_study, unpinned
 from ablation.names import ABLATED_MASKS, MASKS
-from ablation.schema import LONG_RECIPES
+from ablation.recipes import is_long
 from ablation.tasks import task_hashes
 
 ROOT = Path(workflow.current_basedir).parent
@@ -34,8 +35,8 @@ config["keep_states"] = STUDY.keep_states  # for scripts: it changes no result, 
 RESULTS = f"results/{STUDY.study}"
 LOGS = f"logs/{STUDY.study}"
 RECIPES = list(STUDY.recipes)
-LONG = [recipe for recipe in RECIPES if recipe in LONG_RECIPES]  # stage 5
-SHORT = [recipe for recipe in RECIPES if recipe not in LONG]  # stage 3
+LONG = [recipe for recipe in RECIPES if is_long(recipe)]  # stage 5
+SHORT = [recipe for recipe in RECIPES if not is_long(recipe)]  # stage 3
 # Finetuning takes all GPUs that a job may have; scoring one.
 SCORING_HARDWARE = STUDY.hardware.model_copy(update={"gpu": min(STUDY.hardware.gpu, 1)})
 
@@ -68,14 +69,19 @@ def make_stamp(stage, slice, packages, upstream=None):
     return provenance.stamp(stage, ROOT / script_of(stage), slice, packages, upstream)
 
 
-def scoring_slice(masks):
-    """The part of the configuration that a scoring job can see."""
+@cache
+def scoring_parts():
+    """What every scoring job sees; task files are hashed once."""
     return {
         "evaluation": STUDY.evaluation.model_dump(exclude={"metric"}),
         "hardware": SCORING_HARDWARE.computing(),
-        "masks": list(masks),
         "task_files": task_hashes(ROOT / "config", STUDY.evaluation.tasks),
     }
+
+
+def scoring_slice(masks):
+    """The part of the configuration that a scoring job can see."""
+    return {**scoring_parts(), "masks": list(masks)}
 
 
 def scored(folder, *names):

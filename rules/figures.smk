@@ -30,6 +30,7 @@ rule flips:
             labels={"table": "flips"},
         ),
         manifest=f"{RESULTS}/flips.manifest.json",
+        run=f"{RESULTS}/flips.run.json",
     log:
         f"{LOGS}/flips.log",
     conda:
@@ -54,6 +55,7 @@ rule curves:
             labels={"table": "curves"},
         ),
         manifest=f"{RESULTS}/curves.manifest.json",
+        run=f"{RESULTS}/curves.run.json",
     log:
         f"{LOGS}/curves.log",
     conda:
@@ -74,6 +76,7 @@ rule mask_cells:
     output:
         table=f"{RESULTS}/mask_cells.csv",
         manifest=f"{RESULTS}/mask_cells.manifest.json",
+        run=f"{RESULTS}/mask_cells.run.json",
     log:
         f"{LOGS}/mask_cells.log",
     conda:
@@ -103,6 +106,8 @@ for figure, tables in FIGURES.items():
                 labels={"page": FIGURE_TITLES[figure]},
             ),
             expand(f"{RESULTS}/figures/{figure}.{{form}}", form=("png", "html")),
+            manifest=f"{RESULTS}/figures/{figure}.manifest.json",
+            run=f"{RESULTS}/figures/{figure}.run.json",
         log:
             f"{LOGS}/figure_{figure}.log",
         localrule: True

@@ -21,6 +21,7 @@ rule bag_of_words:
             labels={"table": "bag_of_words"},
         ),
         manifest=f"{RESULTS}/bag_of_words.manifest.json",
+        run=f"{RESULTS}/bag_of_words.run.json",
     log:
         f"{LOGS}/bag_of_words.log",
     conda:
@@ -57,6 +58,7 @@ rule recovery:
             labels={"table": "contrasts"},
         ),
         manifest=f"{RESULTS}/recovery.manifest.json",
+        run=f"{RESULTS}/recovery.run.json",
     log:
         f"{LOGS}/recovery.log",
     conda:
@@ -99,6 +101,7 @@ rule published:
             labels={"table": "published"},
         ),
         manifest=f"{RESULTS}/published.manifest.json",
+        run=f"{RESULTS}/published.run.json",
     log:
         f"{LOGS}/published.log",
     conda:

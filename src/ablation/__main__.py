@@ -8,13 +8,15 @@ import os
 import sys
 from pathlib import Path
 
+from ablation import commands_of_records
 from ablation.names import MASKS
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ablation", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_plan, _add_table, _add_sample, _add_accept, _add_pin):
+    own = (_add_plan, _add_table, _add_sample, _add_accept, _add_pin, _add_reap)
+    for add in (*own, *commands_of_records.ALL):
         add(commands)
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
@@ -224,6 +226,31 @@ def _pin(arguments: argparse.Namespace) -> int:
     if not written:
         print(f"{arguments.file}: every hub repository that it reads has its commit")
     return 0
+
+
+def _add_reap(commands) -> None:
+    reap = commands.add_parser(
+        "reap",
+        help="end the Vast.ai machines that killed runs of this folder have left",
+        description="Brings the states of their jobs home, destroys them, and waits until the "
+        "service no longer lists them. Machines of a run that is alive, or that was started "
+        "elsewhere, are not touched.",
+    )
+    reap.set_defaults(run=_reap)
+
+
+def _reap(arguments: argparse.Namespace) -> int:
+    # Not at the top: whoever rents nothing needs no executor.
+    from snakemake_executor_plugin_vast.api import Vast, VastError, find_key
+    from snakemake_executor_plugin_vast.runs import reap
+
+    try:
+        left = reap(Path.cwd(), lambda: Vast(find_key(dict(os.environ), Path.home())), print)
+    except VastError as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    print(f"still listed: {' '.join(left)}" if left else "no machines of killed runs are left")
+    return 1 if left else 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from ablation.checkpoint_files import checkpoint_fault
 from ablation.layers import ConfigError, Key, Layer, dotted, merge, resolve, scalar
 from ablation.names import MASKS
-from ablation.schema import MASK_OF, SHARDED_OPTIMIZERS, Study
+from ablation.recipes import MASK_OF, RECIPES, recipe_of
+from ablation.schema import SHARDED_OPTIMIZERS, Study
 from ablation.sources import data_sets
 from ablation.tasks import file_faults, lm_eval_names, own_tasks, unscorable
 
@@ -65,12 +66,19 @@ def load_study(
 
 
 def _with_whole_recipes(values: dict) -> dict:
-    """Every recipe with the common block under its own keys."""
+    """Every recipe with the common block under its own keys; a variant with its recipe between."""
     shared, recipes = values.get("finetune"), values.get("recipes")
     if not (isinstance(shared, dict) and isinstance(recipes, dict)):
         return values
-    whole = {n: merge(shared, own) if isinstance(own, dict) else own for n, own in recipes.items()}
-    return values | {"recipes": whole}
+
+    def whole(name: str, own: Any) -> Any:
+        if not isinstance(own, dict):
+            return own
+        after = recipes.get(recipe_of(name) or "")
+        below = merge(shared, after) if isinstance(after, dict) else shared
+        return merge(below, own)
+
+    return values | {"recipes": {name: whole(name, own) for name, own in recipes.items()}}
 
 
 def _path(error: Mapping) -> Key:
@@ -115,6 +123,9 @@ def _text(error: Mapping[str, Any]) -> str:
         return "missing"
     if kind in ("model_type", "dict_type"):
         expected = "a mapping (`key: value` lines) was expected"
+    elif kind == "string_pattern_mismatch" and path[0] == "recipes":
+        names = ", ".join(map(repr, RECIPES))
+        expected = f"{names} or a variant of one (`3B-lr1e-4`) was expected"
     elif kind == "value_error":
         expected = str(error["ctx"]["error"])
     else:
@@ -332,7 +343,7 @@ def _other_masks(values: Mapping) -> Iterator[Fault]:
     """A recipe's name says its mask, wherever the name stands in a table."""
     recipes = values.get("recipes")
     for name, recipe in recipes.items() if isinstance(recipes, dict) else ():
-        mask, expected = _at(recipe, "train_mask"), MASK_OF.get(name)
+        mask, expected = _at(recipe, "train_mask"), MASK_OF.get(recipe_of(str(name)) or "")
         if mask in MASKS and expected and mask != expected:
             yield Fault(
                 ("recipes", name, "train_mask"),
@@ -353,6 +364,7 @@ def schema() -> dict:
         return [optional(v) for v in part] if isinstance(part, list) else part
 
     whole = optional(Study.model_json_schema())
+    whole["properties"]["recipes"]["additionalProperties"] = False  # a name has a pattern
     extends = {"type": "string", "description": "the file whose values hold where this is silent"}
     whole["properties"] = {"extends": extends} | whole["properties"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | whole
@@ -373,7 +385,8 @@ def keys(whole: Mapping | None = None) -> Iterator[tuple[tuple[str, ...], dict]]
             yield path, part
         for name, inner in part.get("properties", {}).items():
             yield from walk(inner, (*path, name))
-        if isinstance(part.get("additionalProperties"), dict):
-            yield from walk(part["additionalProperties"], (*path, "<name>"))
+        named = [part.get("additionalProperties"), *part.get("patternProperties", {}).values()]
+        for inner in (n for n in named if isinstance(n, dict)):
+            yield from walk(inner, (*path, "<name>"))
 
     yield from walk(whole, ())

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from ablation.names import MASKS, METRICS
+from ablation.recipes import NAME, RECIPES
 from ablation.sources import data_sets
 from ablation.strict import Seed, Strict, key
 from ablation.world.schema import MicroWorld
@@ -28,13 +29,8 @@ RECIPE_NOTES = {
     "5B": "stage 5: as 5A, more patient",
     "5C": "stage 5: longest, never stopped by a plateau",
 }
-RECIPES = tuple(RECIPE_NOTES)
-LONG_RECIPES = ("5A", "5B", "5C")  # stage 5: 3B's objective for longer
-MASK_OF = {"3A": "causal", "3B": "prefill_bidir", "3B-leaky": "full_bidir"}  # while training
-MASK_OF |= dict.fromkeys(LONG_RECIPES, MASK_OF["3B"])
 # those that work on weights which several GPUs share out, in float32
 SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
-
 
 # What a machine is asked for: no result depends on it, so it makes nothing stale.
 ASKED = ("gpu_model", "gpu_mem_mb", "mem_mb", "disk_mb", "runtime")
@@ -306,11 +302,16 @@ class Study(Strict):
         min_length=1,
     )
     keep_states: bool = key("keep what a training could resume from after it has succeeded")
+    keep_weights: bool = key(
+        "`ablation push` sends checkpoints' weights too; without them tables and figures live on, "
+        "and a new evaluation needs a new training"
+    )
     hardware: Hardware = key("what a model job runs on")
     finetune: Training = key("what every recipe shares")
-    recipes: dict[Literal[RECIPES], Recipe] = key(
-        "one finetuning each: those of stage 3 differ in the mask in use while training, those of "
-        "stage 5 are 3B for longer",
+    recipes: dict[Annotated[str, Field(pattern=NAME)], Recipe] = key(
+        f"one finetuning each, of {', '.join(RECIPES)}: those of stage 3 differ in the mask in use "
+        "while training, those of stage 5 are 3B for longer. A sweep names variants, `3B-lr1e-4`: "
+        "they take over the keys of the recipe that they are named after",
         min_length=1,
     )
     evaluation: Evaluation = key("what every checkpoint is scored on, under every mask")

@@ -24,7 +24,8 @@ from ablation.config import keys as config_keys
 from ablation.layers import merge
 from ablation.precision import MasterWeights
 from ablation.provenance import canonical_json
-from ablation.schema import RECIPES, Training
+from ablation.recipes import RECIPES
+from ablation.schema import Training
 from ablation.stops import Stops
 from ablation.tasks import LM_EVAL_NAMES
 

@@ -51,10 +51,13 @@ class Checkout:
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
-    def ablation(self, *arguments: str):
-        done = self._call([sys.executable, "-m", "ablation", *arguments], "")
-        assert done.returncode == 0, done.stdout + done.stderr
+    def python(self, *arguments: str, check: bool = True):
+        done = self._call([sys.executable, *arguments], "")
+        assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
+
+    def ablation(self, *arguments: str, check: bool = True):
+        return self.python("-m", "ablation", *arguments, check=check)
 
     def make(self, target: str):
         """A target of the Makefile, with the environment that the tests themselves run in."""

@@ -4,7 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from ablation import hub, models, provenance
+from ablation import hub, machine, models, provenance
 from ablation.finetune import finetune
 from ablation.progress import logged
 from ablation.states import claimed
@@ -18,7 +18,7 @@ def main(smk):
     load = partial(models.load_on, config["hardware"], weights)
     data = Path(smk.input.data).parent / "finetune.jsonl"
     with claimed(smk.params.state, keep=smk.config["keep_states"]):
-        with provenance.run_record(smk.output.run) as record:
+        with machine.run_record(smk.output.run) as record:
             how = {"recipe": config["recipe"], "hardware": config["hardware"], "seed": seed}
             label = f"{name} seed {seed}"
             tuned = finetune(load, data, **how, label=label, state=smk.params.state)
