@@ -2,6 +2,8 @@
 # Needs the tables of recovery.smk and figures.smk; makes samples.csv and report/*.html, which
 # `make report` puts into results/report.html with the figures. Nothing is made from them.
 
+from ablation.machine import run_of
+
 
 localrules:
     pages,
@@ -51,6 +53,7 @@ if SAMPLED:
                 labels={"table": "samples"},
             ),
             manifest=f"{RESULTS}/samples.manifest.json",
+            run=f"{RESULTS}/samples.run.json",
         log:
             f"{LOGS}/samples.log",
         benchmark:
@@ -76,6 +79,7 @@ rule pages:
     output:
         **{name: page(name) for name in PAGES},
         manifest=f"{RESULTS}/report/manifest.json",
+        run=f"{RESULTS}/report/run.json",
     log:
         f"{LOGS}/pages.log",
     conda:
@@ -92,7 +96,7 @@ rule runs:
     """Cost and time of each stage, environment and hashes: the one reader of run.json."""
     input:
         manifests=list(recorded()),
-        runs=[manifest.replace("manifest.json", "run.json") for manifest in recorded()],
+        runs=[run_of(manifest).as_posix() for manifest in recorded()],
     output:
         costs=page("costs"),
         environment=page("environment"),

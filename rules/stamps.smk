@@ -319,6 +319,6 @@ def pages_stamp():
 
 
 def recorded():
-    """The manifest of every job that has a run.json beside it."""
+    """The manifests whose run records the report tells: of every stage and table."""
     trained = [checkpoint(recipe, seed) for recipe in RECIPES for seed in STUDY.seeds]
-    return sorted([*measured(), *trained])
+    return sorted([BASE, *measured(), *trained, *table_manifests([*PAGES.values(), "mask_cells"])])

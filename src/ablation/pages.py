@@ -9,19 +9,13 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from ablation.charts import seed_names
+from ablation.charts import seed_names, stars
 from ablation.names import ALL_SEEDS, MACROS, MASKS
 from ablation.sheets import Marked, Section, html_page
 from ablation.tables import BACK, LEGEND, LOST, SIDE, warnings_of
 
 STARS = "Stars: p < .05 *, < .01 **, < .001 ***. Click a head to sort by its column."
-LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 PATTERNS = ("RRR", "RWR", "WRR", "WWR", "RWW", "RRW", "WRW", "WWW")
-
-
-def stars(p: float) -> str:
-    """The mark of a p value; nothing for one that is missing or not below .05."""
-    return next((mark for level, mark in LEVELS if p < level), "")
 
 
 def recovery(recovery: pd.DataFrame) -> str:
@@ -227,8 +221,8 @@ def bag_of_words(bags: pd.DataFrame) -> str:
         }
 
     notes = ["A model of word counts, trained on many items and tested on held-out scenes."]
-    rows = [told(row) for _, row in bags.iterrows()]
-    return html_page("What each task gives away without word order", notes, [Section("Tasks", rows)])
+    parts = [Section("Tasks", [told(row) for _, row in bags.iterrows()])]
+    return html_page("What each task gives away without word order", notes, parts)
 
 
 def samples(samples: pd.DataFrame) -> str:
@@ -238,8 +232,10 @@ def samples(samples: pd.DataFrame) -> str:
         answer = _text(own.answer.iloc[0]).strip()
         rows = []
         for (model, seed), texts in own.groupby(["model", "seed"], sort=False, dropna=False):
-            label = {"model": model + ("" if pd.isna(seed) else f" seed {_text(seed)}")}
-            rows.append(label | {r["mask"]: _continued(r.text, answer) for _, r in texts.iterrows()})
+            row = {"model": model + ("" if pd.isna(seed) else f" seed {_text(seed)}")}
+            for _, one in texts.iterrows():
+                row[one["mask"]] = _continued(one.text, answer)
+            rows.append(row)
         told = f"{prompt}\n\nexpected: {answer}" if answer else prompt
         parts.append(Section(f"Prompt {number}", rows, told))
     notes = [

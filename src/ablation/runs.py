@@ -1,10 +1,11 @@
-"""What a study took and on what it stands: pages of its run records, ledger and manifests."""
+"""What a study took, and on what it stands: pages of its run records, ledgers and manifests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ablation.lineage import machine, totals
 from ablation.sheets import Marked, Section, html_page
 
 NAMED = ("recipe", "seed", "mask")
@@ -15,74 +16,48 @@ NOTES = [
 ]
 
 
-def costs(jobs: Sequence[Mapping], ledger: Iterable[Mapping]) -> str:
-    """Time, energy and money, per stage and per job.
+def costs(jobs: Sequence[Mapping]) -> str:
+    """Time, energy and money, per stage and per record.
 
-    `jobs`: {stage, recipe, seed, mask, and the `run` record: seconds, host, gpus, energy_joules,
-    attempt, tokens_per_second, resumes}, all but stage and run optional. `ledger`: its lines;
-    those with `what: attempt` name `attempt`, `job`, and `dollars` (or `dph` and `seconds`).
+    `jobs`: {stage, recipe, seed, mask, `run`: the run record, `attempts`: the ledger's lines of the
+    job}; recipe, seed and mask may be None.
     """
-    prices = dollars_of(ledger)
     stages: dict[str, list[Mapping]] = {}
     for job in jobs:
         stages.setdefault(job["stage"], []).append(job)
-    rows = [_sum(stage, own, prices) for stage, own in stages.items()]
-    rows.append(_sum("all", jobs, prices))
-    parts = [
-        Section("Each stage", rows),
-        Section("Each job", [_job(job, prices) for job in jobs]),
-    ]
+    rows = [{"stage": stage} | _taken(own) for stage, own in sorted(stages.items())]
+    rows.append({"stage": "all"} | _taken(jobs))
+    parts = [Section("Each stage", rows), Section("Each record", [_record(job) for job in jobs])]
     return html_page("What the study took", NOTES, parts)
 
 
-def dollars_of(ledger: Iterable[Mapping]) -> dict[str, float]:
-    """{attempt: dollars of all attempts at its job}"""
-    attempts = [line for line in ledger if line.get("what") == "attempt"]
-    spent: dict[str, float] = {}
-    for line in attempts:
-        charged = line.get("dollars", line.get("dph", 0) * line.get("seconds", 0) / 3600)
-        spent[line["job"]] = spent.get(line["job"], 0.0) + charged
-    return {line["attempt"]: spent[line["job"]] for line in attempts}
-
-
-def _sum(stage: str, jobs: Sequence[Mapping], prices: Mapping[str, float]) -> dict:
-    runs = [job["run"] for job in jobs]
-    joules = [run["energy_joules"] for run in runs if run.get("energy_joules") is not None]
-    attempts = {run.get("attempt") for run in runs} & set(prices)  # one job, several records
+def _taken(jobs: Sequence[Mapping]) -> dict:
+    sums = totals(jobs)
     return {
-        "stage": stage,
-        "records": str(len(runs)),
-        "minutes": f"{sum(run['seconds'] for run in runs) / 60:.2f}",
-        "joules": f"{sum(joules):,.0f}" if joules else "-",
-        "dollars": f"{sum(prices[a] for a in attempts):.2f}" if attempts else "-",
-        "machines": ", ".join(sorted({_machine(run) for run in runs})),
+        "records": str(sums["runs"]),
+        "seconds": f"{sums['seconds']:,.1f}",
+        "joules": _known(sums["energy_joules"], ",.0f"),
+        "attempts": str(sums["attempts"]) if sums["attempts"] else "-",
+        "failed": str(sums["failed_attempts"]) if sums["attempts"] else "-",
+        "dollars": _known(sums["dollars"], ".2f"),
+        "machines": "\n".join(sums["machines"]),
     }
 
 
-def _job(job: Mapping, prices: Mapping[str, float]) -> dict:
+def _record(job: Mapping) -> dict:
     run = job["run"]
-    speed, joules, price = (
-        run.get("tokens_per_second"),
-        run.get("energy_joules"),
-        prices.get(run.get("attempt")),
-    )
     return {
         "stage": job["stage"],
-        **{name: str(job.get(name) or "") for name in NAMED},
+        **{name: str(job[name] if job[name] is not None else "") for name in NAMED},
         "started (UTC)": run["started"].replace("T", " ").removesuffix("+00:00"),
-        "seconds": f"{run['seconds']:.2f}",
-        "tokens/s": "-" if speed is None else f"{speed:,.0f}",
+        **{name: told for name, told in _taken([job]).items() if name != "records"},
+        "tokens/s": _known(run.get("tokens_per_second"), ",.0f"),
         "resumed": str(len(run.get("resumes") or ())),
-        "joules": "-" if joules is None else f"{joules:,.0f}",
-        "dollars": "-" if price is None else f"{price:.2f}",
-        "machine": _machine(run),
     }
 
 
-def _machine(run: Mapping) -> str:
-    gpus = [gpu["name"] if isinstance(gpu, Mapping) else str(gpu) for gpu in run.get("gpus") or ()]
-    processor = f"{run.get('processor')}, {run.get('processors')} processors"
-    return ", ".join(gpus) or processor
+def _known(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def environment(manifests: Mapping[str, Mapping], runs: Iterable[Mapping]) -> str:
@@ -97,9 +72,9 @@ def environment(manifests: Mapping[str, Mapping], runs: Iterable[Mapping]) -> st
             "commit": commit and commit + " (with changes)" * bool(run.get("git_dirty")),
             "system": run.get("platform"),
             "Python": run.get("python"),
-            "processor": f"{run.get('processor')}, {run.get('processors')} processors",
+            "machine": machine(run),
+            "processors": run.get("processors"),
             "GPU driver": run.get("driver"),
-            "GPU": ", ".join(_machine(run).split(", ")) if run.get("gpus") else None,
         }
         for name, value in known.items():
             if value:

@@ -4,21 +4,20 @@ import json
 from pathlib import Path
 
 from ablation import provenance, runs
+from ablation.lineage import LEDGERS, ledger_attempts
 from ablation.progress import logged
-
-LEDGER = Path(".snakemake/vast/ledger.jsonl")
 
 
 def main(smk):
     manifests = {path: json.loads(Path(path).read_text()) for path in smk.input.manifests}
+    attempts = ledger_attempts(sorted(Path().glob(LEDGERS)))
     jobs = []
-    for manifest in manifests.values():
-        facts = {name: manifest.get(name) for name in runs.NAMED}
-        jobs.append({"stage": manifest["stamp"]["stage"], **facts})
-    ledger = provenance.read_json_lines(LEDGER) if LEDGER.is_file() else []
-    for job, run in zip(jobs, smk.input.runs, strict=True):
-        job["run"] = json.loads(Path(run).read_text())
-    provenance.write_text(smk.output.costs, runs.costs(jobs, ledger))
+    for manifest, file in zip(manifests.values(), smk.input.runs, strict=True):
+        run = json.loads(Path(file).read_text())
+        job = {"stage": manifest["stamp"]["stage"], "run": run}
+        job |= {name: manifest.get(name) for name in runs.NAMED}
+        jobs.append(job | {"attempts": attempts.get(run.get("attempt"), [])})
+    provenance.write_text(smk.output.costs, runs.costs(jobs))
     happened = [job["run"] for job in jobs]
     provenance.write_text(smk.output.environment, runs.environment(manifests, happened))
 

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from ablation import provenance
+from ablation.machine import run_record
 from ablation.progress import logged
 from ablation.sample import models_of, prompts_of, sample
 
@@ -34,5 +35,5 @@ def main(smk):
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
+    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
         main(snakemake)  # noqa: F821
