@@ -5,14 +5,30 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo test test-faults test-slurm lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo report test test-report test-faults test-slurm lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
-demo: $(VENV)/.ready  # the micro study, its recovery table and its RO-Crate
-	$(BIN)/snakemake --cores all --quiet reason host
+# On a terminal what runs is shown as a table; STUDY=config/... is another study.
+LIVE  = $(shell test -t 2 && echo --logger live)
+STUDY ?=
+WHICH = $(if $(STUDY),--configfile $(STUDY))
+
+demo: $(VENV)/.ready  # the micro study, with its report, recovery table and RO-Crate
+	$(BIN)/snakemake --cores all --quiet reason host $(LIVE)
+	@$(MAKE_REPORT)
 	@$(BIN)/ablation table results/recovery.csv
 	@$(BIN)/snakemake --reporter rocrate 2> logs/crate.log || { cat logs/crate.log >&2; exit 1; }
+
+MAKE_REPORT = $(BIN)/snakemake $(WHICH) --quiet all --report results/report.html \
+  --report-html-stylesheet-path workflow/report/style.css
+
+report: $(VENV)/.ready  # the study in one file for any browser: results/report.html (STUDY=config/mine.yaml)
+	$(BIN)/snakemake $(WHICH) --cores all --quiet reason host $(LIVE)
+	$(MAKE_REPORT)
+
+test-report: report $(VENV)/.ready-dev  # that report in a headless browser (apt-get install chromium)
+	ABLATION_REPORT=$(CURDIR)/results/report.html $(BIN)/python -m pytest tests/workflow/test_report.py
 
 test: $(VENV)/.ready-dev  # every test that needs no GPU
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu and not slurm and not e2e"

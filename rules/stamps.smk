@@ -263,9 +263,9 @@ TABLES = {
 }
 
 
-def table_manifests(figure):
-    """{manifest behind a table of the figure: its stamp}"""
-    made_by = [TABLES[table] for table in FIGURES[figure]]
+def table_manifests(tables):
+    """{manifest behind a table: its stamp}"""
+    made_by = [TABLES[table] for table in tables]
     return {f"{RESULTS}/{name}.manifest.json": stamp() for name, stamp in made_by}
 
 
@@ -276,5 +276,49 @@ def figure_stamp(figure):
         "figures",
         {"figure": figure, "options": options},
         ("altair", "pandas", "vl-convert-python"),
-        table_manifests(figure),
+        table_manifests(FIGURES[figure]),
     )
+
+
+# ---- the report ------------------------------------------------------------------------------
+
+SAMPLED = bool(WORLD or STUDY.samples.prompts)
+# A page of the report, and the table that it shows.
+PAGES = {
+    "recovery": "recovery",
+    "published": "published",
+    "contrasts": "contrasts",
+    "accuracy": "per_task",
+    "flips": "flips",
+    **({"bag_of_words": "bag_of_words"} if WORLD else {}),
+    "trainings": "curves",
+    **({"samples": "samples"} if SAMPLED else {}),
+}
+TABLES |= {
+    "published": ("published", published_stamp),
+    "contrasts": ("recovery", recovery_stamp),
+    "samples": ("samples", lambda: samples_stamp()),
+}
+
+
+@cache
+def samples_stamp():
+    slice = {
+        "samples": {**STUDY.samples.model_dump(), "masks": ["causal", "prefill_bidir"]},
+        "seed": STUDY.seeds[0],
+        "hardware": SCORING_HARDWARE.computing(),
+    }
+    trained = {checkpoint(r, STUDY.seeds[0]): finetuning_stamp(r, STUDY.seeds[0]) for r in RECIPES}
+    asked = {} if STUDY.samples.prompts else world_items()
+    return make_stamp("samples", slice, SCORING_PACKAGES, {BASE: base_stamp(), **asked, **trained})
+
+
+@cache
+def pages_stamp():
+    return make_stamp("pages", {"pages": PAGES}, ("pandas",), table_manifests(PAGES.values()))
+
+
+def recorded():
+    """The manifests whose run records the report tells: of every stage and table."""
+    trained = [checkpoint(recipe, seed) for recipe in RECIPES for seed in STUDY.seeds]
+    return sorted([BASE, *measured(), *trained, *table_manifests([*PAGES.values(), "mask_cells"])])
