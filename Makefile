@@ -20,7 +20,7 @@ demo: $(VENV)/.ready  # the micro study, ending with its report and its recovery
 	@$(BIN)/ablation table results/recovery.csv
 
 MAKE_REPORT = $(BIN)/snakemake $(WHICH) --quiet all --report results/report.html \
-  --report-html-stylesheet-path workflow/report/style.css
+  --report-stylesheet workflow/report/style.css
 
 report: $(VENV)/.ready  # the study in one file for any browser: results/report.html (STUDY=config/mine.yaml)
 	$(BIN)/snakemake $(WHICH) --cores all --quiet reason host $(LIVE)

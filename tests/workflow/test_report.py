@@ -52,6 +52,9 @@ def visited(report):
     with Browser() as browser:
         browser.open(report)
         browser.wait("document.querySelector('#rulegraph canvas, #rulegraph svg')")
+        seen["top"] = browser.run(
+            "document.querySelector('#app h1.title').getBoundingClientRect().top"
+        )
         seen["landing"] = browser.run("document.querySelector('#app').innerText")
         paths = "[...document.querySelectorAll('a[data-path]')].map(link => link.dataset.path)"
         for path in browser.run(paths):
@@ -83,6 +86,10 @@ def test_the_report_says_what_is_asked_and_lists_its_pages(visited):
     names = {Path(path).stem for path in visited if path.endswith(".html")}
     figures = {Path(path).stem for path in visited if path.endswith(".svg")}
     assert (names, figures) == (PAGES, FIGURES)
+
+
+def test_the_question_stands_on_the_screen(visited):
+    assert 0 <= visited["top"] < 200  # Snakemake's own style would cut it off at the top
 
 
 def test_every_page_opens_and_no_error_is_logged(visited):
