@@ -4,6 +4,7 @@
 micro study is looked at where there is one.
 """
 
+import base64
 import os
 import re
 from pathlib import Path
@@ -75,6 +76,28 @@ def visited(report):
         browser.wait("document.querySelector('nav table')")
         seen["errors"], seen["requests"] = browser.errors, browser.requests
     return seen
+
+
+BROKEN = """<script>
+  console.error("told"); setTimeout(() => { throw new Error("thrown") });
+  fetch("http://elsewhere.invalid/data").catch(() => {});
+</script>"""
+
+
+@pytest.mark.parametrize("framed", [False, True])
+def test_errors_and_requests_are_noticed(tmp_path, framed):
+    """What follows can fail: also inside a frame, as the report's pages are."""
+    if not installed():
+        pytest.skip("no browser: apt-get install chromium")
+    page = tmp_path / "page.html"
+    encoded = base64.b64encode(BROKEN.encode()).decode()
+    page.write_text(f'<iframe src="data:text/html;base64,{encoded}">' if framed else BROKEN)
+    with Browser() as browser:
+        browser.open(page)
+        while not browser.requests or len(browser.errors) < 2:  # the test's own time-out ends it
+            browser.run("new Promise(done => setTimeout(done, 10))")
+        assert browser.requests == ["http://elsewhere.invalid/data"]
+        assert "told" in str(browser.errors) and "thrown" in str(browser.errors)
 
 
 def test_the_report_is_one_file_of_bearable_size(report):
