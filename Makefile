@@ -21,10 +21,10 @@ demo: $(VENV)/.ready  # the micro study, with its report, recovery table and RO-
 	@$(BIN)/snakemake --reporter rocrate 2> logs/crate.log || { cat logs/crate.log >&2; exit 1; }
 
 MAKE_REPORT = $(BIN)/snakemake $(WHICH) --quiet all --report results/report.html \
-  --report-html-stylesheet-path workflow/report/style.css
+  --report-stylesheet workflow/report/style.css
 
 report: $(VENV)/.ready  # the study in one file for any browser: results/report.html (STUDY=config/mine.yaml)
-	$(BIN)/snakemake $(WHICH) --cores all --quiet reason host $(LIVE)
+	$(BIN)/snakemake $(WHICH) --cores all --quiet reason host $(LIVE) --forcerun runs
 	$(MAKE_REPORT)
 
 test-report: report $(VENV)/.ready-dev  # that report in a headless browser (apt-get install chromium)

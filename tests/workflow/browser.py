@@ -85,6 +85,7 @@ class Browser:
 
     def wait(self, script: str, frame: bool = False, seconds: float = 60.0):
         """The first value of an expression that is true; AssertionError when none comes."""
+        script = f"(found => found instanceof Node || found)({script})"  # a node is no JSON
         end = time.monotonic() + seconds
         while True:
             try:

@@ -4,6 +4,7 @@
 micro study is looked at where there is one.
 """
 
+import base64
 import os
 import re
 from pathlib import Path
@@ -52,6 +53,9 @@ def visited(report):
     with Browser() as browser:
         browser.open(report)
         browser.wait("document.querySelector('#rulegraph canvas, #rulegraph svg')")
+        seen["top"] = browser.run(
+            "document.querySelector('#app h1.title').getBoundingClientRect().top"
+        )
         seen["landing"] = browser.run("document.querySelector('#app').innerText")
         paths = "[...document.querySelectorAll('a[data-path]')].map(link => link.dataset.path)"
         for path in browser.run(paths):
@@ -74,6 +78,28 @@ def visited(report):
     return seen
 
 
+BROKEN = """<script>
+  console.error("told"); setTimeout(() => { throw new Error("thrown") });
+  fetch("http://elsewhere.invalid/data").catch(() => {});
+</script>"""
+
+
+@pytest.mark.parametrize("framed", [False, True])
+def test_errors_and_requests_are_noticed(tmp_path, framed):
+    """What follows can fail: also inside a frame, as the report's pages are."""
+    if not installed():
+        pytest.skip("no browser: apt-get install chromium")
+    page = tmp_path / "page.html"
+    encoded = base64.b64encode(BROKEN.encode()).decode()
+    page.write_text(f'<iframe src="data:text/html;base64,{encoded}">' if framed else BROKEN)
+    with Browser() as browser:
+        browser.open(page)
+        while not browser.requests or len(browser.errors) < 2:  # the test's own time-out ends it
+            browser.run("new Promise(done => setTimeout(done, 10))")
+        assert browser.requests == ["http://elsewhere.invalid/data"]
+        assert "told" in str(browser.errors) and "thrown" in str(browser.errors)
+
+
 def test_the_report_is_one_file_of_bearable_size(report):
     assert report.stat().st_size < MEGABYTES * 1e6
 
@@ -83,6 +109,10 @@ def test_the_report_says_what_is_asked_and_lists_its_pages(visited):
     names = {Path(path).stem for path in visited if path.endswith(".html")}
     figures = {Path(path).stem for path in visited if path.endswith(".svg")}
     assert (names, figures) == (PAGES, FIGURES)
+
+
+def test_the_question_stands_on_the_screen(visited):
+    assert 0 <= visited["top"] < 200  # Snakemake's own style would cut it off at the top
 
 
 def test_every_page_opens_and_no_error_is_logged(visited):
