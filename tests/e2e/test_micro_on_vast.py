@@ -13,7 +13,7 @@ from ablation.states import complete_states
 from tests.fakes.vast import FakeVast, what_is_missing
 from tests.workflow.conftest import Checkout, copy_of_the_repository
 
-from .drills import Drivers
+from .drills import SCALE, Drivers
 from .test_whole import command_lines
 
 pytestmark = [
@@ -22,11 +22,12 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing() or ""),
 ]
-SCALE = 30  # torch alone takes many seconds to come up, and machines are given up after 12 minutes
+# An hour of the fake is a minute. On a busy computer torch alone takes half of that to come up.
+PATIENT = {"boot-minutes": 60, "lost-minutes": 40, "stall-minutes": 180, "idle-minutes": 40}
 CONFIG = {
     "study": "small",
     "seeds": [1],
-    "hardware": {"gpu": 1, "runtime": 600},
+    "hardware": {"gpu": 1, "runtime": 900},
     "finetune": {"max_steps": 100, "log_steps": 5, "save_steps": 5, "eval_steps": 50}
     | {"stops": {"no_learning": None}},
     "recipes": {"3B": {"train_mask": "prefill_bidir"}},
@@ -78,6 +79,7 @@ def study(tmp_path_factory):
         study = Study(
             fake, folder, time_scale=SCALE, interruptible=True, lost_bids=2, activate=activate
         )
+        study.settings |= PATIENT
         del study.settings["yes"]  # the profile's budget allows it
         study.launch("results/recovery.csv", "--profile", "vast", "--configfile", "small.yaml")
         study.preempted, study.seen = [], []
