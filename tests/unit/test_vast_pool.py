@@ -202,8 +202,8 @@ def test_a_job_that_lost_its_machine_takes_a_warm_one(make):
     pool, first, second = make(renter), task((held, "outbid")), task()
     pool.submit(first)
     pool.submit(second)
-    while not any(pool._idle.values()):  # the second's machine, when that is done
-        pass
+    while None in pool._idle.values() or not pool._idle:  # until the second's machine is idle
+        held.wait(0.01)
     held.set()
     assert wait(first) == [""] and len(renter.rented) == 2
 
