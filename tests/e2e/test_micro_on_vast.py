@@ -86,7 +86,9 @@ def study(tmp_path_factory):
         study.preempted, study.seen = [], []
         for end in (fake.outbid, fake.outbid, fake.vanish):
             before = study.saved()
-            study.until(lambda before=before: study.saved() > before, 240, "a state of the training")
+            study.until(
+                lambda before=before: study.saved() > before, 240, "a state of the training"
+            )
             study.preempted.append(study.saved())
             study.seen += [command_lines(), json.dumps(fake.state())]
             end(study.training_on().id)
@@ -99,8 +101,14 @@ def study(tmp_path_factory):
 def test_it_runs_to_its_table_and_no_machine_is_left(study):
     table = (study.folder / "results/recovery.csv").read_text()
     assert "prefill_bidir" in table and not study.left
-    done = {re.match(r"\w+", line["job"])[0] for line in study.attempts("") if line["why"] == "done"}
+    done = {
+        re.match(r"\w+", line["job"])[0] for line in study.attempts("") if line["why"] == "done"
+    }
     assert done == RENTED  # the others ran here
+
+
+def test_afterwards_nothing_is_to_be_done(study):
+    assert Checkout(study.folder).stale(options=("--configfile", "small.yaml")) == set()
 
 
 def test_the_training_goes_on_from_its_last_state_each_time(study):
