@@ -35,7 +35,7 @@ test: $(VENV)/.ready-dev  # every test that needs no GPU
 
 test-faults: $(VENV)/.ready-dev  # the vast executor against a fake Vast, every fault; docs/vast.md gets the table
 	@rm -rf .pytest_cache/faults
-	FAULT_ROWS=$(CURDIR)/.pytest_cache/faults $(BIN)/python -m pytest -n 4 tests/e2e -m e2e
+	FAULT_ROWS=$(CURDIR)/.pytest_cache/faults $(BIN)/python -m pytest -n 4 --dist loadgroup tests/e2e -m e2e
 	$(BIN)/python -m tests.e2e.table .pytest_cache/faults
 
 test-slurm: $(VENV)/.ready-dev  # a study on a real SLURM cluster of one node (root; installs SLURM where apt-get is)

@@ -104,6 +104,23 @@ def items():
     return (world_items() if WORLD else {}) | benchmarks
 
 
+# Manifests name files that a job reads beside them. Those are inputs too: where no file system is
+# shared, only inputs reach the machine. Times of folders say nothing, the manifests do: `ancient`.
+
+
+def item_files():
+    """What `items()` names: the micro-world's tasks, and folders of the hub's data sets."""
+    world = expand(f"{ITEMS}/{{task}}.jsonl", task=WORLD_TASKS) if WORLD else []
+    return world + ancient([f"{ITEMS}/{data}" for data in STUDY.data_sets])
+
+
+def base_weights():
+    """The base's files; a model of the hub is fetched by the machine that needs it."""
+    if STUDY.from_hub:
+        return []
+    return ancient([base_folder()] if STUDY.base in OWN else base_files())
+
+
 def stage1_stamp():
     return make_stamp(
         "stage1_baseline",
