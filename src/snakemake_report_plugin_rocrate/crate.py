@@ -247,7 +247,7 @@ class _Writer:
         return tool
 
     def _package(self, name: str, version: str) -> str:
-        url = f"https://pypi.org/project/{name.replace('_', '-')}/{version}/"
+        url = f"pkg:pypi/{name.replace('_', '-')}@{version}"  # github.com/package-url/purl-spec
         return self.graph.add(
             url, "SoftwareApplication", name=name, softwareVersion=version, url=url
         )  # fmt: skip
