@@ -1,6 +1,6 @@
 """Runs and a study's facts -> the graph of a Provenance Run Crate (Workflow Run RO-Crate 0.5).
 
-The crate is the results folder. Beside the results it holds WORKFLOW, a copy of the workflow as it
+The crate is the results folder. Beside the results it holds WORKFLOW_COPY, the workflow as it
 stands, so that it means the same wherever it is taken. All here is pure: no file is read.
 """
 
@@ -11,12 +11,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ablation.provenance import WORKFLOW_COPY
+
 from . import terms
 from .graph import DESCRIPTOR, Graph, local, of_file, ref, refs, short
 from .runs import File, Run, iso, machine
 
-WORKFLOW = "_workflow"  # no study can be named so
-MAIN = f"{WORKFLOW}/Snakefile"
+MAIN = f"{WORKFLOW_COPY}/Snakefile"
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ class _Writer:
         return tool
 
     def _package(self, name: str, version: str) -> str:
-        url = f"https://pypi.org/project/{name.replace('_', '-')}/{version}/"
+        url = f"pkg:pypi/{name.replace('_', '-')}@{version}"  # github.com/package-url/purl-spec
         return self.graph.add(
             url, "SoftwareApplication", name=name, softwareVersion=version, url=url
         )  # fmt: skip

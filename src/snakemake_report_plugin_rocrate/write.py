@@ -13,9 +13,9 @@ import yaml
 from ablation.atomic import atomic_path
 from ablation.lineage import ledger_attempts
 from ablation.machine import git_state
-from ablation.provenance import sha256_file, visible_files, write_json
+from ablation.provenance import WORKFLOW_COPY, sha256_file, visible_files, write_json
 
-from .crate import WORKFLOW, Facts, build
+from .crate import Facts, build
 from .graph import DESCRIPTOR
 from .runs import File, Job, read_run, spent
 
@@ -62,14 +62,14 @@ def write_crate(
 
 def copy_workflow() -> dict[str, File]:
     """Copy the workflow into the crate. Returns {path: its copy, relative to the crate}."""
-    home, found = Path(HOME, WORKFLOW), {}
+    home, found = Path(HOME, WORKFLOW_COPY), {}
     with atomic_path(home) as scratch:
         scratch.mkdir()
         for path in source_files():
             copy = scratch / path
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-            name = f"{WORKFLOW}/{path}"
+            name = f"{WORKFLOW_COPY}/{path}"
             found[path] = File(name, sha256_file(copy), os.path.getsize(copy))
     return found
 

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablation import provenance
+from ablation.accepted import NothingToAccept, accept
 from ablation.provenance import StaleInput
+from ablation.sides import _study_folder
 from snakemake_report_plugin_rocrate.runs import Job
 from snakemake_report_plugin_rocrate.write import flat, write_crate
 
@@ -320,6 +322,16 @@ def test_stale_results_are_refused_by_name(jobs, fault):
     with pytest.raises(StaleInput, match=named[fault]):
         written(jobs)
     assert not Path("results/ro-crate-metadata.json").exists()
+
+
+def test_the_copied_workflow_is_no_study(jobs):
+    Path("resources/micro").mkdir()
+    provenance.write_manifest("resources/micro/manifest.json", stamp("base_pretrain"), [])
+    written(jobs)
+    assert Path("results/_workflow/resources/micro/manifest.json").is_file()
+    assert _study_folder(Path("results")) == Path("results/tiny")
+    with pytest.raises(NothingToAccept, match="those of: train"):
+        accept("base_pretrain", "a copy has no results", ".", "results")
 
 
 def test_snakemake_finds_the_reporter_and_waits_for_nothing():
