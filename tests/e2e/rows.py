@@ -222,7 +222,7 @@ def two_drivers(drill):
     drill.others = [other]
 
 
-@row("budget reached", budget=0.42, setup_minutes=5)
+@row("budget reached", budget=0.42, setup_minutes=5, boot_minutes=15)
 def budget(drill):
     """It pays for the training (60 min and start-up), not for an evaluation of up to 90 min."""
     assert drill.run(config=("evaluate_minutes=90",)) != 0
