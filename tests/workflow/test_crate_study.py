@@ -8,7 +8,8 @@ from urllib.parse import unquote
 
 import pytest
 
-pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
+# outside `make test`: validating a whole crate against every recommendation takes long
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/crate.md"
 
