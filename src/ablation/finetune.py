@@ -35,7 +35,7 @@ from ablation.head import summed_cross_entropy
 from ablation.masks import LeakAudit, leak_audit, wants_fixed_rows
 from ablation.models import last_states, target_logits
 from ablation.packing import IGNORED_LABEL, Example, Rows, forwards
-from ablation.precision import MasterWeights
+from ablation.precision import MasterWeights, StochasticAdafactor
 from ablation.progress import Progress
 from ablation.provenance import sha256_file
 from ablation.states import newest_state, resumes, seal
@@ -170,6 +170,13 @@ class MaskedTrainer(Trainer):
             ):
                 self.optimizer = MasterWeights(self.optimizer)
         return self.optimizer
+
+    def _clip_grad_norm(self, model):
+        """By an optimizer of ours: it knows in which precision, and how without a pass of its own."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # within accelerate's
+        if isinstance(optimizer, MasterWeights | StochasticAdafactor):
+            return optimizer.clip_grad_norm_(self.args.max_grad_norm)
+        return super()._clip_grad_norm(model)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, count = summed_loss(model, _rows(inputs), self.recipe["train_mask"])

@@ -1,6 +1,7 @@
 """Promises of what makes a GPU fast: it computes what the plain way computes."""
 
 import copy
+import weakref
 from functools import partial
 
 import pytest
@@ -16,7 +17,7 @@ from ablation.blocks import BLOCK, visible_blocks
 from ablation.head import float32_logits, summed_cross_entropy, token_scores
 from ablation.masks import MASKS, rule, sees_ahead
 from ablation.packing import Example, fixed_rows, forwards, pack
-from ablation.precision import StochasticAdafactor
+from ablation.precision import StochasticAdafactor, sum_in_float32
 
 
 @pytest.fixture(autouse=True)
@@ -249,11 +250,110 @@ def test_a_resumed_optimizer_goes_on_with_the_same_bits():
     assert all(torch.equal(*pair) for pair in zip(halves, whole, strict=True))
 
 
-def test_gradients_of_bfloat16_weights_add_up_in_float32_unless_told_otherwise():
-    # In bfloat16 the sum stays at a half: 1/512 is half of the spacing there.
-    for dtype, expected in ((torch.float32, 1.0), (torch.bfloat16, 0.5)):
-        weight = torch.nn.Parameter(torch.zeros(8, dtype=torch.bfloat16))
-        StochasticAdafactor([weight], grad_dtype=dtype)
-        for _ in range(512):
-            (weight / 512).sum().backward()
-        assert weight.grad.dtype == dtype and (weight.grad == expected).all()
+@pytest.mark.parametrize("largest", [1e9, 0.7])  # never clipped, always clipped
+def test_it_clips_as_clipping_before_transformers_adafactor_does(largest):
+    shapes, found = [(), (9,), (5, 7), (2, 3, 4)], []
+    for kind in ADAFACTORS:
+        weights = [torch.nn.Parameter(gradient(shape, 99)) for shape in shapes]
+        optimizer = kind(weights, lr=1e-2, weight_decay=0.1)
+        norms = []
+        for step in range(6):
+            for weight in weights:
+                weight.grad = gradient(weight.shape, step) * (1 + step)
+            if kind is StochasticAdafactor:
+                norms.append(optimizer.clip_grad_norm_(largest))
+            else:
+                norms.append(torch.nn.utils.clip_grad_norm_(weights, largest))
+            optimizer.step()
+        found.append([torch.stack(norms), *(weight.detach() for weight in weights)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_a_step_is_clipped_by_its_own_gradients_only():
+    found = []
+    for clipped in ((0, 1, 2), (1,)):
+        weight = torch.nn.Parameter(torch.ones(4, 6))
+        optimizer = StochasticAdafactor([weight], lr=1e-2)
+        for step in range(3):
+            weight.grad = gradient((4, 6), step)
+            if step in clipped:
+                optimizer.clip_grad_norm_(1e9 if step != 1 else 0.5)
+            optimizer.step()
+        found.append(weight.detach())
+    assert torch.equal(*found)
+
+
+# --- sums of gradients --------------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    count=st.integers(1, 5),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
+    told=st.integers(1, 2),
+)
+def test_gradients_add_up_in_float32_one_after_the_other(count, dtype, told):
+    weight = torch.nn.Parameter(torch.zeros(5, 7, dtype=dtype))
+    for _ in range(told):  # twice is once: a model may get a second optimizer
+        sum_in_float32([weight])
+    for _ in range(2):  # steps
+        total = torch.zeros(5, 7)
+        for number in range(count):
+            made = gradient((5, 7), number).to(dtype)
+            (weight * made).sum().backward()
+            total += made
+        assert weight.grad.dtype == (dtype if count == 1 else torch.float32)
+        assert torch.equal(weight.grad.float(), total)
+        weight.grad = None
+
+
+def test_the_first_gradient_is_kept_as_it_was_made():
+    made = []
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, weight):
+            return weight.sum()
+
+        @staticmethod
+        def backward(ctx, _):
+            gradient = torch.ones(64, 64, dtype=torch.bfloat16)
+            made.append(gradient.data_ptr())
+            return gradient
+
+    weight = torch.nn.Parameter(torch.zeros(64, 64, dtype=torch.bfloat16))
+    sum_in_float32([weight])
+    Product.apply(weight).backward()
+    assert weight.grad.data_ptr() == made[0]  # not copied
+
+
+def test_a_weight_used_twice_has_one_gradient():
+    tied, apart = (torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16)) for _ in range(2))
+    sum_in_float32([tied])
+    for weight in (tied, apart):  # 1 + 1/256 is 1 in bfloat16, as torch adds within a backward
+        (weight.sum() + (weight / 256).sum()).backward()
+    assert tied.grad.dtype == torch.bfloat16 and torch.equal(tied.grad, apart.grad)
+
+
+def test_sums_survive_a_backward_that_failed():
+    weight = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
+    sum_in_float32([weight])
+    weight.sum().backward()
+    handle = weight.register_hook(lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        weight.sum().backward()
+    handle.remove()
+    weight.grad = None
+    for _ in range(2):
+        weight.sum().backward()
+    assert (weight.grad == 2).all()
+
+
+def test_weights_with_sums_are_freed():
+    weight = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
+    sum_in_float32([weight])
+    weight.sum().backward()
+    alive = weakref.ref(weight)
+    del weight
+    assert alive() is None
