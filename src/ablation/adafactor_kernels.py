@@ -14,7 +14,7 @@ from torch import Tensor
 
 ROWS, COLUMNS = 128, 128
 WARPS = 8
-BLOCKS = 1024  # of the kernel whose partial sums every block of the next one adds up
+BLOCKS, SUMS = 1024, 256  # partial sums, of updates and of rows, that a block adds up at most
 EPS = 1e-30  # added to squared gradients
 
 
@@ -66,28 +66,45 @@ def _square_sums(
     tl.store(column_parts + j, tl.sum(square, 0), mask=j < columns)
 
 
-@triton.jit(do_not_specialize=["count", "divisor"])
-def _average(
-    parts, average, block_sums, scale, numbers, count, length, divisor,
+@triton.jit
+def _moved(
+    parts, average, scale, share, matrix, block, count, length, divisor,
     EPS: tl.constexpr, PARTS: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
-    """Sum `count` parts of `length`, and move the averages; of these, sums by block."""
-    matrix = tl.program_id(1)
-    at = tl.program_id(0) * LENGTH + tl.arange(0, LENGTH)
+    """A block of `average`, moved towards the sum of its `count` parts, stored and returned."""
+    at = block * LENGTH + tl.arange(0, LENGTH)
     total = tl.zeros([LENGTH], tl.float32)
     for start in range(0, count, PARTS):
         part = start + tl.arange(0, PARTS)
         mask = (part < count)[:, None] & (at < length)[None, :]
         place = (matrix * count + part)[:, None] * length + at[None, :]
         total += tl.sum(tl.load(parts + place, mask=mask, other=0.0), 0)
+    old = tl.load(average + matrix * length + at, mask=at < length, other=0.0)
+    new = old + share * (total * (scale * scale / divisor) + EPS - old)
+    tl.store(average + matrix * length + at, new, mask=at < length)
+    return tl.where(at < length, new, 0.0)
+
+
+@triton.jit(do_not_specialize=["row_blocks", "across", "down"])
+def _averages(
+    row_parts, column_parts, row, column, row_sums, scale, numbers,
+    rows, columns, row_blocks, across, down,
+    EPS: tl.constexpr, PARTS: tl.constexpr, LENGTH: tl.constexpr,
+):  # fmt: skip
+    """Move the averages; of those of rows, also the sum by block."""
+    matrix, block = tl.program_id(1), tl.program_id(0)
     scale = tl.load(scale)
     share = tl.load(numbers + 2)
-    average += matrix * length
-    old = tl.load(average + at, mask=at < length, other=0.0)
-    new = old + share * (total * (scale * scale / divisor) + EPS - old)
-    tl.store(average + at, new, mask=at < length)
-    block = matrix * tl.num_programs(0) + tl.program_id(0)
-    tl.store(block_sums + block, tl.sum(tl.where(at < length, new, 0.0), 0))
+    if block < row_blocks:
+        new = _moved(
+            row_parts, row, scale, share, matrix, block, across, rows, columns, EPS, PARTS, LENGTH
+        )
+        tl.store(row_sums + matrix * row_blocks + block, tl.sum(new, 0))
+    else:
+        _moved(
+            column_parts, column, scale, share, matrix, block - row_blocks, down, columns, rows,
+            EPS, PARTS, LENGTH,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows", "row_blocks", "tiles"])
@@ -102,9 +119,10 @@ def _sizes(
         matrix, row_block, column_block, i, j, first, place, mask, g = _tile(
             grad, tile, rows, columns, ROWS, COLUMNS
         )
-        update = scale * g * _factor(
+        factor = _factor(
             row, column, row_sums, row_blocks, matrix, i, j, rows, columns, FACTORED, SUMS
         )
+        update = scale * g * factor
         total += tl.sum(update * update, 1)
     tl.store(sizes + tl.program_id(0), tl.sum(total, 0))
 
@@ -125,9 +143,8 @@ def _apply(
     k = tl.arange(0, BLOCKS)
     squares = tl.sum(tl.load(sizes + k, mask=k < blocks, other=0.0), 0)
     size = tl.sqrt(squares / numel)
-    update = tl.load(scale) * g * _factor(
-        row, column, row_sums, row_blocks, matrix, i, j, rows, columns, FACTORED, SUMS
-    )
+    factor = _factor(row, column, row_sums, row_blocks, matrix, i, j, rows, columns, FACTORED, SUMS)
+    update = tl.load(scale) * g * factor
     weight += first
     old = tl.load(weight + place, mask=mask, other=0.0).to(tl.float32)
     new = old * (1 - lr * decay) - update * (lr / tl.maximum(size / clip_threshold, 1.0))
@@ -174,28 +191,25 @@ def update(
     step's squares and the threshold to which the update is clipped. All are on the GPU.
     """
     matrices, rows, columns = weight.shape
-    tiles = matrices * column_parts.shape[1] * row_parts.shape[1]
-    blocks, length = min(tiles, BLOCKS), max(256, triton.next_power_of_2(triton.cdiv(rows, 256)))
-    sums = []
+    down, across = column_parts.shape[1], row_parts.shape[1]
+    length = max(256, triton.next_power_of_2(triton.cdiv(rows, SUMS)))
+    row_blocks, tiles = triton.cdiv(rows, length), matrices * down * across
+    factored, blocks = len(averages) > 1, min(tiles, BLOCKS)
+    column_blocks = triton.cdiv(columns, length) if factored else 0
+    row_sums = torch.empty(matrices * row_blocks, device=weight.device)
+    sizes = torch.empty(blocks, device=weight.device)
+    row, column = averages[0], averages[-1]
     with torch.cuda.device_of(weight):
-        for average, parts, divisor in zip(
-            averages, (row_parts, column_parts), (columns, rows), strict=False
-        ):
-            _, count, size = parts.shape
-            sums.append(torch.empty(matrices, triton.cdiv(size, length), device=weight.device))
-            _average[(sums[-1].shape[1], matrices)](
-                parts, average, sums[-1], scale, numbers, count, size, divisor,
-                EPS, 32, length, num_warps=WARPS,
-            )  # fmt: skip
-        factored, row_blocks = len(averages) > 1, sums[0].shape[1]
-        factors = (averages[0], averages[-1], sums[0])
-        sizes = torch.empty(blocks, device=weight.device)
+        _averages[(row_blocks + column_blocks, matrices)](
+            row_parts, column_parts, row, column, row_sums, scale, numbers,
+            rows, columns, row_blocks, across, down, EPS, 32, length, num_warps=WARPS,
+        )  # fmt: skip
         _sizes[(blocks,)](
-            grad, *factors, sizes, scale, rows, columns, row_blocks, tiles,
-            factored, 256, ROWS, COLUMNS, num_warps=WARPS,
+            grad, row, column, row_sums, sizes, scale, rows, columns, row_blocks, tiles,
+            factored, SUMS, ROWS, COLUMNS, num_warps=WARPS,
         )  # fmt: skip
         _apply[(tiles,)](
-            weight, grad, *factors, sizes, scale, numbers, salt,
+            weight, grad, row, column, row_sums, sizes, scale, numbers, salt,
             rows, columns, row_blocks, blocks, float(weight.numel()),
-            factored, 256, BLOCKS, ROWS, COLUMNS, num_warps=WARPS,
+            factored, SUMS, BLOCKS, ROWS, COLUMNS, num_warps=WARPS,
         )  # fmt: skip

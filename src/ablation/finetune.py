@@ -172,7 +172,7 @@ class MaskedTrainer(Trainer):
         return self.optimizer
 
     def _clip_grad_norm(self, model):
-        """By an optimizer of ours: it knows in which precision, and how without a pass of its own."""
+        """By an optimizer of ours where there is one: in float32, or without a pass of its own."""
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # within accelerate's
         if isinstance(optimizer, MasterWeights | StochasticAdafactor):
             return optimizer.clip_grad_norm_(self.args.max_grad_norm)

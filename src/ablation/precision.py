@@ -55,11 +55,15 @@ def _widen_at_the_second(weight: Tensor) -> None:
         nonlocal first
         if first is not None:
             # 1 * the second + the first, in one pass: `add` would round to their own dtype
-            one = torch.ones(1, device=weight.device)
-            weight.grad, first = torch.addcmul(first, weight.grad, one), None
+            weight.grad, first = torch.addcmul(first, weight.grad, _one(weight.device)), None
 
     weight.register_hook(before)
     weight.register_post_accumulate_grad_hook(after)
+
+
+@cache
+def _one(device: torch.device) -> Tensor:
+    return torch.ones(1, device=device)
 
 
 class MasterWeights(Optimizer):
@@ -156,7 +160,9 @@ class StochasticAdafactor(Optimizer):
 
     def _square_sums(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
         weights = (weight for group in self.param_groups for weight in group["params"])
-        return {w: _backend(w).square_sums(_matrices(w.grad)) for w in weights if w.grad is not None}
+        return {
+            w: _backend(w).square_sums(_matrices(w.grad)) for w in weights if w.grad is not None
+        }
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -275,10 +281,11 @@ def _apply(
     weight.copy_(_rounded(new, _hash(place + salt[0]).view_as(weight), weight.dtype))
 
 
+_PLAIN = _Plain()
+
+
 def _backend(weight: Tensor):
-    if not weight.is_cuda:
-        return _Plain()
-    return _gpu_backend(KERNELS)
+    return _gpu_backend(KERNELS) if weight.is_cuda else _PLAIN
 
 
 @cache
