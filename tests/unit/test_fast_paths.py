@@ -120,6 +120,20 @@ def test_loss_by_chunks_equals_the_whole_one_with_its_gradients(rows_held, monke
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("targets", [0, 23])
+def test_the_loss_reads_no_memory_that_was_not_written(targets, monkeypatch):
+    monkeypatch.setitem(head_module.CHUNK, "cpu", 7 * 50)
+    head = torch.nn.Linear(16, 50, bias=False)
+    states = torch.randn(targets, 16, requires_grad=True)
+    torch.use_deterministic_algorithms(True)  # what is not written is then not a number
+    try:
+        summed_cross_entropy(head, states, torch.randint(50, (targets,))).backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert head.weight.grad.isfinite().all() and states.grad.isfinite().all()
+    assert (head.weight.grad != 0).any() == (targets > 0)
+
+
 def test_a_packed_step_by_the_fast_loss_is_the_plain_step():
     examples = [Example(ids(5 + i, i), [ids(3 + i % 4, 50 + i)]) for i in range(9)]
     model = tiny_model("ministral3")
