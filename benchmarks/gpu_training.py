@@ -64,7 +64,7 @@ def compile_widths(model, samples: list[Example], batch: int, row_tokens: int) -
         if fitting is not None:
             rows = pack([fitting], width, width=width).to(model.device)
             finetune.summed_loss(model, rows, STUDY.recipe("3B")["train_mask"])[0].backward()
-    model.zero_grad()
+            model.zero_grad()  # beside sums in float32 nothing is compiled
 
 
 def compile_optimizer(model, kind: type[torch.optim.Optimizer], settings: dict) -> None:

@@ -13,6 +13,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -152,8 +153,11 @@ class MaskedTrainer(Trainer):
         return {"parts": [vars(rows) for rows in parts], "labels": labels, "tokens": tokens}
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        forward_backward = super().training_step
-        return sum(forward_backward(model, part, num_items_in_batch) for part in inputs["parts"])
+        own, loss = self._own_optimizer(), 0.0
+        for part in inputs["parts"]:
+            with own.gradients.aside() if own else nullcontext():
+                loss += super().training_step(model, part, num_items_in_batch)
+        return loss
 
     def floating_point_ops(self, inputs):
         return 0  # reported nowhere
@@ -173,10 +177,14 @@ class MaskedTrainer(Trainer):
 
     def _clip_grad_norm(self, model):
         """By an optimizer of ours where there is one: in float32, or without a pass of its own."""
+        own = self._own_optimizer()
+        return (
+            own.clip_grad_norm_(self.args.max_grad_norm) if own else super()._clip_grad_norm(model)
+        )
+
+    def _own_optimizer(self) -> MasterWeights | StochasticAdafactor | None:
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # within accelerate's
-        if isinstance(optimizer, MasterWeights | StochasticAdafactor):
-            return optimizer.clip_grad_norm_(self.args.max_grad_norm)
-        return super()._clip_grad_norm(model)
+        return optimizer if isinstance(optimizer, MasterWeights | StochasticAdafactor) else None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, count = summed_loss(model, _rows(inputs), self.recipe["train_mask"])

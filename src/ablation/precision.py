@@ -11,8 +11,9 @@ probability that makes the expectation exact.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -28,37 +29,49 @@ NORM_EPS = 1e-6  # added to the norm that gradients are clipped by, as torch doe
 KERNELS = "triton"  # on a GPU; while they are compared also "dynamic" and "static"
 
 
-def sum_in_float32(weights: Iterable[Tensor]) -> None:
-    """Have autograd add up the gradients of `weights` in float32, whatever their own dtype.
+class GradientSums:
+    """Has autograd add up the gradients of `weights` in float32, whatever their own dtype.
 
     The first one is left as it was made: in bfloat16, the same number. With the second, `grad`
     becomes float32, a weight at a time, and later ones are added to it in place.
     """
-    for weight in weights:
-        if weight.dtype != torch.float32:
-            weight.grad_dtype = None  # else autograd would cast each, and write it once more
-            _widen_at_the_second(weight)
 
+    def __init__(self, weights: Iterable[Tensor]):
+        self.weights: list[weakref.ref[Tensor]] = []  # which refer to this object
+        self.sums: dict[Tensor, Tensor] = {}  # while no weight has them
+        for weight in weights:
+            if weight.dtype != torch.float32:
+                weight.grad_dtype = None  # else autograd would cast each, and write it once more
+                weight.register_hook(partial(self._take, weakref.ref(weight)))
+                weight.register_post_accumulate_grad_hook(self._add)
+                self.weights.append(weakref.ref(weight))
 
-def _widen_at_the_second(weight: Tensor) -> None:
-    first, itself = None, weakref.ref(weight)
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """For a forward and its backward: torch.compile gives up where a float32 `grad` meets it.
 
-    def before(_: Tensor) -> None:
-        nonlocal first
-        weight = itself()
-        narrow = weight.grad is not None and weight.grad.dtype != torch.float32
-        first = weight.grad if narrow else None
-        if narrow:
-            weight.grad = None
+        It would leave that width of rows uncompiled for good.
+        """
+        for weight in self.weights:
+            self._take(weight)
+        try:
+            yield
+        finally:
+            for weight in list(self.sums):  # that had no further gradient
+                weight.grad = self.sums.pop(weight)
 
-    def after(weight: Tensor) -> None:
-        nonlocal first
-        if first is not None:
-            # 1 * the second + the first, in one pass: `add` would round to their own dtype
-            weight.grad, first = torch.addcmul(first, weight.grad, _one(weight.device)), None
+    def _take(self, weight: weakref.ref[Tensor], _: Tensor | None = None) -> None:
+        weight = weight()
+        if weight.grad is not None:
+            self.sums[weight], weight.grad = weight.grad, None
 
-    weight.register_hook(before)
-    weight.register_post_accumulate_grad_hook(after)
+    def _add(self, weight: Tensor) -> None:
+        total = self.sums.pop(weight, None)
+        if total is not None and total.dtype == torch.float32:
+            weight.grad = total.add_(weight.grad)
+        elif total is not None:
+            # the sum + 1 * the new one, in one pass: `add` would round it to their own dtype
+            weight.grad = torch.addcmul(total, weight.grad, _one(weight.device))
 
 
 @cache
@@ -77,11 +90,10 @@ class MasterWeights(Optimizer):
         super().__init__(inner.param_groups, inner.defaults)
         self.inner = inner
         self.pairs: list[tuple[torch.Tensor, torch.Tensor]] = []  # (weight, its float32 copy)
+        self.gradients = GradientSums(w for group in inner.param_groups for w in group["params"])
         for group in inner.param_groups:
-            sum_in_float32(group["params"])
-            group["params"] = [
-                w if w.dtype == torch.float32 else self._copy(w) for w in group["params"]
-            ]
+            weights = group["params"]
+            group["params"] = [w if w.dtype == torch.float32 else self._copy(w) for w in weights]
         self.param_groups = inner.param_groups  # one set of learning rates
 
     def _copy(self, weight: torch.Tensor) -> torch.Tensor:
@@ -142,7 +154,7 @@ class StochasticAdafactor(Optimizer):
     def __init__(self, params, lr=1e-3, weight_decay=0.0, clip_threshold=1.0):
         defaults = {"lr": lr, "weight_decay": weight_decay, "clip_threshold": clip_threshold}
         super().__init__(params, defaults)
-        sum_in_float32(weight for group in self.param_groups for weight in group["params"])
+        self.gradients = GradientSums(w for group in self.param_groups for w in group["params"])
         self._sums: dict[Tensor, tuple[Tensor, Tensor]] = {}  # of gradients to be stepped, clipped
         self._scale: Tensor | None = None  # what they are multiplied by
 

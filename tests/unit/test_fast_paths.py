@@ -2,6 +2,7 @@
 
 import copy
 import weakref
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -17,7 +18,7 @@ from ablation.blocks import BLOCK, visible_blocks
 from ablation.head import float32_logits, summed_cross_entropy, token_scores
 from ablation.masks import MASKS, rule, sees_ahead
 from ablation.packing import Example, fixed_rows, forwards, pack
-from ablation.precision import StochasticAdafactor, sum_in_float32
+from ablation.precision import GradientSums, StochasticAdafactor
 
 
 @pytest.fixture(autouse=True)
@@ -306,16 +307,19 @@ def test_a_step_is_clipped_by_its_own_gradients_only():
     count=st.integers(1, 5),
     dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
     told=st.integers(1, 2),
+    aside=st.booleans(),
 )
-def test_gradients_add_up_in_float32_one_after_the_other(count, dtype, told):
+def test_gradients_add_up_in_float32_one_after_the_other(count, dtype, told, aside):
     weight = torch.nn.Parameter(torch.zeros(5, 7, dtype=dtype))
     for _ in range(told):  # twice is once: a model may get a second optimizer
-        sum_in_float32([weight])
+        gradients = GradientSums([weight])
     for _ in range(2):  # steps
         total = torch.zeros(5, 7)
         for number in range(count):
             made = gradient((5, 7), number).to(dtype)
-            (weight * made).sum().backward()
+            with gradients.aside() if aside else nullcontext():
+                assert not aside or dtype == torch.float32 or weight.grad is None
+                (weight * made).sum().backward()
             total += made
         assert weight.grad.dtype == (dtype if count == 1 else torch.float32)
         assert torch.equal(weight.grad.float(), total)
@@ -337,36 +341,54 @@ def test_the_first_gradient_is_kept_as_it_was_made():
             return gradient
 
     weight = torch.nn.Parameter(torch.zeros(64, 64, dtype=torch.bfloat16))
-    sum_in_float32([weight])
+    GradientSums([weight])
     Product.apply(weight).backward()
     assert weight.grad.data_ptr() == made[0]  # not copied
 
 
+def test_a_weight_without_a_further_gradient_keeps_its_sum():
+    weights = [torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16)) for _ in range(2)]
+    gradients = GradientSums(weights)
+    for used in (weights, weights, weights[:1]):
+        with gradients.aside():
+            sum(weight.sum() for weight in used).backward()
+    assert [weight.grad.tolist() for weight in weights] == [[3.0] * 4, [2.0] * 4]
+
+
+def test_what_is_compiled_beside_sums_is_compiled_whole():
+    layer = torch.nn.Linear(4, 4).bfloat16()
+    gradients = GradientSums(layer.parameters())
+    compiled = torch.compile(layer, backend="eager", fullgraph=True, dynamic=False)
+    for width in (2, 3, 4, 5):  # of one step
+        with gradients.aside():
+            compiled(torch.ones(width, 4).bfloat16()).sum().backward()
+    assert layer.bias.grad.dtype == torch.float32 and (layer.bias.grad == 14).all()
+
+
 def test_a_weight_used_twice_has_one_gradient():
     tied, apart = (torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16)) for _ in range(2))
-    sum_in_float32([tied])
+    GradientSums([tied])
     for weight in (tied, apart):  # 1 + 1/256 is 1 in bfloat16, as torch adds within a backward
         (weight.sum() + (weight / 256).sum()).backward()
     assert tied.grad.dtype == torch.bfloat16 and torch.equal(tied.grad, apart.grad)
 
 
-def test_sums_survive_a_backward_that_failed():
+def test_a_backward_that_failed_leaves_the_sum_as_it_was():
     weight = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
-    sum_in_float32([weight])
+    gradients = GradientSums([weight])
     weight.sum().backward()
     handle = weight.register_hook(lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError), gradients.aside():
         weight.sum().backward()
     handle.remove()
-    weight.grad = None
-    for _ in range(2):
+    with gradients.aside():
         weight.sum().backward()
     assert (weight.grad == 2).all()
 
 
 def test_weights_with_sums_are_freed():
     weight = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
-    sum_in_float32([weight])
+    GradientSums([weight])
     weight.sum().backward()
     alive = weakref.ref(weight)
     del weight
