@@ -362,7 +362,9 @@ def test_a_bfloat16_step_is_the_float32_sum_of_its_micro_batches(
         stepped.update({weight: weight.grad.clone() for weight in model.parameters()})
 
     def seen(model, rows, mask):
-        batches.extend([rows] if torch.is_grad_enabled() else [])
+        if torch.is_grad_enabled():
+            batches.append(rows)
+            assert all(weight.grad is None for weight in model.parameters())  # else not compiled
         return summed_loss(model, rows, mask)
 
     monkeypatch.setattr(module.Watch, "on_pre_optimizer_step", stepping)
