@@ -26,8 +26,6 @@ SQUARE_EPS = 1e-30  # added to squared gradients
 DECAY_RATE = -0.8  # step t's squares enter the averages with weight t^-0.8
 NORM_EPS = 1e-6  # added to the norm that gradients are clipped by, as torch does
 
-KERNELS = "triton"  # on a GPU; while they are compared also "dynamic" and "static"
-
 
 class GradientSums:
     """Has autograd add up the gradients of `weights` in float32, whatever their own dtype.
@@ -172,9 +170,7 @@ class StochasticAdafactor(Optimizer):
 
     def _square_sums(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
         weights = (weight for group in self.param_groups for weight in group["params"])
-        return {
-            w: _backend(w).square_sums(_matrices(w.grad)) for w in weights if w.grad is not None
-        }
+        return {w: _kernels(w)[0](_matrices(w.grad)) for w in weights if w.grad is not None}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -207,7 +203,7 @@ class StochasticAdafactor(Optimizer):
             for weight, *its in zip(weights, numbers, salts, strict=True):
                 averages = [a for a in self.state[weight].values() if torch.is_tensor(a)]
                 pair = _matrices(weight.detach()), _matrices(weight.grad)
-                _backend(weight).update(*pair, *sums.pop(weight), averages, scale, *its)
+                _kernels(weight)[1](*pair, *sums.pop(weight), averages, scale, *its)
         return loss
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -244,71 +240,52 @@ def _salt(steps: int, group: int, index: int) -> int:
     return ((mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9 >> 32) % 2**32 - 2**31
 
 
-class _Plain:
-    """The update in torch's own operations; `on` may compile them."""
-
-    def __init__(self, on: Callable[[Callable], Callable] = lambda function: function):
-        self.on = on
-
-    def square_sums(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return self.on(_square_sums)(grad)
-
-    def update(self, weight, grad, rows, columns, averages, scale, numbers, salt) -> None:
-        # two graphs: in one, the compiler would write the whole update to memory in between
-        averages = [average.view(weight.shape[0], -1) for average in averages]
-        factors = self.on(_factors)(rows, columns, averages, scale, numbers)
-        self.on(_apply)(weight, grad, factors, numbers, salt)
-
-
 def _square_sums(grad: Tensor) -> tuple[Tensor, Tensor]:
     square = grad.float().square()
     return square.sum(-1), square.sum(-2)
 
 
-def _factors(
-    rows: Tensor, columns: Tensor, averages: list[Tensor], scale: Tensor, numbers: Tensor
-) -> list[Tensor]:
-    """What `scale` times the gradient is multiplied by, `scale` included."""
+def _update(
+    weight: Tensor,
+    grad: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    averages: list[Tensor],
+    scale: Tensor,
+    numbers: Tensor,
+    salt: Tensor,
+) -> None:
+    """Update `averages` and `weight` [matrices, rows, columns] in place by `scale` times `grad`.
+
+    `rows` and `columns` are sums of the squares of `grad`; `numbers` are learning rate, decay, the
+    share of this step's squares and the threshold to which the update is clipped.
+    """
+    lr, decay, share, clip_threshold = numbers.unbind()
     sums, counts = (rows, columns), (columns.shape[-1], rows.shape[-1])
     for average, total, count in zip(averages, sums, counts, strict=False):  # no columns: a vector
-        average.lerp_(total * (scale * scale / count) + SQUARE_EPS, numbers[2])
+        mean = total * (scale * scale / count) + SQUARE_EPS
+        average.lerp_(mean.view_as(average), share)
     row, *column = averages
-    if not column:
-        return [scale * row.rsqrt()[..., None]]
-    by_row = (row / row.mean(-1, keepdim=True)).rsqrt()
-    return [scale * by_row[..., None], column[0].rsqrt()[..., None, :]]
-
-
-def _apply(
-    weight: Tensor, grad: Tensor, factors: list[Tensor], numbers: Tensor, salt: Tensor
-) -> None:
-    lr, decay, _, clip_threshold = numbers.unbind()
-    update = grad.float()
-    for factor in factors:
-        update = update * factor
+    update = scale * grad.float()
+    if column:
+        by_row = (row / row.mean(-1, keepdim=True)).rsqrt()
+        update *= by_row[..., None] * column[0].rsqrt()[..., None, :]
+    else:
+        update *= row.rsqrt().view_as(update)
     size = update.square().mean().sqrt()
-    update = update * (lr / (size / clip_threshold).clamp(min=1))
+    update *= lr / (size / clip_threshold).clamp(min=1)
     new = weight.float() * (1 - lr * decay) - update
     place = torch.arange(weight.numel(), device=weight.device, dtype=torch.int32)
     weight.copy_(_rounded(new, _hash(place + salt[0]).view_as(weight), weight.dtype))
 
 
-_PLAIN = _Plain()
+def _kernels(weight: Tensor) -> tuple[Callable, Callable]:
+    """`_square_sums` and `_update`; for a GPU, which alone has Triton, fused."""
+    if not weight.is_cuda:
+        return _square_sums, _update
+    from ablation import adafactor_kernels
 
-
-def _backend(weight: Tensor):
-    return _gpu_backend(KERNELS) if weight.is_cuda else _PLAIN
-
-
-@cache
-def _gpu_backend(name: str):
-    if name == "triton":
-        from ablation import adafactor_kernels
-
-        return adafactor_kernels
-    # beyond it torch would run it uncompiled, which holds matrices several times over in float32
-    torch._dynamo.config.recompile_limit = 64
-    return _Plain(cache(lambda function: torch.compile(function, dynamic=name == "dynamic")))
+    return adafactor_kernels.square_sums, adafactor_kernels.update
 
 
 def _hash(x: Tensor) -> Tensor:
