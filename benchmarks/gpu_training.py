@@ -129,7 +129,7 @@ def training_16(size: Size) -> dict:
 
 
 def training_16k(size: Size) -> dict:
-    """A step of about 16 thousand tokens: in the rows that fit a 40 GB card, and in longer ones."""
+    """A step of about 16 thousand tokens: in the study's rows, and in shorter ones."""
     batch, model, found = size.throughput_examples, make_model(size), []
     samples = make_samples(size, batch * (2 + 2 * size.steps))
     for row_tokens in size.row_tokens:

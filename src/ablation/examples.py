@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ablation.alpaca import alpaca_prompt, read_records
 from ablation.packing import Example
 from ablation.provenance import sha256_file
+
+TOGETHER = 1000  # records that are tokenized in one call, by all processors
 
 
 @dataclass(frozen=True)
@@ -22,18 +24,21 @@ class Examples:
     fingerprint: str  # sha256 of the file they came from
 
 
-def tokenize(record: Mapping, tokenizer, max_seq_len: int) -> Example | None:
-    """One Alpaca record as prompt and response ids (EOS appended and supervised).
+def tokenize(records: Sequence[Mapping], tokenizer, max_seq_len: int) -> Iterator[Example | None]:
+    """Alpaca records as prompt and response ids (EOS appended and supervised).
 
     Prompt and response are tokenized apart. The prompt starts with the tokenizer's BOS where it
     has one. Cut at `max_seq_len` tokens; None when no response token is left to learn.
     """
-    prompt = tokenizer(alpaca_prompt(record), add_special_tokens=False)["input_ids"]
-    if tokenizer.bos_token_id is not None:
-        prompt = [tokenizer.bos_token_id, *prompt]
-    response = tokenizer(" " + record["output"], add_special_tokens=False)["input_ids"]
-    response = [*response, tokenizer.eos_token_id][: max(0, max_seq_len - len(prompt))]
-    return Example(prompt[:max_seq_len], [response]) if response else None
+    first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    for start in range(0, len(records), TOGETHER):
+        part = records[start : start + TOGETHER]
+        prompts = tokenizer([alpaca_prompt(r) for r in part], add_special_tokens=False)
+        responses = tokenizer([" " + r["output"] for r in part], add_special_tokens=False)
+        for prompt, response in zip(prompts["input_ids"], responses["input_ids"], strict=True):
+            prompt = [*first, *prompt]
+            response = [*response, tokenizer.eos_token_id][: max(0, max_seq_len - len(prompt))]
+            yield Example(prompt[:max_seq_len], [response]) if response else None
 
 
 def read_examples(
@@ -41,8 +46,7 @@ def read_examples(
 ) -> Examples:
     """Tokenize a JSON-lines file of Alpaca records and hold out a fraction of it by seed."""
     records = read_records(file)
-    tokenized = [tokenize(record, tokenizer, max_seq_len) for record in records]
-    examples = [example for example in tokenized if example is not None]
+    examples = [e for e in tokenize(records, tokenizer, max_seq_len) if e is not None]
     random.Random(f"heldout {seed}").shuffle(examples)
     held = max(1, round(heldout_fraction * len(examples)))
     if len(examples) <= held:

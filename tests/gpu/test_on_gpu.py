@@ -155,7 +155,7 @@ def test_the_optimizer_is_the_plain_one(dtype, made):
     for device in ("cuda", "cpu"):
         random = torch.Generator().manual_seed(0)
         start = [torch.randn(shape, generator=random).to(dtype) for shape in shapes]
-        weights[device] = [torch.nn.Parameter(weight.to(device)) for weight in start]
+        weights[device] = [torch.nn.Parameter(weight.to(device, copy=True)) for weight in start]
         for weight in weights[device]:
             weight.grad_dtype = None
         optimizer = StochasticAdafactor(weights[device], lr=1e-2, weight_decay=0.1)

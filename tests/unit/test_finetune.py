@@ -83,7 +83,7 @@ def run(model, tokenizer, data, tmp_path, seed=1, **changes):
 
 def test_prompt_starts_with_bos_and_response_ends_with_eos(tokenizer):
     record = {"instruction": "Say red.", "input": "", "output": "red"}
-    example = tokenize(record, tokenizer, 64)
+    (example,) = tokenize([record], tokenizer, 64)
     assert example.prompt[0] == tokenizer.bos_token_id
     assert tokenizer.decode(example.prompt[1:]) == alpaca_prompt(record)
     (response,) = example.continuations
@@ -92,7 +92,8 @@ def test_prompt_starts_with_bos_and_response_ends_with_eos(tokenizer):
 
 
 def test_only_the_response_is_supervised(tokenizer):
-    example = tokenize({"instruction": "Say.", "input": "", "output": "red red"}, tokenizer, 64)
+    record = {"instruction": "Say.", "input": "", "output": "red red"}
+    (example,) = tokenize([record], tokenizer, 64)
     rows = pack([example], 64)
     supervised = rows.labels[rows.labels != -100].tolist()
     assert supervised == list(example.continuations[0])
@@ -100,10 +101,13 @@ def test_only_the_response_is_supervised(tokenizer):
 
 def test_a_response_is_cut_and_an_example_without_any_is_dropped(tokenizer, data):
     record = {"instruction": "Say.", "input": "", "output": "red " * 50}
-    length = len(tokenize(record, tokenizer, 10_000).prompt)
-    assert len(tokenize(record, tokenizer, length + 3).continuations[0]) == 3
-    assert tokenize(record, tokenizer, length) is None
-    lengths = [len(tokenize(json.loads(line), tokenizer, 999).prompt) for line in data.open()]
+    (whole,) = tokenize([record], tokenizer, 10_000)
+    length = len(whole.prompt)
+    (cut,) = tokenize([record], tokenizer, length + 3)
+    assert len(cut.continuations[0]) == 3
+    assert list(tokenize([record], tokenizer, length)) == [None]
+    records = [json.loads(line) for line in data.open()]
+    lengths = [len(example.prompt) for example in tokenize(records, tokenizer, 999)]
     cut = sorted(lengths)[20]
     examples = read_examples(data, tokenizer, cut, 0.1, seed=1)
     assert examples.dropped == sum(n >= cut for n in lengths) > 0
