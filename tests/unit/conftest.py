@@ -29,3 +29,27 @@ def configs(tmp_path):
     shutil.copy(CONFIG / "default.yaml", tmp_path)
     shutil.copytree(CONFIG / "tasks", tmp_path / "tasks")
     return tmp_path
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny models are no faster on more, and their sums would come in another order."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tiny import tiny_tokenizer
+
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A file of finetuning records."""
+    from small_training import write_records
+
+    write_records(tmp_path / "data.jsonl")
+    return tmp_path / "data.jsonl"
