@@ -53,3 +53,19 @@ def data(tmp_path):
 
     write_records(tmp_path / "data.jsonl")
     return tmp_path / "data.jsonl"
+
+
+@pytest.fixture
+def fake():
+    """A fake Vast without machines; its clock stands still but for `advance`."""
+    from tests.fakes.vast import FakeVast
+
+    with FakeVast(time_scale=0, limits=False, machines=False) as fake:
+        yield fake
+
+
+@pytest.fixture
+def client(fake):
+    from tests.fakes.client import Client
+
+    return Client(fake)
