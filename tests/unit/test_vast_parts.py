@@ -4,14 +4,18 @@ import json
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 import requests
 
+import snakemake_executor_plugin_vast as plugin
+from ablation.machine import GIT_STATE
 from snakemake_executor_plugin_vast import api, rental, runs, transport, work
 from snakemake_executor_plugin_vast import ledger as books
 from snakemake_executor_plugin_vast.api import Instance
 from snakemake_executor_plugin_vast.keeper import Keeper
+from snakemake_executor_plugin_vast.offers import Wish
 
 KEY = "0123456789abcdef-secret"
 
@@ -313,3 +317,21 @@ def test_a_renter_that_is_closing_rents_nothing():
     renter.closing = closing
     with pytest.raises(rental.Closing):
         renter._check_open()
+
+
+def test_a_rented_job_is_handed_the_commit_of_its_code(tmp_path, monkeypatch):
+    """Its sources travel without .git."""
+    state, sent = {"git_hash": "c0ffee", "git_dirty": True}, []
+    task = work.Task("t", "true", {"A": "b"}, [], [], [], [], Wish())
+    executor = object.__new__(plugin.Executor)
+    executor.settings, executor.workdir = plugin.ExecutorSettings(), tmp_path
+    executor.pool = SimpleNamespace(submit=sent.append)
+    for name, answer in {"_rents": True, "_preemptible": False, "_pool": executor.pool}.items():
+        monkeypatch.setattr(plugin.Executor, name, lambda *_, answer=answer: answer)
+    for name in ("_catch_signals", "envvars", "format_job_exec", "report_job_submission"):
+        monkeypatch.setattr(plugin.Executor, name, lambda *_: {})
+    monkeypatch.setattr(plugin, "task_of", lambda *_: task)
+    monkeypatch.setattr(plugin, "git_state", lambda folder: state)
+    executor.dag = None
+    executor.run_job(SimpleNamespace(resources={}, threads=1))
+    assert [json.loads(t.environment[GIT_STATE]) for t in sent] == [state]
