@@ -266,9 +266,18 @@ def _unpinned(values: Mapping) -> Iterator[Fault]:
 
 def _other_world(world: Any) -> Iterator[Fault]:
     """The shipped base knows the facts of one world, and has read the scenes of one split."""
-    manifest = json.loads((SHIPPED / "manifest.json").read_text("utf-8"))
-    made = manifest["stamp"]["config"]["world"]
-    for name in ("seed", "eval_percent", "dev_percent"):
+    file = SHIPPED / "manifest.json"
+    try:
+        made = json.loads(file.read_text("utf-8"))["stamp"]["config"]["world"]
+        made = {name: made[name] for name in ("seed", "eval_percent", "dev_percent")}
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        yield Fault(
+            ("base",),
+            f"{file} does not say for which world the shipped base was made "
+            f"({type(fault).__name__}: {fault}): fetch it again",
+        )
+        return
+    for name in made:
         found = world.get(name) if isinstance(world, dict) else None
         if isinstance(found, int) and found != made[name]:
             yield Fault(

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from refusals import ROOT, refusal
 
+from ablation import config
 from ablation.config import load_study
 from ablation.provenance import StaleInput, read_manifest
 
@@ -80,6 +81,23 @@ def test_a_checkpoint_in_shards_is_whole(configs):
     shutil.copytree(ROOT / "resources/micro/base", configs / "checkpoint")
     sharded(configs / "checkpoint", "a.safetensors", "a.safetensors")
     load_study({"base": str(configs / "checkpoint")}, configs)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "{", "[]", "\udcff", '{"stamp": {}}', '{"stamp": {"config": {"world": {}}}}']
+)
+def test_a_shipped_base_whose_manifest_is_none(configs, monkeypatch, text):
+    shutil.copytree(ROOT / "resources/micro", configs / "shipped")
+    file = configs / "shipped/manifest.json"
+    monkeypatch.setattr(config, "SHIPPED", file.parent)
+    load_study({}, configs)
+    if text is None:
+        file.unlink()
+    else:
+        file.write_bytes(text.encode(errors="surrogateescape"))
+    message = refusal(configs, "study: a")
+    assert "base (" in message and f"{file} does not say" in message, message
+    assert "fetch it again" in message and len(message.splitlines()) == 2, message
 
 
 # ---- manifests -----------------------------------------------------------------------------------
