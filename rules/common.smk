@@ -12,7 +12,8 @@ from snakemake.logging import logger
 
 from ablation import provenance
 from ablation.accepted import script_of
-from ablation.config import load_study, unpinned
+from ablation.config import load_study
+from ablation.faults import unpinned
 from ablation.names import ABLATED_MASKS, MASKS
 from ablation.recipes import is_long
 from ablation.tasks import data_files, task_hashes

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from refusals import ROOT, refusal
 
-from ablation import config
+from ablation import faults
 from ablation.config import load_study
 from ablation.provenance import StaleInput, read_manifest
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_in_shards_is_whole(configs):
 def test_a_shipped_base_whose_manifest_is_none(configs, monkeypatch, text):
     shutil.copytree(ROOT / "resources/micro", configs / "shipped")
     file = configs / "shipped/manifest.json"
-    monkeypatch.setattr(config, "SHIPPED", file.parent)
+    monkeypatch.setattr(faults, "SHIPPED", file.parent)
     load_study({}, configs)
     if text is None:
         file.unlink()
