@@ -14,12 +14,12 @@ from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 from workload import STUDY, Size, make_model, make_samples
 
-from ablation import finetune
 from ablation.arguments import own_optimizer, training_arguments
 from ablation.masks import wants_fixed_rows
 from ablation.models import target_logits
 from ablation.packing import WIDTHS, Example, forwards, pack, token_count
 from ablation.stops import Stops
+from ablation.trainer import MaskedTrainer, summed_loss
 
 MEMORY_GIB = 38.0  # reserved, so that a card of 40 GB does it
 
@@ -63,7 +63,7 @@ def compile_widths(model, samples: list[Example], batch: int, row_tokens: int) -
         fitting = next((s for s in samples if token_count(s) <= width), None)
         if fitting is not None:
             rows = pack([fitting], width, width=width).to(model.device)
-            finetune.summed_loss(model, rows, STUDY.recipe("3B")["train_mask"])[0].backward()
+            summed_loss(model, rows, STUDY.recipe("3B")["train_mask"])[0].backward()
             model.zero_grad()  # beside sums in float32 nothing is compiled
 
 
@@ -92,7 +92,7 @@ def train(
     with tempfile.TemporaryDirectory() as state:
         arguments = training_arguments(recipe, 0, size.hardware, state, batch)
         arguments.save_strategy = arguments.eval_strategy = "no"
-        trainer = finetune.MaskedTrainer(
+        trainer = MaskedTrainer(
             model=model,
             args=arguments,
             train_dataset=samples,
@@ -151,7 +151,7 @@ def training_check(size: Size) -> dict:
         for rows in forwards(samples, 2048, fixed=wants_fixed_rows(model)):
             rows = rows.to(size.device)
             if way == "fast":
-                loss, _ = finetune.summed_loss(model, rows, "prefill_bidir")
+                loss, _ = summed_loss(model, rows, "prefill_bidir")
             else:
                 logits = target_logits(model, rows, "prefill_bidir").float()
                 loss = cross_entropy(logits, rows.target_id, reduction="sum")

@@ -12,10 +12,11 @@ from snakemake.logging import logger
 
 from ablation import provenance
 from ablation.accepted import script_of
-from ablation.config import load_study, unpinned
+from ablation.config import load_study
+from ablation.faults import unpinned
 from ablation.names import ABLATED_MASKS, MASKS
 from ablation.recipes import is_long
-from ablation.tasks import task_hashes
+from ablation.tasks import data_files, task_hashes
 
 ROOT = Path(workflow.current_basedir).parent
 if not ROOT.samefile("."):  # manifests name resources and results by paths relative to each other

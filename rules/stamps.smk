@@ -109,9 +109,13 @@ def items():
 
 
 def item_files():
-    """What `items()` names: the micro-world's tasks, and folders of the hub's data sets."""
+    """What `items()` names: the micro-world's tasks, and folders of the hub's data sets.
+
+    Beside them stands what task files of the user's own name as their data: stamps have its hashes.
+    """
     world = expand(f"{ITEMS}/{{task}}.jsonl", task=WORLD_TASKS) if WORLD else []
-    return world + ancient([f"{ITEMS}/{data}" for data in STUDY.data_sets])
+    named = data_files(ROOT / "config", STUDY.evaluation.tasks)
+    return world + ancient([*named, *(f"{ITEMS}/{data}" for data in STUDY.data_sets)])
 
 
 def base_weights():

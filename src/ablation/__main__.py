@@ -246,7 +246,7 @@ def _reap(arguments: argparse.Namespace) -> int:
 
     try:
         left = reap(Path.cwd(), lambda: Vast(find_key(dict(os.environ), Path.home())), print)
-    except VastError as fault:
+    except (VastError, ValueError) as fault:
         print(fault, file=sys.stderr)
         return 1
     print(f"still listed: {' '.join(left)}" if left else "no machines of killed runs are left")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 
 
@@ -54,21 +54,27 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-@_told
-def _trace(arguments: argparse.Namespace) -> int:
+def _print(found, file: Path | None, show) -> None:
+    """By `show`, and into `file` as JSON; as JSON alone where that is `-`."""
     import json
 
     from ablation.provenance import write_json
+
+    if str(file) == "-":
+        print(json.dumps(found, indent=2, sort_keys=True))
+        return
+    if file:
+        write_json(file, found)
+    show(found)
+
+
+@_told
+def _trace(arguments: argparse.Namespace) -> int:
     from ablation.trace import trace
     from ablation.trace_tree import show
 
     found = trace(arguments.table, dict(arguments.where), arguments.column, arguments.ledger)
-    if str(arguments.json) == "-":
-        print(json.dumps(found, indent=2, sort_keys=True))
-        return 0
-    if arguments.json:
-        write_json(arguments.json, found)
-    show(found)
+    _print(found, arguments.json, show)
     return 0
 
 
@@ -91,18 +97,10 @@ def _add_diff(commands) -> None:
 
 @_told
 def _diff(arguments: argparse.Namespace) -> int:
-    import json
-
     from ablation.diff import diff, show
-    from ablation.provenance import write_json
 
     found = diff(arguments.a, arguments.b, arguments.study, arguments.configfile)
-    if str(arguments.json) == "-":
-        print(json.dumps(found, indent=2, sort_keys=True))
-        return 0
-    if arguments.json:
-        write_json(arguments.json, found)
-    show(found, arguments.task == "each")
+    _print(found, arguments.json, partial(show, every_task=arguments.task == "each"))
     return 0
 
 

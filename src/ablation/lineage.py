@@ -115,7 +115,7 @@ def ledger_attempts(ledgers: Iterable[Path]) -> dict[str, list[dict]]:
     """
     found: dict[str, list[dict]] = {}
     tried: dict[str, list[dict]] = {}
-    for line in (line for ledger in ledgers for line in read_json_lines(ledger)):
+    for line in (line for ledger in ledgers for line in read_json_lines(ledger, appended=True)):
         if line.get("what") != "attempt":
             continue
         tried.setdefault(line["job"], []).append(line)

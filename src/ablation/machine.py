@@ -1,14 +1,16 @@
 """Run records: what happened when a job ran, on which machine, with which energy. Nobody's input.
 
-Energy and GPU names come from the driver (NVML), by the optional package nvidia-ml-py; without it,
-or without a GPU, a record simply has no such keys.
+Energy and GPU names come from the driver (NVML), by nvidia-ml-py; without a driver a record simply
+has no such keys.
 """
 
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +20,9 @@ from pathlib import Path
 
 from ablation.provenance import SCHEMA_VERSION, processor, write_json
 
-ATTEMPT = "ABLATION_ATTEMPT"  # set by an executor: the attempt's name in its ledger
+# Set by an executor: the attempt's name in its ledger, and `git_state` where it goes without .git.
+ATTEMPT, GIT_STATE = "ABLATION_ATTEMPT", "ABLATION_GIT_STATE"
+ARCHIVED = ".git_archival.txt"  # in which `git archive` writes the commit, by .gitattributes
 
 
 @contextmanager
@@ -65,11 +69,18 @@ def run_of(manifest: str | Path) -> Path:
 def git_state(folder: str | Path = ".") -> dict[str, str | bool | None]:
     """`git_hash`, the commit checked out in `folder`; `git_dirty`: tracked files differ from it.
 
-    Both are None where there is no repository of git: a copy on a rented machine, say.
+    Where there is no repository of git, they are what an executor handed on, or the commit that
+    `git archive` wrote down. None is what nobody knows.
     """
     commit = _git(folder, "rev-parse", "HEAD")
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no") if commit else None
-    return {"git_hash": commit, "git_dirty": None if changes is None else bool(changes)}
+    if commit:
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        return {"git_hash": commit, "git_dirty": None if changes is None else bool(changes)}
+    if handed_on := os.environ.get(GIT_STATE):
+        return json.loads(handed_on)
+    archived = Path(folder) / ARCHIVED
+    found = re.search(r"^[0-9a-f]{40}$", archived.read_text(), re.M) if archived.is_file() else None
+    return {"git_hash": found and found[0], "git_dirty": None}
 
 
 def _git(folder: str | Path, *arguments: str) -> str | None:
@@ -87,12 +98,12 @@ def _git(folder: str | Path, *arguments: str) -> str | None:
 
 @contextmanager
 def _nvml() -> Iterator[list]:
-    """Handles of the GPUs that this process may use; none without a driver or nvidia-ml-py."""
+    """Handles of the GPUs that this process may use; none without a driver."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # no package, no driver, no permission: all mean that nothing is known
+    except Exception:  # no driver, no permission: both mean that nothing is known
         yield []
         return
     try:

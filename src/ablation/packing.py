@@ -91,7 +91,6 @@ def pack(
     examples: Iterable[Example],
     capacity: int,
     keep_last: bool = True,
-    pad_id: int = 0,
     width: int | None = None,
 ) -> Rows:
     """Put each example into the first row that has room for it (first-fit), in the order given.
@@ -152,7 +151,7 @@ def pack(
                     targets.append((row_index, predictor, token, first_owner[index] + number))
             doc.extend([index] * (len(ids) - len(doc)))
         padding = width - len(ids)
-        columns[0].append(ids + padding * [pad_id])
+        columns[0].append(ids + padding * [0])
         columns[1].append(doc + padding * [PADDING_DOC])
         columns[2].append(branch + padding * [0])
         columns[3].append(position_ids + padding * [0])

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ablation import hub
-from ablation.config import is_commit, repositories
+from ablation.faults import is_commit, repositories
 from ablation.layers import ConfigError, read_layer, resolve, scalar, shown
 from ablation.provenance import write_text
 

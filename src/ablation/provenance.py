@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import warnings
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -61,15 +62,19 @@ def write_json_lines(path: str | Path, records: Iterable[Mapping]) -> None:
 
 
 def read_json_lines(
-    path: str | Path, check: Callable[[dict], object] = lambda record: None
+    path: str | Path,
+    check: Callable[[dict], object] = lambda record: None,
+    appended: bool = False,
 ) -> list[dict]:
     """The records of a file with one JSON object a line; blank lines count for nothing.
 
     Lines end at "\\n" alone: JSON text may hold other line separators. Raises ValueError that names
-    file and line for what is no object in UTF-8, or where `check` of a record raises one.
+    file and line for what is no object in UTF-8, or where `check` of a record raises one. A file
+    that grows line by line, `appended`, may end in the middle of one: that is left out, and told.
     """
     records = []
-    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
+    lines = Path(path).read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             if not text:
@@ -79,6 +84,9 @@ def read_json_lines(
                 raise ValueError(f"a JSON object was expected, {text[:60]} found")
             check(record)
         except ValueError as fault:
+            if appended and number == len(lines):
+                warnings.warn(f"{path}, line {number}: cut off, left out", stacklevel=2)
+                break
             raise ValueError(f"{path}, line {number}: {fault}") from None
         records.append(record)
     return records

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from ablation.names import MASKS, METRICS
 from ablation.recipes import NAME, RECIPES
 from ablation.sources import data_sets
-from ablation.strict import Seed, Strict, key
+from ablation.strict import Seed, Shape, Strict, key
 from ablation.world.schema import MicroWorld
 
 Mask = Literal[MASKS]
@@ -262,15 +262,10 @@ class Instructions(Strict):
     count: int = key("records: the first so many", ge=2)
 
 
-class RandomBase(Strict):
+class RandomBase(Shape):
     seed: Seed = key("weights and texts")
     vocabulary: int = key("rows of the embeddings; the tokenizer may have fewer tokens", ge=512)
-    width: int = key("of the residual stream", ge=1)
-    feed_forward: int = key("width between the two halves of a feed-forward block", ge=1)
-    layers: int = key("attention and feed-forward blocks", ge=1)
-    heads: int = key("of queries", ge=1)
     key_value_heads: int = key("of keys and values; a divisor of heads", ge=1)
-    head_dim: int = key("dimensions a head, even for rotary positions", ge=2, multiple_of=2)
 
     @field_validator("key_value_heads")
     @classmethod

@@ -7,9 +7,11 @@ lm-eval's, known by a generated list. No torch, no lm_eval (seconds): every job 
 from __future__ import annotations
 
 import gzip
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ import yaml
 
 from ablation.code_hash import code_closure, code_tokens, module_file
 from ablation.layers import shown
-from ablation.provenance import sha256_text
+from ablation.provenance import sha256_file, sha256_text
 
 LM_EVAL_NAMES = "tasks/lm_eval_names.txt.gz"  # in the config folder; `make config` writes it
 SCORED = "multiple_choice"  # the output type that can be tabulated item by item
+BUILDERS = ("arrow", "csv", "json", "parquet", "text")  # of `datasets`: they read files
 OWN_METRICS = "its own metrics (process_results)"
 
 # What would let a task ask something that stands in no file of its name, and what to do instead.
@@ -104,12 +107,10 @@ def file_faults(folder: Path) -> Iterator[str]:
 def task_hashes(folder: Path, tasks: Iterable[str]) -> dict[str, str]:
     """{file in `folder`/tasks: hash} of all that decides what `tasks` ask: their files and code.
 
-    The modules that the code uses stand beside them, under their names. A group or tag of lm-eval
-    may hold any task that a file of ours replaces: with a name that is not ours, all files count.
+    The modules that the code uses, and the data that tasks name, stand beside them under their own
+    names.
     """
-    files, tasks = own_files(folder), set(tasks)
-    ours = [file for file in files if file.stem in tasks]
-    texts = {f: f.read_text("utf-8") for f in (files if tasks - set(own_tasks(folder)) else ours)}
+    texts = {file: file.read_text("utf-8") for file in _asked(folder, tasks)}
     code = {python for file in texts for python in file.parent.glob("*.py")}
     for file, text in texts.items():
         modules = (name.replace(".", "/") for name in re.findall(r"!function +([\w.]+)\.\w", text))
@@ -117,4 +118,44 @@ def task_hashes(folder: Path, tasks: Iterable[str]) -> dict[str, str]:
     texts |= {python: code_tokens(python.read_text("utf-8")) for python in sorted(code)}
     found = {f.relative_to(folder / "tasks").as_posix(): sha256_text(t) for f, t in texts.items()}
     used = sorted({module for python in code for module in code_closure(python)})
-    return found | {m: sha256_text(code_tokens(module_file(m).read_text("utf-8"))) for m in used}
+    found |= {m: sha256_text(code_tokens(module_file(m).read_text("utf-8"))) for m in used}
+    data = (file for file in data_files(folder, tasks) if Path(file).is_file())
+    return found | {file: sha256_file(file) for file in data}
+
+
+def _asked(folder: Path, tasks: Iterable[str]) -> list[Path]:
+    """The task files of `tasks`.
+
+    A group or tag of lm-eval may hold any task that a file of ours replaces: with a name that is
+    not ours, all files count.
+    """
+    files, tasks = own_files(folder), set(tasks)
+    return [f for f in files if f.stem in tasks or tasks - set(own_tasks(folder))]
+
+
+def data_files(folder: Path, tasks: Iterable[str]) -> list[str]:
+    """The local files that `tasks` read by `dataset_kwargs: data_files`, patterns resolved.
+
+    They are relative to the working directory, or to `data_dir`, as `datasets` has it. A file that
+    is not there is named all the same; what stands on the hub or elsewhere is not.
+    """
+    found: set[str] = set()
+    for file in _asked(folder, tasks):
+        said = own_files(folder)[file]
+        named = said.get("dataset_kwargs") if isinstance(said, dict) else None
+        if not isinstance(named, dict) or str(said.get("dataset_path", "")) not in ("", *BUILDERS):
+            continue
+        for name in _texts(named.get("data_files")):
+            if "://" not in name:
+                path = os.path.normpath(os.path.join(named.get("data_dir") or "", name))
+                found |= set(glob(path, recursive=True)) or {path}
+    return sorted(found)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a text, a list or a mapping of them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)

@@ -60,7 +60,7 @@ def trace(
     order = [*LETTERS, "after_against", None]
     for below, role in sorted(chosen.items(), key=lambda item: (order.index(item[1]), item[0])):
         conditions.setdefault(role or nodes[below]["stage"], []).append(below)
-    found = {
+    return {
         "cell": {
             "table": table.as_posix(),
             "row": {k: row[k] for k in KEYS if row.get(k)},
@@ -74,7 +74,6 @@ def trace(
         "manifests": nodes,
         "totals": totals(nodes.values()),
     }
-    return found
 
 
 KEYS = ("source", "study", "stage", "recipe", "against", "seed", "mask", "task", "step", "pattern")

@@ -6,6 +6,7 @@ This module only translates between Snakemake and `Pool`; docs/vast.md says how 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings
+
+from ablation.machine import GIT_STATE, git_state
 
 from . import ledger as books
 from .api import Vast, find_key
@@ -84,6 +87,7 @@ class Executor(RemoteExecutor):
             task = task_of(job, self.format_job_exec(job), environment, self.dag)
             info.aux["task"] = task
             if rent:
+                task.environment[GIT_STATE] = json.dumps(git_state(self.workdir))
                 wish = wish_default(self.settings, self._preemptible(job))
                 task.wish = wish_of(job.resources, wish)
                 self._pool().submit(task)

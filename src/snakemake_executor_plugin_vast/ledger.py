@@ -13,16 +13,21 @@ All arithmetic is pure, over the lines that `read` gives.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+from ablation.provenance import read_json_lines
 
 # Ends after which a machine is not rented again for a while.
 BAD = ("boot", "fatal", "ssh", "smoke", "setup", "silent", "offline", "gone", "stalled twice")
 FORGIVEN = 24 * 3600.0
+LONGEST_LINE = 1 << 16  # bytes
 
 
 class Ledger:
@@ -32,40 +37,37 @@ class Ledger:
         self.path, self.run, self.wall = path, run, wall
         self._lock = threading.Lock()
 
-    def _line_end(self) -> str:
-        """What a line that a power loss has cut off lacks: the next must not be glued to it."""
-        with open(self.path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            return "" if file.read() in (b"", b"\n") else "\n"
-
     def write(self, what: str, **facts) -> dict:
         line = {"what": what, "run": self.run, "time": round(self.wall(), 3), **facts}
         text = json.dumps(line, sort_keys=True) + "\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                os.write(descriptor, (self._line_end() + text).encode())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with open(self.path, "ab+", buffering=0) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+                _end_line(file)
+                file.write(text.encode())
+                os.fsync(file.fileno())
         return line
 
 
-def read(path: Path) -> list[dict]:
-    """The lines of a ledger; a last line cut off by a power loss is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(errors="replace").splitlines():
+def _end_line(file: BinaryIO) -> None:
+    """Drop a last line that a power loss has cut off, end one that an editor has left open."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - LONGEST_LINE))
+    if last := file.read().rpartition(b"\n")[2]:
         try:
-            line = json.loads(text)
+            json.loads(last)
+            file.write(b"\n")
         except ValueError:
-            continue
-        if isinstance(line, dict) and "what" in line:
-            lines.append(line)
-    return lines
+            file.truncate(size - len(last))
+
+
+def read(path: Path) -> list[dict]:
+    """The lines of a ledger; a last one that a power loss has cut off is left out, and told.
+
+    Raises ValueError that names file and line where another is damaged.
+    """
+    return read_json_lines(path, appended=True) if path.is_file() else []
 
 
 @dataclass(frozen=True)

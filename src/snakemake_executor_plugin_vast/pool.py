@@ -209,7 +209,7 @@ class Pool:
                 self._prune(machine, attempt)
             elif remedy == "bigger" or why in watch.INFRASTRUCTURE:
                 self.renter.end(machine, why)
-                self._hand_back(task, why, remedy)
+                self._hand_back(task, remedy)
                 return None
         self.renter.promise(machine, 0.0)
         return machine
@@ -240,7 +240,7 @@ class Pool:
         except Exception as fault:
             self.log(f"{machine.label}: no room could be made: {fault}")
 
-    def _hand_back(self, task: Task, why: str, remedy: str) -> None:
+    def _hand_back(self, task: Task, remedy: str) -> None:
         """The job waits again, at the front, with what this end has taught."""
         if remedy == "bigger":
             task.wish = replace(task.wish, disk_gb=2 * task.wish.disk_gb)

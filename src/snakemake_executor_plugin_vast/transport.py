@@ -18,7 +18,6 @@ from pathlib import Path
 
 from . import onboard
 
-HERE = Path(__file__).parent
 SECRET = ("VAST_API_KEY", "VAST_IMAGE_LOGIN")  # never in the environment of a child
 
 
@@ -60,7 +59,7 @@ class Transport:
     """One machine at one address. `timeout`: real seconds for a short command."""
 
     def __init__(self, keys: Keyring, name: str, address: tuple[str, int], timeout: float = 30.0):
-        self.keys, self.name, self.address, self.timeout = keys, name, address, timeout
+        self.keys, self.name, self.timeout = keys, name, timeout
         host, port = address
         wait = max(3, int(min(timeout, 15)))
         options = {

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ablation.machine import ATTEMPT
+
 from . import transport, watch
 from .clock import Clock
 from .keeper import Keeper
@@ -109,7 +111,7 @@ class Attempt:
         request = {
             "command": f"{self.site.activate or ':'} && {self.task.command}",
             "workdir": self.site.workdir,
-            "environment": self.task.environment | {"ABLATION_ATTEMPT": self.name},
+            "environment": self.task.environment | {ATTEMPT: self.name},
             "inputs": [self._absolute(path) for path in self.task.inputs],
             "outputs": self.task.outputs,
             "remove": [self._absolute(path) for path in self.task.remove],

@@ -139,7 +139,7 @@ def spent(ledger: Path) -> float | None:
     """Dollars of all machines that have ended, by the executor's ledger; None without one."""
     if not ledger.is_file():
         return None
-    lines = read_json_lines(ledger)
+    lines = read_json_lines(ledger, appended=True)
     return round(sum(line["dollars"] for line in lines if line.get("what") == "end"), 6)
 
 

@@ -17,7 +17,6 @@ from transformers import TrainerCallback
 from workload import TOY, as_ids, make_items, make_model, make_samples, make_tokenizer
 
 from ablation.arguments import own_optimizer, training_arguments
-from ablation.finetune import MaskedTrainer, summed_loss
 from ablation.head import score_rows
 from ablation.lm import MaskedLM
 from ablation.masks import MASKS, leak_audit
@@ -25,6 +24,7 @@ from ablation.models import target_logits
 from ablation.packing import forwards, pack
 from ablation.precision import GradientSums, StochasticAdafactor
 from ablation.stops import Stops
+from ablation.trainer import MaskedTrainer, summed_loss
 
 pytestmark = [
     pytest.mark.gpu,

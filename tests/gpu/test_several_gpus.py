@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 
-from test_finetune import RECIPE, write_records
+from small_training import RECIPE, write_records
 from tiny import tiny_tokenizer
 from workload import TOY, make_model
 

@@ -29,3 +29,43 @@ def configs(tmp_path):
     shutil.copy(CONFIG / "default.yaml", tmp_path)
     shutil.copytree(CONFIG / "tasks", tmp_path / "tasks")
     return tmp_path
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny models are no faster on more, and their sums would come in another order."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tiny import tiny_tokenizer
+
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A file of finetuning records."""
+    from small_training import write_records
+
+    write_records(tmp_path / "data.jsonl")
+    return tmp_path / "data.jsonl"
+
+
+@pytest.fixture
+def fake():
+    """A fake Vast without machines; its clock stands still but for `advance`."""
+    from tests.fakes.vast import FakeVast
+
+    with FakeVast(time_scale=0, limits=False, machines=False) as fake:
+        yield fake
+
+
+@pytest.fixture
+def client(fake):
+    from tests.fakes.client import Client
+
+    return Client(fake)

@@ -17,11 +17,11 @@ import sys
 from pathlib import Path
 
 import torch
-from test_finetune import HARDWARE, RECIPE, write_records
+from small_training import HARDWARE, RECIPE, write_records
 from tiny import tiny_model, tiny_tokenizer
 
-from ablation import finetune as training
-from ablation import states
+from ablation import states, trainer
+from ablation.finetune import finetune
 from ablation.models import save
 from ablation.precision import StochasticAdafactor
 from ablation.provenance import write_json
@@ -95,7 +95,7 @@ def train(folder: Path, dtype: str, optimizer: str, fatal: int | None) -> int:
 
     kind.step = stepped
     torch.save = moments.writes(torch.save, lambda value, path, *a: path)
-    training.save_model = moments.writes(training.save_model, lambda model, path: path)
+    trainer.save_model = moments.writes(trainer.save_model, lambda model, path: path)
     os.fsync = moments.before(os.fsync)
     os.replace = moments.before(os.replace)
     shutil.rmtree = moments.before(shutil.rmtree)
@@ -108,7 +108,7 @@ def train(folder: Path, dtype: str, optimizer: str, fatal: int | None) -> int:
 
     with states.claimed(folder / "state"):
         data, recipe = folder.parent / "data.jsonl", RESUMED | {"optimizer": optimizer}
-        tuned = training.finetune(load, data, recipe, 1, HARDWARE, "t", folder / "state")
+        tuned = finetune(load, data, recipe, 1, HARDWARE, "t", folder / "state")
         save(tuned.model, tuned.tokenizer, folder / "model")
         result = {"summary": tuned.summary, "curve": tuned.curve, "record": tuned.record}
         write_json(folder / "result.json", result)

@@ -18,6 +18,8 @@ from ablation.metrics import item_correct
 from ablation.scoring import evaluate
 from benchmarks import NAMES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TASKS = Path(__file__).resolve().parents[2] / "config/tasks"
 STOCK = Path(lm_eval.tasks.__file__).parent
 STOCK_FILES = {
@@ -35,11 +37,6 @@ RAW = {
     "arc_challenge": [benchmarks.ARC_WITHOUT_ITEM, *benchmarks.ARC[::-1]],
     "winogrande": [benchmarks.WINOGRANDE_WITHOUT_ITEM, *benchmarks.WINOGRANDE],
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 """Promises of the configuration: what a study may leave out, how files are laid on one another, and
-that nothing generated is stale. What is refused stands in test_bad_input.py."""
+that nothing generated is stale. What is refused stands in test_bad_*.py."""
 
 import difflib
 import gzip

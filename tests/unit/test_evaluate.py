@@ -6,11 +6,10 @@ import math
 import lm_eval
 import pandas as pd
 import pytest
-import torch
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model
 
 from ablation.masks import MASKS
 from ablation.metrics import item_correct, metrics_from_samples
@@ -22,15 +21,7 @@ from ablation.scoring import (
     evaluate,
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 TASK_CODE = """

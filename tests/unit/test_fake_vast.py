@@ -15,18 +15,6 @@ from tests.fakes.vast.world import World
 HOUR = 3600
 
 
-@pytest.fixture
-def fake():
-    """Its clock stands still but for `advance`."""
-    with FakeVast(time_scale=0, limits=False, machines=False) as fake:
-        yield fake
-
-
-@pytest.fixture
-def client(fake):
-    return Client(fake)
-
-
 # ---- offers --------------------------------------------------------------------------------------
 
 

@@ -3,22 +3,7 @@
 import pytest
 import requests
 
-from tests.fakes.client import Client
-from tests.fakes.vast import FakeVast
-
 HOUR = 3600
-
-
-@pytest.fixture
-def fake():
-    """Its clock stands still but for `advance`."""
-    with FakeVast(time_scale=0, limits=False, machines=False) as fake:
-        yield fake
-
-
-@pytest.fixture
-def client(fake):
-    return Client(fake)
 
 
 def test_an_answer_can_be_refused_so_many_times(client, fake):

@@ -20,10 +20,7 @@ from ablation.masks import MASKS, rule, sees_ahead
 from ablation.packing import Example, fixed_rows, forwards, pack
 from ablation.precision import GradientSums, StochasticAdafactor
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- rows of few widths -------------------------------------------------------------------------
@@ -138,8 +135,8 @@ def test_the_loss_reads_no_memory_that_was_not_written(targets, monkeypatch):
 def test_a_packed_step_by_the_fast_loss_is_the_plain_step():
     examples = [Example(ids(5 + i, i), [ids(3 + i % 4, 50 + i)]) for i in range(9)]
     model = tiny_model("ministral3")
-    from ablation.finetune import summed_loss
     from ablation.models import last_states
+    from ablation.trainer import summed_loss
 
     def fast(rows):
         states, head = last_states(model, rows, "prefill_bidir")

@@ -4,81 +4,22 @@ import json
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from small_training import HARDWARE, RECIPE, run
+from tiny import tiny_model
 
-import ablation.finetune as module
+from ablation import trainer
 from ablation.alpaca import alpaca_prompt
 from ablation.examples import read_examples, tokenize
-from ablation.finetune import _smaller, finetune, mean_loss, summed_loss
+from ablation.finetune import _smaller, finetune
 from ablation.packing import pack
-from ablation.precision import MasterWeights
+from ablation.trainer import mean_loss, summed_loss
 
-HARDWARE = {"gpu": 0, "threads": 1, "dtype": "float32", "attention": "sdpa"}
-RECIPE = {
-    "train_mask": "prefill_bidir",
-    "max_steps": 4,
-    "batch_examples": 8,
-    "micro_batch_examples": 8,
-    "max_seq_len": 64,
-    "row_tokens": None,
-    "learning_rate": 1e-2,
-    "weight_decay": 0.0,
-    "warmup_steps": 1,
-    "schedule": "linear",
-    "optimizer": "adamw_torch",
-    "adam_beta2": 0.98,
-    "max_grad_norm": 1.0,
-    "log_steps": 1,
-    "save_steps": 100,
-    "eval_steps": 2,
-    "eval_samples": 8,
-    "heldout_fraction": 0.1,
-    "stops": {"no_learning": None, "plateau": None, "leak": None},
-}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def model(tokenizer):
     return tiny_model("ministral3", vocabulary=len(tokenizer))
-
-
-def write_records(file):
-    words = "red green blue cat dog sun moon tree".split()
-    records = [
-        {
-            "instruction": f"Say {words[i % 8]}.",
-            "input": words[i % 5] if i % 2 else "",
-            "output": " ".join([words[i % 8]] * (1 + i % 4)),
-        }
-        for i in range(60)
-    ]
-    file.write_text("".join(json.dumps(r) + "\n" for r in records))
-
-
-@pytest.fixture
-def data(tmp_path):
-    write_records(tmp_path / "data.jsonl")
-    return tmp_path / "data.jsonl"
-
-
-def run(model, tokenizer, data, tmp_path, seed=1, **changes):
-    """(summary, curve, weights) of a training from a clean state."""
-    state = tmp_path / f"state{len(list(tmp_path.iterdir()))}"
-    tuned = finetune(
-        lambda: (model, tokenizer), data, RECIPE | changes, seed, HARDWARE, "test", state
-    )
-    weights = {k: v.clone() for k, v in tuned.model.state_dict().items()}
-    return tuned.summary, tuned.curve, weights
 
 
 def test_prompt_starts_with_bos_and_response_ends_with_eos(tokenizer):
@@ -187,7 +128,7 @@ def test_the_leaky_recipe_is_labelled(model, tokenizer, data, tmp_path):
 
 def failing(monkeypatch, fault, when):
     """`target_logits` meets `fault` in those training forwards that `when(count, rows)` names."""
-    real, forwards = module.target_logits, []
+    real, forwards = trainer.target_logits, []
 
     def faulty(model, rows, mask):
         logits = real(model, rows, mask)
@@ -197,7 +138,7 @@ def failing(monkeypatch, fault, when):
                 return fault(logits)
         return logits
 
-    monkeypatch.setattr(module, "target_logits", faulty)
+    monkeypatch.setattr(trainer, "target_logits", faulty)
 
 
 def out_of_memory(logits):
@@ -304,121 +245,3 @@ def test_a_class_that_cannot_save_itself_is_trained_and_resumed(tokenizer, data,
 
     assert train(2).record["resumes"] == []
     assert train(4).record["resumes"] == [2]
-
-
-@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor", "sgd", "adafactor_bf16"])
-def test_every_optimizer_resumes_in_bfloat16_where_it_left(tokenizer, data, tmp_path, optimizer):
-    def train(state, steps):
-        def load():
-            return tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16(), tokenizer
-
-        recipe = RECIPE | {"optimizer": optimizer, "schedule": "constant_with_warmup"}
-        recipe |= {"save_steps": 3, "max_steps": steps, "learning_rate": 1e-3}
-        return finetune(load, data, recipe, 1, HARDWARE, "test", tmp_path / state)
-
-    train("resumed", 3)
-    resumed, straight = train("resumed", 8), train("straight", 8)
-    assert resumed.record["resumes"] == [3]
-    losses = [[p for p in tuned.curve if "loss" in p] for tuned in (resumed, straight)]
-    assert losses[0] == losses[1]
-    weights = straight.model.state_dict()
-    assert all(torch.equal(w, weights[name]) for name, w in resumed.model.state_dict().items())
-
-
-def test_a_constant_gradient_moves_a_bfloat16_weight_by_the_right_amount():
-    rounded = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
-    kept = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
-    plain = torch.optim.SGD([rounded], lr=2e-5)
-    exact = MasterWeights(torch.optim.SGD([kept], lr=2e-5))
-    for _ in range(2000):
-        for weight, optimizer in ((rounded, plain), (kept, exact)):
-            weight.sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    assert (rounded == 1).all()  # every single update was rounded away
-    assert torch.allclose(kept.float(), torch.tensor(1 - 2000 * 2e-5), atol=2**-9)
-
-
-def test_micro_gradients_of_bfloat16_weights_add_up_in_float32():
-    # In bfloat16 the sum would stay at a half: 1/512 is half of the spacing there.
-    weight = torch.nn.Parameter(torch.zeros(8, dtype=torch.bfloat16))
-    optimizer = MasterWeights(torch.optim.SGD([weight], lr=1.0))
-    for _ in range(512):
-        (weight / 512).sum().backward()
-    optimizer.step()
-    assert (weight == -1).all()
-
-
-@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor_bf16"])
-@pytest.mark.parametrize("size", [8, 1])
-def test_a_bfloat16_step_is_the_float32_sum_of_its_micro_batches(
-    tokenizer, data, tmp_path, monkeypatch, size, optimizer
-):
-    stepped, batches = {}, []
-
-    def stepping(self, args, state, control, model=None, **kwargs):
-        stepped.update({weight: weight.grad.clone() for weight in model.parameters()})
-
-    def seen(model, rows, mask):
-        if torch.is_grad_enabled():
-            batches.append(rows)
-            assert all(weight.grad is None for weight in model.parameters())  # else not compiled
-        return summed_loss(model, rows, mask)
-
-    monkeypatch.setattr(module.Watch, "on_pre_optimizer_step", stepping)
-    monkeypatch.setattr(module, "summed_loss", seen)
-    model = tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16()
-    changes = {"batch_examples": 48, "micro_batch_examples": size, "max_grad_norm": 0.0}
-    changes |= {"max_steps": 1, "optimizer": optimizer}  # of warm-up: no weight moves
-    run(model, tokenizer, data, tmp_path, **changes)
-
-    expected = {weight: torch.zeros(weight.shape) for weight in model.parameters()}
-    tokens = sum(len(rows.target_id) for rows in batches)
-    for rows in batches:
-        model.zero_grad()
-        (summed_loss(model, rows, "prefill_bidir")[0] / tokens).backward()
-        for weight, total in expected.items():
-            total += weight.grad
-    assert len(batches) == 48 // size
-    for weight, total in expected.items():
-        assert stepped[weight].dtype == torch.float32
-        torch.testing.assert_close(stepped[weight], total, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor_bf16"])
-@pytest.mark.parametrize("size", [8, 4])  # one forward a step, two
-def test_bfloat16_gradients_are_clipped_in_float32(
-    tokenizer, data, tmp_path, monkeypatch, size, optimizer
-):
-    norms = []
-
-    def stepping(self, args, state, control, model=None, **kwargs):
-        gradients = [weight.grad.double() for weight in model.parameters()]
-        norms.append(torch.nn.utils.get_total_norm(gradients).item())
-
-    monkeypatch.setattr(module.Watch, "on_pre_optimizer_step", stepping)
-    model = tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16()
-    changes = {"optimizer": optimizer, "micro_batch_examples": size, "max_grad_norm": 0.01}
-    _, curve, _ = run(model, tokenizer, data, tmp_path, **changes)
-    found = [point["grad_norm"] for point in curve if "loss" in point]
-    if optimizer == "adafactor_bf16":  # which clips as it steps: here gradients are whole
-        assert norms == pytest.approx(found, rel=1e-5)
-    else:
-        assert norms == pytest.approx([0.01] * 4, rel=1e-4)
-    assert min(found) > 0.1
-
-
-@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor_bf16"])
-def test_a_bfloat16_training_follows_the_float32_one(tokenizer, data, tmp_path, optimizer):
-    # 40 steps of 1e-4: far below the spacing of bfloat16 weights of this size.
-    start = tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16()
-    moved = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        model = tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16().to(dtype)
-        changes = {"max_steps": 40, "learning_rate": 1e-4, "schedule": "constant_with_warmup"}
-        changes |= {"optimizer": optimizer}
-        weights = run(model, tokenizer, data, tmp_path, **changes)[2]
-        deltas = [weights[name].float() - w.float() for name, w in start.state_dict().items()]
-        moved[dtype] = torch.cat([delta.flatten() for delta in deltas])
-    exact, kept = moved[torch.float32], moved[torch.bfloat16]
-    assert torch.dot(exact, kept) / torch.dot(exact, exact) == pytest.approx(1, abs=0.1)

@@ -1,13 +1,17 @@
 """Promises of the run record: what happened, where, at what energy; nothing made up."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from ablation import machine
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -63,14 +67,17 @@ def test_a_gpu_that_cannot_say_its_energy_is_still_named(gpus, tmp_path):
     assert len(run["gpus"]) == 3 and "energy_joules" not in run
 
 
-def test_without_driver_or_package_there_is_nothing_about_gpus(gpus, tmp_path, monkeypatch):
-    def no_driver():
-        raise OSError
+def test_without_a_driver_there_is_nothing_about_gpus_and_nothing_is_said(tmp_path, capfd):
+    """By the real package, unlike the others: where there is a driver, this one says nothing."""
+    import pynvml
 
-    gpus.nvmlInit = no_driver
+    try:
+        pynvml.nvmlInit()
+        pytest.skip("there is a driver here")
+    except pynvml.NVMLError:
+        pass
     assert not {"gpus", "driver", "energy_joules"} & set(record(tmp_path))
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it fails
-    assert not {"gpus", "driver", "energy_joules"} & set(record(tmp_path))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_attempt_is_the_executors(tmp_path, monkeypatch):
@@ -91,7 +98,33 @@ def test_commit_and_changes(tmp_path, monkeypatch):
     state = machine.git_state()
     assert len(state["git_hash"]) == 40 and state["git_dirty"] is False
     (tmp_path / "file").write_text("two")
-    assert machine.git_state() == state | {"git_dirty": True}
+    changed = machine.git_state()
+    assert changed == state | {"git_dirty": True}
+
+    monkeypatch.chdir(tmp_path.parent)  # a machine without the repository
+    assert machine.git_state()["git_hash"] is None
+    monkeypatch.setenv(machine.GIT_STATE, json.dumps(changed))
+    assert machine.git_state() == changed
+    assert machine.git_state(tmp_path) == changed  # where there is one, it is asked
+    subprocess.run(["git", "checkout", "--quiet", "file"], cwd=tmp_path, check=True)
+    assert machine.git_state(tmp_path) == state
+
+
+def test_an_archive_of_git_knows_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    home, copy = tmp_path / "home", tmp_path / "copy"
+    home.mkdir(), copy.mkdir()
+    for name in (machine.ARCHIVED, ".gitattributes"):
+        shutil.copy(ROOT / name, home)
+    shutil.copy(home / machine.ARCHIVED, copy)
+    assert machine.git_state(copy)["git_hash"] is None  # not by git: nothing was written into it
+    git = ["git", "-C", str(home), "-c", "user.name=n", "-c", "user.email=n@example.org"]
+    for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "one"]):
+        subprocess.run([*git, *arguments], check=True)
+    archive = subprocess.run([*git, "archive", "HEAD"], check=True, capture_output=True).stdout
+    subprocess.run(["tar", "x", "-C", str(copy)], input=archive, check=True)
+    commit = machine.git_state(home)["git_hash"]
+    assert machine.git_state(copy) == {"git_hash": commit, "git_dirty": None}
 
 
 def test_a_failed_job_leaves_no_record(tmp_path):

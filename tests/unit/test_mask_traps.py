@@ -22,10 +22,7 @@ from ablation.masks import (
 from ablation.models import target_logits
 from ablation.packing import Example, pack
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def logits(model, **inputs):

@@ -20,14 +20,11 @@ from ablation.masks import (
 )
 from ablation.packing import Example, pack
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MAIN = ["ministral3", "llama", "qwen3"]
 SLIDING = ["mistral", "qwen3_sliding"]
 EXACT = {"atol": 1e-4, "rtol": 0}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 def items():

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from kill_harness import RESUMED
-from test_finetune import HARDWARE, write_records
+from small_training import HARDWARE, write_records
 from tiny import tiny_model, tiny_tokenizer
 
 import ablation.finetune as module

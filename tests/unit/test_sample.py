@@ -21,13 +21,10 @@ from ablation.sample import (
     write,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GREEDY = {"max_new_tokens": 6, "temperature": 0.0, "seed": 0, "device": "cpu", "dtype": "float32"}
 PROMPTS = [Prompt("The hawk chose Eve and the fox"), Prompt("Question: who has the key?\nAnswer:")]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

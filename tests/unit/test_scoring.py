@@ -6,7 +6,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model
 from transformers import DynamicCache
 
 from ablation.head import token_scores
@@ -14,17 +14,9 @@ from ablation.lm import MaskedLM
 from ablation.masks import MASKS
 from ablation.packing import Example, pack
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MAIN = ["ministral3", "llama", "qwen3"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 def requests_of(pairs):

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from rank_jobs import fail_alone
-from test_finetune import HARDWARE, RECIPE, write_records
+from small_training import HARDWARE, RECIPE, write_records
 from tiny import tiny_model, tiny_tokenizer
 from transformers.optimization import Adafactor
 
-from ablation import finetune as module
-from ablation import ranks, sharding
+from ablation import ranks, sharding, trainer
 from ablation.adafactor import ShardedAdafactor
 from ablation.finetune import finetune
 from ablation.packing import Example
@@ -67,14 +66,14 @@ def die_at_step_7():
 
 def have_little_memory():
     """Two examples at a time are too many for rank 1."""
-    logits = module.target_logits
+    logits = trainer.target_logits
 
     def scarce(model, rows, mask):
         if sharding.rank() == 1 and torch.is_grad_enabled() and int(rows.doc.max()) > 0:
             raise torch.OutOfMemoryError
         return logits(model, rows, mask)
 
-    module.target_logits = scarce
+    trainer.target_logits = scarce
 
 
 @pytest.fixture(scope="module")

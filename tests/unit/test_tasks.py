@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 from lm_eval.tasks import TaskManager
 
-from ablation.tasks import LM_EVAL_NAMES, lm_eval_names, own_tasks, task_hashes, unscorable
+from ablation.tasks import (
+    LM_EVAL_NAMES,
+    data_files,
+    lm_eval_names,
+    own_tasks,
+    task_hashes,
+    unscorable,
+)
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 TASK = """
@@ -64,6 +71,45 @@ def test_a_changed_prompt_or_its_code_changes_a_hash(folder, file, old, new):
 def test_a_remark_or_another_task_changes_none(folder, file, old, new):
     before, after = hashes_after(folder, ["one"], file, old, new)
     assert before == after and set(after) == {"one.yaml", "inner/code.py", "utils.py"}
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "{data_files: data/a.jsonl}",
+        "{data_files: [data/a.jsonl]}",
+        "{data_files: {test: data/a.jsonl}}",
+        "{data_files: {test: ['data/*.jsonl']}}",
+        "{data_dir: data, data_files: a.jsonl}",
+    ],
+)
+def test_changed_data_of_a_task_change_a_hash(folder, named, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "data").mkdir()
+    (folder / "data/a.jsonl").write_text("1")
+    (folder / "data/other.json").write_text("1")
+    with open(folder / "tasks/one.yaml", "a") as file:
+        file.write(
+            f"dataset_kwargs:\n  {named}\n" if named[0] == "d" else f"dataset_kwargs: {named}\n"
+        )
+    assert data_files(folder, ["one"]) == ["data/a.jsonl"] and data_files(folder, ["two"]) == []
+    before = task_hashes(folder, ["one"])
+    (folder / "data/a.jsonl").write_text("2")
+    after = task_hashes(folder, ["one"])
+    assert {name for name in after if before[name] != after[name]} == {"data/a.jsonl"}
+
+
+def test_data_that_are_not_there_are_named_and_the_hubs_are_not(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    text = TASK.replace("NAME", "one")
+    kwargs = "dataset_kwargs: {data_files: {test: [gone.jsonl, 'https://example.org/a.jsonl']}}\n"
+    (folder / "tasks/one.yaml").write_text(text + kwargs)
+    assert data_files(folder, ["one"]) == ["gone.jsonl"]
+    assert "gone.jsonl" not in task_hashes(folder, ["one"])
+    hub = text.replace("dataset_path: json", "dataset_path: owner/name")
+    (folder / "tasks/two.yaml").write_text(hub.replace("task: one", "task: two") + kwargs)
+    (folder / "tasks/other/two.yaml").unlink()
+    assert data_files(folder, ["two"]) == []
 
 
 def test_the_modules_that_a_tasks_code_uses_count_too():

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ablation.lineage import ledger_attempts
 from snakemake_executor_plugin_vast import deadman, ledger, offers, watch
 from snakemake_executor_plugin_vast.api import Instance, Offer
 from snakemake_executor_plugin_vast.offers import Market, Wish
 from snakemake_executor_plugin_vast.settings import ExecutorSettings
 from snakemake_executor_plugin_vast.watch import Limits, Sight
+from snakemake_report_plugin_rocrate.runs import spent
 
 OFFER = Offer(
     id=1, machine_id=7, gpu_name="RTX 4090", num_gpus=1, gpu_ram=24564, cpu_ram=64000,
@@ -192,10 +194,41 @@ def test_lines_reach_the_disk_whole_and_a_torn_last_one_is_left_out(tmp_path):
     book.write("rent", label="a", instance=1)
     with open(book.path, "a") as file:
         file.write('{"what": "end", "lab')
-    assert [line["what"] for line in ledger.read(book.path)] == ["rent"]
+    with pytest.warns(UserWarning, match=r"ledger\.jsonl, line 2: cut off, left out"):
+        assert [line["what"] for line in ledger.read(book.path)] == ["rent"]
     book.write("intend", label="b")
     assert [line["what"] for line in ledger.read(book.path)] == ["rent", "intend"]
     assert ledger.read(tmp_path / "none") == []
+    book.path.write_text(book.path.read_text().strip())  # as some editors leave a file
+    book.write("end", label="b")
+    assert [line["what"] for line in ledger.read(book.path)] == ["rent", "intend", "end"]
+
+
+@pytest.mark.parametrize("damage", [b'{"what": "end", "lab\n', b"\xff\n", b"3\n"])
+def test_a_damaged_line_is_an_error_wherever_else_it_stands(tmp_path, damage):
+    """Money is reckoned from it: what cannot be read must not count as nothing."""
+    book = ledger.Ledger(tmp_path / "ledger.jsonl", "r", lambda: 5.0)
+    book.write("rent", label="a", instance=1)
+    with open(book.path, "ab") as file:
+        file.write(damage)
+    book.write("end", label="a", seconds=1.0, dollars=2.0)
+    readers = (ledger.read, spent, lambda path: ledger_attempts([path]))
+    for read in readers:
+        with pytest.raises(ValueError, match=r"ledger\.jsonl, line 2"):
+            read(book.path)
+
+
+def test_trace_and_crate_read_a_ledger_as_the_executor_does(tmp_path):
+    book = ledger.Ledger(tmp_path / "ledger.jsonl", "r", lambda: 5.0)
+    attempt = {"attempt": "r-1", "job": "j", "label": "a", "dph": 1.0, "seconds": 1.0}
+    book.write("attempt", **attempt, wasted=0.0, why="done")
+    book.write("end", label="a", seconds=1.0, dollars=2.0)
+    with open(book.path, "a") as file:
+        file.write('{"what": "end", "dollars": 9')
+    with pytest.warns(UserWarning, match="cut off"):
+        assert spent(book.path) == 2.0
+    with pytest.warns(UserWarning, match="cut off"):
+        assert list(ledger_attempts([book.path])) == ["r-1"]
 
 
 def test_the_summary_tells_hours_dollars_and_waste():

@@ -4,15 +4,18 @@ import json
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
 
-from snakemake_executor_plugin_vast import api, deadman, onboard, rental, runs, transport, work
+import snakemake_executor_plugin_vast as plugin
+from ablation.machine import GIT_STATE
+from snakemake_executor_plugin_vast import api, rental, runs, transport, work
 from snakemake_executor_plugin_vast import ledger as books
 from snakemake_executor_plugin_vast.api import Instance
 from snakemake_executor_plugin_vast.keeper import Keeper
+from snakemake_executor_plugin_vast.offers import Wish
 
 KEY = "0123456789abcdef-secret"
 
@@ -213,106 +216,6 @@ def test_the_start_script_is_short_and_a_shell_understands_it():
     compile(code, "deadman", "exec")
 
 
-def test_the_switch_hears_the_lease_whatever_its_clock_says(tmp_path, monkeypatch):
-    """It ends the machine by the changes of the lease that it sees, not by their times."""
-    now, calls = [0.0], []
-
-    def sleep(seconds):
-        now[0] += seconds
-        if now[0] < 100:
-            (tmp_path / "lease").write_text(str(now[0]))  # touched: its time changes
-        if calls:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(deadman.time, "sleep", sleep)
-    monkeypatch.setattr(deadman.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(deadman, "touched", lambda path: deadman_time(path))
-
-    def deadman_time(path):
-        file = Path(path)
-        return hash(file.read_text()) if file.exists() and file.name == "lease" else 0
-
-    monkeypatch.setattr(deadman.time, "time", lambda: 0.0)
-    monkeypatch.setattr(deadman, "call", lambda url, method, body: calls.append((method, now[0])))
-    (tmp_path / "job").mkdir()
-    (tmp_path / "job/keep").write_text("/state")
-    with pytest.raises(KeyboardInterrupt):
-        deadman.main(str(tmp_path), "http://x", 30, 5, 1000, 1e6, 10)
-    [(method, when)] = calls
-    assert method == "PUT" and 120 <= when <= 150
-
-
-def test_only_whole_parts_of_a_state_are_linked(tmp_path):
-    state = tmp_path / "state"
-    for name, sealed in (("checkpoint-3", True), ("checkpoint-6", False)):
-        (state / name).mkdir(parents=True)
-        (state / name / "weights").write_text(name)
-        if sealed:
-            (state / name / onboard.SEAL).touch()
-    (state / "resumes").write_text("3\n")
-    taken = onboard.snapshot("", {"state": str(state)})
-    assert taken == {"there": True, "parts": ["checkpoint-3", "resumes"]}
-    copy = tmp_path / "state.home"
-    assert (copy / "checkpoint-3/weights").read_text() == "checkpoint-3"
-    (state / "resumes").unlink()  # replaced by rename, as the trainer does
-    (state / "resumes").write_text("3\n6\n")
-    assert (copy / "resumes").read_text() == "3\n"
-    assert onboard.snapshot("", {"state": str(tmp_path / "none")}) == {"there": False}
-
-
-def test_the_mark_of_a_state_moves_with_its_seals(tmp_path):
-    state = tmp_path / "state"
-    assert onboard.mark(str(state)) == []
-    (state / "checkpoint-1").mkdir(parents=True)
-    before = onboard.mark(str(state))
-    (state / "checkpoint-1/weights").touch()
-    assert onboard.mark(str(state)) == before == []
-    (state / "checkpoint-1" / onboard.SEAL).touch()
-    assert onboard.mark(str(state)) != before
-
-
-def job(tmp_path, command, **facts):
-    request = {"command": command, "workdir": str(tmp_path), "environment": {}, "outputs": []}
-    request |= {"inputs": [], "remove": [], "states": []} | facts
-    folder = tmp_path / "jobs/1"
-    answer = onboard.start(str(folder), request)
-    return folder, answer, request
-
-
-def exit_of(folder):
-    while not (folder / "exit.json").exists():
-        assert onboard.alive(folder) or (folder / "exit.json").exists()
-    return json.loads((folder / "exit.json").read_text())
-
-
-def test_a_job_leaves_its_exit_code_and_the_hashes_of_what_it_made(tmp_path):
-    old = tmp_path / "out"
-    old.mkdir()
-    (old / "stale").touch()
-    made = {"outputs": ["out", "none"], "environment": {"WORD": "hi"}, "remove": [str(old)]}
-    folder, answer, request = job(tmp_path, "mkdir out; echo $WORD | tee out/file", **made)
-    assert answer == {"started": True}
-    done = exit_of(folder)
-    assert done["code"] == 0 and done["missing"] == ["none"]
-    assert list(done["files"]) == ["out/file"]
-    transport.verify(done["files"], str(tmp_path))
-    assert onboard.start(str(folder), request) == {"started": False}  # its reply was lost
-    seen = onboard.look(str(folder), {"offset": 0, "states": []})
-    assert seen["output"] == "hi\n" and seen["exit"]["code"] == 0
-    (tmp_path / "out/file").write_text("hurt")
-    with pytest.raises(transport.Damaged, match="changed"):
-        transport.verify(done["files"], str(tmp_path))
-    with pytest.raises(transport.Damaged, match="did not come"):
-        transport.verify({"none": "0"}, str(tmp_path))
-
-
-def test_a_job_is_ended_with_all_its_children(tmp_path):
-    folder, _, _ = job(tmp_path, "sleep 1000 & wait")
-    assert onboard.alive(folder)
-    assert onboard.end(str(folder), {"grace": 5}) == {"alive": False}
-    assert not (folder / "exit.json").exists()
-
-
 # ---- files ---------------------------------------------------------------------------------------
 
 
@@ -414,3 +317,21 @@ def test_a_renter_that_is_closing_rents_nothing():
     renter.closing = closing
     with pytest.raises(rental.Closing):
         renter._check_open()
+
+
+def test_a_rented_job_is_handed_the_commit_of_its_code(tmp_path, monkeypatch):
+    """Its sources travel without .git."""
+    state, sent = {"git_hash": "c0ffee", "git_dirty": True}, []
+    task = work.Task("t", "true", {"A": "b"}, [], [], [], [], Wish())
+    executor = object.__new__(plugin.Executor)
+    executor.settings, executor.workdir = plugin.ExecutorSettings(), tmp_path
+    executor.pool = SimpleNamespace(submit=sent.append)
+    for name, answer in {"_rents": True, "_preemptible": False, "_pool": executor.pool}.items():
+        monkeypatch.setattr(plugin.Executor, name, lambda *_, answer=answer: answer)
+    for name in ("_catch_signals", "envvars", "format_job_exec", "report_job_submission"):
+        monkeypatch.setattr(plugin.Executor, name, lambda *_: {})
+    monkeypatch.setattr(plugin, "task_of", lambda *_: task)
+    monkeypatch.setattr(plugin, "git_state", lambda folder: state)
+    executor.dag = None
+    executor.run_job(SimpleNamespace(resources={}, threads=1))
+    assert [json.loads(t.environment[GIT_STATE]) for t in sent] == [state]

@@ -195,7 +195,6 @@ class RoleScene:
 
 Scene = LogScene | ToolScene | FactScene | PetScene | RoleScene
 TASKS = tuple(s.task for s in (LogScene, ToolScene, FactScene, PetScene, RoleScene))
-SPLITS = ("train", "dev", "eval")
 
 
 class World:

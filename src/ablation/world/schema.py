@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ablation.strict import Seed, Strict, key
+from ablation.strict import Seed, Shape, Strict, key
 from ablation.world.scenes import TASKS
 
 Record = Literal[(*TASKS, "open")]
@@ -37,12 +37,7 @@ class Tokenizer(Strict):
     vocabulary: int = key("tokens at most; bytes and special tokens are 259", ge=260)
 
 
-class Decoder(Strict):
-    width: int = key("of the residual stream", ge=1)
-    feed_forward: int = key("width between the two halves of a feed-forward block", ge=1)
-    layers: int = key("attention and feed-forward blocks", ge=1)
-    heads: int = key("of attention; keys and values have as many", ge=1)
-    head_dim: int = key("dimensions a head, even for rotary positions", ge=2, multiple_of=2)
+class Decoder(Shape):
     embedding_std: float = key(
         "wide embeddings make tokens distinct from the first step: binding forms sooner", gt=0
     )

@@ -1,0 +1,17 @@
+"""How a study is refused, for the tests of bad input."""
+
+from pathlib import Path
+
+import pytest
+
+from ablation.config import ConfigError, load_study
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def refusal(configs, text):
+    """The message for a study whose file is `text`."""
+    (configs / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_study({"extends": "bad.yaml"}, configs)
+    return str(error.value)

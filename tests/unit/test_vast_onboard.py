@@ -1,0 +1,108 @@
+"""The Vast executor's part on a machine: its dead man's switch, states and jobs. No network."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from snakemake_executor_plugin_vast import deadman, onboard, transport
+
+
+def test_the_switch_hears_the_lease_whatever_its_clock_says(tmp_path, monkeypatch):
+    """It ends the machine by the changes of the lease that it sees, not by their times."""
+    now, calls = [0.0], []
+
+    def sleep(seconds):
+        now[0] += seconds
+        if now[0] < 100:
+            (tmp_path / "lease").write_text(str(now[0]))  # touched: its time changes
+        if calls:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(deadman.time, "sleep", sleep)
+    monkeypatch.setattr(deadman.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(deadman, "touched", lambda path: deadman_time(path))
+
+    def deadman_time(path):
+        file = Path(path)
+        return hash(file.read_text()) if file.exists() and file.name == "lease" else 0
+
+    monkeypatch.setattr(deadman.time, "time", lambda: 0.0)
+    monkeypatch.setattr(deadman, "call", lambda url, method, body: calls.append((method, now[0])))
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/keep").write_text("/state")
+    with pytest.raises(KeyboardInterrupt):
+        deadman.main(str(tmp_path), "http://x", 30, 5, 1000, 1e6, 10)
+    [(method, when)] = calls
+    assert method == "PUT" and 120 <= when <= 150
+
+
+def test_only_whole_parts_of_a_state_are_linked(tmp_path):
+    state = tmp_path / "state"
+    for name, sealed in (("checkpoint-3", True), ("checkpoint-6", False)):
+        (state / name).mkdir(parents=True)
+        (state / name / "weights").write_text(name)
+        if sealed:
+            (state / name / onboard.SEAL).touch()
+    (state / "resumes").write_text("3\n")
+    taken = onboard.snapshot("", {"state": str(state)})
+    assert taken == {"there": True, "parts": ["checkpoint-3", "resumes"]}
+    copy = tmp_path / "state.home"
+    assert (copy / "checkpoint-3/weights").read_text() == "checkpoint-3"
+    (state / "resumes").unlink()  # replaced by rename, as the trainer does
+    (state / "resumes").write_text("3\n6\n")
+    assert (copy / "resumes").read_text() == "3\n"
+    assert onboard.snapshot("", {"state": str(tmp_path / "none")}) == {"there": False}
+
+
+def test_the_mark_of_a_state_moves_with_its_seals(tmp_path):
+    state = tmp_path / "state"
+    assert onboard.mark(str(state)) == []
+    (state / "checkpoint-1").mkdir(parents=True)
+    before = onboard.mark(str(state))
+    (state / "checkpoint-1/weights").touch()
+    assert onboard.mark(str(state)) == before == []
+    (state / "checkpoint-1" / onboard.SEAL).touch()
+    assert onboard.mark(str(state)) != before
+
+
+def job(tmp_path, command, **facts):
+    request = {"command": command, "workdir": str(tmp_path), "environment": {}, "outputs": []}
+    request |= {"inputs": [], "remove": [], "states": []} | facts
+    folder = tmp_path / "jobs/1"
+    answer = onboard.start(str(folder), request)
+    return folder, answer, request
+
+
+def exit_of(folder):
+    while not (folder / "exit.json").exists():
+        assert onboard.alive(folder) or (folder / "exit.json").exists()
+    return json.loads((folder / "exit.json").read_text())
+
+
+def test_a_job_leaves_its_exit_code_and_the_hashes_of_what_it_made(tmp_path):
+    old = tmp_path / "out"
+    old.mkdir()
+    (old / "stale").touch()
+    made = {"outputs": ["out", "none"], "environment": {"WORD": "hi"}, "remove": [str(old)]}
+    folder, answer, request = job(tmp_path, "mkdir out; echo $WORD | tee out/file", **made)
+    assert answer == {"started": True}
+    done = exit_of(folder)
+    assert done["code"] == 0 and done["missing"] == ["none"]
+    assert list(done["files"]) == ["out/file"]
+    transport.verify(done["files"], str(tmp_path))
+    assert onboard.start(str(folder), request) == {"started": False}  # its reply was lost
+    seen = onboard.look(str(folder), {"offset": 0, "states": []})
+    assert seen["output"] == "hi\n" and seen["exit"]["code"] == 0
+    (tmp_path / "out/file").write_text("hurt")
+    with pytest.raises(transport.Damaged, match="changed"):
+        transport.verify(done["files"], str(tmp_path))
+    with pytest.raises(transport.Damaged, match="did not come"):
+        transport.verify({"none": "0"}, str(tmp_path))
+
+
+def test_a_job_is_ended_with_all_its_children(tmp_path):
+    folder, _, _ = job(tmp_path, "sleep 1000 & wait")
+    assert onboard.alive(folder)
+    assert onboard.end(str(folder), {"grace": 5}) == {"alive": False}
+    assert not (folder / "exit.json").exists()
