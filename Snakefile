@@ -18,6 +18,12 @@ include: "rules/recovery.smk"
 include: "rules/figures.smk"
 
 
+if STUDY.bridge:
+
+    include: "rules/bridge_stamps.smk"
+    include: "rules/bridge.smk"
+
+
 localrules:
     all,
 

@@ -1,0 +1,184 @@
+# What the results of the second study depend on: a stamp for each of its rules, in their order.
+from functools import cache
+
+from ablation.bridge.prompts import REGIMES, SPLITS
+
+BRIDGE = f"{RESULTS}/bridge"
+ROLES = ("source", "target")
+REGIMES_RUN = [r for r in REGIMES if any(r in c.regimes for c in STUDY.bridge.recipes.values())]
+DIRECTIONS = ["forward", *["swapped"] * any(c.swapped for c in STUDY.bridge.recipes.values())]
+QUESTIONS = f"{BRIDGE}/questions/manifest.json"
+
+
+def bridge_made(role):
+    """The folder of a model of our own, and of its manifest.json."""
+    here = getattr(STUDY.bridge, role) == "pretrain"
+    return f"{BRIDGE}/pretrained/{role}" if here else f"resources/micro_bridge/{role}"
+
+
+def bridge_model(role):
+    return f"{BRIDGE}/models/{role}.manifest.json"
+
+
+def bridge_record(role):
+    """The small file that says what a model is."""
+    model = getattr(STUDY.bridge, role)
+    own = model in ("shipped", "pretrain")
+    return f"{bridge_made(role)}/manifest.json" if own else f"{model}/config.json"
+
+
+@cache
+def questions_stamp():
+    block = STUDY.bridge
+    slice = {"questions": block.questions.model_dump(), "world": block.world.model_dump()}
+    return make_stamp("bridge_questions", slice | {"regimes": list(REGIMES_RUN)}, ())
+
+
+@cache
+def bridge_pretrain_stamp(role):
+    block = STUDY.bridge
+    recipe = block.pretrain[role].model_dump()
+    slice = {"world": block.world.model_dump(), "role": role, "recipe": recipe}
+    return make_stamp("bridge_pretrain", slice, MODEL_PACKAGES)
+
+
+@cache
+def bridge_model_stamp(role):
+    model = getattr(STUDY.bridge, role)
+    own, upstream = model in ("shipped", "pretrain"), {}
+    slice = {"base": f"{bridge_made(role)}/model" if own else model}
+    if model == "pretrain":
+        upstream = {bridge_record(role): bridge_pretrain_stamp(role)}
+    else:
+        slice["record"] = provenance.sha256_file(ROOT / bridge_record(role))
+    return make_stamp(f"bridge_{role}", slice, (), upstream)
+
+
+def bridge_models():
+    return {bridge_model(role): bridge_model_stamp(role) for role in ROLES}
+
+
+def bridge_states(regime, direction):
+    return f"{BRIDGE}/states/{regime}/{direction}/manifest.json"
+
+
+@cache
+def bridge_states_stamp(regime, direction):
+    block = STUDY.bridge
+    kept = ("layer", "max_tokens", "teacher_top")
+    slice = {
+        "regime": regime,
+        "direction": direction,
+        "options": {n: getattr(block, n) for n in kept},
+        "budgets": sorted({k for c in block.recipes.values() for k in c.soft_tokens}),
+        "answers": block.training.model_dump(include={"max_new_tokens", "eval_batch"}),
+        "hardware": STUDY.hardware.model_dump(),
+    }
+    upstream = {QUESTIONS: questions_stamp(), **bridge_models()}
+    return make_stamp("bridge_states", slice, MODEL_PACKAGES, upstream)
+
+
+def bridge_cells(regime, seed):
+    return f"{BRIDGE}/cells/{regime}/seed{seed}/manifest.json"
+
+
+@cache
+def bridge_cells_stamp(regime, seed):
+    block = STUDY.bridge
+    chosen = {name: recipe for name, recipe in block.recipes.items() if regime in recipe.regimes}
+    slice = {
+        "regime": regime,
+        "seed": int(seed),
+        "recipes": {n: block.recipe(n) | {"soft_tokens": r.soft_tokens} for n, r in chosen.items()},
+        "max_tokens": block.max_tokens,
+        "hardware": STUDY.hardware.model_dump(),
+    }
+    states = {bridge_states(regime, d): bridge_states_stamp(regime, d) for d in DIRECTIONS}
+    upstream = {QUESTIONS: questions_stamp(), **bridge_models(), **states}
+    return make_stamp("bridge_cells", slice, TRAINING_PACKAGES, upstream)
+
+
+def bridge_training_state(regime, seed):
+    digest = bridge_cells_stamp(regime, seed)["hash"][:12]
+    return f"state/{STUDY.study}/bridge-{regime}-{seed}-{digest}"
+
+
+def bridge_inference(regime):
+    return f"{BRIDGE}/inference/{regime}/manifest.json"
+
+
+@cache
+def bridge_inference_stamp(regime):
+    block = STUDY.bridge
+    asked, seed = block.inference, block.seeds[0]
+    slice = {
+        "regime": regime,
+        "inference": asked.model_dump(),
+        "recipe": block.recipe(asked.recipe),
+        "layer": block.layer,
+        "max_tokens": block.max_tokens,
+        "hardware": STUDY.hardware.model_dump(),
+    }
+    upstream = {
+        QUESTIONS: questions_stamp(),
+        **bridge_models(),
+        bridge_cells(regime, seed): bridge_cells_stamp(regime, seed),
+    }
+    return make_stamp("bridge_inference", slice, MODEL_PACKAGES, upstream)
+
+
+def bridge_measured():
+    """{manifest that the tables read: its stamp}"""
+    found = {}
+    for regime in REGIMES_RUN:
+        for direction in DIRECTIONS:
+            found[bridge_states(regime, direction)] = bridge_states_stamp(regime, direction)
+        for seed in STUDY.bridge.seeds:
+            found[bridge_cells(regime, seed)] = bridge_cells_stamp(regime, seed)
+        found[bridge_inference(regime)] = bridge_inference_stamp(regime)
+    return found
+
+
+BRIDGE_TABLES = (
+    "runs",
+    "compression",
+    "quantization",
+    "inference",
+    "latency_by_length",
+    "claims",
+    "plan",
+    "audit",
+    "curves",
+)
+BRIDGE_FIGURES = {
+    "accuracy_by_k": ("runs",),
+    "quality_and_cost": ("inference",),
+    "bridge_curves": ("curves",),
+}
+
+
+@cache
+def bridge_tables_stamp():
+    block = STUDY.bridge
+    slice = {
+        "study": STUDY.study,
+        "confidence": STUDY.statistics.confidence,
+        "claims": block.claims.model_dump(),
+        "inference": block.inference.model_dump(),
+        "recipes": {n: r.model_dump() for n, r in block.recipes.items()},
+        "seeds": block.seeds,
+    }
+    return make_stamp("bridge_tables", slice, TABLE_PACKAGES, bridge_measured())
+
+
+@cache
+def bridge_published_stamp():
+    slice = {"confidence": STUDY.statistics.confidence}
+    return make_stamp("bridge_published", slice, TABLE_PACKAGES)
+
+
+def bridge_figure_stamp(figure):
+    tables = {f"{BRIDGE}/tables.manifest.json": bridge_tables_stamp()}
+    slice = {"figure": figure, "options": {}}
+    packages = ("altair", "pandas", "vl-convert-python")
+    return make_stamp("bridge_figures", slice, packages, tables)
