@@ -7,6 +7,9 @@ localrules:
     bridge_questions,
     bridge_source,
     bridge_target,
+    bridge_tables,
+    bridge_published,
+    bridge_figures,
 
 
 wildcard_constraints:
@@ -18,7 +21,7 @@ wildcard_constraints:
 rule bridge:
     """Every table and figure of the second study."""
     input:
-        expand(f"{BRIDGE}/{{table}}.csv", table=(*BRIDGE_TABLES, "published")),
+        expand(f"{BRIDGE}/{{table}}.csv", table=(*BRIDGE_TABLES, "published", "published_repeats")),
         expand(f"{BRIDGE}/figures/{{figure}}.svg", figure=BRIDGE_FIGURES),
 
 
@@ -51,6 +54,8 @@ rule bridge_pretrain:
         f"{LOGS}/bridge/pretrain-{{role}}.benchmark.tsv"
     conda:
         "../environment.yml"
+    resources:
+        gpu=STUDY.hardware.gpu,
     params:
         stamp=lambda w: provenance.canonical_json(bridge_pretrain_stamp(w.role)),
     message:
@@ -150,3 +155,111 @@ rule bridge_cells:
         "Bridge: training translators for {wildcards.regime}, seed {wildcards.seed}"
     script:
         "../workflow/scripts/bridge_cells.py"
+
+
+rule bridge_inference:
+    """Cache memory, latency and quality of the five arms, one question at a time."""
+    input:
+        questions=QUESTIONS,
+        source=bridge_model("source"),
+        target=bridge_model("target"),
+        cells=f"{BRIDGE}/cells/{{regime}}/seed{STUDY.bridge.seeds[0]}/manifest.json",
+    output:
+        samples=f"{BRIDGE}/inference/{{regime}}/inference_per_sample.jsonl",
+        manifest=f"{BRIDGE}/inference/{{regime}}/manifest.json",
+        run=f"{BRIDGE}/inference/{{regime}}/run.json",
+    log:
+        f"{LOGS}/bridge/inference-{{regime}}.log",
+    benchmark:
+        f"{LOGS}/bridge/inference-{{regime}}.benchmark.tsv"
+    conda:
+        "../environment.yml"
+    threads: STUDY.hardware.threads
+    resources:
+        gpu=STUDY.hardware.gpu,
+    params:
+        stamp=lambda w: provenance.canonical_json(bridge_inference_stamp(w.regime)),
+    message:
+        "Bridge: measuring what the arms cost, {wildcards.regime}"
+    script:
+        "../workflow/scripts/bridge_inference.py"
+
+
+rule bridge_tables:
+    """Runs, effects, controls, compression, quantization, costs, claims, plan and audit."""
+    input:
+        list(bridge_measured()),
+    output:
+        tables=[
+            report(
+                f"{BRIDGE}/{table}.csv",
+                caption="../workflow/report/bridge_tables.rst",
+                category="Bridge",
+            )
+            for table in BRIDGE_TABLES
+        ],
+        manifest=f"{BRIDGE}/tables.manifest.json",
+    log:
+        f"{LOGS}/bridge/tables.log",
+    conda:
+        "../environment.yml"
+    params:
+        stamp=provenance.canonical_json(bridge_tables_stamp()),
+    message:
+        "Bridge: tables"
+    script:
+        "../workflow/scripts/bridge_tables.py"
+
+
+rule bridge_published:
+    """The 42 published runs: which of them test a bridge, and what repeats of one config differ by."""
+    input:
+        published="resources/published/bridge.json",
+    output:
+        runs=report(
+            f"{BRIDGE}/published.csv",
+            caption="../workflow/report/bridge_published.rst",
+            category="Bridge",
+        ),
+        repeats=report(
+            f"{BRIDGE}/published_repeats.csv",
+            caption="../workflow/report/bridge_published.rst",
+            category="Bridge",
+        ),
+        manifest=f"{BRIDGE}/published.manifest.json",
+    log:
+        f"{LOGS}/bridge/published.log",
+    conda:
+        "../environment.yml"
+    params:
+        stamp=provenance.canonical_json(bridge_published_stamp()),
+    message:
+        "Bridge: published runs"
+    script:
+        "../workflow/scripts/bridge_published.py"
+
+
+rule bridge_figures:
+    """One figure, drawn from the tables beside it."""
+    input:
+        tables=lambda w: [f"{BRIDGE}/{table}.csv" for table in BRIDGE_FIGURES[w.figure]],
+        manifest=f"{BRIDGE}/tables.manifest.json",
+    output:
+        report(
+            f"{BRIDGE}/figures/{{figure}}.svg",
+            caption="../workflow/report/bridge_figures.rst",
+            category="Bridge",
+        ),
+        f"{BRIDGE}/figures/{{figure}}.png",
+    log:
+        f"{LOGS}/bridge/figure-{{figure}}.log",
+    wildcard_constraints:
+        figure="|".join(BRIDGE_FIGURES),
+    conda:
+        "../environment.yml"
+    params:
+        stamp=lambda w: provenance.canonical_json(bridge_figure_stamp(w.figure)),
+    message:
+        "Bridge: drawing {wildcards.figure}"
+    script:
+        "../workflow/scripts/bridge_figures.py"

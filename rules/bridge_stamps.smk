@@ -39,6 +39,7 @@ def bridge_pretrain_stamp(role):
     block = STUDY.bridge
     recipe = block.pretrain[role].model_dump()
     slice = {"world": block.world.model_dump(), "role": role, "recipe": recipe}
+    slice["gpu"] = STUDY.hardware.gpu
     return make_stamp("bridge_pretrain", slice, MODEL_PACKAGES)
 
 
@@ -141,6 +142,8 @@ def bridge_measured():
 
 BRIDGE_TABLES = (
     "runs",
+    "effects",
+    "controls",
     "compression",
     "quantization",
     "inference",

@@ -9,9 +9,10 @@ from ablation.progress import logged
 
 def main(smk):
     stamp = json.loads(smk.params.stamp)
-    config = stamp["config"]
+    config, out = stamp["config"], smk.output.model
+    device = "cuda" if config["gpu"] else "cpu"
     with provenance.run_record(smk.output.run):
-        summary = pretrain(config["world"], config["role"], config["recipe"], smk.output.model)
+        summary = pretrain(config["world"], config["role"], config["recipe"], out, device)
     provenance.write_manifest(
         smk.output.manifest,
         stamp,

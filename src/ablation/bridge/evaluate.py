@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ablation.bridge import prompts
 from ablation.bridge.batches import Row, Words
 from ablation.bridge.generate import generate
-from ablation.bridge.inference import Pair
+from ablation.bridge.pair import Pair
+from ablation.bridge.published_evaluator import leaky_answers, leaky_correct
 from ablation.bridge.train import Split, answers, translate
 
 CONTROLS = ("shuffled_source", "zero_soft_tokens", "mean_soft_tokens")  # and recipe source_free
@@ -87,13 +88,22 @@ def evaluate_cell(
     Controls and quantisation are of the best weights; a diffusion is sampled from several noises.
     """
     k, found = translator.k, []
+    target, words, records = pair.target, pair.target_words, test.records
 
     def asked(soft: Tensor, arm: str, noise: int = 0) -> None:
-        texts = answers(pair.target, pair.target_words, test.records, soft, recipe, k)
-        found.extend(rows(texts, test.records, arm=arm, noise=noise))
+        texts = answers(target, words, records, soft, recipe, k)
+        found.extend(rows(texts, records, arm=arm, noise=noise))
 
     translator.load_state_dict(weights["last"])
-    asked(translate(translator, test.states), "bridged_last")
+    last = translate(translator, test.states)
+    asked(last, "bridged_last")
+    if recipe["audit"]:
+        for arm, soft in (("", last), ("_zero_soft_tokens", torch.zeros_like(last))):
+            texts = leaky_answers(target, words, records, soft, recipe)
+            for row in rows(texts, records, arm=f"published_evaluator{arm}", noise=0):
+                answer = records[row["item"]]["answer"]
+                found.append(row | {"correct": int(leaky_correct(row["text"], answer))})
+        asked(torch.zeros_like(last), "bridged_last_zero_soft_tokens")
     translator.load_state_dict(weights["best"])
     variants = soft_variants(translator, test, train_states, 0)
     wanted = variants if recipe["controls"] else ("bridged",)

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig
 
 from ablation.bridge import cache, prompts
-from ablation.bridge.batches import Words
 from ablation.bridge.generate import generate
+from ablation.bridge.pair import Pair
 from ablation.bridge.train import translate
 
 ARMS = ("source_alone", "target_alone", "latent", "token_budget", "cascade")
@@ -35,15 +35,6 @@ def cache_formula(config: PreTrainedConfig, tokens: int, bytes_a_number: int) ->
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = config.num_key_value_heads
     return 2 * config.num_hidden_layers * heads * size * bytes_a_number * tokens
-
-
-class Pair(NamedTuple):
-    """Two frozen models, each with its words."""
-
-    source: PreTrainedModel
-    source_words: Words
-    target: PreTrainedModel
-    target_words: Words
 
 
 class Cost(NamedTuple):

@@ -18,7 +18,11 @@ from ablation.bridge.generate import generate
 
 
 def last_number(text: str) -> str | None:
-    """`#### 18` anywhere, or else the last integer of the text, as the published code had it."""
+    """`#### 18` anywhere, or else the last integer of the text, as the published code had it.
+
+    Numbers that the micro-world writes digit by digit (`7 5 9`) are one integer.
+    """
+    text = re.sub(r"(?<=\d) (?=\d)", "", text)
     marked = re.search(r"####\s*(-?\d+)", text)
     if marked:
         return marked[1]

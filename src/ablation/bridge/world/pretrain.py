@@ -18,11 +18,13 @@ from ablation.world.optimizers import Optimizers
 from ablation.world.tokenizer import train_tokenizer
 
 
-def pretrain(world: Mapping, role: str, recipe: Mapping, out_folder: str | Path) -> dict:
+def pretrain(
+    world: Mapping, role: str, recipe: Mapping, out_folder: str | Path, device: str = "cpu"
+) -> dict:
     """Make the `role` (source or target) of `world` by `recipe` in `out_folder`.
 
     Writes model (safetensors) and tokenizer; returns {steps, final_loss (nats a token, mean of the
-    last 50 steps), parameters, tokens}. Equal for equal input on one kind of CPU.
+    last 50 steps), parameters, tokens}. Equal for equal input on one kind of processor.
     """
     torch.set_num_threads(recipe["threads"])
     torch.manual_seed(recipe["seed"])
@@ -31,13 +33,13 @@ def pretrain(world: Mapping, role: str, recipe: Mapping, out_folder: str | Path)
     tokenizer = train_tokenizer(
         ["".join(next(sample)) for _ in range(recipe["tokenizer_documents"])], recipe["vocabulary"]
     )
-    model = build_model(len(tokenizer), recipe["model"])
+    model = build_model(len(tokenizer), recipe["model"]).to(device)
     optimizers = Optimizers(model, recipe["lr_muon"], recipe["lr_adamw"])
     batches = _batches(TEXTS[role](numbers, Random(f"{role} {recipe['seed']}")), tokenizer, recipe)
     losses: list[float] = []
     bar = Progress(f"pretraining the {role}", recipe["steps"])
     for step in range(recipe["steps"]):
-        rows = next(batches)
+        rows = next(batches).to(device)
         loss = cross_entropy(target_logits(model, rows, "causal"), rows.target_id)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["max_grad_norm"])

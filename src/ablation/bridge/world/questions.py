@@ -133,7 +133,8 @@ def target_texts(world: Numbers, rng: Random) -> Iterator[tuple[str, str]]:
         if rng.random() < 0.1:
             wrong = world.code(rng, 0.0, 4)[1] if code else str(rng.randrange(19))
             draft = answer if rng.random() < 0.7 else wrong
-        yield _split(problem(question, answer, draft))
+        again = f"\nSo {answer}" if rng.random() < 0.3 else ""  # as models do that run on
+        yield _split(problem(question, answer, draft) + again)
 
 
 def _code_of_any_length(world: Numbers, rng: Random) -> tuple[str, str]:

@@ -1,0 +1,22 @@
+"""Draw one figure of the second study from its tables."""
+
+import json
+from pathlib import Path
+
+from ablation import charts, provenance
+from ablation.bridge import figures
+from ablation.progress import logged
+
+
+def main(smk):
+    stamp = json.loads(smk.params.stamp)
+    provenance.read_inputs(stamp)
+    draw = getattr(figures, stamp["config"]["figure"])
+    chart = draw(*map(charts.read, smk.input.tables))
+    for path in map(Path, smk.output):
+        provenance.write_bytes(path, charts.render(chart, path.suffix))
+
+
+if __name__ == "__main__":
+    with logged(snakemake.log[0]):  # noqa: F821
+        main(snakemake)  # noqa: F821
