@@ -14,6 +14,7 @@ from scipy import stats
 
 from ablation.bridge.costs import faster
 from ablation.bridge.tables import Samples, change, trend
+from ablation.statistics import mcnemar
 
 COLUMNS = (
     "study",
@@ -50,16 +51,22 @@ def claims_table(
         rows.append({**said, **values, "verdict": verdict})
 
     def better(claim: str, regime: str, before: np.ndarray, other: str) -> None:
-        found = change(samples.right(regime, full, k), before, confidence)
-        rule = f"bridged - {other} > 0, p < {limit}"
-        verdict = decided(found["low"], found["high"], found["p"], limit)
+        bridged = samples.right(regime, full, k)
+        found = change(bridged, before, confidence)
+        against = np.broadcast_to(before, bridged.shape)
+        found["p"] = max(mcnemar(b, own) for b, own in zip(against, bridged, strict=True))
+        signs = {bool(d > 0) for d in (bridged - against).mean(axis=1)}
+        verdict = "open"
+        if found["p"] < limit and len(signs) == 1:
+            verdict = "supported" if signs == {True} else "refuted"
+        rule = f"bridged - {other} > 0 in every seed, McNemar p < {limit} in each"
         add(claim, regime, rule, f"{full} K={k}; {other}", found, verdict)
 
     regimes = sorted({regime for regime, recipe, _ in samples.keys() if recipe == full})
     for regime in regimes:
         alone: Callable = lambda arm, at=0, r=regime: samples.right_alone(r, arm, "forward", at)
-        best_alone = max((alone("source_alone"), alone("target_alone")), key=np.mean)
-        better("beats both models alone", regime, best_alone, "the better model alone")
+        for model in ("source", "target"):
+            better(f"beats the {model} alone", regime, alone(f"{model}_alone"), f"{model} alone")
         better("beats as many tokens of text", regime, alone("token_budget", k), "token budget")
         better("soft tokens beat a text draft", regime, alone("cascade"), "cascade")
         better("the source matters", regime, _free(samples, regime, k), "source-free prompt")

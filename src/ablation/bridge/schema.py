@@ -32,6 +32,8 @@ class Decoder(Strict):
 
 class Pretrain(Strict):
     seed: Seed = key("weights and texts")
+    attempts: int = key("from the next seed, where the examination was not passed", ge=1)
+    stop_accuracy: float = key("what passing means, of every skill", gt=0, le=1)
     threads: int = key("torch threads; bits may depend on it", ge=1)
     tokenizer_documents: int = key("texts that the tokenizer learns from", ge=1)
     vocabulary: int = key("tokens at most; bytes and special tokens are 259", ge=260)

@@ -177,7 +177,8 @@ def controls_table(samples: Samples, claims: Mapping, study: str, confidence: fl
         bridged, free = samples.right(regime, full, k), samples.right(regime, SOURCE_FREE, k)
         for control in (*CONTROLS, SOURCE_FREE):
             own = free if control == SOURCE_FREE else samples.right(regime, full, k, control)
-            from_free = change(own, free, confidence)
+            by_item = (x.mean(axis=0, keepdims=True) for x in (own, free))
+            from_free = change(*by_item, confidence)  # of these seeds: no draw of others
             rows.append(
                 {
                     "study": study,
