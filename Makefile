@@ -1,17 +1,22 @@
 # make demo   the micro study on this machine: environment, stages, results/recovery.csv
+# make demo-bridge   the second study: results/micro/bridge/, ending with its claims
 # make test   the tests, with what they need
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo test lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo demo-bridge test lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
 demo: $(VENV)/.ready  # the micro study, ending with its recovery table
 	$(BIN)/snakemake --cores all --quiet reason host
 	@$(BIN)/ablation table results/recovery.csv
+
+demo-bridge: $(VENV)/.ready  # the second study on this machine, ending with its claims
+	$(BIN)/snakemake --cores all --quiet reason host --configfile config/bridge.yaml -- bridge
+	@cut -d, -f2,3,6- results/micro/bridge/claims.csv | column -s, -t
 
 test: $(VENV)/.ready-dev  # every test that needs no GPU
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu"

@@ -102,7 +102,9 @@ rule bridge_states:
         source=bridge_model("source"),
         target=bridge_model("target"),
     output:
-        expand(f"{BRIDGE}/states/{{{{regime}}}}/{{{{direction}}}}/{{split}}.safetensors", split=SPLITS),
+        expand(
+            f"{BRIDGE}/states/{{{{regime}}}}/{{{{direction}}}}/{{split}}.safetensors", split=SPLITS
+        ),
         samples=f"{BRIDGE}/states/{{regime}}/{{direction}}/samples.parquet",
         manifest=f"{BRIDGE}/states/{{regime}}/{{direction}}/manifest.json",
         run=f"{BRIDGE}/states/{{regime}}/{{direction}}/run.json",

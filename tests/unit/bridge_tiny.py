@@ -55,7 +55,10 @@ def pair() -> Pair:
     source = tiny_model("mistral", 320, hidden_size=48, num_key_value_heads=4, sliding_window=None)
     target = tiny_model("llama", 320)
     return Pair(
-        source.requires_grad_(False), words, target.requires_grad_(False), Words(tiny_tokenizer(), 64)
+        source.requires_grad_(False),
+        words,
+        target.requires_grad_(False),
+        Words(tiny_tokenizer(), 64),
     )
 
 

@@ -112,7 +112,9 @@ def test_raw_and_weighted_values_stand_in_the_curve(both, own, tmp_path):
     assert logged[0]["weight_kl"] < logged[-1]["weight_kl"] < 0.1  # it comes in by and by
 
 
-def test_kl_is_taken_answer_token_by_answer_token_from_the_teacher_that_read_the_question(both, own):
+def test_kl_is_taken_answer_token_by_answer_token_from_the_teacher_that_read_the_question(
+    both, own
+):
     """A student that reads the question as text is its own teacher: nothing is left."""
     words, records = both.target_words, RECORDS[:4]
     rows = [words.text(r["question"], words.answer(r["answer"], eos=True)) for r in records]
@@ -209,7 +211,9 @@ def test_padding_of_the_source_says_nothing(kind):
 
 def test_the_source_free_prompt_reads_no_source():
     translator = made("source_free")
-    assert torch.equal(fed(translator, torch.randn(2, 7, 48)), fed(translator, torch.zeros(2, 7, 48)))
+    assert torch.equal(
+        fed(translator, torch.randn(2, 7, 48)), fed(translator, torch.zeros(2, 7, 48))
+    )
     assert isinstance(translator, Prompt) and not isinstance(translator, Resampler)
 
 

@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as tensors, all [rows, tokens]; typed, so that nothing else reaches a model's forward."""
+    """Rows as tensors, all [rows, tokens]; typed, so that a forward gets nothing else."""
 
     ids: LongTensor  # token ids; the padding id where a soft token or nothing stands
     soft: BoolTensor  # soft tokens, K a row or none
@@ -77,7 +77,9 @@ class Words:
     def text(self, question: str, answer: Sequence[int] = (), head: str | None = None) -> Row:
         """A prompt in text: BOS, the question (or `head` in its place), the suffix."""
         ids = self.encode(head or prompts.problem(question))
-        return Row([*self.bos, *ids, *self.suffix], (len(self.bos), len(self.bos) + len(ids)), answer)
+        return Row(
+            [*self.bos, *ids, *self.suffix], (len(self.bos), len(self.bos) + len(ids)), answer
+        )
 
     def question(self, question: str) -> Row:
         """What the source reads for the translator: BOS and the question, no example, no suffix."""
@@ -106,7 +108,7 @@ class Words:
 def batch(rows: Sequence[Row], pad: int, left: bool = False) -> Batch:
     """Rows padded to the longest, on the right, or on the `left` for generation.
 
-    Raises ValueError when a row with an answer is padded on the left, or rows differ in soft tokens.
+    Raises ValueError when a row padded on the left has an answer, or rows differ in soft tokens.
     """
     if left and any(row.answer for row in rows):
         raise ValueError("rows to generate from hold an answer: it would be shown to the model")
@@ -121,7 +123,9 @@ def batch(rows: Sequence[Row], pad: int, left: bool = False) -> Batch:
         after = width - n - before
         labels = [IGNORED_LABEL] * len(row.ids) + list(row.answer)
         span = [row.span[0] <= at < row.span[1] for at in range(n)]
-        columns["ids"].append(before * [pad] + [pad if i == SOFT else i for i in ids] + after * [pad])
+        columns["ids"].append(
+            before * [pad] + [pad if i == SOFT else i for i in ids] + after * [pad]
+        )
         columns["soft"].append(before * [False] + [i == SOFT for i in ids] + after * [False])
         columns["mask"].append(before * [False] + n * [True] + after * [False])
         columns["span"].append(before * [False] + span + after * [False])

@@ -76,7 +76,7 @@ def target_logits(model: PreTrainedModel, part, soft: Tensor | None, mode: str) 
 def teacher_logprobs(
     model: PreTrainedModel, words: Words, records: Sequence[dict], top: int, batch_size: int
 ) -> tuple[Ragged, Ragged]:
-    """Log-probabilities of the `top` likeliest tokens at each token of an answer (EOS too), and ids.
+    """Log-probabilities of the `top` likeliest tokens at each of an answer's (EOS too), and ids.
 
     The teacher is the target reading the whole question as text, then the answer.
     """

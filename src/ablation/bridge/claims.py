@@ -6,7 +6,8 @@ of three verdicts: supported, refuted, or open where the rows do not decide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -62,12 +63,12 @@ def claims_table(
         rule = f"bridged - {other} > 0 in every seed, McNemar p < {limit} in each"
         add(claim, regime, rule, f"{full} K={k}; {other}", found, verdict)
 
-    regimes = sorted({regime for regime, recipe, _ in samples.keys() if recipe == full})
+    regimes = sorted({regime for regime, recipe, _ in samples.kinds() if recipe == full})
     for regime in regimes:
-        alone: Callable = lambda arm, at=0, r=regime: samples.right_alone(r, arm, "forward", at)
+        alone = partial(samples.right_alone, regime, direction="forward")
         for model in ("source", "target"):
             better(f"beats the {model} alone", regime, alone(f"{model}_alone"), f"{model} alone")
-        better("beats as many tokens of text", regime, alone("token_budget", k), "token budget")
+        better("beats as many tokens of text", regime, alone("token_budget", k=k), "token budget")
         better("soft tokens beat a text draft", regime, alone("cascade"), "cascade")
         better("the source matters", regime, _free(samples, regime, k), "source-free prompt")
         _stability(samples, regime, claims, confidence, add)
@@ -95,7 +96,7 @@ def _stability(samples: Samples, regime: str, claims: Mapping, confidence: float
 
 def _compression(samples: Samples, regime: str, claims: Mapping, confidence: float, add) -> None:
     full = claims["all_fixes"]
-    ks = sorted(k for r, recipe, k in samples.keys() if r == regime and recipe == full)
+    ks = sorted(k for r, recipe, k in samples.kinds() if r == regime and recipe == full)
     if len(ks) < 2:
         return
     found = trend([samples.right(regime, full, k) for k in ks], ks)

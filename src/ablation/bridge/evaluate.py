@@ -32,7 +32,7 @@ def shuffled(count: int) -> list[int]:
 
 
 def quantized(soft: Tensor, bits: int) -> Tensor:
-    """Soft tokens rounded to `bits`, each with one scale of its own: half its range is 2^(bits-1)-1."""
+    """Soft tokens rounded to `bits`, each by a scale of its own: its largest is 2^(bits-1)-1."""
     top = 2 ** (bits - 1) - 1
     scale = soft.abs().amax(-1, keepdim=True).clamp_min(1e-12) / top
     return (soft / scale).round().clamp(-top, top) * scale
@@ -149,9 +149,7 @@ def alone(
     for k in budgets:
         budget = [target_words.budget(k, q) for q in questions]
         texts["token_budget", k] = said(target, target_words, budget)
-    return [
-        row for (arm, k), t in texts.items() for row in rows(t, records, arm=arm, k=k, noise=0)
-    ]
+    return [row for (arm, k), t in texts.items() for row in rows(t, records, arm=arm, k=k, noise=0)]
 
 
 def identity(model, words: Words, questions: Sequence[str], options: Mapping) -> list[str]:

@@ -36,9 +36,13 @@ def accuracy_by_k(runs: pd.DataFrame) -> alt.TopLevelMixin:
         scale=alt.Scale(domain=order, range=list(COLOURS)),
         legend=alt.Legend(title=None, orient="top"),
     )
-    lines = alt.Chart().mark_line(strokeWidth=1.5).encode(x=x, y=alt.Y("mean(value):Q"), color=colour)
-    points = alt.Chart().mark_circle(size=36, opacity=0.8).encode(
-        x=x, y=y, color=colour, tooltip=["regime", "arm", "k", "seed", "value", "n"]
+    lines = (
+        alt.Chart().mark_line(strokeWidth=1.5).encode(x=x, y=alt.Y("mean(value):Q"), color=colour)
+    )
+    points = (
+        alt.Chart()
+        .mark_circle(size=36, opacity=0.8)
+        .encode(x=x, y=y, color=colour, tooltip=["regime", "arm", "k", "seed", "value", "n"])
     )
     panels = alt.layer(lines, points, data=frame).properties(width=260, height=240)
     panels = panels.facet(column=alt.Column("regime:N", title=None))
@@ -99,16 +103,20 @@ def bridge_curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
         ends = ends[(ends.regime == regime) & (ends.k == at)]
         x, y = alt.X("step:Q"), alt.Y("accuracy:Q", title="dev accuracy")
         line = alt.Chart(own).mark_line(color=FAINT).encode(x=x, y=y, detail="seed:N")
-        marks = alt.Chart(ends).mark_point(filled=True, size=50).encode(
-            x=x,
-            y=y,
-            shape=alt.Shape("point:N", legend=alt.Legend(title=None, orient="top")),
-            color=alt.Color(
-                "point:N",
-                scale=alt.Scale(domain=["peak", "last step"], range=[COLOURS[1], INK]),
-                legend=None,
-            ),
-            tooltip=[*cell, "step", "accuracy", "point"],
+        marks = (
+            alt.Chart(ends)
+            .mark_point(filled=True, size=50)
+            .encode(
+                x=x,
+                y=y,
+                shape=alt.Shape("point:N", legend=alt.Legend(title=None, orient="top")),
+                color=alt.Color(
+                    "point:N",
+                    scale=alt.Scale(domain=["peak", "last step"], range=[COLOURS[1], INK]),
+                    legend=None,
+                ),
+                tooltip=[*cell, "step", "accuracy", "point"],
+            )
         )
         panels = [
             alt.layer(

@@ -148,7 +148,11 @@ def per_sample(
         for run in runs.values():
             run(record["question"])
     for number, record in enumerate(records):
-        sample = {"sample_id": number, "question": record["question"], "gold_answer": record["answer"]}
+        sample = {
+            "sample_id": number,
+            "question": record["question"],
+            "gold_answer": record["answer"],
+        }
         for arm, run in runs.items():
             cost = measure(pair, run, record["question"])
             said = prompts.extracted(cost.text)

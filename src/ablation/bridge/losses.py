@@ -75,7 +75,7 @@ def prompt_alignment(soft: Tensor, parts: Tensor, present: Tensor, rms: float) -
 
 
 def stretches(embedded: Tensor, span: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Mean embeddings of K equal stretches of each row's span: [rows, K, width], present [rows, K]."""
+    """Mean embeddings [rows, K, width] of K equal stretches of a span, present [rows, K]."""
     place = span.long().cumsum(1) - 1
     part = (place * k) // span.sum(1, keepdim=True).clamp_min(k)
     member = F.one_hot(part.clamp(0, k - 1), k).to(embedded) * span[..., None]

@@ -182,7 +182,9 @@ class Claims(Strict):
     no_fixes: Name = key("what its stability is compared with")
     soft_tokens: Count = key("at this K")
     p: float = key("a claim needs a two-sided p below this", gt=0, lt=1)
-    share_of_target: float = key("what compression must keep of target-alone at the largest K", gt=0)
+    share_of_target: float = key(
+        "what compression must keep of target-alone at the largest K", gt=0
+    )
     final_accuracy: float = key("what the published claim of stability asks of the last step", gt=0)
 
 

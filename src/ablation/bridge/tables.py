@@ -58,7 +58,7 @@ class Samples:
             raise KeyError(f"no rows of {arm} in {regime}, {direction}")
         return rows.sort_values("item").correct.to_numpy()[None]
 
-    def keys(self) -> list[tuple[str, str, int]]:
+    def kinds(self) -> list[tuple[str, str, int]]:
         """(regime, recipe, K) of every kind of cell, in order."""
         found = self.cells[["regime", "recipe", "k"]].drop_duplicates()
         return [tuple(row) for row in found.itertuples(index=False)]
@@ -85,7 +85,7 @@ def change(after: np.ndarray, before: np.ndarray, confidence: float) -> dict:
 def runs_table(samples: Samples, study: str, confidence: float) -> pd.DataFrame:
     """One row a cell: the dev-selected step on test, once, and everything beside it."""
     rows = []
-    for regime, recipe, k in samples.keys():
+    for regime, recipe, k in samples.kinds():
         direction = samples.direction[recipe]
         named = {
             arm: samples.right_alone(regime, arm, direction, k * (arm == "token_budget"))
@@ -147,7 +147,7 @@ def _mean(own: pd.DataFrame, arm: str) -> float | None:
 def effects_table(samples: Samples, claims: Mapping, study: str, confidence: float):
     """What each removed fix changed, with its interval, also when that is nil."""
     rows, full, k = [], claims["all_fixes"], claims["soft_tokens"]
-    for regime, recipe, own_k in samples.keys():
+    for regime, recipe, own_k in samples.kinds():
         if own_k != k or recipe == full:
             continue
         for arm in ("bridged", "bridged_last"):
@@ -171,7 +171,7 @@ def effects_table(samples: Samples, claims: Mapping, study: str, confidence: flo
 def controls_table(samples: Samples, claims: Mapping, study: str, confidence: float):
     """Each control beside the bridge and beside the prompt that reads no source."""
     rows, full = [], claims["all_fixes"]
-    for regime, recipe, k in samples.keys():
+    for regime, recipe, k in samples.kinds():
         if recipe != full:
             continue
         bridged, free = samples.right(regime, full, k), samples.right(regime, SOURCE_FREE, k)
@@ -232,7 +232,7 @@ def compression_table(samples: Samples, claims: Mapping, costs: Mapping, study: 
     `costs`: {regime: cache bytes a token of the target}. The word is for soft_only alone.
     """
     rows, full = [], claims["all_fixes"]
-    for regime, recipe, k in samples.keys():
+    for regime, recipe, k in samples.kinds():
         if recipe != full:
             continue
         right = samples.right(regime, full, k)
@@ -253,9 +253,7 @@ def compression_table(samples: Samples, claims: Mapping, costs: Mapping, study: 
                 "accuracy": right.mean(),
                 **_interval(kept, 1),
                 "source_free": samples.right(regime, SOURCE_FREE, k).mean(),
-                "token_budget": samples.right_alone(
-                    regime, "token_budget", "forward", k
-                ).mean(),
+                "token_budget": samples.right_alone(regime, "token_budget", "forward", k).mean(),
                 "target_alone": target.mean(),
                 "share_of_target": right.mean() / target.mean() if target.mean() else None,
                 **{f"against_target_{n}": v for n, v in change(right, target, confidence).items()},
@@ -280,7 +278,7 @@ def _interval(means: Means, condition: int) -> dict:
 def quantization_table(samples: Samples, claims: Mapping, widths: Mapping, study: str, confidence):
     """What rounding soft tokens keeps; one scale of 4 bytes a token comes with the rounded ones."""
     rows, full = [], claims["all_fixes"]
-    for regime, recipe, k in samples.keys():
+    for regime, recipe, k in samples.kinds():
         if recipe != full:
             continue
         plain = samples.right(regime, full, k)

@@ -83,7 +83,9 @@ def new_translator(
 class BridgeTrainer(MaskedTrainer):
     """The Trainer over a translator; the frozen target stands beside it, not in it."""
 
-    def __init__(self, *args, target: PreTrainedModel, words: Words, split: Split, dev: Split, **kw):
+    def __init__(
+        self, *args, target: PreTrainedModel, words: Words, split: Split, dev: Split, **kw
+    ):
         self.target, self.words, self.split, self.dev = target, words, split, dev
         super().__init__(*args, row_tokens=0, probe=(), **kw)
         self.model_accepts_loss_kwargs = False
@@ -104,7 +106,9 @@ class BridgeTrainer(MaskedTrainer):
         split = split or self.split
         answered = batch(self.rows(split, chosen), self.words.pad)
         states, mask = padded([split.states[i].float() for i in chosen])
-        asked = batch([self.words.text(split.records[i]["question"]) for i in chosen], self.words.pad)
+        asked = batch(
+            [self.words.text(split.records[i]["question"]) for i in chosen], self.words.pad
+        )
         part = {"batch": vars(answered), "states": states, "mask": mask, "asked": vars(asked)}
         if split.teacher is not None:
             lengths = (answered.labels >= 0).sum(1).tolist()

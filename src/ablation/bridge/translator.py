@@ -51,7 +51,7 @@ def embedding_rms(table: Tensor) -> float:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `x` to `memory` (itself where None), `mask` True where it may look."""
+    """Multi-head attention of `x` to `memory` (None: itself), `mask` True where it may look."""
 
     def __init__(self, width: int, heads: int, memory_width: int | None = None):
         super().__init__()
@@ -94,7 +94,7 @@ class FeedForward(nn.Module):
 
 
 class Source(nn.Module):
-    """The source's states in the translator's width, each with its place from the question's end."""
+    """The source's states in the translator's width, each with its place from the end."""
 
     def __init__(self, source_width: int, width: int, place: float):
         super().__init__()

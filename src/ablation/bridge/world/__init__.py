@@ -1,1 +1,1 @@
-"""A question world for two small models: numbers told in a text, and numbers that only one knows."""
+"""A question world for two small models: numbers that a text tells, or that only one knows."""

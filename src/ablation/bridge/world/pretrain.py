@@ -45,7 +45,9 @@ def pretrain(
         )
         model = build_model(len(tokenizer), recipe["model"]).to(device)
         texts = TEXTS[role](numbers, Random(f"{role} {seed}"))
-        losses = _train(model, _batches(texts, tokenizer, recipe), recipe, f"the {role}, seed {seed}")
+        losses = _train(
+            model, _batches(texts, tokenizer, recipe), recipe, f"the {role}, seed {seed}"
+        )
         accuracy = examined(model, tokenizer, numbers, role)
         if min(accuracy.values()) >= recipe["stop_accuracy"]:
             break

@@ -5,9 +5,10 @@ source has read. Two questions:
 
 code (compression): twelve people and their numbers, then `Code of` four of them: the answer writes
     the four numbers. Both models can do it; the target could read the text itself.
-sum (enrichment): `Sum of` two stones. The target can add numbers that it is told, the source knows
-    the numbers, and neither has ever added two stones. Stones of dev and test questions occur in no
-    training question: a translator cannot learn their numbers, only how to read them.
+sum (enrichment): `Sum of` two stones, its last digit, so that all answers are equally likely. The
+    target can add numbers that it is told, the source knows the numbers, and neither has ever added
+    two stones. Stones of dev and test questions occur in no training question: a translator cannot
+    learn their numbers, only how to read them.
 """
 
 from __future__ import annotations
@@ -66,12 +67,12 @@ class Numbers:
         """A sum of told numbers: for the target, which knows no stone but can add."""
         pair = [rng.choice([rng.choice(self.people), rng.choice(self.strangers)]) for _ in range(2)]
         first, second = rng.randrange(10), rng.randrange(10)
-        return f"Sum of {pair[0]} {first} {pair[1]} {second}", str(first + second)
+        return f"Sum of {pair[0]} {first} {pair[1]} {second}", str((first + second) % 10)
 
     def stone_sum(self, rng: Random, stones: Sequence[str]) -> tuple[str, str]:
         """The question of the enrichment regime: a sum of two different `stones`."""
         one, other = rng.sample(stones, 2)
-        return f"Sum of {one} {other}", str(self.number[one] + self.number[other])
+        return f"Sum of {one} {other}", str((self.number[one] + self.number[other]) % 10)
 
     def questions(self, regime: str, split: str, count: int) -> list[dict]:
         """`count` different records {question, answer}; equal for equal seed, regime and split."""
@@ -131,7 +132,7 @@ def target_texts(world: Numbers, rng: Random) -> Iterator[tuple[str, str]]:
         question, answer = _code_of_any_length(world, rng) if code else world.told_sum(rng)
         draft = None
         if rng.random() < 0.1:
-            wrong = world.code(rng, 0.0, 4)[1] if code else str(rng.randrange(19))
+            wrong = world.code(rng, 0.0, 4)[1] if code else str(rng.randrange(10))
             draft = answer if rng.random() < 0.7 else wrong
         again = f"\nSo {answer}" if rng.random() < 0.3 else ""  # as models do that run on
         yield _split(problem(question, answer, draft) + again)
