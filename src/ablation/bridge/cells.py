@@ -101,7 +101,7 @@ def run_cells(
     state: str | Path,
     translators: str | Path,
 ) -> Cells:
-    """Train and ask every cell of `config`; best weights go to `translators`, splits by direction."""
+    """Train and ask every cell of `config`; `splits` by direction, best weights to a folder."""
     regime, seed = config["regime"], config["seed"]
     cells, record = Cells([], {}, [], {}), {}
     with atomic_path(translators) as scratch:
