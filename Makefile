@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo demo-bridge test lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo demo-bridge test test-faults test-slurm lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -19,7 +19,15 @@ demo-bridge: $(VENV)/.ready  # the second study on this machine, ending with its
 	@cut -d, -f2,3,6- results/micro/bridge/claims.csv | column -s, -t
 
 test: $(VENV)/.ready-dev  # every test that needs no GPU
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu and not slurm and not e2e"
+
+test-faults: $(VENV)/.ready-dev  # the vast executor against a fake Vast, every fault; docs/vast.md gets the table
+	@rm -rf .pytest_cache/faults
+	FAULT_ROWS=$(CURDIR)/.pytest_cache/faults $(BIN)/python -m pytest -n 4 tests/e2e -m e2e
+	$(BIN)/python -m tests.e2e.table .pytest_cache/faults
+
+test-slurm: $(VENV)/.ready-dev  # a study on a real SLURM cluster of one node (root; installs SLURM where apt-get is)
+	ABLATION_SLURM=install $(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py
 
 lint: $(VENV)/.ready-dev  # what .ci/run checks beside the tests
 	$(BIN)/ruff check .
@@ -39,11 +47,13 @@ dag: $(VENV)/.ready  # the rule graph, as mermaid text, into docs/rulegraph.md
 	{ printf '# The rule graph\n\nMade by `make dag`.\n\n```mermaid\n'; \
 	  $(BIN)/snakemake --rulegraph mermaid-js results/recovery.csv; printf '```\n'; } > docs/rulegraph.md
 
-bench: $(VENV)/.ready  # scoring on this CPU beside stock lm-eval
+bench: $(VENV)/.ready  # scoring on this CPU beside stock lm-eval; dry runs of sweeps
 	@mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/dry_run.py > benchmarks/results/dry_run.part
+	@mv benchmarks/results/dry_run.part benchmarks/results/dry_run.json
 	$(BIN)/python benchmarks/scoring_cpu.py > benchmarks/results/scoring_cpu.part
 	@mv benchmarks/results/scoring_cpu.part benchmarks/results/scoring_cpu.json
-	@cat benchmarks/results/scoring_cpu.json
+	@cat benchmarks/results/dry_run.json benchmarks/results/scoring_cpu.json
 
 bench-gpu: $(VENV)/.ready  # scoring and training of a 3.4 B model on this GPU, beside HFLM, TRL and the seed's loops
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/results/$(or $(NAME),h100).json

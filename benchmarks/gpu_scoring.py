@@ -8,10 +8,9 @@ import time
 import peers
 import torch
 from measuring import peak_gib, rate, seconds
-from workload import Size, as_ids, as_strings, make_items, make_model, make_tokenizer
+from workload import STUDY, Size, as_ids, as_strings, make_items, make_model, make_tokenizer
 
 from ablation.lm import MaskedLM
-from ablation.models import compile_layers
 from ablation.packing import Example
 
 MASKS = ("causal", "prefill_bidir")
@@ -19,10 +18,8 @@ LONGEST = 16_384  # tokens that a scorer takes
 
 
 def our_scorer(size: Size, mask: str, **options) -> tuple[MaskedLM, torch.nn.Module]:
-    model = make_model(size, size.attention)
-    if not size.toy:
-        compile_layers(model)
-    options = {"row_tokens": None, "max_length": LONGEST} | options
+    model = make_model(size)
+    options = {"row_tokens": STUDY.evaluation.row_tokens, "max_length": LONGEST} | options
     return MaskedLM(model, make_tokenizer(size), mask=mask, **options), model
 
 

@@ -12,12 +12,12 @@ import torch
 from measuring import free, peak_gib, seconds, wait
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
-from workload import Size, make_model, make_samples
+from workload import STUDY, Size, make_model, make_samples
 
 from ablation import finetune
 from ablation.arguments import own_optimizer, training_arguments
 from ablation.masks import wants_fixed_rows
-from ablation.models import compile_layers, target_logits
+from ablation.models import target_logits
 from ablation.packing import WIDTHS, Example, forwards, pack, token_count
 from ablation.stops import Stops
 
@@ -43,22 +43,12 @@ class Clock(TrainerCallback):
             self.tokens = state.num_input_tokens_seen - self.tokens
 
 
-RECIPE = {
-    "train_mask": "prefill_bidir",
-    "max_seq_len": 1024,
-    "learning_rate": 2e-5,
-    "weight_decay": 0.1,
-    "adam_beta2": 0.98,
-    "warmup_steps": 2,
-    "schedule": "linear",
-    "optimizer": "adamw_bf16",
-    "max_grad_norm": 1.0,
-    "log_steps": 1000,
-    "save_steps": 1000,
-    "eval_steps": 1000,
-    "eval_samples": 1,
-    "stops": {"no_learning": None, "plateau": None, "leak": None},
-}
+def timed_recipe(steps: int, batch: int) -> dict:
+    """The study's 3B, which looks at no loss in between and never stops early."""
+    looks = dict.fromkeys(("log_steps", "save_steps", "eval_steps"), 1000)
+    stops = dict.fromkeys(("no_learning", "plateau", "leak"))
+    length = {"max_steps": steps, "warmup_steps": 2, "batch_examples": batch}
+    return STUDY.recipe("3B") | length | looks | {"eval_samples": 1, "stops": stops}
 
 
 def compile_widths(model, samples: list[Example], batch: int, row_tokens: int) -> None:
@@ -73,26 +63,29 @@ def compile_widths(model, samples: list[Example], batch: int, row_tokens: int) -
         fitting = next((s for s in samples if token_count(s) <= width), None)
         if fitting is not None:
             rows = pack([fitting], width, width=width).to(model.device)
-            finetune.summed_loss(model, rows, RECIPE["train_mask"])[0].backward()
+            finetune.summed_loss(model, rows, STUDY.recipe("3B")["train_mask"])[0].backward()
     model.zero_grad()
 
 
 def train(
-    size: Size, model, samples: list[Example], batch: int, row_tokens: int, skip: int
+    size: Size, model, samples: list[Example], batch: int, row_tokens: int, skip: int, **options
 ) -> dict:
-    """Optimizer steps of `batch` samples by this repository's trainer."""
+    """Optimizer steps of `batch` samples by this repository's trainer; `options` of its optimizer.
+
+    Compiled code is compiled before; of the optimizer's, in the first `skip` steps.
+    """
     steps = len(samples) // batch
-    recipe = RECIPE | {"max_steps": steps, "batch_examples": batch}
-    hardware, clock = {"gpu": int(not size.toy)}, Clock(skip)
+    recipe, clock = timed_recipe(steps, batch), Clock(skip)
+    kind, settings = own_optimizer(recipe)
     compiling = seconds(lambda: compile_widths(model, samples, batch, row_tokens))
     with tempfile.TemporaryDirectory() as state:
-        arguments = training_arguments(recipe, 0, hardware, state, batch)
+        arguments = training_arguments(recipe, 0, size.hardware, state, batch)
         arguments.save_strategy = arguments.eval_strategy = "no"
         trainer = finetune.MaskedTrainer(
             model=model,
             args=arguments,
             train_dataset=samples,
-            optimizer_cls_and_kwargs=own_optimizer(recipe),
+            optimizer_cls_and_kwargs=(kind, settings | options),
             recipe=recipe,
             row_tokens=row_tokens,
             probe=[],
@@ -118,22 +111,20 @@ def train(
     }
 
 
-def our_trained(size: Size):
-    model = make_model(size, size.attention)
-    if not size.toy:
-        compile_layers(model)
-    return model
-
-
 def training_16(size: Size) -> dict:
-    """A step of 16 Alpaca-length samples."""
+    """A step of 16 Alpaca-length samples; and what it would take to add gradients in bfloat16."""
     samples = make_samples(size, 16 * (2 + 3 * size.steps))
-    return train(size, our_trained(size), samples, 16, size.row_tokens[0], 2)
+    model = make_model(size)
+    found = train(size, model, samples, 16, size.row_tokens[0], 2)
+    free()
+    rounded = train(size, model, samples, 16, size.row_tokens[0], 2, grad_dtype=torch.bfloat16)
+    kept = ("step_s", "peak_gib", "reserved_gib")
+    return found | {"bfloat16_gradients": {name: rounded[name] for name in kept}}
 
 
 def training_16k(size: Size) -> dict:
     """A step of about 16 thousand tokens: in the rows that fit a 40 GB card, and in longer ones."""
-    batch, model, found = size.throughput_examples, our_trained(size), []
+    batch, model, found = size.throughput_examples, make_model(size), []
     samples = make_samples(size, batch * (2 + 2 * size.steps))
     for row_tokens in size.row_tokens:
         found.append({"row_tokens": row_tokens} | train(size, model, samples, batch, row_tokens, 2))
@@ -147,13 +138,11 @@ def training_check(size: Size) -> dict:
     samples, losses, gradients = make_samples(size, 12), {}, {}
     targets = sum(len(s.continuations[0]) for s in samples)
     for way in ("fast", "plain", "float32"):
-        model = make_model(size, size.attention if way == "fast" else "sdpa").train()
-        if way == "fast" and not size.toy:
-            compile_layers(model)
-        elif way == "float32":
+        model = make_model(size, None if way == "fast" else "sdpa").train()
+        if way == "float32":
             model = model.float()
         losses[way] = 0.0
-        for rows in forwards(samples, 2048, fixed=way == "fast" and not size.toy):
+        for rows in forwards(samples, 2048, fixed=wants_fixed_rows(model)):
             rows = rows.to(size.device)
             if way == "fast":
                 loss, _ = finetune.summed_loss(model, rows, "prefill_bidir")
@@ -211,7 +200,7 @@ def training_trl(size: Size) -> dict:
 
 def training_growth(size: Size) -> dict:
     """Tokens a second at 1, 2, 4 times the step, and by sample length at one size of step."""
-    model, found = our_trained(size), {"work": [], "length": []}
+    model, found = make_model(size), {"work": [], "length": []}
     skip, steps = (1, 2) if size.toy else (3, 8)
     for times in (1, 2, 4):
         samples = make_samples(size, 16 * times * steps)

@@ -9,7 +9,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.optimization import Adafactor
-from workload import Size, make_model, make_samples, make_tokenizer
+from workload import STUDY, Size, make_model, make_samples, make_tokenizer
 
 from ablation.packing import Example
 
@@ -42,7 +42,11 @@ def score_one_by_one(model: PreTrainedModel, items: Sequence[Example]) -> list[f
 def adafactor(model: PreTrainedModel) -> Adafactor:
     """The published optimizer."""
     return Adafactor(
-        model.parameters(), lr=2e-5, scale_parameter=False, relative_step=False, weight_decay=0.1
+        model.parameters(),
+        lr=STUDY.finetune.learning_rate,
+        weight_decay=STUDY.finetune.weight_decay,
+        scale_parameter=False,
+        relative_step=False,
     )
 
 
@@ -87,7 +91,7 @@ def trl_trainer(size: Size, attention: str, liger: bool, steps: int, callback: T
         max_steps=steps,
         bf16=True,
         optim="adamw_torch_fused",
-        learning_rate=2e-5,
+        learning_rate=STUDY.finetune.learning_rate,
         report_to=[],
         save_strategy="no",
         logging_steps=1000,

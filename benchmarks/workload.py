@@ -1,16 +1,28 @@
-"""What the GPU benchmark is measured on: a random model of 3.4 B weights, items and samples."""
+"""What the GPU benchmark is measured on: a random model of 3.4 B weights, items and samples.
+
+Shape, hardware and recipe are those of config/rehearsal3b.yaml, so of the real study.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import Ministral3Config, Ministral3ForCausalLM, PreTrainedTokenizerFast
+from transformers import Ministral3ForCausalLM, PreTrainedTokenizerFast
 
+from ablation.config import load_study
+from ablation.models import compile_layers
 from ablation.packing import Example
+from ablation.random_base import ministral_config
+
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+STUDY = load_study({"extends": "rehearsal3b.yaml"}, CONFIG)  # the real one, but for the weights
+MICRO = load_study({}, CONFIG)
 
 
 @dataclass(frozen=True)
@@ -18,10 +30,8 @@ class Size:
     """How much of everything. `toy` is a rehearsal: its numbers mean nothing."""
 
     toy: bool
-    device: str
-    dtype: torch.dtype
-    attention: str  # of what is ours
-    vocabulary: int
+    shape: Mapping  # of the model, as a study's `random:` block
+    hardware: Mapping  # of what is ours, as a study's `hardware:` block
     items: int
     loop_items: int  # for scorers that take seconds an item
     checked_items: int  # scored in float32 too
@@ -32,18 +42,24 @@ class Size:
     growth_tokens: int  # scored at each prompt length
     matrix: int
 
+    @property
+    def device(self) -> str:
+        return "cuda" if self.hardware["gpu"] else "cpu"
+
+    @property
+    def vocabulary(self) -> int:
+        return self.shape["vocabulary"]
+
 
 FULL = Size(
     toy=False,
-    device="cuda",
-    dtype=torch.bfloat16,
-    attention="flex_attention",
-    vocabulary=131_072,
+    shape=STUDY.random.model_dump(),
+    hardware=STUDY.hardware.model_dump(),
     items=512,
     loop_items=32,
     checked_items=48,
     steps=6,
-    row_tokens=(3072, 2048),  # the first is the one recommended
+    row_tokens=(STUDY.finetune.row_tokens, 4096),  # the study's, and longer ones
     throughput_examples=96,
     prompt_lengths=(64, 256, 1024, 4096, 8192),
     growth_tokens=65_536,
@@ -51,10 +67,8 @@ FULL = Size(
 )
 TOY = Size(
     toy=True,
-    device="cpu",
-    dtype=torch.float32,
-    attention="sdpa",
-    vocabulary=512,
+    shape=MICRO.random.model_dump(),
+    hardware=MICRO.hardware.model_dump(),
     items=6,
     loop_items=2,
     checked_items=4,
@@ -67,28 +81,31 @@ TOY = Size(
 )
 
 
-def make_model(size: Size, attention: str) -> Ministral3ForCausalLM:
-    """Ministral-3-3B's text model (26 layers, width 3072), random weights, in eval mode."""
-    shape = {"hidden_size": 3072, "intermediate_size": 9216, "num_hidden_layers": 26}
-    shape |= {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
-    if size.toy:
-        shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-        shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
-    config = Ministral3Config(
-        vocab_size=size.vocabulary, tie_word_embeddings=True, use_cache=False, **shape
-    )
+def make_model(size: Size, attention: str | None = None) -> Ministral3ForCausalLM:
+    """A decoder of random weights, in eval mode; `attention` other than ours is uncompiled."""
+    config = ministral_config(size.shape, use_cache=False)
     config.name_or_path = "random"
     torch.manual_seed(0)
     with torch.device(size.device):
         model = Ministral3ForCausalLM._from_config(
-            config, dtype=size.dtype, attn_implementation=attention
+            config,
+            dtype=getattr(torch, size.hardware["dtype"]),
+            attn_implementation=attention or size.hardware["attention"],
         )
+    if attention is None and size.hardware["compile"]:
+        compile_layers(model)
     return model.eval()
 
 
 def make_tokenizer(size: Size) -> PreTrainedTokenizerFast:
     """One token a word: four special ones, then w4 ... to the end of the vocabulary."""
-    words = ["<unk>", "<s>", "</s>", "<pad>", *(f"w{i}" for i in range(4, size.vocabulary))]
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<pad>",
+        *(f"w{i}" for i in range(4, size.vocabulary)),
+    ]
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
     )

@@ -2,6 +2,14 @@
 # `base: shipped` takes resources/micro, `pretrain` and `random` make the model here; else it is the
 # folder of a Hugging Face checkpoint, or a hub model at its pinned commit, whose weights stay in the
 # hub's cache of the machine that needs them. Makes results/<study>/base/.
+#
+# Without a GPU, so here: nothing of this is sent to a cluster or a rented machine.
+
+
+localrules:
+    base,
+    base_items,
+    base_instructions,
 
 
 rule base_items:
@@ -9,6 +17,7 @@ rule base_items:
     output:
         expand(f"{ITEMS}/{{task}}.jsonl", task=WORLD_TASKS),
         manifest=f"{ITEMS}/manifest.json",
+        run=f"{ITEMS}/run.json",
     log:
         f"{LOGS}/base_items.log",
     conda:
@@ -28,8 +37,10 @@ if STUDY.data_sets:
         output:
             directory(expand(f"{ITEMS}/{{data}}", data=STUDY.data_sets)),
             manifest=BENCHMARKS,
+            run=f"{ITEMS}/benchmarks.run.json",
         log:
             f"{LOGS}/base_benchmarks.log",
+        localrule: True
         conda:
             "../environment.yml"
         params:
@@ -45,6 +56,7 @@ rule base_instructions:
     output:
         records=f"{INSTRUCTIONS}/finetune.jsonl",
         manifest=f"{INSTRUCTIONS}/manifest.json",
+        run=f"{INSTRUCTIONS}/run.json",
     log:
         f"{LOGS}/base_instructions.log",
     conda:
@@ -69,6 +81,7 @@ if STUDY.pretrained_here:
             f"{LOGS}/base_pretrain.log",
         benchmark:
             f"{LOGS}/base_pretrain.benchmark.tsv"
+        localrule: True
         conda:
             "../environment.yml"
         threads: STUDY.world.pretrain.threads
@@ -87,11 +100,13 @@ if STUDY.rehearsal:
         output:
             model=directory(f"{RANDOM}/base"),
             manifest=f"{RANDOM}/manifest.json",
+            run=f"{RANDOM}/run.json",
             notice=f"{RESULTS}/README.md",
         log:
             f"{LOGS}/base_random.log",
         benchmark:
             f"{LOGS}/base_random.benchmark.tsv"
+        localrule: True
         conda:
             "../environment.yml"
         params:
@@ -109,6 +124,7 @@ rule base:
         record=base_record(),
     output:
         manifest=BASE,
+        run=f"{RESULTS}/base/run.json",
     log:
         f"{LOGS}/base.log",
     conda:

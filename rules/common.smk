@@ -4,15 +4,17 @@
 # stamps) as canonical JSON in `params:`, so that Snakemake reruns exactly what a change touches.
 # No torch here: this file is read again by every job.
 import os
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from ablation import provenance
 from ablation.accepted import script_of
-from ablation.config import load_study
+from ablation.config import load_study, unpinned
 from ablation.names import ABLATED_MASKS, MASKS
-from ablation.schema import LONG_RECIPES
+from ablation.recipes import is_long
 from ablation.tasks import task_hashes
 
 ROOT = Path(workflow.current_basedir).parent
@@ -22,13 +24,21 @@ if not ROOT.samefile("."):  # manifests name resources and results by paths rela
         "folder, without --directory. Studies keep apart by their `study:`; for results elsewhere "
         "clone the repository there."
     )
-STUDY = load_study(config, ROOT / "config", workflow.overwrite_configfiles)
+STUDY_FILES = (ROOT / "config", workflow.overwrite_configfiles)
+STUDY = load_study(config, *STUDY_FILES, pinned=False)
+if unpinned(STUDY):
+    logger.warning(
+        f"{len(unpinned(STUDY))} hub repositories have no commit yet (pins:): this shows what would "
+        "run; a real run starts once `ablation pin FILE` has asked the hub for them."
+    )
 config["keep_states"] = STUDY.keep_states  # for scripts: it changes no result, so no `params:`
 RESULTS = f"results/{STUDY.study}"
 LOGS = f"logs/{STUDY.study}"
 RECIPES = list(STUDY.recipes)
-LONG = [recipe for recipe in RECIPES if recipe in LONG_RECIPES]  # stage 5
-SHORT = [recipe for recipe in RECIPES if recipe not in LONG]  # stage 3
+LONG = [recipe for recipe in RECIPES if is_long(recipe)]  # stage 5
+SHORT = [recipe for recipe in RECIPES if not is_long(recipe)]  # stage 3
+# Finetuning takes all GPUs that a job may have; scoring one.
+SCORING_HARDWARE = STUDY.hardware.model_copy(update={"gpu": min(STUDY.hardware.gpu, 1)})
 
 MODEL_PACKAGES = ("safetensors", "tokenizers", "torch", "transformers")
 SCORING_PACKAGES = (*MODEL_PACKAGES, "datasets", "lm_eval")
@@ -43,6 +53,10 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
+onstart:  # of a real run, not of -n
+    load_study(config, *STUDY_FILES)  # with every pin
+
+
 wildcard_constraints:
     recipe="|".join(RECIPES),
     seed="|".join(map(str, STUDY.seeds)),
@@ -55,14 +69,19 @@ def make_stamp(stage, slice, packages, upstream=None):
     return provenance.stamp(stage, ROOT / script_of(stage), slice, packages, upstream)
 
 
-def scoring_slice(masks):
-    """The part of the configuration that a scoring job can see."""
+@cache
+def scoring_parts():
+    """What every scoring job sees; task files are hashed once."""
     return {
         "evaluation": STUDY.evaluation.model_dump(exclude={"metric"}),
-        "hardware": STUDY.hardware.model_dump(),
-        "masks": list(masks),
+        "hardware": SCORING_HARDWARE.computing(),
         "task_files": task_hashes(ROOT / "config", STUDY.evaluation.tasks),
     }
+
+
+def scoring_slice(masks):
+    """The part of the configuration that a scoring job can see."""
+    return {**scoring_parts(), "masks": list(masks)}
 
 
 def scored(folder, *names):

@@ -17,6 +17,7 @@ rule flips:
             f"{RESULTS}/flips.csv", caption="../workflow/report/table_flips.rst", category="Tables"
         ),
         manifest=f"{RESULTS}/flips.manifest.json",
+        run=f"{RESULTS}/flips.run.json",
     log:
         f"{LOGS}/flips.log",
     conda:
@@ -40,6 +41,7 @@ rule curves:
             category="Tables",
         ),
         manifest=f"{RESULTS}/curves.manifest.json",
+        run=f"{RESULTS}/curves.run.json",
     log:
         f"{LOGS}/curves.log",
     conda:
@@ -60,6 +62,7 @@ rule mask_cells:
     output:
         table=f"{RESULTS}/mask_cells.csv",
         manifest=f"{RESULTS}/mask_cells.manifest.json",
+        run=f"{RESULTS}/mask_cells.run.json",
     log:
         f"{LOGS}/mask_cells.log",
     conda:
@@ -88,6 +91,8 @@ for figure, tables in FIGURES.items():
                 category="Figures",
             ),
             expand(f"{RESULTS}/figures/{figure}.{{form}}", form=("png", "html")),
+            manifest=f"{RESULTS}/figures/{figure}.manifest.json",
+            run=f"{RESULTS}/figures/{figure}.run.json",
         log:
             f"{LOGS}/figure_{figure}.log",
         localrule: True

@@ -20,6 +20,7 @@ rule bag_of_words:
             category="Tables",
         ),
         manifest=f"{RESULTS}/bag_of_words.manifest.json",
+        run=f"{RESULTS}/bag_of_words.run.json",
     log:
         f"{LOGS}/bag_of_words.log",
     conda:
@@ -53,6 +54,7 @@ rule recovery:
             category="Tables",
         ),
         manifest=f"{RESULTS}/recovery.manifest.json",
+        run=f"{RESULTS}/recovery.run.json",
     log:
         f"{LOGS}/recovery.log",
     conda:
@@ -94,6 +96,7 @@ rule published:
             category="Tables",
         ),
         manifest=f"{RESULTS}/published.manifest.json",
+        run=f"{RESULTS}/published.run.json",
     log:
         f"{LOGS}/published.log",
     conda:

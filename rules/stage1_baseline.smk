@@ -17,7 +17,7 @@ rule stage1_baseline:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        gpu=STUDY.hardware.gpu,
+        **SCORING_HARDWARE.asked(),
     params:
         stamp=provenance.canonical_json(stage1_stamp()),
         folders=[f"{RESULTS}/stage1_baseline"],

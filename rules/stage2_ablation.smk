@@ -17,7 +17,7 @@ rule stage2_ablation:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        gpu=STUDY.hardware.gpu,
+        **SCORING_HARDWARE.asked(),
     params:
         stamp=provenance.canonical_json(stage2_stamp()),
         folders=[f"{RESULTS}/stage2_ablation/{mask}" for mask in ABLATED_MASKS],

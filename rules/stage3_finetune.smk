@@ -23,7 +23,7 @@ rule stage3_finetune:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        gpu=STUDY.hardware.gpu,
+        **STUDY.hardware.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(finetuning_stamp(w.recipe, w.seed)),
         state=lambda w: training_state(w.recipe, w.seed),

@@ -17,7 +17,7 @@ rule stage4_posteval:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        gpu=STUDY.hardware.gpu,
+        **SCORING_HARDWARE.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(posteval_stamp(w.recipe, w.seed)),
         folders=[f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{mask}" for mask in MASKS],

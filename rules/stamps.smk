@@ -34,7 +34,7 @@ def origin(data_sets):
     """What hub data sets are made of: their commits, or the seed of a rehearsal's texts."""
     if STUDY.rehearsal:
         return {"seed": STUDY.random.seed}
-    return {"pins": {data: STUDY.pins[data] for data in data_sets}}
+    return {"pins": {data: STUDY.pins.get(data) for data in data_sets}}
 
 
 @cache
@@ -122,16 +122,20 @@ def stage2_stamp():
     )
 
 
-@cache
 def finetuning_stamp(recipe, seed):
     """Of stage 3, or of the long runs of stage 5."""
+    return _finetuning_stamp(recipe, int(seed))  # wildcards are text: one stamp for both
+
+
+@cache
+def _finetuning_stamp(recipe, seed):
     return make_stamp(
         "stage5_longrun" if recipe in LONG else "stage3_finetune",
         {
             "name": recipe,
             "recipe": STUDY.recipe(recipe),
-            "seed": int(seed),
-            "hardware": STUDY.hardware.model_dump(),
+            "seed": seed,
+            "hardware": STUDY.hardware.computing(),
         },
         TRAINING_PACKAGES,
         {BASE: base_stamp(), f"{INSTRUCTIONS}/manifest.json": instructions_stamp()},
@@ -155,9 +159,13 @@ def checkpoint(recipe, seed):
     return f"{RESULTS}/{stage}/{recipe}/seed{seed}/manifest.json"
 
 
-@cache
 def posteval_stamp(recipe, seed):
     """Of stage 4, or of the evaluation of stage 5."""
+    return _posteval_stamp(recipe, int(seed))
+
+
+@cache
+def _posteval_stamp(recipe, seed):
     return make_stamp(
         "stage5_posteval" if recipe in LONG else "stage4_posteval",
         scoring_slice(MASKS),
@@ -175,6 +183,7 @@ def posteval(recipe, seed, mask):
     return f"{RESULTS}/{stage}/{recipe}/seed{seed}/{mask}/manifest.json"
 
 
+@cache
 def measured():
     """Every scored manifest of the study, and the stamp that it must carry."""
     stamps = {BASELINE: stage1_stamp()} | {ablated(mask): stage2_stamp() for mask in ABLATED_MASKS}

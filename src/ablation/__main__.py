@@ -8,16 +8,77 @@ import os
 import sys
 from pathlib import Path
 
+from ablation import commands_of_records
 from ablation.names import MASKS
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ablation", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_table, _add_sample, _add_accept, _add_pin):
+    own = (_add_plan, _add_table, _add_sample, _add_accept, _add_pin, _add_reap)
+    for add in (*own, *commands_of_records.ALL):
         add(commands)
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
+
+
+def _add_plan(commands) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="hours and dollars of what is stale, on each class of machine",
+        description="Ask Snakemake by a dry run which jobs are stale, and say what they would take "
+        "and cost. Nothing is rented. docs/plan.md says what is reckoned with.",
+    )
+    add = plan.add_argument
+    add("target", nargs="*", default=["results/recovery.csv"], help="default: the recovery table")
+    add("--profile", help="Snakemake's: vast, slurm, gpu; it names the study")
+    add("--configfile", nargs="+", default=[], help="Snakemake's: another study")
+    add("--config", nargs="+", default=[], metavar="KEY=VALUE", help="Snakemake's")
+    add("--machines", type=int, default=1, help="at most so many at once; default: 1")
+    add("--live", action="store_true", help="ask today's market instead of the price table")
+    add("--benchmark", type=Path, default=Path("benchmarks/results/h100.json"), help="step times")
+    add("--startup-minutes", type=float, default=4, help="of a machine; default: 4")
+    add("--setup-minutes", type=float, default=6, help="of its environment; default: 6")
+    add("--checkpoint-gb", type=float, default=7, help="of base and checkpoints; default: 7")
+    add("--megabits", type=float, default=500, help="a second, to and from it; default: 500")
+    add("--json", action="store_true", help="the plan as JSON")
+    plan.set_defaults(run=_plan)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from ablation import offers, planning, stale
+    from ablation.layers import ConfigError
+    from ablation.provenance import canonical_json
+    from ablation.tables import print_plan
+
+    gigabytes = arguments.checkpoint_gb
+    over = planning.Overheads(
+        startup=arguments.startup_minutes * 60,
+        setup=arguments.setup_minutes * 60,
+        base_gb=gigabytes,
+        checkpoint_gb=gigabytes,
+        state_gb=3 * gigabytes,  # weights, and their float32 copies
+        megabits=arguments.megabits,
+    )
+    named = (arguments.profile, arguments.configfile, arguments.config)
+    try:
+        market = offers.Market.read("resources/planning/offers.json")
+        study = stale.study_of(*named)
+        jobs = stale.ask(arguments.target, stale.options(*named))
+        found = market.prices
+        if arguments.live:
+            found = offers.live(market, study.hardware.gpu_mem_mb)
+        plan = stale.reckon(
+            jobs, study, market, found, over, arguments.machines, arguments.benchmark
+        )
+    except (ConfigError, OSError, ValueError, offers.NoOffers, stale.DryRunFailed) as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(canonical_json(plan.as_json()))
+    else:
+        print_plan(plan, study.study, len(jobs))
+    return 0
 
 
 def _add_table(commands) -> None:
@@ -165,6 +226,31 @@ def _pin(arguments: argparse.Namespace) -> int:
     if not written:
         print(f"{arguments.file}: every hub repository that it reads has its commit")
     return 0
+
+
+def _add_reap(commands) -> None:
+    reap = commands.add_parser(
+        "reap",
+        help="end the Vast.ai machines that killed runs of this folder have left",
+        description="Brings the states of their jobs home, destroys them, and waits until the "
+        "service no longer lists them. Machines of a run that is alive, or that was started "
+        "elsewhere, are not touched.",
+    )
+    reap.set_defaults(run=_reap)
+
+
+def _reap(arguments: argparse.Namespace) -> int:
+    # Not at the top: whoever rents nothing needs no executor.
+    from snakemake_executor_plugin_vast.api import Vast, VastError, find_key
+    from snakemake_executor_plugin_vast.runs import reap
+
+    try:
+        left = reap(Path.cwd(), lambda: Vast(find_key(dict(os.environ), Path.home())), print)
+    except VastError as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    print(f"still listed: {' '.join(left)}" if left else "no machines of killed runs are left")
+    return 1 if left else 0
 
 
 if __name__ == "__main__":

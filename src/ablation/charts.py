@@ -9,9 +9,11 @@ import altair as alt
 import pandas as pd
 
 from ablation.names import ALL_SEEDS, MACROS, MASKS
+from ablation.recipes import RECIPES
 
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl-convert brings the first
 INK, FAINT, ALARM = "#2e3440", "#8a93a3", "#d1495b"
+MOST_RECIPES = 24  # in a figure
 MASK_COLOURS = dict(zip(MASKS, ("#4c566a", "#2a7fb8", ALARM), strict=True))
 
 
@@ -63,6 +65,21 @@ def blank(frame: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     """The figure of a table without rows."""
     nothing = alt.Chart(pd.DataFrame({"x": []})).mark_point()
     return sheet(nothing, frame, title, ["The table has no rows."])
+
+
+def few_recipes(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows of as many recipes as a figure can hold, and the line that says what is left out.
+
+    Variants of a sweep are left out from the end of the alphabet, never by what they scored.
+    """
+    names = sorted(frame.recipe.dropna().unique(), key=lambda name: (name not in RECIPES, name))
+    if len(names) <= MOST_RECIPES:
+        return frame, ""
+    kept = frame.recipe.isna() | frame.recipe.isin(names[:MOST_RECIPES])
+    note = (
+        f"{MOST_RECIPES} of {len(names):,} recipes are drawn, the first by name: the table has all."
+    )
+    return frame[kept], note
 
 
 # ---- words ------------------------------------------------------------------------------------

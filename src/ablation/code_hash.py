@@ -15,9 +15,8 @@ PACKAGE = Path(__file__).resolve().parent
 # in that stage's stamp already, and a new config key must not buy a new training.
 NEUTRAL_MODULES = frozenset(
     f"ablation{name}"
-    for name in " .atomic .bridge.schema .config .hub .layers .progress .provenance .schema".split(
-        " "
-    )
+    for name in " .atomic .bridge.schema .config .hub .layers .machine .progress .provenance "
+    ".schema".split(" ")
 )
 
 
@@ -68,45 +67,49 @@ def _span(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str
     return "".join([lines[start[0] - 1][start[1] :], *middle, lines[end[0] - 1][: end[1]]])
 
 
-def module_file(module: str) -> Path | None:
-    base = PACKAGE.joinpath(*module.split(".")[1:])
+def module_file(module: str, package: Path = PACKAGE) -> Path | None:
+    base = package.joinpath(*module.split(".")[1:])
     for candidate in (base.with_suffix(".py"), base / "__init__.py"):
         if candidate.is_file():
             return candidate
     return None
 
 
-def _imported_modules(source: str, package: str) -> set[str]:
-    """The `ablation` modules that a source names in its imports, lazy imports included."""
+def _imported_modules(source: str, parent: str, package: Path) -> set[str]:
+    """The `ablation` modules that a source in `parent` names in its imports, lazy ones included."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
+            base = ".".join(parent.split(".")[: len(parent.split(".")) - node.level + 1])
             stem = f"{base}.{node.module or ''}".strip(".") if node.level else node.module
             found |= {stem} | {f"{stem}.{alias.name}" for alias in node.names}
-    return {m for m in found if m.split(".")[0] == "ablation" and module_file(m)}
+    return {m for m in found if m.split(".")[0] == "ablation" and module_file(m, package)}
 
 
-def code_closure(script: str | Path) -> list[str]:
+def code_closure(script: str | Path, package: Path = PACKAGE) -> list[str]:
     """The `ablation` modules that a script uses, directly or through others, sorted."""
     seen: set[str] = set()
-    pending = _imported_modules(Path(script).read_text(), "")
+    pending = _imported_modules(Path(script).read_text(), "", package)
     while pending:
         module = pending.pop()
         if module in seen or module in NEUTRAL_MODULES:
             continue
         seen.add(module)
-        file = module_file(module)
-        package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-        pending |= _imported_modules(file.read_text(), package)
+        file = module_file(module, package)
+        parent = module if file.name == "__init__.py" else module.rpartition(".")[0]
+        pending |= _imported_modules(file.read_text(), parent, package)
     return sorted(seen)
 
 
 @cache
-def code_hash(script: str | Path) -> str:
-    """A hash of what a stage executes: its script and the modules it uses, comments left out."""
+def code_hash(script: str | Path, package: Path = PACKAGE) -> str:
+    """A hash of what a stage executes: its script and the modules it uses, comments left out.
+
+    `package` is the folder of `ablation` that the script would import, where not this one.
+    """
     parts = [code_tokens(Path(script).read_text())]
-    parts += [f"{m}\n{code_tokens(module_file(m).read_text())}" for m in code_closure(script)]
+    for module in code_closure(script, package):
+        parts.append(f"{module}\n{code_tokens(module_file(module, package).read_text())}")
     return hashlib.sha256("\n\0".join(parts).encode()).hexdigest()

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from ablation.checkpoint_files import checkpoint_fault
 from ablation.layers import ConfigError, Key, Layer, dotted, merge, resolve, scalar
 from ablation.names import MASKS
-from ablation.schema import MASK_OF, Study
+from ablation.recipes import MASK_OF, RECIPES, recipe_of
+from ablation.schema import SHARDED_OPTIMIZERS, Study
 from ablation.sources import data_sets
 from ablation.tasks import file_faults, lm_eval_names, own_tasks, unscorable
 
@@ -31,13 +32,18 @@ class Fault(NamedTuple):
 
 
 def load_study(
-    overrides: Mapping, folder: str | Path = "config", files: Iterable[str | Path] = ()
+    overrides: Mapping,
+    folder: str | Path = "config",
+    files: Iterable[str | Path] = (),
+    pinned: bool = True,
 ) -> Study:
     """The study that `overrides` (Snakemake's `config`, or nothing) describes.
 
     `folder` holds default.yaml, what a file may extend, and tasks/. `files` are those given to
-    --configfile: `overrides` has their content, they tell where it stands. Raises ConfigError with
-    one line per fault: the key, its file and line, what was found, what was expected.
+    --configfile: `overrides` has their content, they tell where it stands. `pinned=False` lets
+    hub repositories pass that have no commit yet (`unpinned`): enough to say what would run, not to
+    run it. Raises ConfigError with one line per fault: the key, its file and line, what was found,
+    what was expected.
     """
     layer = resolve(overrides, Path(folder), files)
     values = _with_whole_recipes(layer.values, "finetune")
@@ -49,8 +55,9 @@ def load_study(
     except ValidationError as fault:
         errors = fault.errors()
     faults = [Fault(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
-    faults += [*_task_faults(values, Path(folder)), *_base_faults(values), *_unpinned(values)]
-    faults += [*_other_masks(values), *_too_few_examples(values)]
+    faults += [*_task_faults(values, Path(folder)), *_base_faults(values)]
+    faults += _unpinned(values) if pinned else ()
+    faults += [*_other_masks(values), *_too_few_examples(values), *_unshared(values)]
     lines = layer.faults + [f"{dotted(f.path)} ({_place(f.path, layer)}): {f.text}" for f in faults]
     if lines:
         raise ConfigError(
@@ -61,12 +68,19 @@ def load_study(
 
 
 def _with_whole_recipes(values: dict, common: str) -> dict:
-    """Every recipe with the `common` block under its own keys."""
+    """Every recipe with the `common` block under its own keys; a variant's recipe between."""
     shared, recipes = values.get(common), values.get("recipes")
     if not (isinstance(shared, dict) and isinstance(recipes, dict)):
         return values
-    whole = {n: merge(shared, own) if isinstance(own, dict) else own for n, own in recipes.items()}
-    return values | {"recipes": whole}
+
+    def whole(name: str, own: Any) -> Any:
+        if not isinstance(own, dict):
+            return own
+        after = recipes.get(recipe_of(name) or "")
+        below = merge(shared, after) if isinstance(after, dict) else shared
+        return merge(below, own)
+
+    return values | {"recipes": {name: whole(name, own) for name, own in recipes.items()}}
 
 
 def _path(error: Mapping) -> Key:
@@ -116,6 +130,9 @@ def _text(error: Mapping[str, Any]) -> str:
         return "missing"
     if kind in ("model_type", "dict_type"):
         expected = "a mapping (`key: value` lines) was expected"
+    elif kind == "string_pattern_mismatch" and path[0] == "recipes":
+        names = ", ".join(map(repr, RECIPES))
+        expected = f"{names} or a variant of one (`3B-lr1e-4`) was expected"
     elif kind == "value_error":
         expected = str(error["ctx"]["error"])
     else:
@@ -236,6 +253,11 @@ def is_commit(pin: Any) -> bool:
     return isinstance(pin, str) and re.fullmatch(r"[0-9a-f]{40}", pin) is not None
 
 
+def unpinned(study: Study) -> list[str]:
+    """The hub repositories that the study reads and that have no commit yet."""
+    return [str(fault.path[-1]) for fault in _unpinned(study.model_dump())]
+
+
 def _unpinned(values: Mapping) -> Iterator[Fault]:
     pins = _pins(values)
     for repository, kind in repositories(values).items():
@@ -301,11 +323,35 @@ def _too_few_examples(values: Mapping) -> Iterator[Fault]:
             )
 
 
+def _unshared(values: Mapping) -> Iterator[Fault]:
+    """What several GPUs cannot share out: a batch, or weights in bfloat16."""
+    gpus = _at(values, "hardware", "gpu")
+    if not isinstance(gpus, int) or gpus < 2:
+        return
+    keys = ("batch_examples", "micro_batch_examples", "optimizer")
+    for path, (batch, micro, optimizer) in _trainings(values, *keys).items():
+        whole = isinstance(batch, int) and isinstance(micro, int) and micro > 0
+        if whole and batch % micro == 0 and batch % (micro * gpus):
+            fitting = [n for n in range(1, micro) if batch % (n * gpus) == 0]
+            remedy = f"micro_batch_examples {fitting[-1]}" if fitting else f"a multiple of {gpus}"
+            yield Fault(
+                (*path, "batch_examples"),
+                f"{batch} found, which {gpus} GPUs (hardware.gpu) cannot share in micro-batches of "
+                f"{micro}: give {remedy}, or other GPUs",
+            )
+        if isinstance(optimizer, str) and optimizer not in SHARDED_OPTIMIZERS:
+            yield Fault(
+                (*path, "optimizer"),
+                f"{optimizer} found, but {gpus} GPUs (hardware.gpu) share weights out in float32: "
+                f"{', '.join(SHARDED_OPTIMIZERS)} was expected, or one GPU",
+            )
+
+
 def _other_masks(values: Mapping) -> Iterator[Fault]:
     """A recipe's name says its mask, wherever the name stands in a table."""
     recipes = values.get("recipes")
     for name, recipe in recipes.items() if isinstance(recipes, dict) else ():
-        mask, expected = _at(recipe, "train_mask"), MASK_OF.get(name)
+        mask, expected = _at(recipe, "train_mask"), MASK_OF.get(recipe_of(str(name)) or "")
         if mask in MASKS and expected and mask != expected:
             yield Fault(
                 ("recipes", name, "train_mask"),
@@ -326,6 +372,7 @@ def schema() -> dict:
         return [optional(v) for v in part] if isinstance(part, list) else part
 
     whole = optional(Study.model_json_schema())
+    whole["properties"]["recipes"]["additionalProperties"] = False  # a name has a pattern
     extends = {"type": "string", "description": "the file whose values hold where this is silent"}
     whole["properties"] = {"extends": extends} | whole["properties"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | whole
@@ -346,11 +393,8 @@ def keys(whole: Mapping | None = None) -> Iterator[tuple[tuple[str, ...], dict]]
             yield path, part
         for name, inner in part.get("properties", {}).items():
             yield from walk(inner, (*path, name))
-        for of_any_name in (part.get("additionalProperties"), *_patterned(part)):
-            if isinstance(of_any_name, dict):
-                yield from walk(of_any_name, (*path, "<name>"))
-
-    def _patterned(part: dict) -> Iterable[dict]:
-        return part.get("patternProperties", {}).values()
+        named = [part.get("additionalProperties"), *part.get("patternProperties", {}).values()]
+        for inner in (n for n in named if isinstance(n, dict)):
+            yield from walk(inner, (*path, "<name>"))
 
     yield from walk(whole, ())

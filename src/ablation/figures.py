@@ -14,6 +14,7 @@ from ablation.charts import (
     FAINT,
     INK,
     blank,
+    few_recipes,
     items,
     leak_note,
     line,
@@ -70,6 +71,7 @@ def accuracy(
     title = "Accuracy per task under each mask"
     if per_task.empty:
         return blank(per_task, title)
+    per_task, few = few_recipes(per_task)
     frame, slots = placed(per_task)
     frame["mark"] = frame.accuracy.isna().map({True: "not measured", False: "one seed"})
     models = list(dict.fromkeys(frame.sort_values("recipe", na_position="first").model))
@@ -103,6 +105,7 @@ def accuracy(
         f"Vertical lines: {confidence:.0%} intervals over items, where the table has them. Dashed: "
         "the base under causal." + " Dotted: chance." * bool(known),
         leak_note(frame),
+        few,
     ]
     return sheet(alt.concat(*panels, columns=3), frame, title, notes)
 
@@ -117,6 +120,7 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
     rows = recovery[recovery["mask"] != "causal"]
     if rows.empty:
         return blank(rows, title)
+    rows, few = few_recipes(rows)
     frame, slots = placed(rows)
     bounds = {"from": "recovered_low", "to": "recovered_high", "shown": "recovered"}
     ends = frame[list(bounds.values())].stack().tolist()
@@ -172,6 +176,7 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
         f"Horizontal lines: {confidence:.0%} intervals (Fieller); seeds {listed(frame.seed)} from "
         "top to bottom. Not estimable: nothing was lost, or the interval is unbounded.",
         leak_note(frame),
+        few,
     ]
     return sheet(alt.concat(*panels, columns=3), frame, title, notes)
 
@@ -185,6 +190,7 @@ def curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
     title, height = "Losses while finetuning", 130
     if curves.empty:
         return blank(curves, title)
+    curves, few = few_recipes(curves)
     frame = curves.assign(
         run=model_names(curves).str.replace("|", " ") + "|trained under " + curves.train_mask,
         seed=seed_names(curves.seed),
@@ -262,6 +268,7 @@ def curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
         "probe samples, under both masks.",
         "A leak shows where the same samples cost far less under the training mask than under "
         "causal.",
+        few,
     ]
     return sheet(panels, frame, title, notes)
 
@@ -274,6 +281,7 @@ def flips(flips: pd.DataFrame) -> alt.TopLevelMixin:
     title = "Which items are lost, and which come back"
     if flips.empty:
         return blank(flips, title)
+    flips, few = few_recipes(flips)
     names = mask_names(flips)
     frame = flips.assign(
         seed=seed_names(flips.seed),
@@ -320,6 +328,7 @@ def flips(flips: pd.DataFrame) -> alt.TopLevelMixin:
         + "macro: mean of the tasks' shares.",
         "Light grey and greens: right after finetuning. They end at the accuracy P.",
         leak_note(frame),
+        few,
     ]
     return sheet(panels, frame, title, notes)
 

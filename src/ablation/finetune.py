@@ -9,50 +9,42 @@ from __future__ import annotations
 
 import gc
 import math
-import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_model, save_model
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainerState,
 )
 
-from ablation.alpaca import alpaca_prompt, read_records
-from ablation.arguments import own_optimizer, training_arguments
+from ablation import ranks, sharding
+from ablation.arguments import own_optimizer, sharded_optimizer, training_arguments
+from ablation.examples import Examples, read_examples
 from ablation.head import summed_cross_entropy
 from ablation.masks import LeakAudit, leak_audit, wants_fixed_rows
 from ablation.models import last_states, target_logits
-from ablation.packing import IGNORED_LABEL, Example, Rows, forwards
-from ablation.precision import MasterWeights, StochasticAdamW
-from ablation.progress import Progress
-from ablation.provenance import sha256_file
-from ablation.states import newest_state, resumes, seal
+from ablation.packing import IGNORED_LABEL, Example, Rows, token_count
+from ablation.precision import MasterWeights
+from ablation.sharding import SHARDS
+from ablation.states import complete_states, newest_state, resumes
 from ablation.stops import MAX_STEPS, Stops
+from ablation.watch import Watch
 
 PROBE_EXAMPLES = 64  # samples on which both probe losses are taken
-WEIGHTS, TRAINER_STATE = "model.safetensors", "trainer_state.json"  # names that the Trainer knows
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Tokenized finetuning data: what is trained on, what is held out, what was dropped."""
-
-    train: list[Example]
-    heldout: list[Example]
-    dropped: int
-    fingerprint: str  # sha256 of the file they came from
+# names that the Trainer knows
+WEIGHTS, SCHEDULER, TRAINER_STATE = "model.safetensors", "scheduler.pt", "trainer_state.json"
+TRAINED = "trained.pt"  # all weights, from the ranks that trained them
 
 
 class Finetuned(NamedTuple):
@@ -63,38 +55,6 @@ class Finetuned(NamedTuple):
     summary: dict
     curve: list[dict]
     record: dict  # what happened, for run.json: resumes, micro-batch, tokens a second
-
-
-def tokenize(record: Mapping, tokenizer, max_seq_len: int) -> Example | None:
-    """One Alpaca record as prompt and response ids (EOS appended and supervised).
-
-    Prompt and response are tokenized apart. The prompt starts with the tokenizer's BOS where it
-    has one. Cut at `max_seq_len` tokens; None when no response token is left to learn.
-    """
-    prompt = tokenizer(alpaca_prompt(record), add_special_tokens=False)["input_ids"]
-    if tokenizer.bos_token_id is not None:
-        prompt = [tokenizer.bos_token_id, *prompt]
-    response = tokenizer(" " + record["output"], add_special_tokens=False)["input_ids"]
-    response = [*response, tokenizer.eos_token_id][: max(0, max_seq_len - len(prompt))]
-    return Example(prompt[:max_seq_len], [response]) if response else None
-
-
-def read_examples(
-    file: str | Path, tokenizer, max_seq_len: int, heldout_fraction: float, seed: int
-) -> Examples:
-    """Tokenize a JSON-lines file of Alpaca records and hold out a fraction of it by seed."""
-    records = read_records(file)
-    tokenized = [tokenize(record, tokenizer, max_seq_len) for record in records]
-    examples = [example for example in tokenized if example is not None]
-    random.Random(f"heldout {seed}").shuffle(examples)
-    held = max(1, round(heldout_fraction * len(examples)))
-    if len(examples) <= held:
-        raise ValueError(
-            f"{file}: {len(records)} records leave {len(examples)} examples after tokenization at "
-            f"max_seq_len {max_seq_len}; more than {held} are needed to hold some out"
-        )
-    dropped = len(records) - len(examples)
-    return Examples(examples[held:], examples[:held], dropped, sha256_file(file))
 
 
 def summed_loss(model: PreTrainedModel, rows: Rows, mask: str) -> tuple[torch.Tensor, int]:
@@ -112,16 +72,17 @@ def summed_loss(model: PreTrainedModel, rows: Rows, mask: str) -> tuple[torch.Te
 def mean_loss(
     model: PreTrainedModel, examples: Sequence[Example], mask: str, capacity: int, batch: int
 ) -> float:
-    """Mean loss (nats a response token) of `examples` under `mask`."""
+    """Mean loss (nats a response token) of `examples` under `mask`, `batch` at a time."""
     was_training = model.training
     model.eval()
     total, count = 0.0, 0
     for start in range(0, len(examples), batch):
-        fixed = wants_fixed_rows(model)
-        for rows in forwards(examples[start : start + batch], capacity, fixed, widths=1):
-            loss, n = summed_loss(model, rows.to(model.device), mask)
+        part, fixed = examples[start : start + batch], wants_fixed_rows(model)
+        for rows in sharding.own_forwards(part, capacity, fixed, widths=1):
+            loss, n = sharding.whole(model, summed_loss, rows.to(model.device), mask)
             total, count = total + loss.item(), count + n
     model.train(was_training)
+    total, count = sharding.summed([total, count], model.device)
     return total / count
 
 
@@ -141,12 +102,27 @@ class MaskedTrainer(Trainer):
         self.recipe, self.row_tokens, self.probe, self.stops = recipe, row_tokens, probe, stops
         self.model_accepts_loss_kwargs = True  # the loss is divided by num_items_in_batch already
         self.remove_callback(PrinterCallback)  # our lines say the same, with the time left
+        if self.args.world_size > 1:
+            sharding.shard(self.model)
+            # "by transformers" or by us: the model owns its placement and gradient reduction
+            self.is_distributed_loading_by_transformers = True
+
+    def get_train_dataloader(self):
+        """Every rank reads every batch and takes its share in `collate`.
+
+        Shared out by accelerate, the last batch of an epoch would be filled up with examples seen.
+        """
+        loader = super().get_train_dataloader()
+        if self.args.world_size > 1:
+            sampler = loader.batch_sampler
+            sampler.num_processes, sampler.process_index, sampler.even_batches = 1, 0, False
+        return loader
 
     def collate(self, batch: list[Example]) -> dict:
         """A micro-batch: what each of its forwards holds, and what the Trainer counts it by."""
-        parts = forwards(batch, self.row_tokens, wants_fixed_rows(self.model))
+        parts = sharding.own_forwards(batch, self.row_tokens, wants_fixed_rows(self.model))
         labels = torch.cat([rows.labels.flatten() for rows in parts])
-        tokens = sum(int((rows.doc >= 0).sum()) for rows in parts)
+        tokens = sum(map(token_count, batch))
         # a column more: the Trainer does not count the first
         labels = torch.nn.functional.pad(labels, (1, 0), value=IGNORED_LABEL)[None]
         return {"parts": [vars(rows) for rows in parts], "labels": labels, "tokens": tokens}
@@ -162,20 +138,20 @@ class MaskedTrainer(Trainer):
         self.state.num_input_tokens_seen += inputs["tokens"]  # the Trainer would ask the GPU
 
     def create_optimizer(self, model=None):
-        """The recipe's optimizer; where weights are bfloat16, over float32 copies of them.
-
-        `adamw_bf16` needs no copies.
-        """
+        """The recipe's optimizer; the Trainer's own over float32 copies of bfloat16 weights."""
         if self.optimizer is None:
             super().create_optimizer(model)
-            if not isinstance(self.optimizer, StochasticAdamW) and any(
+            if own_optimizer(self.recipe) is None and any(
                 p.dtype != torch.float32 for p in self.model.parameters()
             ):
                 self.optimizer = MasterWeights(self.optimizer)
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, count = summed_loss(model, _rows(inputs), self.recipe["train_mask"])
+        rows, mask = _rows(inputs), self.recipe["train_mask"]
+        loss, count = sharding.whole(model, summed_loss, rows, mask)
+        # gradients and logged losses are averaged over ranks, but the tokens are those of all
+        loss = loss * self.args.world_size
         return loss / (count if num_items_in_batch is None else num_items_in_batch)
 
     def loss_of(self, examples: Sequence[Example], mask: str) -> float:
@@ -195,10 +171,34 @@ class MaskedTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None):
         """The weights of a resumable state, by their own names: no class need know how to save."""
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(Path(output_dir) / WEIGHTS))
+        if self.args.world_size == 1:
+            save_model(self.model, str(Path(output_dir) / WEIGHTS))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        load_model(self.model, Path(resume_from_checkpoint) / WEIGHTS)
+        if self.args.world_size == 1:
+            load_model(self.model, Path(resume_from_checkpoint) / WEIGHTS)
+        else:
+            sharding.load_weights(Path(resume_from_checkpoint) / SHARDS, self.model)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self.args.world_size > 1:
+            sharding.save_shards(Path(output_dir) / SHARDS, self.model, self.optimizer.optimizer)
+            if self.args.should_save:
+                torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if self.args.world_size > 1 and checkpoint is not None:
+            shards = Path(checkpoint) / SHARDS
+            sharding.load_optimizer(shards, self.model, self.optimizer.optimizer)
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _clip_grad_norm(self, model):
+        norm = super()._clip_grad_norm(model)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def evaluate(self, *args, **kwargs):
         metrics = self.losses()
@@ -209,34 +209,6 @@ class MaskedTrainer(Trainer):
         return metrics
 
 
-class Watch(TrainerCallback):
-    """Reports progress, seals states, and ends the training when a stop says so."""
-
-    def __init__(self, stops: Stops, label: str, total: int, done: int):
-        self.stops, self.label, self.note = stops, label, ""
-        self.progress = Progress(label, total, done)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.stops.saw({"step": state.global_step} | (logs or {})):
-            control.should_training_stop = True
-        if logs and "loss" in logs:
-            self.note = f"loss {logs['loss']:.4f}"
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.progress.update(state.global_step, self.note)
-
-    def on_save(self, args, state, control, model=None, **kwargs):
-        # a state that is not finite is nothing to resume from
-        if self.stops.reason != "non_finite" and all(
-            p.isfinite().all() for p in model.parameters()
-        ):
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.stops.reason:
-            print(f"{self.label}: {self.stops.reason} at step {state.global_step}", file=sys.stderr)
-
-
 def finetune(
     load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     data: str | Path,
@@ -245,30 +217,77 @@ def finetune(
     hardware: Mapping,
     label: str,
     state: str | Path,
+    processes: int | None = None,
 ) -> Finetuned:
     """Train what `load` gives, within the memory there is, resuming from `state` if it can.
 
     `seed` sets the order of the data and which of it is held out, nothing else. Out of memory
     halves the rows, then the micro-batch, and goes on from the newest state: the step stays the
-    same.
+    same. It does too with several `processes` (default: one a GPU), which share out weights and
+    examples; `load` is then called in each, and must be picklable. Raises RuntimeError when there
+    are fewer GPUs, ValueError when `state` was saved by another number of processes.
     """
+    processes = max(1, hardware["gpu"]) if processes is None else processes
+    if hardware["gpu"] > torch.cuda.device_count():
+        raise RuntimeError(
+            f"{label}: {torch.cuda.device_count()} GPUs are visible, but hardware.gpu is "
+            f"{hardware['gpu']}: lower it, or train where there are as many"
+        )
+    state = Path(state)
+    state.mkdir(parents=True, exist_ok=True)
     micro_batch, shortest = recipe["micro_batch_examples"], recipe["max_seq_len"]
     row_tokens = max(recipe["row_tokens"] or 0, shortest)
     while True:
-        size = (row_tokens, micro_batch)
+        newest = newest_state(state)
+        happened = {"resumes": _resumes(state, newest, processes), "ranks": processes}
+        job = (load, data, recipe, seed, hardware, label, state, newest, row_tokens, micro_batch)
         try:
-            return _finetune(*load(), data, recipe, seed, hardware, label, Path(state), *size)
+            if processes == 1:
+                tuned = _finetune(*job)
+            else:
+                file, gpu = state / TRAINED, hardware["gpu"] > 0
+                told = ranks.run(_as_rank, file, *job, ranks=processes, gpu=gpu)
+                tuned = Finetuned(*_with_weights(load, file), *told)
+            return tuned._replace(record=happened | tuned.record)
         except torch.OutOfMemoryError:
-            if size == (shortest, 1):
+            if (row_tokens, micro_batch) == (shortest, 1):
                 raise
         if row_tokens > shortest:
             row_tokens = max(shortest, row_tokens // 2)
         else:
-            micro_batch = _smaller(micro_batch, recipe["batch_examples"])
+            micro_batch = _smaller(micro_batch, recipe["batch_examples"] // processes)
         size = f"{row_tokens} tokens a row, {micro_batch} examples at a time"
         print(f"{label}: out of memory, now {size}", file=sys.stderr)
         gc.collect()  # a Trainer refers to itself in circles, and would keep model and optimizer
         torch.cuda.empty_cache()
+
+
+def _resumes(state: Path, newest: Path | None, processes: int) -> list[int]:
+    """The steps at which the training in `state` was resumed, the attempt about to start too."""
+    if newest is None:
+        return resumes(state)
+    saved = len(list(newest.glob("rng_state_*.pth"))) or 1  # one a rank, as the Trainer names them
+    if saved != processes:
+        raise ValueError(
+            f"{newest} was saved by {saved} process(es), and {processes} cannot go on from it: "
+            f"train on as many GPUs (hardware.gpu), or remove {state} to begin again"
+        )
+    return resumes(state, at=TrainerState.load_from_json(newest / TRAINER_STATE).global_step)
+
+
+def _as_rank(file: Path, *job) -> tuple[dict, list[dict], dict]:
+    """`_finetune` as one of several ranks, which leave the weights in `file`."""
+    tuned = _finetune(*job)
+    sharding.save_whole(file, tuned.model)
+    return tuned.summary, tuned.curve, tuned.record
+
+
+def _with_weights(load: Callable, file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What `load` gives, with the weights of `file` rounded to its dtype."""
+    model, tokenizer = load()
+    model.load_state_dict(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
+    file.unlink()
+    return model, tokenizer
 
 
 def _smaller(micro_batch: int, batch: int) -> int:
@@ -277,35 +296,36 @@ def _smaller(micro_batch: int, batch: int) -> int:
 
 
 def _finetune(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     data: str | Path,
     recipe: Mapping,
     seed: int,
     hardware: Mapping,
     label: str,
     state: Path,
+    newest: Path | None,
     row_tokens: int,
     micro_batch: int,
 ) -> Finetuned:
     started = time.perf_counter()
+    model, tokenizer = load()
     torch.manual_seed(seed)
     examples = read_examples(
         data, tokenizer, recipe["max_seq_len"], recipe["heldout_fraction"], seed
     )
     audit = leak_audit(model, recipe["train_mask"])
-    stops, newest = Stops(recipe["stops"]), newest_state(state)
+    stops = Stops(recipe["stops"])
     past = TrainerState.load_from_json(newest / TRAINER_STATE) if newest else TrainerState()
-    resumed = resumes(state, at=past.global_step if newest else None)
     for entry in past.log_history:
         stops.saw(entry)
 
+    optimizer = sharded_optimizer if sharding.ranks() > 1 else own_optimizer
     trainer = MaskedTrainer(
         model=model,
-        args=training_arguments(recipe, seed, hardware, state, micro_batch),
+        args=training_arguments(recipe, seed, hardware, state, micro_batch, sharding.ranks()),
         train_dataset=examples.train,
         eval_dataset=examples.heldout,
-        optimizer_cls_and_kwargs=own_optimizer(recipe),
+        optimizer_cls_and_kwargs=optimizer(recipe),
         recipe=recipe,
         row_tokens=row_tokens,
         probe=examples.train[:PROBE_EXAMPLES],
@@ -319,7 +339,7 @@ def _finetune(
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     seen = trainer.state  # what the weights have seen
     if stops.reason == "non_finite":
-        newest = newest_state(state)
+        newest = next(reversed(complete_states(state)), None)
         if newest is None:
             raise FloatingPointError(
                 f"{label}: loss or gradient was not finite by step {seen.global_step}, before a "
@@ -327,10 +347,9 @@ def _finetune(
             )
         seen = TrainerState.load_from_json(newest / TRAINER_STATE)
     if over or stops.reason == "non_finite":
-        load_model(model, newest / WEIGHTS)
+        trainer._load_from_checkpoint(newest)
     seconds = time.perf_counter() - started
     record = {
-        "resumes": resumed,
         "micro_batch_examples": micro_batch,
         "row_tokens": row_tokens,
         "tokens_per_second": round(

@@ -4,19 +4,25 @@ A bfloat16 weight has a spacing of 2^-8 of its size: a step of 2e-5 is rounded a
 therefore steps float32 copies, and the weights are their rounded image. Gradients are summed over
 micro-batches in float32 too: in bfloat16, 512 times 1/512 makes a half, and how a batch is cut
 would decide what is learned. (Each micro-batch's own gradient is in bfloat16, as the backward pass
-makes it.) Where memory is short, weights and averages are rounded stochastically instead: up or
-down with the probability that makes the expectation exact.
+makes it.) Where memory is short, weights are rounded stochastically instead: up or down with the
+probability that makes the expectation exact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ablation.packing import moved
+
+# Adafactor's, as transformers has them.
+SQUARE_EPS = 1e-30  # added to squared gradients
+DECAY_RATE = -0.8  # step t's squares enter the averages with weight t^-0.8
 
 
 class MasterWeights(Optimizer):
@@ -68,19 +74,27 @@ class MasterWeights(Optimizer):
             weight.copy_(master)
 
 
-class StochasticAdamW(Optimizer):
-    """AdamW in float32 whose weights and averages are kept in the weights' dtype: 8 bytes a weight.
+class StochasticAdafactor(Optimizer):
+    """Adafactor (arXiv:1804.04235) in float32 on bfloat16 weights that are rounded stochastically.
 
-    Weights, gradients and both averages in bfloat16, rounded stochastically. Decoupled weight
-    decay, bias correction and epsilon as `torch.optim.AdamW`, which it equals on float32 weights.
-    Which way a number is rounded is decided by a hash of step, parameter and place, so that a
-    resumed training goes on with the same bits. On a GPU one fused kernel a parameter, and no
-    waiting for it.
+    6 bytes a weight, of which 4 are the gradient: of the squared gradients of a matrix, averages of
+    its rows and columns are kept. Formulas and settings are those of transformers' `Adafactor` in
+    the Trainer (no momentum, no relative steps, no scaling by the weights), which it equals on
+    float32 weights. Which way a weight is rounded is decided by a hash of step, parameter and
+    place, so that a resumed training goes on with the same bits. On a GPU fused kernels, and no
+    waiting for them.
+
+    `grad_dtype` is that of bfloat16 weights' gradients, in which micro-batches are added up.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "steps": 0}
+    def __init__(
+        self, params, lr=1e-3, weight_decay=0.0, clip_threshold=1.0, grad_dtype=torch.float32
+    ):
+        defaults = {"lr": lr, "weight_decay": weight_decay, "clip_threshold": clip_threshold}
         super().__init__(params, defaults)
+        for weight in (weight for group in self.param_groups for weight in group["params"]):
+            if weight.dtype != torch.float32:
+                weight.grad_dtype = grad_dtype
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -89,28 +103,59 @@ class StochasticAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for number, group in enumerate(self.param_groups):
-            group["steps"] += 1
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            if not weights:
-                continue
-            steps, (beta1, beta2) = group["steps"], group["betas"]
-            numbers = torch.tensor(
-                [group["lr"], group["weight_decay"], group["eps"], beta1, beta2]
-                + [1 - beta1**steps, 1 - beta2**steps]
-            )
-            # four to a weight: views of it stay aligned, as the kernels want them
-            salts = torch.tensor([4 * [_salt(steps, number, i)] for i in range(len(weights))])
-            device = weights[0].device
-            numbers, salts = moved(numbers, device), moved(salts.int(), device)
-            for weight, salt in zip(weights, salts, strict=True):
+            weights, numbers, salts = [], [], []
+            for index, weight in enumerate(group["params"]):
+                if weight.grad is None:
+                    continue
                 state = self.state[weight]
                 if not state:
-                    state["exp_avg"] = torch.zeros_like(weight)
-                    state["exp_avg_sq"] = torch.zeros_like(weight)
-                tensors = (weight, weight.grad, state["exp_avg"], state["exp_avg_sq"])
-                update = _compiled_update() if weight.is_cuda else _update
-                update(*(tensor.detach().view(-1) for tensor in tensors), numbers, salt)
+                    state |= {"step": 0} | _averages(weight)
+                state["step"] += 1
+                share = state["step"] ** DECAY_RATE
+                weights.append(weight)
+                numbers.append([group["lr"], group["weight_decay"], share, group["clip_threshold"]])
+                salts.append(4 * [_salt(state["step"], number, index)])
+            if not weights:
+                continue
+            # four to a weight: views of them stay aligned, as the kernels want them
+            numbers = moved(torch.tensor(numbers), weights[0].device)
+            salts = moved(torch.tensor(salts, dtype=torch.int32), weights[0].device)
+            for weight, *its in zip(weights, numbers, salts, strict=True):
+                _update(weight, self.state[weight], *its)
         return loss
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)  # rounds averages to the dtype of the weights
+        saved = (i for group in state_dict["param_groups"] for i in group["params"])
+        weights = (weight for group in self.param_groups for weight in group["params"])
+        for i, weight in zip(saved, weights, strict=True):
+            for name, value in state_dict["state"].get(i, {}).items():
+                if torch.is_tensor(value):
+                    self.state[weight][name] = value.to(weight.device, copy=True)
+
+
+def _averages(weight: Tensor) -> dict[str, Tensor]:
+    """Of squared gradients: by row and column of each matrix in `weight`, else by element."""
+    if weight.dim() < 2:
+        shapes = {"exp_avg_sq": (weight.numel(),)}
+    else:
+        rows, columns = weight.shape[-2:]
+        matrices = weight.numel() // (rows * columns)
+        shapes = {"exp_avg_sq_row": (matrices, rows), "exp_avg_sq_col": (matrices, columns)}
+    return {name: torch.zeros(shape, device=weight.device) for name, shape in shapes.items()}
+
+
+def _update(weight: Tensor, state: dict, numbers: Tensor, salt: Tensor) -> None:
+    on = _compiled if weight.is_cuda else lambda function: function
+    if weight.dim() < 2:
+        shape, factors, averages = (-1,), _element_factors, [state["exp_avg_sq"]]
+    else:
+        shape, factors = (-1, *weight.shape[-2:]), _matrix_factors
+        averages = [state["exp_avg_sq_row"], state["exp_avg_sq_col"]]
+    grad = weight.grad.detach().reshape(shape)
+    # two graphs: in one, the compiler would write the whole update to memory in between
+    factors = on(factors)(grad, *averages, numbers)
+    on(_apply)(weight.detach().view(shape), grad, numbers, salt, *factors)
 
 
 def _salt(steps: int, group: int, index: int) -> int:
@@ -121,24 +166,39 @@ def _salt(steps: int, group: int, index: int) -> int:
     return ((mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9 >> 32) % 2**32 - 2**31
 
 
-def _update(weight: Tensor, grad: Tensor, average: Tensor, square: Tensor, numbers, salt) -> None:
-    lr, decay, eps, beta1, beta2, correction1, correction2 = numbers.unbind()
+def _element_factors(grad: Tensor, square: Tensor, numbers: Tensor) -> tuple[Tensor]:
     grad = grad.float()
-    m = torch.lerp(grad, average.float(), beta1)
-    v = torch.lerp(grad * grad, square.float(), beta2)
-    step = lr / correction1 * m / ((v / correction2).sqrt() + eps)
-    new = weight.float() * (1 - lr * decay) - step
+    square.lerp_(grad * grad + SQUARE_EPS, numbers[2])
+    return (square.rsqrt(),)
+
+
+def _matrix_factors(
+    grad: Tensor, row: Tensor, column: Tensor, numbers: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of `grad` [matrices, rows, columns], from the averages of its squares by row and column."""
+    grad = grad.float()
+    square, share = grad * grad + SQUARE_EPS, numbers[2]
+    row.lerp_(square.mean(-1), share)
+    column.lerp_(square.mean(-2), share)
+    by_row = (row / row.mean(-1, keepdim=True)).rsqrt()
+    return by_row[..., None], column.rsqrt()[..., None, :]
+
+
+def _apply(weight: Tensor, grad: Tensor, numbers: Tensor, salt: Tensor, *factors: Tensor) -> None:
+    lr, decay, _, clip_threshold = numbers.unbind()
+    update = prod(factors) * grad.float()
+    size = update.square().mean().sqrt()
+    update = update * (lr / (size / clip_threshold).clamp(min=1))
+    new = weight.float() * (1 - lr * decay) - update
     place = torch.arange(weight.numel(), device=weight.device, dtype=torch.int32)
-    first = _hash(place * 2 + salt[0])
-    second = _hash(place * 2 + 1 + salt[0])
-    weight.copy_(_rounded(new, first, weight.dtype))
-    average.copy_(_rounded(m, first >> 16, weight.dtype))
-    square.copy_(_rounded(v, second, weight.dtype))
+    weight.copy_(_rounded(new, _hash(place + salt[0]).view_as(weight), weight.dtype))
 
 
 @cache
-def _compiled_update():
-    return torch.compile(_update, dynamic=True)
+def _compiled(function: Callable) -> Callable:
+    # beyond it torch would run it uncompiled, which holds matrices several times over in float32
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(function, dynamic=True)
 
 
 def _hash(x: Tensor) -> Tensor:

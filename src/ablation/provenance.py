@@ -1,20 +1,18 @@
-"""Where a number comes from: canonical JSON, code and config hashes, manifests and run records.
+"""Where a number comes from: canonical JSON, code and config hashes, and manifests.
 
 Two records a job. `manifest.json` is stable (equal work gives equal bytes) and is what later
-stages take as input; `run.json` is what happened (host, seconds) and is nobody's input.
+stages take as input; `run.json` (ablation.machine) is what happened and is nobody's input.
 """
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
 import platform
-import sys
-import time
 from collections.abc import Callable, Container, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -90,7 +88,12 @@ def read_json_lines(
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
     """Installed versions without the local part: torch 2.13.0+cpu and +cu130 are one release."""
-    return {name: metadata.version(name).partition("+")[0] for name in sorted(names)}
+    return {name: _version(name) for name in sorted(names)}
+
+
+@cache  # 7 ms each, and a sweep has thousands of stamps
+def _version(name: str) -> str:
+    return metadata.version(name).partition("+")[0]
 
 
 def stamp(
@@ -200,13 +203,27 @@ def read_manifest(path: str | Path, expected: str, only: Container[str] | None =
             f"{path} was made by another configuration or code than the current one (stamp "
             f"{str(found)[:12]}, expected {expected[:12]}). {_remedy(path)}"
         )
-    if manifest.get("sha256") != _seal(manifest):
-        raise StaleInput(f"{path} has been edited: its own sha256 does not fit. {_remedy(path)}")
+    _check_seal(path, manifest)
     for name, sha256 in manifest["inputs"].items():
         if Path(name).is_file() and sha256_file(name) != sha256:
             raise StaleInput(f"{path} was made from another {name} than today's. {_remedy(path)}")
     verify_outputs(path, manifest, only)
     return manifest
+
+
+def sealed_manifest(path: str | Path) -> dict:
+    """A manifest whoever made it, whole and not edited; its files are not looked at.
+
+    Raises StaleInput that names it otherwise.
+    """
+    manifest = _load_manifest(Path(path))
+    _check_seal(path, manifest)
+    return manifest
+
+
+def _check_seal(path: str | Path, manifest: Mapping) -> None:
+    if manifest.get("sha256") != _seal(manifest):
+        raise StaleInput(f"{path} has been edited: its own sha256 does not fit. {_remedy(path)}")
 
 
 def _load_manifest(path: Path) -> dict:
@@ -224,7 +241,10 @@ def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | N
     for name, entry in recorded.items():
         file = home / name
         if not file.is_file():
-            raise StaleInput(f"{file} is missing, but {path} lists it. {_remedy(path)}")
+            raise StaleInput(
+                f"{file} is missing, but {path} lists it: it was removed, or did not travel with "
+                f"`ablation push` (keep_weights). {_remedy(path)}"
+            )
         size = file.stat().st_size
         if size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
             raise StaleInput(
@@ -248,31 +268,3 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-# ---- run records -------------------------------------------------------------------------------
-
-
-@contextmanager
-def run_record(path: str | Path, **facts: object):
-    """Time the block and write run.json: host, processor, Python, seconds, and `facts`.
-
-    The block may add to the yielded mapping. Nothing here is anybody's input.
-    """
-    record: dict = dict(facts)
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    yield record
-    write_json(
-        path,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - clock, 3),
-            "host": platform.node(),
-            "platform": platform.platform(),
-            "processor": processor(),
-            "processors": os.cpu_count(),
-            "python": sys.version.split()[0],
-            **record,
-        },
-    )

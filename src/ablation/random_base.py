@@ -27,6 +27,21 @@ needs.
 """
 
 
+def ministral_config(size: Mapping, **more) -> Ministral3Config:
+    """The configuration of a Ministral-3 decoder of the shape that a `random:` block gives."""
+    return Ministral3Config(
+        vocab_size=size["vocabulary"],
+        hidden_size=size["width"],
+        intermediate_size=size["feed_forward"],
+        num_hidden_layers=size["layers"],
+        num_attention_heads=size["heads"],
+        num_key_value_heads=size["key_value_heads"],
+        head_dim=size["head_dim"],
+        tie_word_embeddings=True,
+        **more,
+    )
+
+
 def write_random_base(
     size: Mapping, folder: str | Path, max_shard_size: str | int = "2GB"
 ) -> dict[str, int]:
@@ -37,15 +52,8 @@ def write_random_base(
     records = islice(alpaca_records(TEXTS, size["seed"]), TEXTS)
     texts = ("\n".join(record.values()) for record in records)
     tokenizer = train_tokenizer(texts, min(TOKENS, size["vocabulary"]))
-    config = Ministral3Config(
-        vocab_size=size["vocabulary"],
-        hidden_size=size["width"],
-        intermediate_size=size["feed_forward"],
-        num_hidden_layers=size["layers"],
-        num_attention_heads=size["heads"],
-        num_key_value_heads=size["key_value_heads"],
-        head_dim=size["head_dim"],
-        tie_word_embeddings=True,
+    config = ministral_config(
+        size,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ablation.conditions import Condition, comparable, paired
 from ablation.names import ALL_SEEDS, macros, metric_of
+from ablation.recipes import contrasted
 from ablation.statistics import Difference, Means, holm, mcnemar, paired_means
 
 COLUMNS = [
@@ -192,7 +193,7 @@ def _ratio_columns(
 
 
 def study_tables(conditions: Sequence[Condition], config: Mapping) -> tuple[list, list]:
-    """(recovery rows, contrast rows) of a study: every recipe and mask, and every pair of recipes.
+    """(recovery rows, contrast rows) of a study: every recipe and mask, and contrasts of recipes.
 
     `config` holds `study`, `metric`, `statistics` and `criteria`; `rehearsal` where weights are
     random, which every row then says.
@@ -208,7 +209,7 @@ def study_tables(conditions: Sequence[Condition], config: Mapping) -> tuple[list
         ablated = base[mask] if mask != "causal" else None
         rows += recovery_rows(recipe, mask, causal, ablated, after, config)
         for (against, other_mask), other in sorted(finetuned.items()):
-            if ablated and mask == other_mask and recipe > against:
+            if ablated and mask == other_mask and contrasted(recipe, against):
                 contrasts += contrast_rows(
                     recipe, against, mask, causal, ablated, after, other, config
                 )

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from ablation.bridge.schema import Bridge
 from ablation.names import MASKS, METRICS
+from ablation.recipes import NAME, RECIPES
 from ablation.sources import data_sets
 from ablation.strict import Seed, Strict, key
 from ablation.world.schema import MicroWorld
@@ -29,14 +30,19 @@ RECIPE_NOTES = {
     "5B": "stage 5: as 5A, more patient",
     "5C": "stage 5: longest, never stopped by a plateau",
 }
-RECIPES = tuple(RECIPE_NOTES)
-LONG_RECIPES = ("5A", "5B", "5C")  # stage 5: 3B's objective for longer
-MASK_OF = {"3A": "causal", "3B": "prefill_bidir", "3B-leaky": "full_bidir"}  # while training
-MASK_OF |= dict.fromkeys(LONG_RECIPES, MASK_OF["3B"])
+# those that work on weights which several GPUs share out, in float32
+SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
+
+# What a machine is asked for: no result depends on it, so it makes nothing stale.
+ASKED = ("gpu_model", "gpu_mem_mb", "mem_mb", "disk_mb", "runtime")
 
 
 class Hardware(Strict):
-    gpu: int = key("GPUs a job asks for; 0 runs on the CPU", ge=0)
+    gpu: int = key(
+        "GPUs a finetuning asks for, which share its weights and examples; scoring takes one; 0 "
+        "runs on the CPU",
+        ge=0,
+    )
     threads: int = key(
         "torch threads a job uses: bits may depend on it, so it belongs to the study", ge=1
     )
@@ -55,6 +61,24 @@ class Hardware(Strict):
     compile: bool = key(
         "compile decoder layers: faster on a GPU once a minute or two of compiling is over"
     )
+    gpu_model: str | None = key(
+        "which GPU, as the profile's scheduler or market names it; null: any with gpu_mem_mb",
+        pattern=r"^[A-Za-z0-9_.]+$",
+    )
+    gpu_mem_mb: int = key("memory of each GPU, at least (MB); rented machines only", ge=0)
+    mem_mb: int = key("memory of the machine, at least (MB)", ge=1)
+    disk_mb: int = key("disk of a rented machine: base, checkpoints, states (MB)", ge=1)
+    runtime: int = key("minutes, at most: a training ended here goes on at the next try", ge=1)
+
+    def computing(self) -> dict:
+        """What a result may depend on: all but what a machine is asked for."""
+        return self.model_dump(exclude=set(ASKED))
+
+    def asked(self) -> dict[str, int | str]:
+        """Snakemake's resources of a job that runs the model; what is not asked for is left out."""
+        asked = self.model_dump(include={"gpu", *ASKED}, exclude_none=True)
+        without = () if self.gpu else ("gpu_model", "gpu_mem_mb")
+        return {k: v for k, v in asked.items() if k not in without}
 
 
 class NoLearning(Strict):
@@ -90,7 +114,7 @@ class Training(Strict):
     max_steps: int = key("optimizer steps", ge=1)
     batch_examples: int = key("examples an optimizer step, whatever the micro-batch", ge=1)
     micro_batch_examples: int = key(
-        "examples a forward; memory only, the step stays the same", ge=1
+        "examples a forward, on each GPU; memory only, the step stays the same", ge=1
     )
     max_seq_len: int = key("tokens an example", ge=8)
     row_tokens: int | None = key(
@@ -100,9 +124,11 @@ class Training(Strict):
     weight_decay: float = key("of everything but norms and biases", ge=0)
     warmup_steps: int = key("steps up to the learning rate, of max_steps", ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = key("after the warm-up")
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adamw_bf16"] = key(
-        "as the Trainer names it, over float32 copies of bfloat16 weights; adamw_bf16 is AdamW "
-        "without copies, everything in bfloat16 and rounded stochastically: 8 bytes a weight"
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adafactor_bf16"] = (
+        key(
+            "as the Trainer names it, over float32 copies of bfloat16 weights; adafactor_bf16 is "
+            "adafactor without copies, weights rounded stochastically: 6 bytes a weight, not 10"
+        )
     )
     adam_beta2: float = key("short trainings want a short memory", gt=0, lt=1)
     max_grad_norm: float = key("gradients are clipped to it", gt=0)
@@ -270,11 +296,16 @@ class Study(Strict):
         min_length=1,
     )
     keep_states: bool = key("keep what a training could resume from after it has succeeded")
+    keep_weights: bool = key(
+        "`ablation push` sends checkpoints' weights too; without them tables and figures live on, "
+        "and a new evaluation needs a new training"
+    )
     hardware: Hardware = key("what a model job runs on")
     finetune: Training = key("what every recipe shares")
-    recipes: dict[Literal[RECIPES], Recipe] = key(
-        "one finetuning each: those of stage 3 differ in the mask in use while training, those of "
-        "stage 5 are 3B for longer",
+    recipes: dict[Annotated[str, Field(pattern=NAME)], Recipe] = key(
+        f"one finetuning each, of {', '.join(RECIPES)}: those of stage 3 differ in the mask in use "
+        "while training, those of stage 5 are 3B for longer. A sweep names variants, `3B-lr1e-4`: "
+        "they take over the keys of the recipe that they are named after",
         min_length=1,
     )
     evaluation: Evaluation = key("what every checkpoint is scored on, under every mask")

@@ -22,7 +22,7 @@ from ablation.masks import leak_audit
 from ablation.metrics import metrics_from_samples
 from ablation.models import circumstances
 from ablation.names import macros, protocol_of
-from ablation.provenance import write_json
+from ablation.provenance import sha256_text, write_json
 
 # What a protocol brings beside prompts and tokenization: options of `MaskedLM`, and how many of a
 # task's items it has at most.
@@ -53,7 +53,8 @@ SAMPLE_COLUMNS = {
 class Evaluation(NamedTuple):
     """What `evaluate` returns.
 
-    metrics: {mask, leak_audit: as `masks.LeakAudit`, tasks: as `metrics.accuracies`}.
+    metrics: {mask, leak_audit: as `masks.LeakAudit`, tasks: as `metrics.accuracies`}, and what
+        lm_eval says of the tasks, under its own names (LM_EVAL_KEYS, task_hashes).
     samples: one row per item and choice, with `SAMPLE_COLUMNS`.
     circumstances: as `models.circumstances`, and the rows scored in: fewer tokens when memory was
         short.
@@ -70,6 +71,9 @@ class Evaluation(NamedTuple):
         with atomic_path(samples) as scratch:
             self.samples.to_parquet(scratch, index=False)
         return [metrics, samples]
+
+
+LM_EVAL_KEYS = ("n-samples", "n-shot", "versions")
 
 
 class MetricsDisagree(AssertionError):
@@ -109,20 +113,29 @@ def evaluate(
     manager = _task_manager(tasks, task_folder, metadata)
     rows: list[dict] = []
     theirs: dict[str, Mapping] = {}
+    named: dict[str, dict] = {key: {} for key in LM_EVAL_KEYS}
     row_tokens = []
     for macro, names in macros(tasks).items():
         brought, most = PROTOCOL_BRINGS[protocol_of(macro)]
         lm = MaskedLM(model, tokenizer, mask=mask, **(brought | lm_options))
         first = min((n for n in (limit, most) if n is not None), default=None)
         found, results = _score(lm, manager.load(names), first, fewshot_seed)
-        rows, theirs = rows + found, theirs | results
+        rows, theirs = rows + found, theirs | results["results"]
+        for key in LM_EVAL_KEYS:
+            named[key] |= results[key]
         row_tokens.append(lm.row_tokens)
     rows = [row | {"mask": mask, "checkpoint": checkpoint} for row in rows]
     samples = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
     metrics = metrics_from_samples(samples)
     _check_against_lm_eval(metrics, theirs)
     return Evaluation(
-        {"mask": mask, "leak_audit": audit.as_dict(), "tasks": metrics},
+        {
+            "mask": mask,
+            "leak_audit": audit.as_dict(),
+            "tasks": metrics,
+            "task_hashes": task_hashes(samples),
+            **named,
+        },
         samples,
         circumstances(model) | {"row_tokens": min(row_tokens)},
     )
@@ -130,8 +143,8 @@ def evaluate(
 
 def _score(
     lm: MaskedLM, loaded: Mapping, limit: int | None, fewshot_seed: int
-) -> tuple[list[dict], Mapping[str, Mapping]]:
-    """Sample rows of every task in `loaded`, and what lm_eval makes of them itself."""
+) -> tuple[list[dict], Mapping[str, Any]]:
+    """Sample rows of every task in `loaded`, and what lm_eval says of them itself."""
     for name, task in loaded["tasks"].items():
         _refuse_other_tasks(name, task)
         if task.get_config("num_fewshot") is None:
@@ -145,7 +158,14 @@ def _score(
         for sample in results["samples"][name]
         for row in _choice_rows(name, task, sample, lm)
     ]
-    return rows, results["results"]
+    return rows, results
+
+
+def task_hashes(samples: pd.DataFrame) -> dict[str, str]:
+    """{task: one hash of its items, in their order}, as lm_eval's EvaluationTracker takes it."""
+    items = samples[samples.choice == 0]
+    hashes = items.doc_hash + items.prompt_hash + items.target_hash
+    return {task: sha256_text("".join(h)) for task, h in hashes.groupby(items.task)}
 
 
 def _task_manager(

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablation.names import MACRO, MACROS
+from ablation.planning import Plan
 
 LEGEND = (
     "B: base under causal. A: base under the mask. P: after finetuning, under the mask. All on the "
@@ -146,3 +147,29 @@ def _table(title: str, rows: pd.DataFrame, cells: dict) -> Table:
     for _, row in rows.iterrows():
         table.add_row(*(cells[head](row) for head in shown))
     return table
+
+
+def print_plan(plan: Plan, study: str, stale: int) -> None:
+    """What is stale, and what it would take and cost on each class of machine."""
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    if not plan.works:
+        other = f"; {stale} jobs make data and tables" if stale else ""
+        console.print(f"{study}: no job that runs the model is stale{other}")
+        return
+    jobs = Table(title=f"{study}: {len(plan.works)} model jobs", box=box.SIMPLE_HEAD)
+    jobs.add_column("stale")
+    jobs.add_column(f"hours on one {plan.rates.gpu}", justify="right")
+    for work in plan.works:
+        jobs.add_row(work.name, f"{work.alone / 3600:.2f}")
+    console.print(jobs)
+    costs = Table(title="what they come to, cheapest first", box=box.SIMPLE_HEAD)
+    for column in ("machine", "machines", "$/h each", "hours", "dollars"):
+        costs.add_column(column, justify="left" if column == "machine" else "right")
+    costs.add_column("price")
+    for e in plan.estimates:
+        price = f"{e.offer.dollars_per_hour:.2f}"
+        figures = (str(e.machines), price, f"{e.hours:.2f}", f"{e.dollars:.2f}")
+        costs.add_row(e.offer.name, *figures, e.offer.source)
+    console.print(costs)
+    for note in plan.notes:
+        console.print(note, style="dim")

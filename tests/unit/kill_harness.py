@@ -1,6 +1,6 @@
 """Trains a tiny model again and again, killing itself (SIGKILL) at random moments.
 
-    python tests/unit/kill_harness.py FOLDER KILLS [float32 | bfloat16]
+    python tests/unit/kill_harness.py FOLDER KILLS [float32 | bfloat16 [OPTIMIZER]]
 
 A moment is counted before and after every optimizer step, before every sync to disk, every rename
 and every removal, and in the middle of every write into the state folder: then half of the bytes
@@ -23,6 +23,7 @@ from tiny import tiny_model, tiny_tokenizer
 from ablation import finetune as training
 from ablation import states
 from ablation.models import save
+from ablation.precision import StochasticAdafactor
 from ablation.provenance import write_json
 
 # An epoch ends at step 7. Evaluations come between states, logged losses span two steps, a step
@@ -80,10 +81,11 @@ class Moments:
         return wrapped
 
 
-def train(folder: Path, dtype: str, fatal: int | None) -> int:
+def train(folder: Path, dtype: str, optimizer: str, fatal: int | None) -> int:
     """One attempt; returns the number of moments when it survives."""
     moments = Moments(fatal)
-    step = torch.optim.AdamW.step
+    kind = StochasticAdafactor if optimizer == "adafactor_bf16" else torch.optim.AdamW
+    step = kind.step
 
     def stepped(self, *args, **kwargs):
         moments.maybe_die()
@@ -91,7 +93,7 @@ def train(folder: Path, dtype: str, fatal: int | None) -> int:
         moments.maybe_die()
         return result
 
-    torch.optim.AdamW.step = stepped
+    kind.step = stepped
     torch.save = moments.writes(torch.save, lambda value, path, *a: path)
     training.save_model = moments.writes(training.save_model, lambda model, path: path)
     os.fsync = moments.before(os.fsync)
@@ -105,22 +107,21 @@ def train(folder: Path, dtype: str, fatal: int | None) -> int:
         return model, tokenizer
 
     with states.claimed(folder / "state"):
-        tuned = training.finetune(
-            load, folder.parent / "data.jsonl", RESUMED, 1, HARDWARE, "t", folder / "state"
-        )
+        data, recipe = folder.parent / "data.jsonl", RESUMED | {"optimizer": optimizer}
+        tuned = training.finetune(load, data, recipe, 1, HARDWARE, "t", folder / "state")
         save(tuned.model, tuned.tokenizer, folder / "model")
         result = {"summary": tuned.summary, "curve": tuned.curve, "record": tuned.record}
         write_json(folder / "result.json", result)
     return moments.count
 
 
-def attempt(folder: Path, dtype: str, fatal: int | None) -> bool:
+def attempt(folder: Path, dtype: str, optimizer: str, fatal: int | None) -> bool:
     """Fork one attempt; whether it survived."""
     child = os.fork()
     if child == 0:
         try:
             sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-            (folder / "moments").write_text(str(train(folder, dtype, fatal)))
+            (folder / "moments").write_text(str(train(folder, dtype, optimizer, fatal)))
         finally:
             os._exit(0 if (folder / "moments").exists() else 1)
     _, status = os.waitpid(child, 0)
@@ -135,7 +136,7 @@ def outcome(folder: Path) -> tuple:
     return (folder / "model/model.safetensors").read_bytes(), result["summary"], result["curve"]
 
 
-def main(home: Path, kills: int, dtype: str = "float32") -> None:
+def main(home: Path, kills: int, dtype: str = "float32", optimizer: str = "adamw_torch") -> None:
     """Prints {moments, summary, kills: [{at, killed, equal, resumes}]} over `kills` trainings.
 
     `summary` is of a training that was left alone. Each of the others is killed once, and a second
@@ -147,7 +148,7 @@ def main(home: Path, kills: int, dtype: str = "float32") -> None:
     write_records(home / "data.jsonl")
     whole = home / "whole"
     whole.mkdir()
-    assert attempt(whole, dtype, None)
+    assert attempt(whole, dtype, optimizer, None)
     total, expected = int((whole / "moments").read_text()), outcome(whole)
     moments = random.Random(7)
     report = []
@@ -156,7 +157,7 @@ def main(home: Path, kills: int, dtype: str = "float32") -> None:
         folder.mkdir()
         at = [moments.randint(1, total), moments.randint(1, total)]
         killed = 0
-        while not attempt(folder, dtype, at[killed] if killed < len(at) else None):
+        while not attempt(folder, dtype, optimizer, at[killed] if killed < len(at) else None):
             killed += 1
         equal = outcome(folder) == expected and not (folder / "state").exists()
         resumes = json.loads((folder / "result.json").read_text())["record"]["resumes"]

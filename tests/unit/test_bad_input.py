@@ -13,7 +13,7 @@ import yaml
 
 from ablation.alpaca import first_records, read_records
 from ablation.config import ConfigError, load_study
-from ablation.finetune import read_examples
+from ablation.examples import read_examples
 from ablation.provenance import StaleInput, read_json_lines, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +81,31 @@ VALUES = {
         "finetune: {batch_examples: 24, micro_batch_examples: 5}",
         "finetune.micro_batch_examples",
         "batch_examples 24 is no multiple",
+    ),
+    "batch that GPUs cannot share": (
+        "hardware: {gpu: 2}\nfinetune: {batch_examples: 24, micro_batch_examples: 24}",
+        "finetune.batch_examples (",
+        ":2)",
+        "2 GPUs (hardware.gpu) cannot share in micro-batches of 24",
+        "give micro_batch_examples 12",
+    ),
+    "batch of no multiple of GPUs": (
+        "hardware: {gpu: 5}\nfinetune: {micro_batch_examples: 8}",
+        "finetune.batch_examples",
+        "give a multiple of 5",
+    ),
+    "batch of a recipe that GPUs cannot share": (
+        "hardware: {gpu: 2}\nfinetune: {micro_batch_examples: 4}\n"
+        "recipes: {3A: {train_mask: causal, batch_examples: 4}}",
+        "recipes.3A.batch_examples (",
+        ":3)",
+        "give micro_batch_examples 2",
+    ),
+    "optimizer that cannot be shared out": (
+        "hardware: {gpu: 2}\nfinetune: {micro_batch_examples: 12, optimizer: adafactor_bf16}",
+        "finetune.optimizer (",
+        "adafactor_bf16 found, but 2 GPUs",
+        "adafactor, sgd was expected, or one GPU",
     ),
     "saves between log points": (
         "finetune: {save_steps: 15}",

@@ -18,13 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Trainer
 
+from ablation.arguments import own_optimizer, training_arguments
 from ablation.config import ConfigError, load_study
 from ablation.config import keys as config_keys
-from ablation.finetune import training_arguments
 from ablation.layers import merge
 from ablation.precision import MasterWeights
 from ablation.provenance import canonical_json
-from ablation.schema import RECIPES, Training
+from ablation.recipes import RECIPES
+from ablation.schema import Training
 from ablation.stops import Stops
 from ablation.tasks import LM_EVAL_NAMES
 
@@ -87,7 +88,7 @@ def test_the_real_study_has_the_published_recipe():
     assert study.from_hub and set(study.data_sets) | {"yahma/alpaca-cleaned", study.base} == {*pins}
     recipe = study.recipe("3B")
     wanted = {"max_steps": 1200, "batch_examples": 16, "learning_rate": 2e-5, "weight_decay": 0.1}
-    wanted |= {"max_seq_len": 1024, "schedule": "cosine", "optimizer": "adafactor"}
+    wanted |= {"max_seq_len": 1024, "schedule": "cosine", "optimizer": "adafactor_bf16"}
     wanted |= {"eval_steps": 200, "eval_samples": 250}
     assert {key: recipe[key] for key in wanted} == wanted
     heldout = round(recipe["heldout_fraction"] * study.instructions.count)
@@ -261,9 +262,13 @@ def test_every_optimizer_moves_a_bfloat16_weight(tmp_path, name):
     recipe = load_study({"finetune": {"optimizer": name}}).recipe("3A")
     hardware = {"gpu": 0}
     arguments = training_arguments(recipe, 1, hardware, tmp_path, recipe["micro_batch_examples"])
-    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
     weight = torch.ones(4, 4, dtype=torch.bfloat16, requires_grad=True)
-    optimizer = MasterWeights(kind([weight], **options))
+    if own_optimizer(recipe):
+        kind, options = own_optimizer(recipe)
+        optimizer = kind([weight], **options)
+    else:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        optimizer = MasterWeights(kind([weight], **options))
     for _ in range(50):
         weight.sum().backward()
         optimizer.step()

@@ -7,6 +7,7 @@ import lm_eval
 import pandas as pd
 import pytest
 import torch
+from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tiny import tiny_model, tiny_tokenizer
@@ -96,7 +97,9 @@ def evaluated(study, tokenizer):
     }
 
 
-def test_metrics_and_hashes_are_those_of_lm_eval_with_stock_hflm(study, evaluated, tokenizer):
+def test_metrics_and_hashes_are_those_of_lm_eval_with_stock_hflm(
+    study, evaluated, tokenizer, tmp_path
+):
     model = tiny_model("ministral3", vocabulary=len(tokenizer))
     manager = TaskManager(
         include_path=str(study[0]), include_defaults=False, metadata={"data_folder": str(study[1])}
@@ -119,6 +122,11 @@ def test_metrics_and_hashes_are_those_of_lm_eval_with_stock_hflm(study, evaluate
             expected = [answer[0] for answer in sample["filtered_resps"]]
             assert rows.loglikelihood.tolist() == pytest.approx(expected, abs=1e-4)
             assert rows.is_greedy.tolist() == [answer[1] for answer in sample["filtered_resps"]]
+    EvaluationTracker(output_path=str(tmp_path)).save_results_aggregated(theirs, theirs["samples"])
+    (written,) = tmp_path.rglob("*.json")
+    written = json.loads(written.read_text())
+    for name in ("n-samples", "n-shot", "versions", "task_hashes"):
+        assert metrics[name] == written[name]
 
 
 def test_samples_have_one_row_per_item_and_choice(evaluated):

@@ -8,14 +8,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 import ablation.finetune as module
 from ablation.alpaca import alpaca_prompt
-from ablation.finetune import (
-    _smaller,
-    finetune,
-    mean_loss,
-    read_examples,
-    summed_loss,
-    tokenize,
-)
+from ablation.examples import read_examples, tokenize
+from ablation.finetune import _smaller, finetune, mean_loss, summed_loss
 from ablation.packing import pack
 from ablation.precision import MasterWeights
 
@@ -308,7 +302,7 @@ def test_a_class_that_cannot_save_itself_is_trained_and_resumed(tokenizer, data,
     assert train(4).record["resumes"] == [2]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor", "sgd", "adafactor_bf16"])
 def test_every_optimizer_resumes_in_bfloat16_where_it_left(tokenizer, data, tmp_path, optimizer):
     def train(state, steps):
         def load():
@@ -351,26 +345,26 @@ def test_micro_gradients_of_bfloat16_weights_add_up_in_float32():
     assert (weight == -1).all()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor_bf16"])
 @pytest.mark.parametrize("size", [8, 1])
 def test_a_bfloat16_step_is_the_float32_sum_of_its_micro_batches(
-    tokenizer, data, tmp_path, monkeypatch, size
+    tokenizer, data, tmp_path, monkeypatch, size, optimizer
 ):
     stepped, batches = {}, []
 
-    class Seen(MasterWeights):
-        def step(self, closure=None):
-            stepped.update({weight: weight.grad.clone() for weight, _ in self.pairs})
-            return super().step(closure)
+    def stepping(self, args, state, control, model=None, **kwargs):
+        stepped.update({weight: weight.grad.clone() for weight in model.parameters()})
 
     def seen(model, rows, mask):
         batches.extend([rows] if torch.is_grad_enabled() else [])
         return summed_loss(model, rows, mask)
 
-    monkeypatch.setattr(module, "MasterWeights", Seen)
+    monkeypatch.setattr(module.Watch, "on_pre_optimizer_step", stepping)
     monkeypatch.setattr(module, "summed_loss", seen)
     model = tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16()
     changes = {"batch_examples": 48, "micro_batch_examples": size, "max_grad_norm": 0.0}
-    run(model, tokenizer, data, tmp_path, **changes, max_steps=1)  # of warm-up: no weight moves
+    changes |= {"max_steps": 1, "optimizer": optimizer}  # of warm-up: no weight moves
+    run(model, tokenizer, data, tmp_path, **changes)
 
     expected = {weight: torch.zeros(weight.shape) for weight in model.parameters()}
     tokens = sum(len(rows.target_id) for rows in batches)
@@ -381,16 +375,19 @@ def test_a_bfloat16_step_is_the_float32_sum_of_its_micro_batches(
             total += weight.grad
     assert len(batches) == 48 // size
     for weight, total in expected.items():
-        torch.testing.assert_close(stepped[weight].float(), total, rtol=1e-5, atol=1e-6)
+        assert stepped[weight].dtype == torch.float32
+        torch.testing.assert_close(stepped[weight], total, rtol=1e-5, atol=1e-6)
 
 
-def test_a_bfloat16_training_follows_the_float32_one(tokenizer, data, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor_bf16"])
+def test_a_bfloat16_training_follows_the_float32_one(tokenizer, data, tmp_path, optimizer):
     # 40 steps of 1e-4: far below the spacing of bfloat16 weights of this size.
     start = tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16()
     moved = {}
     for dtype in (torch.float32, torch.bfloat16):
         model = tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16().to(dtype)
         changes = {"max_steps": 40, "learning_rate": 1e-4, "schedule": "constant_with_warmup"}
+        changes |= {"optimizer": optimizer}
         weights = run(model, tokenizer, data, tmp_path, **changes)[2]
         deltas = [weights[name].float() - w.float() for name, w in start.state_dict().items()]
         moved[dtype] = torch.cat([delta.flatten() for delta in deltas])

@@ -9,11 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("bench")
+pytestmark = pytest.mark.xdist_group("bench")
 
 
 def bench(folder, *arguments):
@@ -27,9 +23,16 @@ def bench(folder, *arguments):
     )
 
 
-def test_every_section_runs_and_the_record_has_its_names(folder):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the benchmark has been through once."""
+    folder = tmp_path_factory.mktemp("bench")
     ran = bench(folder)
     assert ran.returncode == 0, ran.stderr[-3000:]
+    return folder
+
+
+def test_every_section_runs_and_the_record_has_its_names(folder):
     record = json.loads((folder / "toy.json").read_text())
     rates = record["scoring"]["items_per_s"]
     assert set(rates) == {"ours_causal", "ours_prefill_bidir", "hflm", "seed_loop"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablation import provenance
+from ablation import machine, provenance
 from ablation.code_hash import code_closure, code_tokens, module_file
 
 SOURCE = '''
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path, monkeypatch):
 
 
 def test_run_record_holds_what_happened(tmp_path):
-    with provenance.run_record(tmp_path / "run.json", recipe="3A") as record:
+    with machine.run_record(tmp_path / "run.json", recipe="3A") as record:
         record["steps"] = 7
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["recipe"] == "3A" and run["steps"] == 7 and run["seconds"] >= 0 and run["host"]

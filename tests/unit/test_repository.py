@@ -44,7 +44,9 @@ def test_scripts_are_thin(file):
 
 def test_the_library_never_imports_snakemake():
     for file in (ROOT / "src/ablation").rglob("*.py"):
-        assert not re.search(r"^\s*(import|from) snakemake", file.read_text(), re.M), file
+        # `ablation reap` uses parts of our executor that do not need Snakemake
+        foreign = r"^\s*(import|from) snakemake(?!_executor_plugin_vast\.(api|runs) )"
+        assert not re.search(foreign, file.read_text(), re.M), file
 
 
 def test_reading_the_rules_imports_no_torch():

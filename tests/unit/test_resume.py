@@ -16,17 +16,19 @@ from test_finetune import HARDWARE, write_records
 from tiny import tiny_model, tiny_tokenizer
 
 import ablation.finetune as module
-from ablation import provenance
+from ablation import machine, provenance
 from ablation.states import claimed
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("dtype, kills", [("float32", 20), ("bfloat16", 4)])
-def test_killed_trainings_end_bit_equal(tmp_path, dtype, kills):
+@pytest.mark.parametrize(
+    "kills, how", [(20, ["float32"]), (4, ["bfloat16"]), (4, ["bfloat16", "adafactor_bf16"])]
+)
+def test_killed_trainings_end_bit_equal(tmp_path, kills, how):
     harness = Path(__file__).with_name("kill_harness.py")
     done = subprocess.run(
-        [sys.executable, str(harness), str(tmp_path), str(kills), dtype],
+        [sys.executable, str(harness), str(tmp_path), str(kills), *how],
         capture_output=True,
         text=True,
     )
@@ -103,7 +105,7 @@ def test_the_loss_curves_mark_every_resume(train, tmp_path, monkeypatch):
     home, script = Path("stage3_finetune/3B/seed1"), ROOT / "workflow/scripts/curves.py"
     provenance.write_json(home / "summary.json", tuned.summary)
     provenance.write_json_lines(home / "curve.jsonl", tuned.curve)
-    with provenance.run_record(home / "run.json") as record:
+    with machine.run_record(home / "run.json") as record:
         record |= tuned.record
     below = provenance.stamp("stage3_finetune", script, {}, ())
     outputs = [home / "summary.json", home / "curve.jsonl"]

@@ -24,9 +24,11 @@ def copy_of_the_repository(folder: Path) -> Path:
         text=True,
     ).stdout
     for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() or (
+            ROOT / name
+        ).is_symlink():  # profiles are linked from the root
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
     return folder
 
 
@@ -49,10 +51,13 @@ class Checkout:
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
-    def ablation(self, *arguments: str):
-        done = self._call([sys.executable, "-m", "ablation", *arguments], "")
-        assert done.returncode == 0, done.stdout + done.stderr
+    def python(self, *arguments: str, check: bool = True):
+        done = self._call([sys.executable, *arguments], "")
+        assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
+
+    def ablation(self, *arguments: str, check: bool = True):
+        return self.python("-m", "ablation", *arguments, check=check)
 
     def make(self, target: str):
         """A target of the Makefile, with the environment that the tests themselves run in."""

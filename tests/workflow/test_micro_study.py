@@ -1,6 +1,7 @@
 """Promises of the shipped micro study, on its frozen seeds, as `make demo` runs it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,12 @@ def row(frame, **wanted):
 
 def macro(recovery, recipe, mask, seed="all"):
     return row(recovery, recipe=recipe, mask=mask, seed=seed, task="macro")
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process")
+def test_one_worker_makes_the_study_for_all(request):
+    # without its group, every worker would run the whole study for itself
+    assert request.node.nodeid.endswith("@micro")
 
 
 def test_the_table_has_the_promised_shape(recovery):

@@ -27,7 +27,7 @@ TOY = {
         "save_steps": 2,
         "eval_steps": 2,
         "eval_samples": 2,
-        "optimizer": "adafactor",
+        "optimizer": "adafactor_bf16",
         "stops": {"no_learning": None, "leak": None},
     },
     "recipes": {
@@ -58,7 +58,7 @@ def test_stages_0_to_5_run_from_random_weights(toy):
     results = toy.folder / "results/toy"
     for stage in ("stage3_finetune/3B", "stage5_longrun/5A"):
         summary = json.loads((results / stage / "seed1/summary.json").read_text())
-        assert summary["recipe"]["optimizer"] == "adafactor" and summary["steps"] in (2, 4)
+        assert summary["recipe"]["optimizer"] == "adafactor_bf16" and summary["steps"] in (2, 4)
     assert json.loads((results / "stage5_longrun/5A/seed1/summary.json").read_text())[
         "stop_reason"
     ].startswith("plateau")

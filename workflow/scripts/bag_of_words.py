@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ablation import provenance
+from ablation.machine import run_record
 from ablation.progress import logged
 from ablation.world.baselines import bag_of_words
 from ablation.world.scenes import TASKS, world_of
@@ -20,5 +21,5 @@ def main(smk):
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
+    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
         main(snakemake)  # noqa: F821

@@ -3,6 +3,7 @@
 import json
 
 from ablation import provenance
+from ablation.machine import run_record
 from ablation.progress import logged
 from ablation.random_base import NOTICE, write_random_base
 
@@ -18,5 +19,5 @@ def main(smk):
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
+    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
         main(snakemake)  # noqa: F821

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ablation import hub, models, provenance
+from ablation.machine import run_record
 from ablation.progress import logged
 from ablation.scoring import evaluate
 
@@ -22,7 +23,7 @@ def main(smk):
     }
     for mask, folder in zip(config["masks"], smk.params.folders, strict=True):
         label = " ".join([smk.rule, *map(str, smk.wildcards), mask])
-        with provenance.run_record(f"{folder}/run.json"):
+        with run_record(f"{folder}/run.json"):
             result = evaluate(model, tokenizer, mask=mask, label=label, **options)
         outputs = result.write(folder)
         leaks = result.metrics["leak_audit"]["leaks"]

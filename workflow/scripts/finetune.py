@@ -1,9 +1,10 @@
 """Finetune the base by one recipe and seed; write the checkpoint, its summary and its curve."""
 
 import json
+from functools import partial
 from pathlib import Path
 
-from ablation import hub, models, provenance
+from ablation import hub, machine, models, provenance
 from ablation.finetune import finetune
 from ablation.progress import logged
 from ablation.states import claimed
@@ -14,17 +15,13 @@ def main(smk):
     base, config = provenance.read_inputs(stamp)[smk.input.base], stamp["config"]
     weights = hub.model_folder(smk.input.base, base)
     name, seed = config["name"], config["seed"]
+    load = partial(models.load_on, config["hardware"], weights)
+    data = Path(smk.input.data).parent / "finetune.jsonl"
     with claimed(smk.params.state, keep=smk.config["keep_states"]):
-        with provenance.run_record(smk.output.run) as record:
-            tuned = finetune(
-                load=lambda: models.load_on(config["hardware"], weights),
-                data=Path(smk.input.data).parent / "finetune.jsonl",
-                recipe=config["recipe"],
-                seed=seed,
-                hardware=config["hardware"],
-                label=f"{name} seed {seed}",
-                state=smk.params.state,
-            )
+        with machine.run_record(smk.output.run) as record:
+            how = {"recipe": config["recipe"], "hardware": config["hardware"], "seed": seed}
+            label = f"{name} seed {seed}"
+            tuned = finetune(load, data, **how, label=label, state=smk.params.state)
             record |= tuned.record
         form = models.save(tuned.model, tuned.tokenizer, smk.output.model)
         provenance.write_json(smk.output.summary, tuned.summary)

@@ -4,6 +4,7 @@ import json
 
 from ablation import provenance
 from ablation.generated import alpaca_records
+from ablation.machine import run_record
 from ablation.progress import logged
 
 
@@ -15,5 +16,5 @@ def main(smk):
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
+    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
         main(snakemake)  # noqa: F821

@@ -3,13 +3,14 @@
 import json
 
 from ablation import provenance
+from ablation.machine import run_record
 from ablation.progress import logged
 from ablation.world.pretrain import pretrain
 
 
 def main(smk):
     stamp = json.loads(smk.params.stamp)
-    with provenance.run_record(smk.output.run):
+    with run_record(smk.output.run):
         summary = pretrain(stamp["config"]["world"], smk.output.model)
     provenance.write_manifest(
         smk.output.manifest,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ablation import provenance
 from ablation.conditions import per_task_table, read_conditions
+from ablation.machine import run_record
 from ablation.progress import logged
 from ablation.recovery import CONTRAST_COLUMNS, study_tables, table
 
@@ -26,5 +27,5 @@ def main(smk):
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
+    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
         main(snakemake)  # noqa: F821

@@ -26,9 +26,10 @@ from ablation.bridge.cache import Ragged, padded
 from ablation.bridge.generate import generate
 from ablation.bridge.inject import embed
 from ablation.bridge.translator import KINDS, Soft, embedding_rms
-from ablation.finetune import TRAINER_STATE, WEIGHTS, MaskedTrainer, Watch
+from ablation.finetune import TRAINER_STATE, WEIGHTS, MaskedTrainer
 from ablation.states import newest_state, resumes
 from ablation.stops import MAX_STEPS, Stops
+from ablation.watch import Watch
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,255 @@
+"""A store of files by the hash of their content, in a folder, on S3 or on the Hugging Face hub.
+
+    objects/<first two digits>/<sha256>    a file's bytes
+    snapshots/<study>/<sha256>.json        which file of a study has which content, under its hash
+    heads/<study>.json                     the snapshot that was pushed last
+
+Objects and snapshots are named by what they hold, so nothing is ever overwritten by something
+else: two may send at once, what was sent before an interruption is not sent again, and a flipped
+byte shows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+from ablation.atomic import atomic_path
+from ablation.progress import Progress
+from ablation.provenance import canonical_json, sha256_file, sha256_text
+
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> the extra of this package that brings it
+LANES = 8  # transfers side by side
+FILES_A_COMMIT = 200  # on the hub, where every upload is a commit
+
+
+class StoreError(RuntimeError):
+    """The store cannot be used, or does not hold what it should; the message names what."""
+
+
+class Store:
+    """Files by content behind `uri`: a folder, or any file system that fsspec reaches."""
+
+    def __init__(self, uri: str):
+        import fsspec
+
+        self.uri, protocol = uri, uri.partition("://")[0]
+        try:
+            self.fs, root = fsspec.url_to_fs(uri)
+        except ImportError as fault:
+            extra = EXTRAS.get(protocol)
+            remedy = f"pip install 'ablation[{extra}]'" if extra else str(fault)
+            raise StoreError(f"{uri}: {protocol}:// needs another package: {remedy}") from None
+        except ValueError as fault:
+            raise StoreError(
+                f"{uri}: {fault}. A folder, s3://bucket/folder or hf://datasets/owner/name was "
+                "expected"
+            ) from None
+        self.root = root.rstrip("/")
+        self.local = "file" in _protocols(self.fs)
+        self.hub = "hf" in _protocols(self.fs)
+
+    # ---- objects ---------------------------------------------------------------------------------
+
+    def sizes(self) -> dict[str, int]:
+        """{sha256: bytes} of every object that is there."""
+        self.fs.invalidate_cache()
+        try:
+            found = self.fs.find(f"{self.root}/objects", detail=True)
+        except FileNotFoundError:
+            return {}
+        return {path.rpartition("/")[2]: entry["size"] for path, entry in found.items()}
+
+    def send(self, files: Mapping[str, Path], label: str) -> None:
+        """Store files, each under the hash of its content.
+
+        Raises StoreError where a file is no longer what its hash says.
+        """
+        self._put([(_object(sha256), path) for sha256, path in files.items()], label)
+        for sha256, path in files.items():
+            if not self.local and sha256_file(path) != sha256:
+                raise StoreError(f"{path} changed while it was sent: push again")
+
+    def fetch(self, files: Mapping[Path, str], label: str) -> None:
+        """Bring {where it goes: sha256}, whole and verified or not at all.
+
+        Raises StoreError that names the object and the file that it is for.
+        """
+
+        places: dict[str, list[Path]] = {}
+        for path, sha256 in files.items():
+            places.setdefault(sha256, []).append(path)
+
+        def one(item: tuple[str, list[Path]]) -> None:
+            sha256, (first, *others) = item
+            with atomic_path(first) as scratch:
+                self._get(_object(sha256), scratch, str(first))
+                if sha256_file(scratch) != sha256:
+                    raise self._damaged(_object(sha256), str(first))
+            for other in others:
+                with atomic_path(other) as scratch:
+                    shutil.copyfile(first, scratch)
+
+        _side_by_side(one, list(places.items()), label)
+
+    def read(self, sha256: str, wanted_as: str) -> bytes:
+        """The content of one object, verified."""
+        with TemporaryDirectory() as folder:
+            content = Path(folder) / "content"
+            self._get(_object(sha256), content, wanted_as)
+            if sha256_file(content) != sha256:
+                raise self._damaged(_object(sha256), wanted_as)
+            return content.read_bytes()
+
+    def holds(self, sha256: str) -> bool:
+        """Whether an object is there and whole: it is read."""
+        try:
+            self.read(sha256, "checked")
+        except StoreError:
+            return False
+        return True
+
+    # ---- snapshots -------------------------------------------------------------------------------
+
+    def publish(self, snapshot: Mapping) -> str:
+        """Store a snapshot, and make it the one that is pulled by default; returns its hash."""
+        study, text = snapshot["study"], canonical_json(snapshot)
+        sha256 = sha256_text(text)
+        head = {"study": study, "snapshot": sha256}
+        with TemporaryDirectory() as folder:
+            whole, pointer = Path(folder) / "snapshot", Path(folder) / "head"
+            whole.write_text(text)
+            pointer.write_text(canonical_json(head | {"sha256": _seal(head)}))
+            # the head last: it must never name what is not there
+            self._put([(_snapshot(study, sha256), whole)])
+            self._put([(_head(study), pointer)])
+        return sha256
+
+    def snapshot(self, study: str, sha256: str | None = None) -> dict:
+        """The snapshot of a study that was pushed last, or the one whose hash begins so."""
+        self.fs.invalidate_cache()
+        if sha256 is None:
+            head = self._json(_head(study), f"the last push of {study}")
+            if head.pop("sha256", None) != _seal(head) or head.get("study") != study:
+                raise self._damaged(_head(study), "the last push")
+            sha256 = head["snapshot"]
+        elif len(sha256) < 64:
+            sha256 = self._whole_name(study, sha256)
+        name = _snapshot(study, sha256)
+        snapshot = self._json(name, f"a push of {study}")
+        if sha256_text(canonical_json(snapshot)) != sha256:
+            raise self._damaged(name, f"a push of {study}")
+        return snapshot
+
+    def _whole_name(self, study: str, start: str) -> str:
+        try:
+            found = self.fs.find(f"{self.root}/snapshots/{study}")
+        except FileNotFoundError:
+            found = []
+        names = [Path(path).stem for path in found]
+        fitting = [name for name in names if name.startswith(start)]
+        if len(fitting) != 1:
+            there = ", ".join(name[:12] for name in sorted(names)) or "none"
+            raise StoreError(f"{self.uri}: no single push of {study} is {start}; there: {there}")
+        return fitting[0]
+
+    def _json(self, name: str, what: str) -> dict:
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "file"
+            self._get(name, file, what)
+            try:
+                content = json.loads(file.read_text())
+            except ValueError:
+                raise self._damaged(name, what) from None
+        if not isinstance(content, dict):
+            raise self._damaged(name, what)
+        return content
+
+    # ---- bytes there and back --------------------------------------------------------------------
+
+    def _put(self, files: Iterable[tuple[str, Path]], label: str = "") -> None:
+        files = list(files)
+        if self.hub:
+            for start in range(0, len(files), FILES_A_COMMIT):
+                self._commit(files[start : start + FILES_A_COMMIT])
+        else:
+            _side_by_side(self._put_one, files, label)
+
+    def _put_one(self, item: tuple[str, Path]) -> None:
+        name, source = item
+        target = f"{self.root}/{name}"
+        if not self.local:  # there a put is whole or nothing
+            self.fs.put_file(str(source), target)
+            return
+        scratch = Path(target).with_name(f".{uuid4().hex}.part")  # others may send the same
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(source, scratch)
+            if name.startswith("objects/") and sha256_file(scratch) != name.rpartition("/")[2]:
+                raise StoreError(f"{source} changed while it was sent: push again")
+            os.replace(scratch, target)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def _commit(self, files: list[tuple[str, Path]]) -> None:
+        from huggingface_hub import CommitOperationAdd, HfApi
+
+        place = self.fs.resolve_path(self.root)
+        inside = f"{place.path_in_repo}/".lstrip("/")
+        HfApi().create_commit(
+            place.repo_id,
+            repo_type=place.repo_type,
+            revision=place.revision,
+            operations=[CommitOperationAdd(inside + name, str(path)) for name, path in files],
+            commit_message=f"ablation push: {len(files)} files",
+        )
+
+    def _get(self, name: str, target: Path, what: str) -> None:
+        try:
+            self.fs.get_file(f"{self.root}/{name}", str(target))
+        except FileNotFoundError:
+            raise StoreError(f"{self.uri} has no {name} ({what})") from None
+
+    def _damaged(self, name: str, what: str) -> StoreError:
+        return StoreError(
+            f"{self.uri}: {name} does not hold what its name says ({what}): it was damaged. Push "
+            "again with --check from where the results stand"
+        )
+
+
+def _side_by_side(act: Callable, items: list, label: str) -> None:
+    progress = Progress(label, len(items))
+    with ThreadPoolExecutor(LANES) as lanes:
+        try:
+            for done, _ in enumerate(lanes.map(act, items), 1):
+                if label:
+                    progress.update(done)
+        except BaseException:
+            lanes.shutdown(cancel_futures=True)
+            raise
+
+
+def _protocols(fs) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _object(sha256: str) -> str:
+    return f"objects/{sha256[:2]}/{sha256}"
+
+
+def _snapshot(study: str, sha256: str) -> str:
+    return f"snapshots/{study}/{sha256}.json"
+
+
+def _head(study: str) -> str:
+    return f"heads/{study}.json"
+
+
+def _seal(head: Mapping) -> str:
+    return sha256_text(canonical_json(head))

@@ -1,0 +1,160 @@
+"""Whole runs without faults: secrets, groups, overhead, several machines, no key for a dry run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.vast import FakeVast, what_is_missing
+
+from .drills import ROOT, SCALE, Drill
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing() or ""),
+]
+PASSWORD = "a-password-that-the-workflow-needs"
+
+
+@pytest.fixture
+def fake():
+    with FakeVast(time_scale=SCALE) as service:
+        yield service
+
+
+def command_lines() -> str:
+    """Those of every process that is visible, its environment apart."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return "\n".join(lines)
+
+
+def test_no_secret_is_anywhere(fake, tmp_path):
+    drill = Drill(fake, tmp_path / "drill")
+    snakefile = drill.folder / "Snakefile"
+    snakefile.write_text('envvars:\n    "STUDY_PASSWORD",\n\n\n' + snakefile.read_text())
+    seen, views, over = [], [], threading.Event()
+
+    def watch():
+        while not over.wait(0.05):
+            seen.append(command_lines())
+            views.append(json.dumps(fake.state()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    environment = {"STUDY_PASSWORD": PASSWORD}
+    try:
+        code = drill.start("--printshellcmds", "--verbose", environment=environment).finish()
+    finally:
+        over.set()
+        watcher.join()
+    assert code == 0, drill.said()
+    assert any("onboard.py" in text for text in seen), "nothing was watched"
+    written = [p for p in drill.folder.rglob("*") if p.is_file() and ".git/" not in str(p)]
+    assert len(written) > 20
+    for secret in (fake.key, PASSWORD):
+        assert not [p for p in written if secret.encode() in p.read_bytes()]
+        assert not [text for text in (*seen, *views) if secret in text]
+    private = [p for p in written if b"PRIVATE KEY" in p.read_bytes()]
+    assert not private, "the run's ssh key is still there"
+
+
+def test_what_only_the_group_reads_stays_on_the_machine(fake, tmp_path):
+    drill = Drill(fake, tmp_path / "drill")
+    assert drill.run("results/group/score.txt") == 0, drill.said()
+    assert (drill.folder / "results/group/score.txt").read_text() == "100000\n"
+    assert not (drill.folder / "results/group/checkpoint").exists()
+    assert len(fake.calls("create")) == 1
+    again = drill.run("results/group/score.txt", "-n")
+    assert again == 0 and "Nothing to be done" in drill.said()
+
+
+def test_a_second_run_has_nothing_to_do_and_asks_nobody(fake, tmp_path):
+    drill = Drill(fake, tmp_path / "drill")
+    assert drill.run() == 0, drill.said()
+    asked = len(fake.requests)
+    assert drill.run() == 0
+    assert len(fake.requests) == asked
+
+
+def test_a_dry_run_needs_no_key(fake, tmp_path):
+    drill = Drill(fake, tmp_path / "drill")
+    environment = {"VAST_API_KEY": "", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    assert drill.start("-n", environment=environment).finish() == 0, drill.said()
+    code = drill.start(environment=environment).finish()
+    assert code != 0 and "no Vast.ai key in VAST_API_KEY" in drill.said()
+
+
+def test_wrong_key_ends_the_run_with_a_word(fake, tmp_path):
+    drill = Drill(fake, tmp_path / "drill")
+    code = drill.start(environment={"VAST_API_KEY": "wrong-key-wrong-key"}).finish()
+    assert code != 0 and "401" in drill.said() and "wrong-key" not in drill.said()
+
+
+def test_preemptible_rules_get_interruptible_machines(fake, tmp_path):
+    drill = Drill(fake, tmp_path / "drill")
+    options = ("--preemptible-rules", "train", "--preemptible-retries", "1")
+    assert drill.run(*options) == 0, drill.said()
+    bids = [call.body.get("price") for call in fake.calls("create")]
+    assert len(bids) == 2 and bids[0] and bids[1] is None, "evaluate needs a steady machine"
+
+
+def attempts(drill) -> list[dict]:
+    return [line for line in drill.ledger() if line["what"] == "attempt"]
+
+
+def test_overhead_of_a_job_on_a_running_machine(fake, tmp_path):
+    """Under 3 s beside what the job itself takes on the machine."""
+    drill = Drill(fake, tmp_path / "drill", max_machines=1)
+    targets = [f"results/short/{n}.txt" for n in range(4)]
+    assert drill.run(*targets, config=("seconds=1",)) == 0, drill.said()
+    over = sorted((a["seconds"] - a["ran"]) / SCALE for a in attempts(drill))
+    print(f"overhead of a job on a running machine: {[round(s, 2) for s in over]} s")
+    assert len(over) == 4 and over[1] < 3.0
+
+
+def test_machines_are_busy(fake, tmp_path):
+    """50 jobs over 4 machines: over 90 % of the time from a machine's first job to its last."""
+    seconds = float(os.environ.get("BUSY_SECONDS", "6"))
+    drill = Drill(fake, tmp_path / "drill", max_machines=4)
+    targets = [f"results/short/{n}.txt" for n in range(50)]
+    options = ("--scheduler", "greedy", "--jobs", "50", *targets)
+    drill.start(*options, config=(f"seconds={seconds}",))
+    assert drill.finish(900) == 0, drill.said()
+    busy = total = 0.0
+    for label in {a["label"] for a in attempts(drill)}:
+        mine = [a for a in attempts(drill) if a["label"] == label]
+        first = min(a["time"] - a["seconds"] / SCALE for a in mine)
+        total += max(a["time"] for a in mine) - first
+        busy += sum(a["ran"] for a in mine) / SCALE
+    machines = len(fake.calls("create"))
+    print(f"50 jobs on {machines} machines: busy {100 * busy / total:.1f} % of the time")
+    assert machines == 4 and busy / total > 0.9
+
+
+def test_the_names_of_machines_follow_the_project(fake, tmp_path):
+    drill = Drill(fake, tmp_path / "My Study_2")
+    assert drill.run("results/train/a/model") == 0, drill.said()
+    label = drill.ledger()[0]["label"]
+    assert re.fullmatch(r"my-study-2-[0-9a-f]{8}-1-1", label)
+
+
+def test_the_reaper_leaves_living_runs_alone(fake, tmp_path):
+    drill = Drill(fake, tmp_path / "drill")
+    drill.start().until_step(3)
+    environment = os.environ | fake.environment | {"PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-m", "ablation", "reap"]
+    done = subprocess.run(command, cwd=drill.folder, env=environment, capture_output=True)
+    assert done.returncode == 0 and len(fake.instances) == 1
+    began = time.monotonic()
+    assert drill.finish() == 0 and time.monotonic() - began < 150

@@ -1,0 +1,315 @@
+"""The service behind the API: contracts, their states over time, their machines and the money."""
+
+import heapq
+import itertools
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .machine import Machine
+from .market import SECONDS_AN_HOUR, Clock, Offer
+
+GIGABYTE = 1e9
+
+
+@dataclass
+class Instance:
+    """A contract. `created` to `ends` are seconds of the service's clock."""
+
+    id: int
+    offer: Offer
+    request: dict
+    created: float
+    key: str
+    machine: Machine
+    price: float | None = None  # $/h, of a bid; None: on demand
+    actual_status: str | None = None
+    intended_status: str = "running"
+    cur_state: str = "stopped"
+    status_msg: str | None = None
+    uses_gpu: bool = False  # reached running and was not stopped: the GPU is billed
+    online: bool = True
+    destroyed: float | None = None
+    boots: int = 0
+    epoch: int = 0  # counts changes of intent: events of an older one are void
+    faults: dict = field(default_factory=dict)  # what a fault planned for the boot
+
+    @property
+    def disk(self) -> float:
+        return float(self.request.get("disk", 10))
+
+    @property
+    def ends(self) -> float:
+        return self.created + self.offer.duration
+
+    def rates(self) -> dict:
+        return self.offer.dph(self.offer.dph_base if self.price is None else self.price, self.disk)
+
+    def hourly(self) -> tuple[float, float]:
+        """What is owed now, $/h: (GPU, storage). A host that is offline is owed nothing."""
+        if self.destroyed is not None or not self.online:
+            return 0.0, 0.0
+        rates = self.rates()
+        return rates["dph_base"] if self.uses_gpu else 0.0, rates["storage_total_cost"]
+
+
+class World:
+    """Everything that happens, under one lock, in the order of the service's clock.
+
+    `boot_seconds`: when a new contract is created, loading, running. `balance`: dollars at the
+    start. Machines live below `home`; without `machines` nothing boots, only the states change.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        offers: list[Offer],
+        clock: Clock,
+        balance: float = 100.0,
+        boot_seconds: tuple[float, float, float] = (1, 2, 20),
+        visible: tuple = (),
+        machines: bool = True,
+    ):
+        self.home, self.clock, self.visible, self.machines = home, clock, visible, machines
+        self.offers = {offer.id: offer for offer in offers}
+        self.boot_seconds = boot_seconds
+        self.deposit = balance
+        self.instances: dict[int, Instance] = {}  # destroyed ones too
+        self.account_keys: list[str] = []
+        self.spent_on = {"gpu": 0.0, "storage": 0.0}  # transfers are counted on their wires
+        self.changed = threading.Condition(threading.RLock())
+        self._time = clock.now()
+        self._events: list[tuple[float, int, Callable]] = []
+        self._order = itertools.count()
+        self._ids = itertools.count(20_000_001)
+        self.closed = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    # ---- time ------------------------------------------------------------------------------------
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._order), action))
+        self.changed.notify_all()
+
+    def catch_up(self) -> float:
+        """Let everything happen that is due, each at its own moment; the time now."""
+        now = self.clock.now()
+        while True:
+            due = self._events[0][0] if self._events else now
+            until = min(max(due, self._time), now)
+            broke = self._time_of_ruin()
+            if broke is not None and broke <= until:
+                self._settle(broke)
+                self._stop_all("Your credit is exhausted")
+                continue
+            self._settle(until)
+            if not self._events or due > now:
+                return now
+            heapq.heappop(self._events)[2]()
+            self.changed.notify_all()
+
+    def advance(self, seconds: float) -> None:
+        with self.changed:
+            self.clock.advance(seconds)
+            self.catch_up()
+            self.changed.notify_all()
+
+    def _settle(self, until: float) -> None:
+        hours = max(0.0, until - self._time) / SECONDS_AN_HOUR
+        for instance in self.instances.values():
+            gpu, storage = instance.hourly()
+            self.spent_on["gpu"] += gpu * hours
+            self.spent_on["storage"] += storage * hours
+        self._time = max(until, self._time)
+
+    def _time_of_ruin(self) -> float | None:
+        """When the balance reaches zero at today's rates, while any GPU is billed."""
+        owed = [instance.hourly() for instance in self.instances.values()]
+        if not any(gpu for gpu, _ in owed):
+            return None
+        rate = sum(gpu + storage for gpu, storage in owed)
+        return self._time + max(0.0, self.balance) / rate * SECONDS_AN_HOUR
+
+    def _run(self) -> None:
+        with self.changed:
+            while not self.closed:
+                now = self.catch_up()
+                due = [t for t in (self._time_of_ruin(), *(e[0] for e in self._events[:1])) if t]
+                self.changed.wait(self.clock.real(min(due) - now) if due else None)
+
+    # ---- money -----------------------------------------------------------------------------------
+
+    def transfers(self) -> float:
+        """Dollars for what went over the wires."""
+        total = 0.0
+        for instance in self.instances.values():
+            for wire in instance.machine.wires:
+                total += wire.sent / GIGABYTE * instance.offer.inet_up_cost
+                total += wire.received / GIGABYTE * instance.offer.inet_down_cost
+        return total
+
+    @property
+    def spent(self) -> float:
+        return sum(self.spent_on.values()) + self.transfers()
+
+    @property
+    def balance(self) -> float:
+        return self.deposit - self.spent
+
+    # ---- contracts -------------------------------------------------------------------------------
+
+    def live(self) -> list[Instance]:
+        return [i for i in self.instances.values() if i.destroyed is None]
+
+    def rented(self, offer: Offer) -> bool:
+        return offer.taken or any(i.offer is offer for i in self.live())
+
+    def create(self, offer: Offer, request: dict, faults: dict) -> Instance:
+        """A new contract on `offer`; `faults`: what shall go wrong with its machine."""
+        number = next(self._ids)
+        home = self.home / f"C.{number}"
+        home.mkdir(parents=True)
+        machine = Machine(home, number, offer.facts(), "direc" in request["runtype"], self.visible)
+        machine.disk_mb = faults.get("disk_mb")
+        machine.clock_offset = faults.get("clock_offset", 0)
+        for key in self.account_keys:
+            machine.attach(key)
+        instance = Instance(
+            number, offer, request, self._time, secrets.token_hex(32), machine,
+            price=request.get("price"), faults=faults,
+        )  # fmt: skip
+        self.instances[number] = instance
+        if request.get("target_state", "running") == "stopped":
+            self.stop(instance)
+        elif instance.price is None or instance.price >= offer.min_bid:
+            self.start(instance)  # too low a bid waits for the price to fall, or the bid to rise
+        self.at(instance.ends, lambda: self.stop(instance, "The rental has ended"))
+        return instance
+
+    def start(self, instance: Instance) -> None:
+        """Towards running: created and loading first, as the fault of its boot allows."""
+        if instance.destroyed is not None or instance.cur_state == "running":
+            return
+        if self._time >= instance.ends:
+            return
+        instance.intended_status = instance.cur_state = "running"
+        instance.epoch += 1
+        epoch, faults = instance.epoch, instance.faults
+        image = instance.request.get("image", "")
+        first = instance.boots == 0
+        steps = [("created", None), ("loading", f"{image}: Pulling from registry"), ("running", "")]
+
+        def reach(status: str, message: str | None) -> None:
+            if instance.epoch != epoch or instance.destroyed is not None:
+                return
+            if first and status == "running" and faults.get("status_msg"):
+                instance.actual_status = faults.get("status", "loading")
+                instance.status_msg = faults["status_msg"]
+                return
+            instance.actual_status, instance.status_msg = status, message
+            if status == "running":
+                self._power_on(instance)
+
+        for (status, message), seconds in zip(steps, self.boot_seconds, strict=True):
+            if first and "stuck" in faults and faults["stuck"] in (None, "null"):
+                break
+            self.at(self._time + seconds, lambda s=status, m=message: reach(s, m))
+            if first and faults.get("stuck") == status:
+                break
+
+    def _power_on(self, instance: Instance) -> None:
+        request, machine = instance.request, instance.machine
+        instance.uses_gpu, instance.boots = True, instance.boots + 1
+        instance.status_msg = f"success, running {request.get('image')}/ssh"
+        if not self.machines:
+            return
+        own = {k: str(v) for k, v in request.get("env", {}).items() if not k.startswith("-")}
+        environment = own | {
+            "CONTAINER_ID": str(instance.id),
+            "CONTAINER_API_KEY": instance.key,
+            "CONTAINER_LABEL": f"C.{instance.id}",
+            "VAST_CONTAINERLABEL": f"C.{instance.id}",
+            "PUBLIC_IPADDR": machine.direct.address,
+            "VAST_TCP_PORT_22": str(machine.direct.port),
+            "GPU_COUNT": str(instance.offer.num_gpus),
+            "DATA_DIRECTORY": "/workspace/",
+        }
+        machine.boot(environment, request.get("onstart") or "")
+        refused = instance.faults.get("ssh_refused", 0) if instance.boots == 1 else 0
+        if "ssh" not in request["runtype"]:
+            return
+        if not refused:
+            machine.wires_up()
+        else:
+            epoch = instance.epoch
+            self.at(
+                self._time + refused,
+                lambda: instance.epoch == epoch and machine.wires_up(),
+            )
+
+    def stop(self, instance: Instance, why: str | None = None, intended: str = "stopped") -> None:
+        """The GPU is free and unpaid, processes end, the disk stays and is paid."""
+        if instance.destroyed is not None:
+            return
+        instance.epoch += 1
+        instance.uses_gpu = False
+        instance.intended_status, instance.cur_state = intended, "stopped"
+        instance.status_msg = why or instance.status_msg
+        if instance.online:
+            instance.actual_status = "stopped"
+        instance.machine.power_off()
+
+    def reboot(self, instance: Instance) -> None:
+        self.stop(instance)
+        self.start(instance)
+        instance.actual_status = "rebooting"
+
+    def destroy(self, instance: Instance) -> None:
+        if instance.destroyed is None:
+            instance.destroyed, instance.uses_gpu = self._time, False
+            instance.machine.destroy()
+
+    def bid(self, offer: Offer, min_bid: float | None = None) -> None:
+        """Hold the auction again, at a new `min_bid` perhaps: who bids less is stopped."""
+        offer.min_bid = offer.min_bid if min_bid is None else min_bid
+        for instance in self.live():
+            if instance.offer is not offer or instance.price is None:
+                continue
+            if instance.price < offer.min_bid and instance.cur_state == "running":
+                self.stop(instance, "Outbid", intended="running")
+            elif (
+                instance.price >= offer.min_bid
+                and instance.cur_state == "stopped"
+                and instance.intended_status == "running"
+            ):
+                self.start(instance)
+
+    def vanish(self, instance: Instance, says: str = "offline", silently: bool = False) -> None:
+        """The host is gone with all its processes; `says` is what the service makes of it."""
+        instance.epoch += 1
+        instance.machine.power_off(silently)
+        if says != "running":
+            instance.actual_status, instance.online, instance.uses_gpu = says, False, False
+
+    def come_back(self, instance: Instance) -> None:
+        """The vanished host boots again, with its disk."""
+        instance.machine.power_off()
+        instance.online, instance.uses_gpu, instance.cur_state = True, False, "stopped"
+        self.start(instance)
+
+    def _stop_all(self, why: str) -> None:
+        for instance in self.live():
+            if instance.uses_gpu:
+                self.stop(instance, why)
+
+    def close(self) -> None:
+        """Destroy every machine and end the thread."""
+        with self.changed:
+            self.closed = True
+            for instance in self.live():
+                self.destroy(instance)
+            self.changed.notify_all()
+        self._thread.join()

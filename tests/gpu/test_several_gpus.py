@@ -1,0 +1,79 @@
+"""Promises on two CUDA devices: ranks that share weights out train as one GPU does.
+
+python -m pytest -m gpu -k ranks -s
+"""
+
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+
+from test_finetune import RECIPE, write_records
+from tiny import tiny_tokenizer
+from workload import TOY, make_model
+
+from ablation.finetune import finetune
+from ablation.models import compile_layers
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
+]
+HARDWARE = {"threads": 1, "dtype": "float32", "attention": "sdpa"}
+RUN = RECIPE | {
+    "max_steps": 12,
+    "learning_rate": 1e-3,
+    "micro_batch_examples": 4,
+    "save_steps": 4,
+    "row_tokens": 128,
+    "max_seq_len": 128,
+}
+
+
+def load(dtype, attention, compiled):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    size = replace(TOY, device="cuda", vocabulary=512, dtype=getattr(torch, dtype))
+    torch.manual_seed(0)
+    model = make_model(size, attention)
+    if compiled:
+        compile_layers(model)
+    return model, tiny_tokenizer()
+
+
+@pytest.mark.parametrize(
+    "dtype, attention, compiled, tolerance",
+    [
+        ("float32", "sdpa", False, 1e-4),
+        ("bfloat16", "sdpa", False, 2e-2),
+        ("bfloat16", "flex_attention", True, 2e-2),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw_torch_fused"])
+def test_two_ranks_on_two_gpus_train_as_one(
+    tmp_path, optimizer, dtype, attention, compiled, tolerance
+):
+    write_records(tmp_path / "data.jsonl")
+    trained = []
+    for gpus in (1, 2):
+        recipe = RUN | {"optimizer": optimizer, "micro_batch_examples": 4 // gpus}
+        hardware = HARDWARE | {"gpu": gpus}
+        loads = partial(load, dtype, attention, compiled)
+        state = tmp_path / str(gpus)
+        trained.append(finetune(loads, tmp_path / "data.jsonl", recipe, 1, hardware, "t", state))
+    alone, both = trained
+    assert both.record["ranks"] == 2 and both.model.dtype == alone.model.dtype
+    for ours, theirs in zip(both.curve, alone.curve, strict=True):
+        assert ours == pytest.approx(theirs, rel=tolerance)
+    assert both.summary["eval_loss"] == pytest.approx(alone.summary["eval_loss"], rel=tolerance)
+
+    recipe = RUN | {"optimizer": optimizer, "micro_batch_examples": 2, "max_steps": 12}
+    again = finetune(loads, tmp_path / "data.jsonl", recipe, 1, hardware, "t", tmp_path / "2")
+    assert again.record["resumes"] == [12]  # its last state: weights come back as they were saved
+    weights = both.model.state_dict()
+    assert all(torch.equal(w, weights[name]) for name, w in again.model.state_dict().items())

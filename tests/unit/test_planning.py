@@ -1,0 +1,434 @@
+"""Promises of `ablation plan`: the published formula, every overhead, no dollar without a yes."""
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablation import offers, stale
+from ablation.__main__ import main
+from ablation.config import load_study
+from ablation.planning import (
+    NotAllowed,
+    Offer,
+    Overheads,
+    Rates,
+    Work,
+    allow_spending,
+    efficiency,
+    estimate,
+    items_of,
+    plan,
+    scoring,
+    several,
+    training,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+MARKET = offers.Market.read(ROOT / "resources/planning/offers.json")
+NOTHING = Overheads(startup=0, setup=0, job=0, base_gb=0, checkpoint_gb=0, state_gb=0)
+
+
+def offer(gpu="RTX_3090", gpus=1, dollars=1.0):
+    known = MARKET.gpus[gpu]
+    return Offer(gpu, gpus, dollars, known["speed"], known["memory_mb"], "test")
+
+
+# ---- the published planner -----------------------------------------------------------------------
+
+# 1,200 steps of 3.318 s (causal) and 3.908 s (bidirectional) on one RTX 3090, ten minutes of
+# start-up a run. Setup: hours of either, dollars of both at one dollar an hour.
+PUBLISHED = {
+    "1x RTX_3090": (1.272667, 1.469333, 2.742000),
+    "1x RTX_4090": (0.857917, 0.980833, 1.838750),
+    "1x A100_SXM4": (0.719667, 0.818000, 1.537667),
+    "8x H100_PCIE": (0.222055, 0.231904, 0.453960),
+    "8x H100_SXM": (0.210978, 0.218857, 0.429834),
+    "8x H100_NVL": (0.213310, 0.221604, 0.434913),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_six_published_setups_by_the_published_formula(name):
+    causal, bidir, dollars = PUBLISHED[name]
+    gpus, gpu = int(name[0]), name.partition(" ")[2]
+    over = Overheads(startup=600, setup=0, base_gb=0)
+    pair = [Work(m, m, training=1200 * s) for m, s in (("causal", 3.318), ("bidir", 3.908))]
+    both = estimate(pair, offer(gpu, gpus), 2, MARKET.efficiency, over)
+    assert both.hours == pytest.approx(bidir, abs=1e-6)  # side by side: the longer one
+    assert both.dollars == pytest.approx(dollars, abs=2e-6)
+    alone = estimate(pair[:1], offer(gpu, gpus), 2, MARKET.efficiency, over)
+    assert (alone.hours, alone.machines) == (pytest.approx(causal, abs=1e-6), 1)
+
+
+def test_speeds_and_efficiencies_are_the_published_ones():
+    speeds = {gpu: known["speed"] for gpu, known in MARKET.gpus.items()}
+    assert speeds == {
+        "RTX_3090": 1.0,
+        "RTX_4090": 1.6,
+        "A100_SXM4": 2.0,
+        "H100_PCIE": 3.2,
+        "H100_NVL": 3.8,
+        "H100_SXM": 4.0,
+    }
+    assert MARKET.efficiency == {1: 1.0, 2: 0.9, 4: 0.85, 8: 0.78}
+    assert [efficiency(n, MARKET.efficiency) for n in (1, 2, 3, 5, 8)] == [1, 0.9, 0.85, 0.78, 0.78]
+    for gpus in (0, 9):
+        with pytest.raises(ValueError, match="an efficiency is known for 1, 2, 4, 8"):
+            efficiency(gpus, MARKET.efficiency)
+
+
+# ---- identities --------------------------------------------------------------------------------
+
+seconds = st.floats(0, 1e5)
+WORKS = st.lists(
+    st.builds(
+        Work,
+        name=st.just("job"),
+        chain=st.sampled_from("abcdef"),
+        training=seconds,
+        scoring=seconds,
+        fixed=seconds,
+    ),
+    min_size=1,
+    max_size=12,
+)
+OFFERS = st.builds(
+    offer, st.sampled_from(sorted(MARKET.gpus)), st.sampled_from(offers.COUNTS), st.floats(0.01, 50)
+)
+
+
+@given(WORKS, OFFERS, st.integers(1, 8))
+def test_dollars_are_all_seconds_of_all_machines(works, one, machines):
+    over = Overheads()
+    found = estimate(works, one, machines, MARKET.efficiency, over)
+    share = efficiency(one.gpus, MARKET.efficiency)
+    busy = sum(w.seconds(one, share) for w in works) + found.machines * over.machine()
+    assert found.dollars == pytest.approx(busy / 3600 * one.dollars_per_hour)
+    assert found.machines <= min(machines, len({w.chain for w in works}))
+    assert busy / 3600 / found.machines <= found.hours * (1 + 1e-9)
+    longest = max(w.seconds(one, share) for w in works)
+    assert found.hours * 3600 >= longest + over.machine() - 1e-6
+
+
+@given(WORKS, OFFERS, st.integers(1, 7))
+def test_another_machine_is_never_slower_and_never_cheaper(works, one, machines):
+    few, more = (
+        estimate(works, one, n, MARKET.efficiency, Overheads()) for n in (machines, machines + 1)
+    )
+    assert more.hours <= few.hours * (1 + 1e-9)
+    assert more.dollars >= few.dollars * (1 - 1e-9)
+
+
+@given(WORKS, st.sampled_from(sorted(MARKET.gpus)))
+def test_more_gpus_are_faster_but_cost_more(works, gpu):
+    found = [
+        estimate(works, o, 1, MARKET.efficiency, NOTHING)
+        for o in several(offer(gpu), offers.COUNTS)
+    ]
+    for few, more in zip(found, found[1:], strict=False):
+        assert more.hours <= few.hours * (1 + 1e-9)
+        assert more.dollars >= few.dollars * (1 - 1e-9)
+
+
+def test_no_work_costs_nothing_and_no_machine_is_an_error():
+    assert estimate([], offer(), 3, MARKET.efficiency, Overheads()).dollars == 0
+    with pytest.raises(ValueError, match="at least one"):
+        estimate([], offer(), 0, MARKET.efficiency, Overheads())
+
+
+# ---- what a job takes ----------------------------------------------------------------------------
+
+RATES = Rates("H100_SXM", step_seconds=0.16, items_per_second=400, source="test")
+RECIPE = {"max_steps": 100, "batch_examples": 16, "eval_steps": 50, "eval_samples": 352}
+RECIPE |= {"save_steps": 20}
+
+
+def test_a_training_counts_steps_evaluations_saves_and_the_way_home():
+    work = training("t", "c", RECIPE, RATES, 4.0, Overheads())
+    # 100 steps of 0.16 s; 3 looks at 352 + 128 losses, a third of 0.01 s each; speed 4
+    assert work.training == pytest.approx((16 + 4.8) * 4)
+    # a minute, 5 states of 21 GB at 1 GB/s, 7 GB at 500 Mbit/s
+    assert work.fixed == pytest.approx(60 + 105 + 112)
+    twice = training("t", "c", RECIPE | {"batch_examples": 32}, RATES, 4.0, Overheads())
+    assert twice.training == pytest.approx((32 + 4.8) * 4)
+
+
+def test_scoring_counts_items_and_masks_and_uses_one_gpu():
+    evaluation = {"tasks": ["piqa", "published_piqa", "micro_piqa"], "limit": None}
+    work = scoring("s", "c", evaluation, ["causal", "full_bidir"], RATES, 4.0, Overheads(), 300)
+    assert work.scoring == pytest.approx((1838 + 500 + 300) * 2 / 400 * 4)
+    one, eight = (
+        work.seconds(offer("H100_SXM", n), efficiency(n, MARKET.efficiency)) for n in (1, 8)
+    )
+    assert one == eight == pytest.approx(60 + 2638 * 2 / 400)
+
+
+@pytest.mark.parametrize(
+    "task, limit, items",
+    [
+        ("arc_challenge", None, 1172),
+        ("published_arc_challenge", None, 299),
+        ("published_hellaswag", None, 500),
+        ("published_hellaswag", 50, 50),
+        ("hellaswag", 50, 50),
+        ("micro_piqa", None, 12),
+        ("swag", None, 2000),  # not known here
+    ],
+)
+def test_items_of_a_task(task, limit, items):
+    assert items_of(task, limit, own=12) == items
+
+
+# ---- plans ---------------------------------------------------------------------------------------
+
+
+def test_only_machines_that_fit_are_offered_cheapest_first():
+    dear, cheap = offer("H100_SXM", 1, 9.0), offer("H100_SXM", 1, 2.0)
+    works = [Work("t", "c", training=3600)]
+    market = [offer("RTX_3090", 1, 0.1), dear, cheap, offer("A100_SXM4", 1, 0.9)]
+    found = plan(works, market, RATES, MARKET.efficiency, NOTHING, gpu_mem_mb=79000)
+    assert [(e.offer.name, e.dollars) for e in found.estimates] == [
+        ("1x A100_SXM4", pytest.approx(0.45)),
+        ("1x H100_SXM", pytest.approx(0.5)),
+    ]
+    assert any("79000 MB" in note and "RTX_3090" in note for note in found.notes)
+    named = plan(works, market, RATES, MARKET.efficiency, NOTHING, gpu_model="RTX_3090")
+    assert [e.offer.gpu for e in named.estimates] == ["RTX_3090"]
+
+
+def test_every_price_has_a_date_and_a_source():
+    for row in json.loads((ROOT / "resources/planning/offers.json").read_text())["prices"]:
+        assert row["date"][:2] == "20" and row["source"].startswith("https://") and row["provider"]
+    assert {(o.gpu, o.gpus) for o in MARKET.prices} == {
+        (gpu, n) for gpu in MARKET.gpus for n in (1, 2, 4, 8)
+    }
+
+
+# ---- how fast ------------------------------------------------------------------------------------
+
+BENCHMARK = ROOT / "benchmarks/results/h100.json"
+SLOW = {"attention": "sdpa", "compile": False}
+
+
+def test_the_fast_path_is_as_measured_and_any_other_never_faster(tmp_path):
+    fast = {"attention": "flex_attention", "compile": True}
+    measured = offers.rates(MARKET, fast, BENCHMARK, tmp_path)
+    known = json.loads(BENCHMARK.read_text())
+    assert measured.step_seconds == known["training"]["step16_s"]["ours"]
+    assert measured.gpu == "H100_SXM" and "measured on NVIDIA H100" in measured.source
+    bound = offers.rates(MARKET, SLOW, BENCHMARK, tmp_path)
+    assert bound.step_seconds > measured.step_seconds
+    assert bound.items_per_second < measured.items_per_second
+    assert "nothing was measured for attention: sdpa" in bound.source
+
+
+def run_of(folder, gpus, tokens_per_second=1000.0):
+    folder.mkdir(parents=True)
+    run = {"gpus": [{"name": name} for name in gpus], "tokens_per_second": tokens_per_second}
+    (folder / "run.json").write_text(json.dumps(run))
+    summary = {"steps": 10, "tokens": 32000, "recipe": {"batch_examples": 32}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def test_earlier_runs_of_the_study_count_more_than_the_benchmark(tmp_path):
+    run_of(tmp_path / "stage3_finetune/3A/seed1", ["NVIDIA GeForce RTX 3090"])
+    seen = offers.rates(MARKET, SLOW, BENCHMARK, tmp_path)
+    # 32 s for 320 examples: 1.6 s for 16
+    assert (seen.gpu, seen.step_seconds) == ("RTX_3090", pytest.approx(1.6))
+    assert "stage3_finetune/3A/seed1" in seen.source
+    # of two, the one that makes the plan dearer
+    run_of(tmp_path / "stage3_finetune/3B/seed1", ["NVIDIA H100 80GB HBM3"])
+    assert offers.rates(MARKET, SLOW, BENCHMARK, tmp_path).gpu == "H100_SXM"
+
+
+@pytest.mark.parametrize("gpus", [[], ["Unheard Of 1"], ["RTX 3090", "RTX 3090"]])
+def test_runs_on_no_known_single_gpu_say_nothing(tmp_path, gpus):
+    run_of(tmp_path / "stage3_finetune/3A/seed1", gpus)
+    assert offers.rates(MARKET, SLOW, BENCHMARK, tmp_path).gpu == "H100_SXM"
+
+
+# ---- live offers ---------------------------------------------------------------------------------
+
+
+def row(gpu, count, price, memory, spot=False):
+    return types.SimpleNamespace(
+        provider="vastai",
+        location="PL",
+        gpu_name=gpu,
+        gpu_count=count,
+        price=price,
+        gpu_memory=memory,
+        spot=spot,
+    )
+
+
+@pytest.fixture
+def gpuhunt(monkeypatch):
+    """The parts of gpuhunt that are used, without a network."""
+
+    class Catalog:
+        rows = []
+
+        def __init__(self, **options):
+            assert not options["auto_reload"]  # which would download every provider's catalogue
+
+        def add_provider(self, provider):
+            self.provider = provider
+
+        def query(self, **asked):
+            assert self.provider and asked["provider"] == ["vastai"]
+            Catalog.asked = asked
+            if isinstance(self.rows, Exception):
+                raise self.rows
+            return self.rows
+
+    providers = types.SimpleNamespace(VastAIProvider=object)
+    monkeypatch.setitem(sys.modules, "gpuhunt", types.SimpleNamespace(Catalog=Catalog))
+    monkeypatch.setitem(sys.modules, "gpuhunt.providers", types.SimpleNamespace(vastai=providers))
+    monkeypatch.setitem(sys.modules, "gpuhunt.providers.vastai", providers)
+    return Catalog
+
+
+def test_live_offers_are_of_known_gpus_with_their_own_memory(gpuhunt):
+    gpuhunt.rows = [
+        row("H100NVL", 2, 5.0, 94.0),
+        row("H100", 1, 1.2, 80.0, spot=True),
+        row("RTX3090", 3, 0.6, 24.0),  # no class of three
+        row("B300", 1, 9.0, 288.0),  # of unknown speed
+        row(None, 0, 0.1, None),
+    ]
+    found = offers.live(MARKET)
+    assert [(o.name, o.dollars_per_hour, o.memory_mb) for o in found] == [
+        ("2x H100_NVL", 5.0, 96256),
+        ("1x H100_PCIE (interruptible)", 1.2, 81920),  # the market says no more than H100
+    ]
+    assert found[0].source == "vastai now, PL"
+    assert gpuhunt.asked["min_gpu_memory"] is None
+    offers.live(MARKET, gpu_mem_mb=51200)
+    assert gpuhunt.asked["min_gpu_memory"] == 50
+
+
+def test_a_market_that_does_not_answer_is_told(gpuhunt):
+    gpuhunt.rows = ConnectionError("no route")
+    with pytest.raises(offers.NoOffers, match="ConnectionError: no route"):
+        offers.live(MARKET)
+
+
+def test_without_gpuhunt_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gpuhunt", None)
+    with pytest.raises(offers.NoOffers, match=r"\.\[prices\]"):
+        offers.live(MARKET)
+
+
+# ---- what is stale -------------------------------------------------------------------------------
+
+SUMMARY = """output_file\tdate\trule\tlog-file(s)\tstatus\tplan
+results/s/recovery.csv\t-\trecovery\t-\tmissing\tupdate pending
+results/s/stage1_baseline/metrics.json\tnow\tstage1_baseline\ta.log\tok\tno update
+results/s/stage3_finetune/3B-leaky/seed7/model\t-\tstage3_finetune\t-\tmissing\tupdate pending
+results/s/stage3_finetune/3B-leaky/seed7/run.json\t-\tstage3_finetune\t-\tmissing\tupdate pending
+results/s/stage4_posteval/3B-leaky/seed7/causal/run.json\t-\tstage4_posteval\t-\tok\tupdate pending
+"""
+
+
+def test_stale_jobs_are_those_that_snakemake_would_run():
+    trained, scored = ("3B-leaky", 7), ("3B-leaky", 7)
+    assert stale.read(SUMMARY) == [
+        stale.Job("recovery"),
+        stale.Job("stage3_finetune", *trained),
+        stale.Job("stage4_posteval", *scored),
+    ]
+    with pytest.raises(stale.DryRunFailed, match="no table"):
+        stale.read("Error: no such target")
+
+
+def test_tables_cost_nothing_and_a_checkpoint_stays_on_its_machine():
+    study = load_study({}, ROOT / "config")
+    jobs = [stale.Job("recovery"), stale.Job("stage1_baseline")]
+    jobs += [stale.Job(rule, "3B", 31) for rule in ("stage3_finetune", "stage4_posteval")]
+    works = stale.works(jobs, study, RATES, MARKET, Overheads())
+    assert [work.chain for work in works] == ["stage1_baseline", "3B seed 31", "3B seed 31"]
+    assert works[1].training and not works[1].scoring and works[2].scoring
+
+
+def test_a_profile_names_the_study_and_the_command_line_has_the_last_word(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert stale.study_of("slurm").study == "ministral3b"
+    assert stale.study_of("slurm", ["config/rehearsal3b.yaml"]).study == "rehearsal3b"
+    changed = stale.study_of("slurm", config=["study=mine", "hardware={runtime: 4}"])
+    assert (changed.study, changed.hardware.runtime, changed.hardware.threads) == ("mine", 4, 8)
+    assert stale.study_of(None).study == stale.study_of("default").study == "micro"
+    with pytest.raises(stale.DryRunFailed, match="elsewhere/config.yaml was not found"):
+        stale.study_of("elsewhere")
+
+
+def test_the_command_asks_snakemake_and_answers_in_json(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    config = ["study=never_ran", "seeds=[1]", "recipes={3B: {train_mask: prefill_bidir}}"]
+    assert main(["plan", "--json", "--machines", "2", "--config", *config]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [job["name"] for job in told["jobs"]] == [
+        "stage1_baseline",
+        "stage2_ablation",
+        "stage3_finetune 3B seed 1",
+        "stage4_posteval 3B seed 1",
+    ]
+    assert told["estimates"] and all(e["machines"] == 2 for e in told["estimates"])
+    assert "Not counted, as what makes data and tables: base, base_in" in told["notes"][-1]
+    dollars = [e["dollars"] for e in told["estimates"]]
+    assert dollars == sorted(dollars) and dollars[0] > 0
+
+
+def test_what_snakemake_refuses_is_passed_on(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["plan", "results/nowhere.csv"]) == 1
+    assert "results/nowhere.csv" in capsys.readouterr().err
+
+
+# ---- before money is spent -----------------------------------------------------------------------
+
+
+def answering(answer):
+    def ask(question):
+        assert "$7.00" in question
+        if answer is None:
+            raise EOFError
+        return answer
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"yes": True},
+        {"yes": True, "budget": 7.0},
+        {"budget": 7.5},  # nobody to ask: the budget stands for the yes
+        {"ask": answering("y")},
+        {"ask": answering(" Yes "), "budget": 9.0},
+    ],
+)
+def test_spending_is_allowed(settings):
+    allow_spending(7.0, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({}, "nobody is at a terminal"),
+        ({"budget": 6.99}, "over the budget of \\$6.99"),
+        ({"yes": True, "budget": 6.99}, "over the budget"),
+        ({"ask": answering("y"), "budget": 1.0}, "over the budget"),
+        ({"ask": answering("")}, "was not yes"),
+        ({"ask": answering("n"), "budget": 9.0}, "was not yes"),
+        ({"ask": answering(None)}, "was not yes"),
+    ],
+)
+def test_spending_is_not_allowed(settings, told):
+    with pytest.raises(NotAllowed, match=told):
+        allow_spending(7.0, **settings)

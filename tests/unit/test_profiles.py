@@ -1,0 +1,129 @@
+"""Promises of the profiles: found by bare name, hardware from the study, no key, network or hub."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ablation.config import load_study
+from ablation.layers import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = sorted(p.parent.name for p in ROOT.glob("profiles/*/config.yaml"))
+# No hub can be asked, no key is there, and home is empty.
+ALONE = {"HF_HUB_OFFLINE": "1", "HOME": "/nonexistent", "VAST_API_KEY": ""}
+MODEL_JOBS = {"stage1_baseline", "stage2_ablation", "stage3_finetune", "stage4_posteval"}
+MODEL_JOBS |= {"stage5_longrun", "stage5_posteval"}
+
+
+def snakemake(*arguments, check=True):
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | ALONE, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def entries(name):
+    return (ROOT / "profiles" / name / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["default", "gpu", "slurm", "vast"])
+def test_a_profile_is_linked_from_the_root_where_its_bare_name_is_looked_up(name):
+    assert os.readlink(ROOT / name) == f"profiles/{name}"
+
+
+def test_the_profiles():
+    assert {"default", "gpu", "slurm"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_entry_of_a_profile_has_a_comment_above_it(name):
+    lines = entries(name).splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"[\w-]+:", line):
+            assert lines[number - 1].startswith("#"), line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_profile_says_nothing_of_what_jobs_need(name):
+    """Hardware is the study's; a profile says where it is found, and what it may cost."""
+    asked = {"gpu_model", "gpu_mem_mb", "mem_mb", "disk_mb", "runtime"}
+    assert not asked & set(yaml.safe_load(entries(name)).get("default-resources") or ())
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "default"])
+def test_a_dry_run_of_the_real_study_needs_no_key_no_network_and_no_hub(name):
+    text = snakemake("--profile", name, "-n", "results/recovery.csv")
+    assert "results/ministral3b/recovery.csv" in text and "This was a dry-run" in text
+    jobs = text.split("Job stats:")[1].split("total")[0]
+    assert set(re.findall(r"^(stage\w+) +\d+$", jobs, re.M)) == MODEL_JOBS
+    pins = yaml.safe_load((ROOT / "config/ministral3b.yaml").read_text())["pins"]
+    lacking = sum(commit is None for commit in pins.values())
+    said = f"{lacking} hub repositories have no commit yet"
+    assert (said in text) == (lacking > 0)
+
+
+def test_another_study_is_told_on_the_command_line():
+    text = snakemake(
+        *("--profile", "slurm", "-n", "results/recovery.csv"),
+        *("--configfile", "config/default.yaml", "--config", "study=other"),
+    )
+    assert "results/other/recovery.csv" in text and "ministral3b/" not in text
+
+
+def test_a_real_run_of_an_unpinned_study_is_refused_before_anything_runs(tmp_path):
+    study = "study: unpinned\nbase: owner/model\npins: {owner/model: null}\n"
+    (tmp_path / "study.yaml").write_text(study)
+    file, target = tmp_path / "study.yaml", "results/unpinned/base/manifest.json"
+    planned = snakemake("-n", target, "--configfile", str(file))
+    assert "1 hub repositories have no commit yet" in planned and "This was a dry-run" in planned
+    refused = snakemake("--cores", "1", target, "--configfile", str(file), check=False)
+    assert "pins.owner/model" in refused and "`ablation pin FILE`" in refused
+    assert "Finished job" not in refused and not (ROOT / "results/unpinned").exists()
+
+
+def test_only_a_dry_run_may_leave_pins_open():
+    loose = {"extends": "ministral3b.yaml", "pins": {"yahma/alpaca-cleaned": "main"}}
+    study = load_study(loose, ROOT / "config", pinned=False)
+    assert study.pins["yahma/alpaca-cleaned"] == "main"
+    with pytest.raises(ConfigError, match="pins.yahma/alpaca-cleaned"):
+        load_study(loose, ROOT / "config")
+
+
+# ---- what a job asks for ---------------------------------------------------------------------
+
+
+def hardware(**changed):
+    return load_study({"hardware": changed}, ROOT / "config").hardware
+
+
+def test_a_gpu_job_asks_for_hardware_and_names_no_place():
+    asked = hardware(gpu=1, gpu_model="h100", gpu_mem_mb=79000, runtime=5).asked()
+    assert asked == {
+        "gpu": 1,
+        "gpu_model": "h100",
+        "gpu_mem_mb": 79000,
+        "mem_mb": 2000,
+        "disk_mb": 10000,
+        "runtime": 5,
+    }
+
+
+def test_a_job_without_a_gpu_asks_for_no_kind_of_it():
+    asked = hardware(gpu=0, gpu_model="h100", gpu_mem_mb=79000).asked()
+    assert asked["gpu"] == 0 and not {"gpu_model", "gpu_mem_mb"} & set(asked)
+
+
+def test_what_a_machine_is_asked_for_makes_nothing_stale():
+    plain, more = hardware(), hardware(mem_mb=9, disk_mb=9, runtime=9, gpu_mem_mb=9, gpu_model="x")
+    assert plain.computing() == more.computing() != hardware(gpu=1).computing()
+
+
+def test_rules_name_no_partition_account_price_or_region():
+    places = r"\b(slurm_\w+|vast_\w+|partition|account|price|max_price|region|geolocation)\s*="
+    for file in [*(ROOT / "rules").glob("*.smk"), ROOT / "Snakefile"]:
+        assert not re.search(places, file.read_text()), file

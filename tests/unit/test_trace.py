@@ -1,0 +1,175 @@
+"""Promises of trace: a cell leads to everything behind it, and nothing tampered with passes."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_results import HOME, ITEMS, SEEDS, TASKS, make
+
+from ablation.__main__ import main
+from ablation.provenance import StaleInput, write_json_lines
+from ablation.trace import CannotTrace, trace
+
+TABLE = "results/recovery.csv"
+ROW = {"recipe": "3B", "seed": "1", "mask": "prefill_bidir", "task": "macro"}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(Path("."))
+    return tmp_path
+
+
+def stages(found):
+    return sorted(node["stage"] for node in found["manifests"].values())
+
+
+def test_a_cell_leads_to_conditions_runs_samples_weights_and_data(here):
+    found = trace(TABLE, ROW, "recovered")
+    assert {role: len(paths) for role, paths in found["conditions"].items()} == {
+        "baseline": 1,
+        "ablated": 1,
+        "after": 1,
+    }
+    assert stages(found) == sorted(
+        ["base", "base_items", "stage1_baseline", "stage2_ablation"]
+        + ["stage3_finetune", "stage4_posteval"]
+    )
+    (after,) = found["conditions"]["after"]
+    node = found["manifests"][after]
+    assert node["samples"]["rows"] == dict.fromkeys(TASKS, 2 * ITEMS)
+    assert node["seed"] == 1 and node["run"]["host"] == "h"
+    (checkpoint,) = (path for path in node["inputs"] if "stage3" in path)
+    weights = found["manifests"][checkpoint]["outputs"]["model/model.safetensors"]
+    assert weights["here"] and len(weights["sha256"]) == 64
+    assert found["totals"]["energy_joules"] == 500 and found["totals"]["machines"] == ["h (p)"]
+
+
+@pytest.mark.parametrize(
+    "column, roles",
+    [
+        ("baseline", {"baseline"}),
+        ("damage_p", {"baseline", "ablated"}),
+        ("gain_low", {"ablated", "after"}),
+        ("recovery_ratio", {"baseline", "after"}),
+        ("recovered_status", {"baseline", "ablated", "after"}),
+        ("comparable", {"baseline", "ablated", "after"}),
+    ],
+)
+def test_a_column_leads_only_to_what_it_is_computed_from(here, column, roles):
+    assert set(trace(TABLE, ROW, column)["conditions"]) == roles
+
+
+def test_accuracies_are_computed_again_from_the_sample_rows(here):
+    frame = pd.read_csv(TABLE, dtype={"seed": str})
+    for _, row in frame[frame["mask"] != "causal"].iterrows():
+        found = trace(TABLE, {k: row[k] for k in ROW}, "recovered")
+        for role, value in found["accuracies"].items():
+            assert value == pytest.approx(row[role], abs=1e-8)
+
+
+def test_all_seeds_lead_to_every_seed(here):
+    found = trace(TABLE, ROW | {"seed": "all"}, "gain")
+    assert len(found["conditions"]["after"]) == len(SEEDS)
+
+
+def test_the_same_cell_by_the_studys_own_table(here):
+    ours, named = (trace(t, ROW, "gain") for t in (f"{HOME}/recovery.csv", TABLE))
+    assert ours["manifests"] == named["manifests"]
+
+
+def test_other_tables_lead_back_as_well(here):
+    both = {"recipe": "3B", "against": "3A", "seed": "1", "mask": "full_bidir", "task": "a"}
+    found = trace(f"{HOME}/contrasts.csv", both, "recovered_difference")
+    assert set(found["conditions"]) == {"baseline", "ablated", "after", "after_against"}
+    base = {"stage": "stage1_baseline", "task": "a"}
+    found = trace(f"{HOME}/per_task.csv", base, "accuracy")
+    assert list(found["conditions"]) == ["stage1_baseline"]
+
+
+@pytest.mark.parametrize(
+    "where, column, said",
+    [
+        (ROW, "recvery", "it has study, recipe"),
+        (ROW | {"recipes": "3B"}, "gain", "no column 'recipes'"),
+        (ROW | {"recipe": "3C"}, "gain", "no recipe '3C'; it has 3A, 3B"),
+        ({"recipe": "3B"}, "gain", "say one more of seed: 1, 2, all; mask: "),
+    ],
+)
+def test_rows_and_columns_that_are_not_there_are_refused_with_what_there_is(
+    here, where, column, said
+):
+    with pytest.raises(CannotTrace, match=said):
+        trace(TABLE, where, column)
+
+
+BEHIND = {
+    "a manifest": f"{HOME}/stage4_posteval/3B/seed1/prefill_bidir/manifest.json",
+    "samples": f"{HOME}/stage4_posteval/3B/seed1/prefill_bidir/samples.parquet",
+    "weights": f"{HOME}/stage3_finetune/3B/seed1/model/model.safetensors",
+    "the checkpoint's manifest": f"{HOME}/stage3_finetune/3B/seed1/manifest.json",
+    "items": f"{HOME}/base/items/a.jsonl",
+    "the baseline": f"{HOME}/stage1_baseline/samples.parquet",
+    "the table": f"{HOME}/recovery.csv",
+    "the table's manifest": f"{HOME}/recovery.manifest.json",
+}
+
+
+@pytest.mark.parametrize("file", BEHIND.values(), ids=BEHIND)
+def test_whatever_was_tampered_with_is_named(here, file):
+    content = Path(file).read_bytes()
+    middle = len(content) // 2
+    Path(file).write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    with pytest.raises(StaleInput, match=Path(file).name):
+        trace(TABLE, ROW, "recovered")
+
+
+def test_a_manifest_replaced_by_a_whole_one_is_named(here):
+    manifest = Path(BEHIND["a manifest"])
+    for name in ("manifest.json", "samples.parquet", "metrics.json"):
+        other = manifest.parents[2] / "seed2/prefill_bidir" / name
+        (manifest.parent / name).write_bytes(other.read_bytes())
+    with pytest.raises(StaleInput, match="seed1/prefill_bidir/manifest.json is not the one that"):
+        trace(TABLE, ROW, "recovered")
+
+
+def test_weights_may_be_gone_and_are_told(here, capsys):
+    Path(BEHIND["weights"]).unlink()
+    options = ["--where", *(f"{k}={v}" for k, v in ROW.items()), "--column", "gain"]
+    assert main(["trace", TABLE, *options]) == 0
+    assert "not here: model/model.safetensors" in capsys.readouterr().out
+
+
+def test_dollars_and_failed_attempts_come_from_the_ledger(here):
+    """Attempts count once, with those before them that failed, and only those of the cell."""
+    lines = [
+        {"what": "rent", "label": "m"},
+        {"what": "attempt", "attempt": "run-0", "job": "t", "why": "offline", "dollars": 0.25},
+        {"what": "attempt", "attempt": "other", "job": "o", "why": "done", "dollars": 9.0},
+        {"what": "attempt", "attempt": "run-1", "job": "t", "why": "done", "dollars": 0.5},
+        {"what": "attempt", "attempt": "run-2", "job": "t", "why": "done", "dollars": 7.0},
+    ]
+    write_json_lines("ledger/study.jsonl", lines)
+    totals = trace(TABLE, ROW | {"seed": "all"}, "after")["totals"]
+    assert (totals["attempts"], totals["failed_attempts"], totals["dollars"]) == (2, 1, 0.75)
+    assert trace(TABLE, ROW, "baseline")["totals"]["dollars"] is None
+
+
+def test_the_tree_and_the_json_say_the_same(here, capsys):
+    options = ["--where", *(f"{k}={v}" for k, v in ROW.items()), "--column", "recovered"]
+    assert main(["trace", TABLE, *options, "--json", "found.json"]) == 0
+    tree, found = capsys.readouterr().out, json.loads(Path("found.json").read_text())
+    assert found == json.loads(json.dumps(trace(TABLE, ROW, "recovered")))
+    assert all(path in tree for path in found["manifests"])
+    assert found["cell"]["value"] in tree and "(P - A) / (B - A)" in tree
+    assert main(["trace", TABLE, *options, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+
+
+def test_the_command_says_what_is_wrong_and_fails(here, capsys):
+    assert main(["trace", TABLE, "--where", "recipe=3C", "--column", "gain"]) == 2
+    assert "it has 3A, 3B" in capsys.readouterr().err
+    assert main(["trace", "absent.csv", "--column", "gain"]) == 2
+    assert "was not found" in capsys.readouterr().err

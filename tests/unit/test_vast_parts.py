@@ -1,0 +1,416 @@
+"""The Vast executor's parts, each alone: API calls, keeper, files, runs. No network, no waits."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+
+from snakemake_executor_plugin_vast import api, deadman, onboard, rental, runs, transport, work
+from snakemake_executor_plugin_vast import ledger as books
+from snakemake_executor_plugin_vast.api import Instance
+from snakemake_executor_plugin_vast.keeper import Keeper
+
+KEY = "0123456789abcdef-secret"
+
+
+class Still:
+    """A clock that moves when somebody waits."""
+
+    scale = 1.0
+
+    def __init__(self):
+        self.time, self.waits = 0.0, []
+
+    def now(self):
+        return self.time
+
+    wall = now
+
+    def real(self, seconds):
+        return seconds
+
+    def wait(self, seconds, event=None):
+        self.waits.append(seconds)
+        self.time += max(0.0, seconds)
+        return bool(event and event.is_set())
+
+
+# ---- the API -------------------------------------------------------------------------------------
+
+
+def vast(monkeypatch, *replies):
+    """A client whose calls get these replies in turn: (status, body) or an exception."""
+    left, sent = list(replies), []
+
+    def request(self, method, url, **more):
+        sent.append((method, url, more))
+        reply = left.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        answer = requests.Response()
+        answer.status_code, body = reply
+        answer._content = (body if isinstance(body, str) else json.dumps(body)).encode()
+        return answer
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    client = api.Vast(KEY, "http://fake", Still(), jitter=lambda: 0.0)
+    return client, sent
+
+
+@pytest.mark.parametrize(
+    "reply, kind",
+    [
+        ((404, {"error": "no_such_ask"}), api.NoSuchOffer),
+        ((410, {"error": "no_such_ask"}), api.NoSuchOffer),
+        ((400, {"error": "invalid_args"}), api.Refused),
+        ((401, {"error": "auth_error"}), api.Refused),
+        ((429, "API requests too frequent: endpoint threshold=4.5"), api.Unavailable),
+        ((500, "Internal Server Error"), api.LostReply),
+        ((200, "no json"), api.LostReply),
+        ((200, {"success": True}), api.LostReply),
+        (requests.ReadTimeout("slow"), api.LostReply),
+        (requests.ConnectionError("cut"), api.LostReply),
+    ],
+)
+def test_a_create_is_sent_once_and_its_failure_says_what_is_known(monkeypatch, reply, kind):
+    client, sent = vast(monkeypatch, reply)
+    with pytest.raises(api.VastError) as caught:
+        client.create(5, {"image": "x"})
+    assert type(caught.value) is kind and len(sent) == 1
+
+
+def test_what_may_be_repeated_is_with_growing_waits(monkeypatch):
+    down = [(503, "busy"), requests.ConnectionError("cut"), (429, "too frequent")]
+    client, sent = vast(monkeypatch, *down, (200, {"offers": [{"id": 3}]}))
+    assert [offer.id for offer in client.search({})] == [3]
+    assert len(sent) == 4 and client.clock.time > 2 + 4 + 8
+
+
+def test_it_gives_up_in_the_end(monkeypatch):
+    client, sent = vast(monkeypatch, *[(503, "busy")] * api.TRIES)
+    with pytest.raises(api.Unavailable):
+        client.instances()
+    assert len(sent) == api.TRIES
+
+
+def test_calls_keep_their_distance(monkeypatch):
+    client, _ = vast(monkeypatch, *[(200, {"new_contract": 1})] * 3)
+    for _ in range(3):
+        client.create(1, {})
+    assert client.clock.time == pytest.approx(2 * api.PACE["create"])
+
+
+def test_all_pages_of_the_list_are_read(monkeypatch):
+    pages = [
+        (200, {"instances": [{"id": 1}], "next_token": "t"}),
+        (200, {"instances": [{"id": 2}]}),
+    ]
+    client, sent = vast(monkeypatch, *pages)
+    assert [instance.id for instance in client.instances()] == [1, 2]
+    assert sent[1][2]["params"]["after_token"] == "t"
+
+
+def test_the_key_is_in_no_message_and_no_argument(monkeypatch):
+    client, sent = vast(monkeypatch, (400, {"msg": f"bad key {KEY}"}))
+    with pytest.raises(api.Refused) as caught:
+        client.create(1, {})
+    assert KEY not in str(caught.value) and "<key>" in str(caught.value)
+    assert KEY not in repr(sent)
+
+
+def test_the_key_is_found_where_the_official_client_puts_it(tmp_path):
+    with pytest.raises(api.NoKey, match="VAST_API_KEY"):
+        api.find_key({}, tmp_path)
+    file = tmp_path / ".config/vastai/vast_api_key"
+    file.parent.mkdir(parents=True)
+    file.write_text("from file\n")
+    assert api.find_key({}, tmp_path) == "from file"
+    assert api.find_key({"VAST_API_KEY": "from env"}, tmp_path) == "from env"
+
+
+# ---- the keeper ----------------------------------------------------------------------------------
+
+
+class Account:
+    """Instances by label; `deaf` destroys are ignored, `down` listings fail."""
+
+    def __init__(self, *labels, deaf=0, down=0):
+        self.labels, self.deaf, self.down, self.destroyed = list(labels), deaf, down, []
+
+    def instances(self):
+        if self.down:
+            self.down -= 1
+            raise api.Unavailable("down")
+        return [Instance(label, label, "running", "", 1, 0.1, False, ()) for label in self.labels]
+
+    def destroy(self, id):  # here the label
+        self.destroyed.append(id)
+        if self.deaf:
+            self.deaf -= 1
+            raise api.Unavailable("500")
+        self.labels.remove(id)
+
+
+def keeper(account, ended=None):
+    return Keeper(account, "p-", Still(), ended=(ended if ended is not None else []).append)
+
+
+def test_strays_end_and_what_is_wanted_or_foreign_stays():
+    account = Account("p-1-1", "p-2-2", "other-1")
+    watch = keeper(account)
+    watch._wanted.add("p-1-1")
+    watch.look()
+    assert account.destroyed == ["p-2-2"] and sorted(account.labels) == ["other-1", "p-1-1"]
+
+
+@pytest.mark.parametrize("trouble", [{}, {"deaf": 3}, {"down": 4}])
+def test_an_end_counts_when_the_list_no_longer_names_it(trouble):
+    account, ended = Account("p-1-1", "p-2-2", **trouble), []
+    watch = keeper(account, ended)
+    watch._wanted |= {"p-1-1", "p-2-2"}
+    assert watch.end_all(600.0) == []
+    assert account.labels == [] and sorted(ended) == ["p-1-1", "p-2-2"]
+
+
+def test_what_cannot_be_ended_is_named():
+    watch = keeper(Account("p-1-1", deaf=10**6))
+    assert watch.end_all(60.0) == ["p-1-1"]
+
+
+def test_a_machine_that_appears_late_is_found():
+    account, ended = Account(), []
+    watch = keeper(account, ended)
+    watch._ending["p-1-1"] = 0  # its create was never answered
+    watch.look()
+    assert not ended
+    account.labels.append("p-1-1")
+    watch.look()
+    assert account.destroyed == ["p-1-1"]
+    watch.look()
+    watch.look()
+    assert ended == ["p-1-1"]
+
+
+# ---- what the machine gets -----------------------------------------------------------------------
+
+
+def site(**facts):
+    given = {"workdir": "/data/a study", "image": "i", "setup": "", "activate": "", "smoke": ""}
+    return rental.Site(**given, sources=list, silent=1800, later=7200, longest=86400, **facts)
+
+
+def test_the_start_script_is_short_and_a_shell_understands_it():
+    key = "ssh-ed25519 " + "A" * 68
+    text = rental.onstart(site(), key, "https://console.vast.ai", Still(), 30.0)
+    assert len(text) <= 4096 and key in text
+    checked = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True)
+    assert checked.returncode == 0, checked.stderr
+    code = text.partition("<<'END'\n")[2].partition("END\n")[0]
+    compile(code, "deadman", "exec")
+
+
+def test_the_switch_hears_the_lease_whatever_its_clock_says(tmp_path, monkeypatch):
+    """It ends the machine by the changes of the lease that it sees, not by their times."""
+    now, calls = [0.0], []
+
+    def sleep(seconds):
+        now[0] += seconds
+        if now[0] < 100:
+            (tmp_path / "lease").write_text(str(now[0]))  # touched: its time changes
+        if calls:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(deadman.time, "sleep", sleep)
+    monkeypatch.setattr(deadman.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(deadman, "touched", lambda path: deadman_time(path))
+
+    def deadman_time(path):
+        file = Path(path)
+        return hash(file.read_text()) if file.exists() and file.name == "lease" else 0
+
+    monkeypatch.setattr(deadman.time, "time", lambda: 0.0)
+    monkeypatch.setattr(deadman, "call", lambda url, method, body: calls.append((method, now[0])))
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/keep").write_text("/state")
+    with pytest.raises(KeyboardInterrupt):
+        deadman.main(str(tmp_path), "http://x", 30, 5, 1000, 1e6, 10)
+    [(method, when)] = calls
+    assert method == "PUT" and 120 <= when <= 150
+
+
+def test_only_whole_parts_of_a_state_are_linked(tmp_path):
+    state = tmp_path / "state"
+    for name, sealed in (("checkpoint-3", True), ("checkpoint-6", False)):
+        (state / name).mkdir(parents=True)
+        (state / name / "weights").write_text(name)
+        if sealed:
+            (state / name / onboard.SEAL).touch()
+    (state / "resumes").write_text("3\n")
+    taken = onboard.snapshot("", {"state": str(state)})
+    assert taken == {"there": True, "parts": ["checkpoint-3", "resumes"]}
+    copy = tmp_path / "state.home"
+    assert (copy / "checkpoint-3/weights").read_text() == "checkpoint-3"
+    (state / "resumes").unlink()  # replaced by rename, as the trainer does
+    (state / "resumes").write_text("3\n6\n")
+    assert (copy / "resumes").read_text() == "3\n"
+    assert onboard.snapshot("", {"state": str(tmp_path / "none")}) == {"there": False}
+
+
+def test_the_mark_of_a_state_moves_with_its_seals(tmp_path):
+    state = tmp_path / "state"
+    assert onboard.mark(str(state)) == []
+    (state / "checkpoint-1").mkdir(parents=True)
+    before = onboard.mark(str(state))
+    (state / "checkpoint-1/weights").touch()
+    assert onboard.mark(str(state)) == before == []
+    (state / "checkpoint-1" / onboard.SEAL).touch()
+    assert onboard.mark(str(state)) != before
+
+
+def job(tmp_path, command, **facts):
+    request = {"command": command, "workdir": str(tmp_path), "environment": {}, "outputs": []}
+    request |= {"inputs": [], "remove": [], "states": []} | facts
+    folder = tmp_path / "jobs/1"
+    answer = onboard.start(str(folder), request)
+    return folder, answer, request
+
+
+def exit_of(folder):
+    while not (folder / "exit.json").exists():
+        assert onboard.alive(folder) or (folder / "exit.json").exists()
+    return json.loads((folder / "exit.json").read_text())
+
+
+def test_a_job_leaves_its_exit_code_and_the_hashes_of_what_it_made(tmp_path):
+    old = tmp_path / "out"
+    old.mkdir()
+    (old / "stale").touch()
+    made = {"outputs": ["out", "none"], "environment": {"WORD": "hi"}, "remove": [str(old)]}
+    folder, answer, request = job(tmp_path, "mkdir out; echo $WORD | tee out/file", **made)
+    assert answer == {"started": True}
+    done = exit_of(folder)
+    assert done["code"] == 0 and done["missing"] == ["none"]
+    assert list(done["files"]) == ["out/file"]
+    transport.verify(done["files"], str(tmp_path))
+    assert onboard.start(str(folder), request) == {"started": False}  # its reply was lost
+    seen = onboard.look(str(folder), {"offset": 0, "states": []})
+    assert seen["output"] == "hi\n" and seen["exit"]["code"] == 0
+    (tmp_path / "out/file").write_text("hurt")
+    with pytest.raises(transport.Damaged, match="changed"):
+        transport.verify(done["files"], str(tmp_path))
+    with pytest.raises(transport.Damaged, match="did not come"):
+        transport.verify({"none": "0"}, str(tmp_path))
+
+
+def test_a_job_is_ended_with_all_its_children(tmp_path):
+    folder, _, _ = job(tmp_path, "sleep 1000 & wait")
+    assert onboard.alive(folder)
+    assert onboard.end(str(folder), {"grace": 5}) == {"alive": False}
+    assert not (folder / "exit.json").exists()
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def test_sources_are_what_git_tracks_or_could(tmp_path):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    for name in ("kept.py", "new.py", "gone.py", "big.bin", "results/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x" * (100 if name == "big.bin" else 1))
+    (tmp_path / ".gitignore").write_text("results\n")
+    subprocess.run(["git", "add", "kept.py", "gone.py"], cwd=tmp_path, check=True)
+    (tmp_path / "gone.py").unlink()
+    kept, left_out = transport.manifest(tmp_path, ["results/x", "../far.py"], 50)
+    assert kept == [".gitignore", "kept.py", "new.py", "results/x"]
+    assert [text.split(":")[0] for text in left_out] == ["../far.py", "big.bin"]
+
+
+def test_what_changed_is_sent_again(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a").write_text("1")
+    before = work.stand(str(tmp_path / "d"))
+    assert before == work.stand(str(tmp_path / "d"))
+    (tmp_path / "d/a").write_text("12")
+    assert work.stand(str(tmp_path / "d")) != before
+    assert work.stand(str(tmp_path / "none")) is None
+
+
+def test_what_is_wrong_here_is_found_before_anything_is_rented(tmp_path):
+    keys = transport.Keyring(tmp_path / "a folder with spaces")
+    way = transport.Transport(keys, "name", ("localhost", 22))
+    way.check()
+    asked = subprocess.run([*way._ssh, "-G", "localhost"], capture_output=True, text=True).stdout
+    assert f"identityfile {keys.private}" in asked
+    way._ssh += ["-o", "NoSuchOption=yes"]
+    with pytest.raises(transport.Failed, match="nosuchoption"):
+        way.check()
+    keys.forget()
+
+
+def test_children_never_see_the_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAST_API_KEY", KEY)
+    seen = []
+    monkeypatch.setattr(transport.subprocess, "run", lambda command, **more: seen.append(more))
+    way = object.__new__(transport.Transport)
+    way._run(["ssh"], b"", 5)
+    assert KEY not in repr(seen)
+
+
+# ---- runs ----------------------------------------------------------------------------------------
+
+
+def test_a_run_is_dead_when_its_process_is(tmp_path):
+    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
+    assert runs.dead_runs(tmp_path) == []
+    run._lock.close()  # as the kernel does for a killed process
+    assert runs.dead_runs(tmp_path) == [run.folder]
+
+
+def test_a_run_that_ended_well_leaves_no_key(tmp_path):
+    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
+    (run.folder / "key").write_text("private")
+    run.over([])
+    assert not run.folder.exists() and runs.dead_runs(tmp_path) == []
+
+
+def test_reap_ends_what_a_killed_run_left_and_books_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "Clock", lambda scale: Still())
+    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
+    book = books.Ledger(tmp_path / "ledger.jsonl", run.name, lambda: 0.0)
+    label = f"{run.prefix}1-1"
+    facts = {"offer": 1, "machine": 1, "dph": 1.0, "seconds": 60.0}
+    book.write("intend", label=label, **facts)
+    run._lock.close()
+    account, said = Account(label, "another-run-1-1"), []
+    assert runs.reap(tmp_path, lambda: account, said.append) == []
+    assert account.labels == ["another-run-1-1"]
+    assert books.open_rentals(books.read(book.path)) == []
+    assert runs.dead_runs(tmp_path) == []
+
+
+def test_reap_asks_for_no_key_where_nothing_was_rented(tmp_path):
+    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
+    run._lock.close()
+    assert runs.reap(tmp_path, lambda: pytest.fail("asked"), print) == []
+
+
+def test_reap_needs_no_snakemake():
+    code = (
+        "import sys, snakemake_executor_plugin_vast.runs\n"
+        "print([m for m in ('snakemake', 'snakemake.workflow', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_renter_that_is_closing_rents_nothing():
+    closing = threading.Event()
+    closing.set()
+    renter = object.__new__(rental.Renter)
+    renter.closing = closing
+    with pytest.raises(rental.Closing):
+        renter._check_open()

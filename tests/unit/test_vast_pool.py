@@ -1,0 +1,252 @@
+"""Who serves which job: slots, warm machines, lost ones, the budget. Machines are stand-ins."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snakemake_executor_plugin_vast import pool as pools
+from snakemake_executor_plugin_vast.api import Offer
+from snakemake_executor_plugin_vast.clock import Clock
+from snakemake_executor_plugin_vast.ledger import Ledger, read
+from snakemake_executor_plugin_vast.offers import Wish
+from snakemake_executor_plugin_vast.rental import Lost, Machine, NothingToRent, OverBudget
+from snakemake_executor_plugin_vast.watch import Limits
+from snakemake_executor_plugin_vast.work import Pace, RuleFailed, Task
+
+PATIENCE = 20  # seconds until a test that hangs fails
+
+
+class Renter:
+    """Rents stand-ins; `plan` holds what goes wrong with the next rentals."""
+
+    site = None
+
+    def __init__(self, plan=()):
+        self.plan, self.rented, self.ended, self.promised = list(plan), [], [], []
+        self.over = None  # label whose promise goes over the budget
+
+    def rent(self, wish, slot):
+        if self.plan and (fault := self.plan.pop(0)):
+            raise fault
+        offer = Offer(1, 7, "RTX 4090", wish.gpus, 24564, 64000, 200, 0.31, 0.15)
+        self.rented.append(Machine(f"m{len(self.rented) + 1}", offer, wish, 1.0, 0.0))
+        return self.rented[-1]
+
+    def end(self, machine, why):
+        if not machine.over.is_set():
+            machine.over.set()
+            self.ended.append((machine.label, why))
+
+    def promise(self, machine, seconds):
+        if seconds and machine.label == self.over:
+            raise OverBudget("budget of $1.00")
+        self.promised.append((machine.label, seconds))
+
+    def well(self, machine):
+        return True
+
+    def reattach(self, machine):
+        pass
+
+
+class Attempt:
+    """Ends as its task's `script` says, one word an attempt; a held one waits for its event."""
+
+    def __init__(self, task, machine, name, *rest):
+        self.task, self.machine, self.name, self.tail = task, machine, name, ""
+        self.seconds, self.wasted, self.ran, self.log_file = 2.0, 1.0, 1.0, Path("log")
+
+    def run(self):
+        script = self.task.inputs
+        word = script.pop(0) if script else "done"
+        if isinstance(word, threading.Event):
+            assert word.wait(PATIENCE)
+        elif word == "fails":
+            raise RuleFailed("exit code 1", "No space on Mars")
+        elif word == "full":
+            raise RuleFailed("exit code 1", "No space left on device")
+        elif word != "done":
+            raise Lost(word)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    monkeypatch.setattr(pools, "Attempt", Attempt)
+    made = []
+
+    def pool(renter, most=4, **limits):
+        clock = Clock()
+        book = Ledger(tmp_path / "ledger.jsonl", "r", clock.wall)
+        bounds = replace(Limits(), idle=3600.0, farewell=5.0, **limits)
+        made.append(
+            pools.Pool(
+                renter,
+                None,
+                book,
+                clock,
+                bounds,
+                Pace(),
+                tmp_path,
+                most,
+                3,
+                2,
+                threading.Event(),
+                lambda text: None,
+            )  # fmt: skip
+        )
+        return made[-1]
+
+    yield pool
+    for each in made:
+        each.close()
+
+
+def task(*script, **wish):
+    return Task("job", "true", {}, list(script), [], [], [], Wish(**wish))
+
+
+def wait(*tasks):
+    over = threading.Event()
+    for _ in range(PATIENCE * 100):
+        if all(t.outcome for t in tasks):
+            return [t.outcome.why for t in tasks]
+        over.wait(0.01)
+    raise AssertionError("a job was forgotten")
+
+
+def test_a_warm_machine_takes_the_next_job(make):
+    renter = Renter()
+    pool = make(renter)
+    for _ in range(3):
+        job = task()
+        pool.submit(job)
+        assert wait(job) == [""]
+    assert len(renter.rented) == 1 and not renter.ended
+
+
+def test_no_more_machines_than_allowed(make):
+    renter, held = Renter(), threading.Event()
+    pool = make(renter, most=2)
+    jobs = [task(held) for _ in range(5)]
+    for job in jobs:
+        pool.submit(job)
+    held.set()
+    assert wait(*jobs) == [""] * 5 and len(renter.rented) <= 2
+
+
+def test_a_machine_that_does_not_fit_makes_room(make):
+    renter = Renter()
+    pool = make(renter, most=1)
+    small, large = task(), task(gpus=8)
+    pool.submit(small)
+    wait(small)
+    pool.submit(large)
+    assert wait(large) == [""]
+    assert [m.wish.gpus for m in renter.rented] == [1, 8] and renter.ended == [("m1", "idle")]
+
+
+@pytest.mark.parametrize("why", ["outbid", "gone", "silent", "transfer"])
+def test_a_lost_machine_costs_the_job_nothing(make, why):
+    renter = Renter()
+    pool, job = make(renter), task(why, why, why)
+    pool.submit(job)
+    assert wait(job) == [""]
+    assert [reason for _, reason in renter.ended] == [why] * 3 and len(renter.rented) == 4
+
+
+def test_it_gives_up_after_so_many(make):
+    pool, job = make(Renter()), task(*["silent"] * 9)
+    pool.submit(job)
+    assert wait(job) == ["silent"] and len(job.inputs) == 5
+
+
+def test_lost_bids_lead_to_a_steady_machine(make):
+    renter = Renter()
+    pool, job = make(renter), task("outbid", "outbid", interruptible=True)
+    pool.submit(job)
+    wait(job)
+    assert [m.wish.interruptible for m in renter.rented] == [True, True, False]
+
+
+def test_a_rule_that_fails_goes_to_snakemake_and_the_machine_stays(make):
+    renter = Renter()
+    pool, job = make(renter), task("fails")
+    pool.submit(job)
+    assert wait(job) == ["exit code 1"] and not renter.ended
+
+
+def test_a_stall_is_resumed_once_on_the_same_machine(make):
+    renter = Renter()
+    pool, once, twice = make(renter), task("stalled"), task("stalled", "stalled")
+    pool.submit(once)
+    pool.submit(twice)
+    assert wait(once, twice) == ["", "stalled"] and not renter.ended
+
+
+def test_a_full_disk_is_pruned_then_doubled(make, monkeypatch):
+    renter, pruned = Renter(), []
+    pool, job = make(renter), task("full", "full", disk_gb=40)
+    monkeypatch.setattr(pool, "_prune", lambda machine, attempt: pruned.append(machine.label))
+    pool.submit(job)
+    assert wait(job) == [""]
+    assert pruned == ["m1"] and [m.wish.disk_gb for m in renter.rented] == [40, 80]
+
+
+def test_over_budget_a_job_waits_for_the_machines_that_are_there(make):
+    held, renter = threading.Event(), Renter([None, OverBudget("budget of $1.00")])
+    pool, first, second = make(renter), task(held), task()
+    pool.submit(first)
+    while not renter.rented:
+        pass
+    pool.submit(second)
+    while renter.plan:
+        pass
+    held.set()
+    assert wait(first, second) == ["", ""] and len(renter.rented) == 1
+
+
+def test_over_budget_and_alone_it_fails_with_the_figures(make):
+    renter = Renter([OverBudget("budget of $1.00"), OverBudget("budget of $1.00")])
+    pool, jobs = make(renter), [task(), task()]
+    for job in jobs:
+        pool.submit(job)
+    assert wait(*jobs) == ["budget of $1.00"] * 2
+
+
+def test_a_warm_machine_is_no_way_around_the_budget(make):
+    renter = Renter([None, OverBudget("budget of $1.00")])
+    renter.over = "m1"
+    pool, first, second = make(renter), task(), task()
+    pool.submit(first)
+    wait(first)
+    pool.submit(second)
+    assert wait(second) == ["budget of $1.00"] and renter.ended == [("m1", "budget")]
+
+
+def test_nothing_to_rent_fails_that_job_alone(make):
+    renter = Renter([NothingToRent("no offer")])
+    pool, first = make(renter), task()
+    pool.submit(first)
+    assert wait(first) == ["no offer"]
+    second = task()
+    pool.submit(second)
+    assert wait(second) == [""]
+
+
+def test_every_attempt_is_in_the_ledger(make, tmp_path):
+    pool, job = make(Renter()), task("outbid", "fails")
+    pool.submit(job)
+    wait(job)
+    lines = [(x["why"], x["wasted"]) for x in read(tmp_path / "ledger.jsonl")]
+    assert lines == [("outbid", 1.0), ("failed", 1.0)]
+
+
+def test_closing_ends_what_is_warm(make):
+    renter = Renter()
+    pool, job = make(renter), task()
+    pool.submit(job)
+    wait(job)
+    pool.close()
+    assert renter.ended == [("m1", "ended")]

@@ -1,0 +1,138 @@
+"""Promises about a finished study: made again it is the same, elsewhere it is taken as made."""
+
+import json
+import shutil
+
+import pytest
+from conftest import Checkout, copy_of_the_repository, shorten_stage_5
+from test_staleness import LONG, SCORED, SHORT, TABLES, edited
+
+# the first of these tests runs the whole study, perhaps on cores that others use as well
+pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
+
+
+def times(folder):
+    """Which files there are, when they were written, and where their bytes stand."""
+    files = (p for name in ("results", ".snakemake/metadata") for p in (folder / name).rglob("*"))
+    return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in files if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def store(micro, tmp_path_factory):
+    uri = tmp_path_factory.mktemp("store") / "pushed"
+    micro.ablation("push", str(uri))
+    return uri
+
+
+@pytest.fixture
+def clone(store, tmp_path):
+    """A fresh clone into which the study was pulled."""
+    made = Checkout(copy_of_the_repository(tmp_path / "clone"))
+    shorten_stage_5(made.folder)
+    made.ablation("pull", str(store))
+    return made
+
+
+@pytest.mark.parametrize(
+    "stage, part",
+    [
+        ("base", ""),
+        ("stage1", ""),
+        ("stage2", ""),
+        ("stage3", "3B/seed31"),
+        ("stage4", "3B/seed31"),
+        ("stage5", "5A/seed31"),
+        ("recovery", ""),
+        ("figures", ""),
+    ],
+)
+def test_each_stage_made_again_is_identical_and_touches_nothing(micro, stage, part):
+    before = times(micro.folder)
+    done = micro.ablation("reproduce", stage, *(["--only", part] if part else []))
+    assert f"{stage}: identical" in done.stdout
+    assert times(micro.folder) == before
+
+
+def test_a_result_that_cannot_be_made_again_is_found(clone, micro):
+    """Sealed and consistent, and yet not what the code makes."""
+    home = clone.folder / "results/micro/stage1_baseline"
+    code = (
+        "import json, sys; from ablation import provenance as p\n"
+        "path = sys.argv[1] + '/metrics.json'; m = json.load(open(path))\n"
+        "m['tasks']['macro']['acc'] += .25; p.write_json(path, m)\n"
+        "manifest = json.load(open(sys.argv[1] + '/manifest.json'))\n"
+        "manifest['outputs']['metrics.json'] = p.file_table([path])[path]\n"
+        "body = {k: v for k, v in manifest.items() if k != 'sha256'}\n"
+        "p.write_json(sys.argv[1] + '/manifest.json', body | {'sha256': p._seal(body)})\n"
+    )
+    clone.python("-c", code, str(home))
+    done = clone.ablation("reproduce", "stage1", check=False)
+    assert done.returncode == 1 and "stage1: different (1 of 2" in done.stdout
+    assert "by up to 0.25, at tasks.macro.acc" in done.stdout
+    done = clone.ablation("reproduce", "stage1", "--tolerance", "0.3")
+    assert "stage1: within tolerance" in done.stdout
+
+
+def test_upstream_damage_stops_a_reproduction(clone):
+    weights = clone.folder / "results/micro/stage3_finetune/3A/seed31/model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    done = clone.ablation("reproduce", "stage4", "--only", "3A/seed31", check=False)
+    assert done.returncode == 2 and "model.safetensors has changed" in done.stderr
+
+
+def test_after_a_pull_nothing_is_to_be_done(clone):
+    assert clone.stale() == clone.stale("all") == set()
+
+
+def test_after_a_pull_another_evaluation_needs_no_training(clone):
+    file = clone.folder / "config/default.yaml"
+    with edited(file, ("batch_tokens: 4096", "batch_tokens: 2048")):
+        assert clone.stale() == SCORED | TABLES | {"stage1_baseline", "stage2_ablation"}
+        target = "results/micro/stage4_posteval/3B/seed31/causal/manifest.json"
+        clone.run("--allowed-rules", "stage4_posteval", "--", target)
+
+
+def test_without_weights_tables_live_on_and_a_need_for_them_is_told(clone, store):
+    shutil.rmtree(clone.folder / "results")
+    shutil.rmtree(clone.folder / ".snakemake")
+    said = clone.ablation("pull", str(store), "--no-weights").stdout
+    assert "weights are not here: 15 files" in said
+    assert clone.stale("all") == set()
+    target = "results/micro/stage4_posteval/3B/seed31/causal/manifest.json"
+    options = ("--cores", "1", "--force", "--allowed-rules", "stage4_posteval", "--", target)
+    done = clone.snakemake(*options, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "keep_weights" in said
+    assert "model.safetensors is missing" in said
+
+
+def test_a_pulled_study_does_not_differ(micro, clone, store):
+    done = micro.ablation("diff", "results/micro", str(store), "--json", "-")
+    found = json.loads(done.stdout)
+    assert found["compared"] > 60 and not found["changed"]
+    assert all(row["identical"] for row in found["numbers"])
+
+
+@pytest.mark.parametrize("recipe", [*SHORT, *LONG])
+def test_a_cell_leads_to_every_machine_and_checkpoint(micro, recipe):
+    where = (f"recipe={recipe}", "seed=all", "mask=prefill_bidir", "task=macro")
+    options = ("--where", *where, "--column", "recovered", "--json", "-")
+    found = json.loads(micro.ablation("trace", "results/recovery.csv", *options).stdout)
+    trained = [n for n in found["manifests"].values() if "train_leaks" in n and "mask" not in n]
+    assert len(trained) == 3 == len(found["conditions"]["after"])
+    assert found["totals"]["machines"] and found["totals"]["seconds"] > 0
+
+
+def test_every_job_leaves_a_manifest_and_a_run_record(micro):
+    home = micro.folder / "results/micro"
+    manifests = {p.as_posix().removesuffix("manifest.json") for p in home.rglob("*manifest.json")}
+    runs = {p.as_posix().removesuffix("run.json") for p in home.rglob("*run.json")}
+    assert manifests == runs and len(runs) > 60
+    outputs = {
+        (p.parent / name).resolve()
+        for p in home.rglob("*manifest.json")
+        for name in json.loads(p.read_text())["outputs"]
+    }
+    files = {p for p in home.resolve().rglob("*") if p.is_file() and not p.name.startswith(".")}
+    records = {p for p in files if p.name.endswith(("manifest.json", "run.json"))}
+    assert files - records <= outputs
