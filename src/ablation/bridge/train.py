@@ -25,7 +25,7 @@ from ablation.bridge.batches import Batch, Row, Words, batch
 from ablation.bridge.cache import Ragged, padded
 from ablation.bridge.generate import generate
 from ablation.bridge.inject import embed
-from ablation.bridge.translator import KINDS, Soft, embedding_rms
+from ablation.bridge.translator import KINDS, Soft, Translator, embedding_rms
 from ablation.finetune import TRAINER_STATE, WEIGHTS, MaskedTrainer
 from ablation.states import newest_state, resumes
 from ablation.stops import MAX_STEPS, Stops
@@ -73,7 +73,7 @@ class DevStops(Stops):
 
 def new_translator(
     recipe: Mapping, k: int, source_width: int, target: PreTrainedModel, seed: int
-) -> nn.Module:
+) -> Translator:
     """A fresh translator in float32; the seed decides its weights."""
     torch.manual_seed(seed)
     table, size = target.get_input_embeddings().weight, recipe["translator"]
@@ -242,13 +242,13 @@ def quality(texts: Sequence[str], records: Sequence[Mapping]) -> dict[str, float
 
 @torch.no_grad()
 def translate(
-    translator: nn.Module, states: Sequence[Tensor], noise_seed: int = 0, batch_size: int = 64
+    translator: Translator, states: Sequence[Tensor], noise_seed: int = 0, batch_size: int = 64
 ) -> Tensor:
     """Soft tokens [rows, K, width] in evaluation mode, which is undone after.
 
     `noise_seed` fixes what a diffusion starts from, so that greedy decoding repeats itself.
     """
-    device, was_training = next(translator.parameters()).device, translator.training
+    device, was_training = translator.device, translator.training
     translator.eval()
     found, generator = [], torch.Generator().manual_seed(noise_seed)
     try:

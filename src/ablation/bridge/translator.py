@@ -28,6 +28,16 @@ class Soft(NamedTuple):
     flow: Tensor | None  # scalar
 
 
+class Translator(nn.Module):
+    """What every kind has: `k`, the number of soft tokens, and a device."""
+
+    k: int
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
 class Scale(nn.Module):
     """Brings every soft token to the root mean square of the target's embeddings, exactly.
 
@@ -131,7 +141,7 @@ class ResamplerBlock(nn.Module):
         return self.gates[2](x, self.drop(self.feed(self.norms[2](x))))
 
 
-class Resampler(nn.Module):
+class Resampler(Translator):
     """Gated cross-attention: K learned queries read the source's states."""
 
     def __init__(self, k: int, source_width: int, target_width: int, rms: float, size: Mapping):
@@ -177,7 +187,7 @@ class DiffusionBlock(nn.Module):
         return x
 
 
-class Diffusion(nn.Module):
+class Diffusion(Translator):
     """Noise carried to soft tokens by a learned velocity, `steps` Euler steps from t = 0 to 1.
 
     While training, a flow loss towards `teacher` (target embeddings of the question, never of the
@@ -233,7 +243,7 @@ class Diffusion(nn.Module):
         return (predicted - (end - start)).pow(2).mean()
 
 
-class Prompt(nn.Module):
+class Prompt(Translator):
     """K learned tokens that read no source (prompt tuning, Lester et al. 2021): a control."""
 
     def __init__(self, k: int, source_width: int, target_width: int, rms: float, size: Mapping):
