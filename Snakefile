@@ -16,6 +16,7 @@ include: "rules/stage4_posteval.smk"
 include: "rules/stage5_longrun.smk"
 include: "rules/recovery.smk"
 include: "rules/figures.smk"
+include: "rules/report.smk"
 
 
 if STUDY.bridge:
@@ -29,9 +30,10 @@ localrules:
 
 
 rule all:
-    """The study: its tables and its figures."""
+    """The study: its tables, its figures and the pages of its report."""
     input:
         "results/recovery.csv",
         f"{RESULTS}/published.csv",
         [f"{RESULTS}/bag_of_words.csv"] if WORLD else [],
         expand(f"{RESULTS}/figures/{{figure}}.svg", figure=FIGURES),
+        expand(f"{RESULTS}/report/{{page}}.html", page=[*PAGES, "costs", "environment"]),

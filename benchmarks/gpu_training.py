@@ -64,20 +64,31 @@ def compile_widths(model, samples: list[Example], batch: int, row_tokens: int) -
         if fitting is not None:
             rows = pack([fitting], width, width=width).to(model.device)
             finetune.summed_loss(model, rows, STUDY.recipe("3B")["train_mask"])[0].backward()
-    model.zero_grad()
+            model.zero_grad()  # beside sums in float32 nothing is compiled
+
+
+def compile_optimizer(model, kind: type[torch.optim.Optimizer], settings: dict) -> None:
+    """A step of a weight of each shape, with gradients of one forward and of several."""
+    for weight in {p.shape: p for p in model.parameters()}.values():
+        for forwards_a_step in (1, 2):
+            copy = torch.nn.Parameter(weight.detach().clone())
+            optimizer = kind([copy], **settings)
+            for _ in range(forwards_a_step):
+                copy.square().sum().backward()
+            optimizer.clip_grad_norm_(1.0)
+            optimizer.step()
 
 
 def train(
-    size: Size, model, samples: list[Example], batch: int, row_tokens: int, skip: int, **options
+    size: Size, model, samples: list[Example], batch: int, row_tokens: int, skip: int
 ) -> dict:
-    """Optimizer steps of `batch` samples by this repository's trainer; `options` of its optimizer.
-
-    Compiled code is compiled before; of the optimizer's, in the first `skip` steps.
-    """
+    """Optimizer steps of `batch` samples by this repository's trainer. Compiles before it."""
     steps = len(samples) // batch
     recipe, clock = timed_recipe(steps, batch), Clock(skip)
     kind, settings = own_optimizer(recipe)
     compiling = seconds(lambda: compile_widths(model, samples, batch, row_tokens))
+    compiling += seconds(lambda: compile_optimizer(model, kind, settings))
+    free()
     with tempfile.TemporaryDirectory() as state:
         arguments = training_arguments(recipe, 0, size.hardware, state, batch)
         arguments.save_strategy = arguments.eval_strategy = "no"
@@ -85,7 +96,7 @@ def train(
             model=model,
             args=arguments,
             train_dataset=samples,
-            optimizer_cls_and_kwargs=(kind, settings | options),
+            optimizer_cls_and_kwargs=(kind, settings),
             recipe=recipe,
             row_tokens=row_tokens,
             probe=[],
@@ -112,14 +123,9 @@ def train(
 
 
 def training_16(size: Size) -> dict:
-    """A step of 16 Alpaca-length samples; and what it would take to add gradients in bfloat16."""
+    """A step of 16 Alpaca-length samples: mostly one forward."""
     samples = make_samples(size, 16 * (2 + 3 * size.steps))
-    model = make_model(size)
-    found = train(size, model, samples, 16, size.row_tokens[0], 2)
-    free()
-    rounded = train(size, model, samples, 16, size.row_tokens[0], 2, grad_dtype=torch.bfloat16)
-    kept = ("step_s", "peak_gib", "reserved_gib")
-    return found | {"bfloat16_gradients": {name: rounded[name] for name in kept}}
+    return train(size, make_model(size), samples, 16, size.row_tokens[0], 2)
 
 
 def training_16k(size: Size) -> dict:

@@ -90,3 +90,29 @@ def scored(folder, *names):
         f"{folder}/{n}"
         for n in names or ("metrics.json", "samples.parquet", "manifest.json", "run.json")
     ]
+
+
+# The report's menus: in alphabetical order, hence the numbers.
+TITLES = {
+    "recovery": ("1 Findings", "1.1 What came back"),
+    "published": ("1 Findings", "1.2 Published beside ours"),
+    "contrasts": ("1 Findings", "1.3 Recipe against recipe"),
+    "accuracy": ("1 Findings", "1.4 Accuracy"),
+    "flips": ("1 Findings", "1.5 What became of each item"),
+    "bag_of_words": ("1 Findings", "1.6 Tasks without word order"),
+    "trainings": ("3 Models", "3.1 How finetunings ended"),
+    "samples": ("3 Models", "3.2 What the models say"),
+    "costs": ("4 Records", "4.1 Time, energy, money"),
+    "environment": ("4 Records", "4.2 Environment and hashes"),
+}
+
+
+def page(name):
+    """A page of the report, captioned as the table that it shows."""
+    category, title = TITLES[name]
+    return report(
+        f"{RESULTS}/report/{name}.html",
+        caption=f"../workflow/report/table_{PAGES.get(name, name)}.rst",
+        category=category,
+        labels={"page": title},
+    )

@@ -8,13 +8,26 @@ localrules:
     mask_cells,
 
 
+# Menus of the report are in alphabetical order, hence the numbers.
+FIGURE_TITLES = {
+    "recovery": "2.1 Recovered fraction",
+    "accuracy": "2.2 Accuracy",
+    "flips": "2.3 What became of each item",
+    "curves": "2.4 Loss curves",
+    "masks": "2.5 The three masks",
+}
+
+
 rule flips:
     """What became of each item: right or wrong before, under the mask and after finetuning."""
     input:
         list(measured()),
     output:
         table=report(
-            f"{RESULTS}/flips.csv", caption="../workflow/report/table_flips.rst", category="Tables"
+            f"{RESULTS}/flips.csv",
+            caption="../workflow/report/table_flips.rst",
+            category="5 Tables as CSV",
+            labels={"table": "flips"},
         ),
         manifest=f"{RESULTS}/flips.manifest.json",
         run=f"{RESULTS}/flips.run.json",
@@ -38,7 +51,8 @@ rule curves:
         table=report(
             f"{RESULTS}/curves.csv",
             caption="../workflow/report/table_curves.rst",
-            category="Tables",
+            category="5 Tables as CSV",
+            labels={"table": "curves"},
         ),
         manifest=f"{RESULTS}/curves.manifest.json",
         run=f"{RESULTS}/curves.run.json",
@@ -82,13 +96,14 @@ for figure, tables in FIGURES.items():
         name:
             f"figure_{figure}"
         input:
-            list(table_manifests(figure)),
+            list(table_manifests(FIGURES[figure])),
             tables=expand(f"{RESULTS}/{{table}}.csv", table=tables),
         output:
             report(
                 f"{RESULTS}/figures/{figure}.svg",
                 caption=f"../workflow/report/figure_{figure}.rst",
-                category="Figures",
+                category="2 Figures",
+                labels={"page": FIGURE_TITLES[figure]},
             ),
             expand(f"{RESULTS}/figures/{figure}.{{form}}", form=("png", "html")),
             manifest=f"{RESULTS}/figures/{figure}.manifest.json",

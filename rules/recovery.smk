@@ -17,7 +17,8 @@ rule bag_of_words:
         table=report(
             f"{RESULTS}/bag_of_words.csv",
             caption="../workflow/report/table_bag_of_words.rst",
-            category="Tables",
+            category="5 Tables as CSV",
+            labels={"table": "bag_of_words"},
         ),
         manifest=f"{RESULTS}/bag_of_words.manifest.json",
         run=f"{RESULTS}/bag_of_words.run.json",
@@ -41,17 +42,20 @@ rule recovery:
         recovery=report(
             f"{RESULTS}/recovery.csv",
             caption="../workflow/report/table_recovery.rst",
-            category="Tables",
+            category="5 Tables as CSV",
+            labels={"table": "recovery"},
         ),
         per_task=report(
             f"{RESULTS}/per_task.csv",
             caption="../workflow/report/table_per_task.rst",
-            category="Tables",
+            category="5 Tables as CSV",
+            labels={"table": "per_task"},
         ),
         contrasts=report(
             f"{RESULTS}/contrasts.csv",
             caption="../workflow/report/table_contrasts.rst",
-            category="Tables",
+            category="5 Tables as CSV",
+            labels={"table": "contrasts"},
         ),
         manifest=f"{RESULTS}/recovery.manifest.json",
         run=f"{RESULTS}/recovery.run.json",
@@ -93,7 +97,8 @@ rule published:
         table=report(
             f"{RESULTS}/published.csv",
             caption="../workflow/report/table_published.rst",
-            category="Tables",
+            category="5 Tables as CSV",
+            labels={"table": "published"},
         ),
         manifest=f"{RESULTS}/published.manifest.json",
         run=f"{RESULTS}/published.run.json",

@@ -6,7 +6,9 @@ rule stage1_baseline:
     """Baseline accuracy B of every task: nothing taken away yet."""
     input:
         list(items()),
+        item_files(),
         model=BASE,
+        weights=base_weights(),
     output:
         scored(f"{RESULTS}/stage1_baseline"),
     log:

@@ -6,7 +6,9 @@ rule stage2_ablation:
     """Ablated accuracy A of every task: what is lost at once when prefill is not causal."""
     input:
         list(items()),
+        item_files(),
         model=BASE,
+        weights=base_weights(),
     output:
         [scored(f"{RESULTS}/stage2_ablation/{mask}") for mask in ABLATED_MASKS],
     log:

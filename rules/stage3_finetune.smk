@@ -6,7 +6,9 @@ rule stage3_finetune:
     """A checkpoint of one recipe; the seed sets data order and held-out split, nothing else."""
     input:
         base=BASE,
+        weights=base_weights(),
         data=f"{INSTRUCTIONS}/manifest.json",
+        records=f"{INSTRUCTIONS}/finetune.jsonl",
     output:
         model=directory(f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/model"),
         summary=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/summary.json",

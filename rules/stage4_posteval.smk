@@ -6,7 +6,9 @@ rule stage4_posteval:
     """Accuracy P after finetuning; under causal, the side effect of the finetuning."""
     input:
         list(items()),
+        item_files(),
         model=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/manifest.json",
+        weights=ancient(f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/model"),
     output:
         [scored(f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{mask}") for mask in MASKS],
     log:

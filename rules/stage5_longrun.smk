@@ -24,7 +24,9 @@ use rule stage3_finetune as stage5_longrun with:
 use rule stage4_posteval as stage5_posteval with:
     input:
         list(items()),
+        item_files(),
         model=f"{LONGRUN}/manifest.json",
+        weights=ancient(f"{LONGRUN}/model"),
     output:
         [scored(f"{LONGRUN}/{mask}") for mask in MASKS],
     log:

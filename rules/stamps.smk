@@ -104,6 +104,23 @@ def items():
     return (world_items() if WORLD else {}) | benchmarks
 
 
+# Manifests name files that a job reads beside them. Those are inputs too: where no file system is
+# shared, only inputs reach the machine. Times of folders say nothing, the manifests do: `ancient`.
+
+
+def item_files():
+    """What `items()` names: the micro-world's tasks, and folders of the hub's data sets."""
+    world = expand(f"{ITEMS}/{{task}}.jsonl", task=WORLD_TASKS) if WORLD else []
+    return world + ancient([f"{ITEMS}/{data}" for data in STUDY.data_sets])
+
+
+def base_weights():
+    """The base's files; a model of the hub is fetched by the machine that needs it."""
+    if STUDY.from_hub:
+        return []
+    return ancient([base_folder()] if STUDY.base in OWN else base_files())
+
+
 def stage1_stamp():
     return make_stamp(
         "stage1_baseline",
@@ -263,9 +280,9 @@ TABLES = {
 }
 
 
-def table_manifests(figure):
-    """{manifest behind a table of the figure: its stamp}"""
-    made_by = [TABLES[table] for table in FIGURES[figure]]
+def table_manifests(tables):
+    """{manifest behind a table: its stamp}"""
+    made_by = [TABLES[table] for table in tables]
     return {f"{RESULTS}/{name}.manifest.json": stamp() for name, stamp in made_by}
 
 
@@ -276,5 +293,49 @@ def figure_stamp(figure):
         "figures",
         {"figure": figure, "options": options},
         ("altair", "pandas", "vl-convert-python"),
-        table_manifests(figure),
+        table_manifests(FIGURES[figure]),
     )
+
+
+# ---- the report ------------------------------------------------------------------------------
+
+SAMPLED = bool(WORLD or STUDY.samples.prompts)
+# A page of the report, and the table that it shows.
+PAGES = {
+    "recovery": "recovery",
+    "published": "published",
+    "contrasts": "contrasts",
+    "accuracy": "per_task",
+    "flips": "flips",
+    **({"bag_of_words": "bag_of_words"} if WORLD else {}),
+    "trainings": "curves",
+    **({"samples": "samples"} if SAMPLED else {}),
+}
+TABLES |= {
+    "published": ("published", published_stamp),
+    "contrasts": ("recovery", recovery_stamp),
+    "samples": ("samples", lambda: samples_stamp()),
+}
+
+
+@cache
+def samples_stamp():
+    slice = {
+        "samples": {**STUDY.samples.model_dump(), "masks": ["causal", "prefill_bidir"]},
+        "seed": STUDY.seeds[0],
+        "hardware": SCORING_HARDWARE.computing(),
+    }
+    trained = {checkpoint(r, STUDY.seeds[0]): finetuning_stamp(r, STUDY.seeds[0]) for r in RECIPES}
+    asked = {} if STUDY.samples.prompts else world_items()
+    return make_stamp("samples", slice, SCORING_PACKAGES, {BASE: base_stamp(), **asked, **trained})
+
+
+@cache
+def pages_stamp():
+    return make_stamp("pages", {"pages": PAGES}, ("pandas",), table_manifests(PAGES.values()))
+
+
+def recorded():
+    """The manifests whose run records the report tells: of every stage and table."""
+    trained = [checkpoint(recipe, seed) for recipe in RECIPES for seed in STUDY.seeds]
+    return sorted([BASE, *measured(), *trained, *table_manifests([*PAGES.values(), "mask_cells"])])

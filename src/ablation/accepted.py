@@ -63,7 +63,7 @@ def accept(stage: str, why: str, root: str | Path, results: str | Path) -> str:
     changed, and where the results come from several codes: then not all can be equal to today's.
     """
     from ablation.code_hash import code_hash
-    from ablation.provenance import write_json  # it reads accepted.json through us
+    from ablation.provenance import WORKFLOW_COPY, write_json  # it reads accepted.json through us
 
     root = Path(root)
     if not why.strip():
@@ -71,6 +71,8 @@ def accept(stage: str, why: str, root: str | Path, results: str | Path) -> str:
     found: dict[str, list[Path]] = {}
     stages = set()
     for path in sorted((root / results).rglob("*manifest.json")):
+        if WORKFLOW_COPY in path.parts:
+            continue
         stamp = json.loads(path.read_text()).get("stamp", {})
         stages.add(stamp.get("stage"))
         if stamp.get("stage") == stage:

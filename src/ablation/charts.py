@@ -14,6 +14,7 @@ from ablation.recipes import RECIPES
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl-convert brings the first
 INK, FAINT, ALARM = "#2e3440", "#8a93a3", "#d1495b"
 MOST_RECIPES = 24  # in a figure
+LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))  # of significance
 MASK_COLOURS = dict(zip(MASKS, ("#4c566a", "#2a7fb8", ALARM), strict=True))
 
 
@@ -115,6 +116,11 @@ def model_names(frame: pd.DataFrame) -> pd.Series:
     """Recipes with, on a second line after `|`, a mark where the training mask leaks."""
     leaks = _true(frame.train_leaks).map({True: "|(trained on a leak)", False: ""})
     return frame.recipe.fillna("base") + leaks
+
+
+def stars(p: float) -> str:
+    """The mark of a p value; nothing for one that is missing or not below .05."""
+    return next((mark for level, mark in LEVELS if p < level), "")
 
 
 def leak_note(frame: pd.DataFrame) -> str:

@@ -26,12 +26,16 @@ from ablation.charts import (
     placed,
     seed_names,
     sheet,
+    stars,
     tasks_of,
     tooltip,
     two_line_header,
     two_lines,
 )
-from ablation.names import ALL_SEEDS, MACRO, MACROS, MASKS
+from ablation.mask_figure import masks
+from ablation.names import ALL_SEEDS, MACRO, MACROS
+
+__all__ = ["accuracy", "curves", "flips", "masks", "recovery"]
 
 BASE_LINE, REFERENCE = [6, 3], [2, 3]  # dashes
 
@@ -51,12 +55,6 @@ FLIPS = {
     "RRW": ("RRW  kept under the mask, broken by finetuning", "#f0a35e"),
     "WRW": ("WRW  right only in between", "#f6dcb4"),
     "WWW": ("WWW  wrong throughout", "#7b8494"),
-}
-REASONS = {
-    "past": ("itself or an earlier token", "#9db4c8"),
-    "later prompt": ("a later prompt token (the prompt is read in both directions)", "#2a7fb8"),
-    "undecoded": ("an answer token that inference would not have yet", "#f0b9b3"),
-    "own target": ("the very token it is to predict: the leak", "#b3202c"),
 }
 
 
@@ -130,6 +128,7 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
     frame["mark"] = (frame.seed == ALL_SEEDS).map({True: "all seeds", False: "one seed"})
     frame["mark"] = frame.mark.where(estimable, "not estimable")
     frame["inside"] = frame.recovered.between(low, high)
+    frame["stars"] = frame.gain_p.map(stars)
     beyond = pd.concat(
         [frame[frame[v] < low].assign(edge=low, angle=180) for v in bounds.values()]
         + [frame[frame[v] > high].assign(edge=high, angle=0) for v in bounds.values()]
@@ -166,6 +165,9 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
             chart.mark_rule(opacity=0.6).encode(x="from:Q", x2="to:Q", strokeWidth=width),
             points.transform_filter(~unknown & alt.datum.inside).encode(x=x),
             points.transform_filter(unknown).encode(x=alt.value(panel_width + 9)),
+            chart.mark_text(align="left", baseline="middle", dx=5, dy=1, fontSize=12)
+            .transform_filter(over_all & ~unknown & (alt.datum.to < high))
+            .encode(x="to:Q", text="stars:N"),
             ends.encode(**place, shape=shape, x="edge:Q", angle=alt.Angle("angle:Q", scale=None)),
         ]
         panel = {"width": panel_width, "height": panel_height}
@@ -175,6 +177,7 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
         "nothing has come back, at 1 (dashed) all that was lost.",
         f"Horizontal lines: {confidence:.0%} intervals (Fieller); seeds {listed(frame.seed)} from "
         "top to bottom. Not estimable: nothing was lost, or the interval is unbounded.",
+        "Stars, of all seeds: the gain P - A differs from 0, p < .05 *, < .01 **, < .001 ***.",
         leak_note(frame),
         few,
     ]
@@ -330,71 +333,4 @@ def flips(flips: pd.DataFrame) -> alt.TopLevelMixin:
         leak_note(frame),
         few,
     ]
-    return sheet(panels, frame, title, notes)
-
-
-def masks(cells: pd.DataFrame) -> alt.TopLevelMixin:
-    """The three masks on one item as matrices, coloured by why a token may look at another.
-
-    `cells` is mask_cells.csv.
-    """
-    title = "The three masks: who may look at whom"
-    if cells.empty:
-        return blank(cells, title)
-    frame = cells.assign(reason=cells.why.map(lambda why: REASONS[why][0]))
-    for side in ("query", "key"):
-        words = frame[f"{side}_token"].fillna("").str.replace("\n", "\\n").str.strip()
-        frame[side] = frame[side].map("{:04d} ".format) + words
-    reasons, colours = zip(*REASONS.values(), strict=True)
-    colour = alt.Color("reason:N", scale=alt.Scale(domain=reasons, range=colours), legend=None)
-    axis = {"labelExpr": "slice(datum.label, 5)", "labelFontSize": 9, "labelOverlap": False}
-    axis |= {"ticks": False, "labelPadding": 2, "titleColor": FAINT}
-    panels = []
-    for mask in [m for m in MASKS if m in set(frame["mask"])]:
-        rows = frame[frame["mask"] == mask]
-        order = sorted(rows["query"].unique())
-        own = rows[rows["query"] == rows.key]
-        parts = own.groupby("query_part", sort=False).key.agg(["first", "count"]).reset_index()
-        parts["middle"] = [
-            order[order.index(first) + count // 2]
-            for first, count in zip(parts["first"], parts["count"], strict=True)
-        ]
-        x = {"sort": order, "axis": alt.Axis(orient="top", labelAngle=-90, **axis)}
-        y = {"sort": order, "axis": alt.Axis(**axis)}
-        shown = ["mask", "query_token", "key_token", "query_part", "key_part", "reason"]
-        cell = alt.Chart(rows).mark_rect(stroke="white", strokeWidth=0.5, aria=False)
-        seam = alt.Chart(parts[1:]).mark_rule(color=INK, strokeWidth=0.8)
-        part = alt.Chart(parts).mark_text(fontSize=10, color=INK, align="left", dx=5)
-        layers = [
-            cell.encode(
-                x=alt.X("key:N", title="token looked at", **x),
-                y=alt.Y("query:N", title="token that looks", **y),
-                color=colour,
-                tooltip=shown,
-            ),
-            seam.encode(x=alt.X("first:N", bandPosition=0, **x)),
-            seam.encode(y=alt.Y("first:N", bandPosition=0, **y)),
-            part.encode(x=alt.value("width"), y=alt.Y("middle:N", **y), text="query_part:N"),
-        ]
-        name = mask + " (leaks)" * ("own target" in set(rows.why))
-        size = {"width": alt.Step(9), "height": alt.Step(9)}
-        panels.append(alt.layer(*layers).properties(title=name, **size))
-    # the legend stands in the quadrant that three panels leave free
-    place = alt.Y("reason:N", sort=reasons, axis=None)
-    key = alt.Chart(pd.DataFrame({"reason": reasons})).encode(y=place)
-    legend = alt.layer(
-        key.mark_square(size=130, opacity=1).encode(x=alt.value(4), color=colour),
-        key.mark_text(align="left").encode(x=alt.value(18), text="reason:N"),
-    ).properties(
-        height=alt.Step(20),
-        title=alt.TitleParams("A token (row) may look at (column)", anchor="start", frame="group"),
-        view=alt.ViewConfig(stroke=None),
-    )
-    notes = [
-        "One scored item in its row. Its choices share one copy of the prompt; under full_bidir "
-        "the prompt sees the choice, so that each stands alone (here the first).",
-        "A token predicts the one after it, the last prompt token the first of each choice. Left "
-        "white: not allowed.",
-    ]
-    panels = alt.concat(*panels, legend, columns=2)
     return sheet(panels, frame, title, notes)

@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +36,7 @@ from ablation.head import summed_cross_entropy
 from ablation.masks import LeakAudit, leak_audit, wants_fixed_rows
 from ablation.models import last_states, target_logits
 from ablation.packing import IGNORED_LABEL, Example, Rows, token_count
-from ablation.precision import MasterWeights
+from ablation.precision import MasterWeights, StochasticAdafactor
 from ablation.sharding import SHARDS
 from ablation.states import complete_states, newest_state, resumes
 from ablation.stops import MAX_STEPS, Stops
@@ -128,8 +129,11 @@ class MaskedTrainer(Trainer):
         return {"parts": [vars(rows) for rows in parts], "labels": labels, "tokens": tokens}
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        forward_backward = super().training_step
-        return sum(forward_backward(model, part, num_items_in_batch) for part in inputs["parts"])
+        own, loss = self._own_optimizer(), 0.0
+        for part in inputs["parts"]:
+            with own.gradients.aside() if own else nullcontext():
+                loss += super().training_step(model, part, num_items_in_batch)
+        return loss
 
     def floating_point_ops(self, inputs):
         return 0  # reported nowhere
@@ -146,6 +150,17 @@ class MaskedTrainer(Trainer):
             ):
                 self.optimizer = MasterWeights(self.optimizer)
         return self.optimizer
+
+    def _clip_grad_norm(self, model):
+        """By an optimizer of ours where there is one: in float32, or without a pass of its own."""
+        if own := self._own_optimizer():
+            return own.clip_grad_norm_(self.args.max_grad_norm)
+        norm = super()._clip_grad_norm(model)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def _own_optimizer(self) -> MasterWeights | StochasticAdafactor | None:
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # within accelerate's
+        return optimizer if isinstance(optimizer, MasterWeights | StochasticAdafactor) else None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         rows, mask = _rows(inputs), self.recipe["train_mask"]
@@ -195,10 +210,6 @@ class MaskedTrainer(Trainer):
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER))
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _clip_grad_norm(self, model):
-        norm = super()._clip_grad_norm(model)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def evaluate(self, *args, **kwargs):
         metrics = self.losses()

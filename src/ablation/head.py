@@ -135,7 +135,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), device=states.device)
         wanted = any(ctx.needs_input_grad)
         grad_states = torch.empty_like(states) if wanted else None
-        grad_weight = torch.zeros_like(weight) if wanted else None
+        # nothing to add the first chunk to, so nothing to clear, where there is a first chunk
+        empty = torch.empty_like if len(states) else torch.zeros_like
+        grad_weight = empty(weight) if wanted else None
         step = _on_gpu(_loss_and_gradient) if states.is_cuda else _loss_and_gradient
         size = chunk_rows(len(weight), states.device)
         for start in range(0, len(states), size):
@@ -146,7 +148,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             del logits
             if wanted:
                 torch.mm(gradient, weight, out=grad_states[part])
-                grad_weight.addmm_(gradient.t(), states[part])
+                grad_weight.addmm_(gradient.t(), states[part], beta=int(start > 0))
             del gradient
         if wanted:
             ctx.save_for_backward(grad_states, grad_weight)

@@ -10,9 +10,10 @@ probability that makes the expectation exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from math import prod
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -23,6 +24,57 @@ from ablation.packing import moved
 # Adafactor's, as transformers has them.
 SQUARE_EPS = 1e-30  # added to squared gradients
 DECAY_RATE = -0.8  # step t's squares enter the averages with weight t^-0.8
+NORM_EPS = 1e-6  # added to the norm that gradients are clipped by, as torch does
+
+
+class GradientSums:
+    """Has autograd add up the gradients of `weights` in float32, whatever their own dtype.
+
+    The first one is left as it was made: in bfloat16, the same number. With the second, `grad`
+    becomes float32, a weight at a time, and later ones are added to it in place.
+    """
+
+    def __init__(self, weights: Iterable[Tensor]):
+        self.weights: list[weakref.ref[Tensor]] = []  # which refer to this object
+        self.sums: dict[Tensor, Tensor] = {}  # while no weight has them
+        for weight in weights:
+            if weight.dtype != torch.float32:
+                weight.grad_dtype = None  # else autograd would cast each, and write it once more
+                weight.register_hook(partial(self._take, weakref.ref(weight)))
+                weight.register_post_accumulate_grad_hook(self._add)
+                self.weights.append(weakref.ref(weight))
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """For a forward and its backward: torch.compile gives up where a float32 `grad` meets it.
+
+        It would leave that width of rows uncompiled for good.
+        """
+        for weight in self.weights:
+            self._take(weight)
+        try:
+            yield
+        finally:
+            for weight in list(self.sums):  # that had no further gradient
+                weight.grad = self.sums.pop(weight)
+
+    def _take(self, weight: weakref.ref[Tensor], _: Tensor | None = None) -> None:
+        weight = weight()
+        if weight.grad is not None:
+            self.sums[weight], weight.grad = weight.grad, None
+
+    def _add(self, weight: Tensor) -> None:
+        total = self.sums.pop(weight, None)
+        if total is not None and total.dtype == torch.float32:
+            weight.grad = total.add_(weight.grad)
+        elif total is not None:
+            # the sum + 1 * the new one, in one pass: `add` would round it to their own dtype
+            weight.grad = torch.addcmul(total, weight.grad, _one(weight.device))
+
+
+@cache
+def _one(device: torch.device) -> Tensor:
+    return torch.ones(1, device=device)
 
 
 class MasterWeights(Optimizer):
@@ -36,21 +88,33 @@ class MasterWeights(Optimizer):
         super().__init__(inner.param_groups, inner.defaults)
         self.inner = inner
         self.pairs: list[tuple[torch.Tensor, torch.Tensor]] = []  # (weight, its float32 copy)
+        self.gradients = GradientSums(w for group in inner.param_groups for w in group["params"])
         for group in inner.param_groups:
             weights = group["params"]
             group["params"] = [w if w.dtype == torch.float32 else self._copy(w) for w in weights]
         self.param_groups = inner.param_groups  # one set of learning rates
 
     def _copy(self, weight: torch.Tensor) -> torch.Tensor:
-        weight.grad_dtype = torch.float32  # autograd casts, then adds
         master = weight.detach().float().clone()
         self.pairs.append((weight, master))
         return master
 
+    def _hand_over(self) -> None:
+        for weight, master in self.pairs:
+            if weight.grad is not None:
+                weight.grad = weight.grad.float()  # the one of both, so that one is held
+            master.grad = weight.grad
+
+    @torch.no_grad()
+    def clip_grad_norm_(self, max_norm: float) -> Tensor:
+        """Clip the gradients to `max_norm` in float32; their norm before."""
+        self._hand_over()
+        stepped = [weight for group in self.param_groups for weight in group["params"]]
+        return torch.nn.utils.clip_grad_norm_(stepped, max_norm)
+
     @torch.no_grad()
     def step(self, closure=None):
-        for weight, master in self.pairs:
-            master.grad = weight.grad
+        self._hand_over()
         loss = self.inner.step(closure)
         for weight, master in self.pairs:
             weight.copy_(master)
@@ -77,24 +141,36 @@ class MasterWeights(Optimizer):
 class StochasticAdafactor(Optimizer):
     """Adafactor (arXiv:1804.04235) in float32 on bfloat16 weights that are rounded stochastically.
 
-    6 bytes a weight, of which 4 are the gradient: of the squared gradients of a matrix, averages of
-    its rows and columns are kept. Formulas and settings are those of transformers' `Adafactor` in
-    the Trainer (no momentum, no relative steps, no scaling by the weights), which it equals on
-    float32 weights. Which way a weight is rounded is decided by a hash of step, parameter and
-    place, so that a resumed training goes on with the same bits. On a GPU fused kernels, and no
-    waiting for them.
-
-    `grad_dtype` is that of bfloat16 weights' gradients, in which micro-batches are added up.
+    4 bytes a weight, 6 where micro-batches are added up: weight and gradient. Of the squared
+    gradients of a matrix, averages of its rows and columns are kept. Formulas and settings are
+    those of transformers' `Adafactor` in the Trainer (no momentum, no relative steps, no scaling by
+    the weights), which it equals on float32 weights. Which way a weight is rounded is decided by a
+    hash of step, parameter and place, so that a resumed training goes on with the same bits. On a
+    GPU fused kernels, and no waiting for them.
     """
 
-    def __init__(
-        self, params, lr=1e-3, weight_decay=0.0, clip_threshold=1.0, grad_dtype=torch.float32
-    ):
+    def __init__(self, params, lr=1e-3, weight_decay=0.0, clip_threshold=1.0):
         defaults = {"lr": lr, "weight_decay": weight_decay, "clip_threshold": clip_threshold}
         super().__init__(params, defaults)
-        for weight in (weight for group in self.param_groups for weight in group["params"]):
-            if weight.dtype != torch.float32:
-                weight.grad_dtype = grad_dtype
+        self.gradients = GradientSums(w for group in self.param_groups for w in group["params"])
+        self._sums: dict[Tensor, tuple[Tensor, Tensor]] = {}  # of gradients to be stepped, clipped
+        self._scale: Tensor | None = None  # what they are multiplied by
+
+    @torch.no_grad()
+    def clip_grad_norm_(self, max_norm: float) -> Tensor:
+        """Have the next `step` take the present gradients clipped to `max_norm`; their norm before.
+
+        The formula of torch.nn.utils.clip_grad_norm_, but `grad` itself stays as it is: its squares
+        are summed for the step anyway, and not even read for this.
+        """
+        self._sums = self._square_sums()
+        norm = torch.cat([rows.flatten() for rows, _ in self._sums.values()]).sum().sqrt()
+        self._scale = (max_norm / (norm + NORM_EPS)).clamp(max=1)
+        return norm
+
+    def _square_sums(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
+        weights = (weight for group in self.param_groups for weight in group["params"])
+        return {w: _kernels(w)[0](_matrices(w.grad)) for w in weights if w.grad is not None}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -102,6 +178,8 @@ class StochasticAdafactor(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        sums, scale = self._sums or self._square_sums(), self._scale
+        self._sums, self._scale = {}, None
         for number, group in enumerate(self.param_groups):
             weights, numbers, salts = [], [], []
             for index, weight in enumerate(group["params"]):
@@ -120,8 +198,12 @@ class StochasticAdafactor(Optimizer):
             # four to a weight: views of them stay aligned, as the kernels want them
             numbers = moved(torch.tensor(numbers), weights[0].device)
             salts = moved(torch.tensor(salts, dtype=torch.int32), weights[0].device)
+            if scale is None:
+                scale = torch.ones((), device=weights[0].device)
             for weight, *its in zip(weights, numbers, salts, strict=True):
-                _update(weight, self.state[weight], *its)
+                averages = [a for a in self.state[weight].values() if torch.is_tensor(a)]
+                pair = _matrices(weight.detach()), _matrices(weight.grad)
+                _kernels(weight)[1](*pair, *sums.pop(weight), averages, scale, *its)
         return loss
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -134,28 +216,20 @@ class StochasticAdafactor(Optimizer):
                     self.state[weight][name] = value.to(weight.device, copy=True)
 
 
+def _matrices(tensor: Tensor) -> Tensor:
+    """`tensor` as [matrices, rows, columns]; a vector as a matrix of one column."""
+    shape = (1, -1, 1) if tensor.dim() < 2 else (-1, *tensor.shape[-2:])
+    return tensor.detach().view(shape)
+
+
 def _averages(weight: Tensor) -> dict[str, Tensor]:
     """Of squared gradients: by row and column of each matrix in `weight`, else by element."""
     if weight.dim() < 2:
         shapes = {"exp_avg_sq": (weight.numel(),)}
     else:
-        rows, columns = weight.shape[-2:]
-        matrices = weight.numel() // (rows * columns)
+        matrices, rows, columns = _matrices(weight).shape
         shapes = {"exp_avg_sq_row": (matrices, rows), "exp_avg_sq_col": (matrices, columns)}
     return {name: torch.zeros(shape, device=weight.device) for name, shape in shapes.items()}
-
-
-def _update(weight: Tensor, state: dict, numbers: Tensor, salt: Tensor) -> None:
-    on = _compiled if weight.is_cuda else lambda function: function
-    if weight.dim() < 2:
-        shape, factors, averages = (-1,), _element_factors, [state["exp_avg_sq"]]
-    else:
-        shape, factors = (-1, *weight.shape[-2:]), _matrix_factors
-        averages = [state["exp_avg_sq_row"], state["exp_avg_sq_col"]]
-    grad = weight.grad.detach().reshape(shape)
-    # two graphs: in one, the compiler would write the whole update to memory in between
-    factors = on(factors)(grad, *averages, numbers)
-    on(_apply)(weight.detach().view(shape), grad, numbers, salt, *factors)
 
 
 def _salt(steps: int, group: int, index: int) -> int:
@@ -166,39 +240,52 @@ def _salt(steps: int, group: int, index: int) -> int:
     return ((mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9 >> 32) % 2**32 - 2**31
 
 
-def _element_factors(grad: Tensor, square: Tensor, numbers: Tensor) -> tuple[Tensor]:
-    grad = grad.float()
-    square.lerp_(grad * grad + SQUARE_EPS, numbers[2])
-    return (square.rsqrt(),)
+def _square_sums(grad: Tensor) -> tuple[Tensor, Tensor]:
+    square = grad.float().square()
+    return square.sum(-1), square.sum(-2)
 
 
-def _matrix_factors(
-    grad: Tensor, row: Tensor, column: Tensor, numbers: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Of `grad` [matrices, rows, columns], from the averages of its squares by row and column."""
-    grad = grad.float()
-    square, share = grad * grad + SQUARE_EPS, numbers[2]
-    row.lerp_(square.mean(-1), share)
-    column.lerp_(square.mean(-2), share)
-    by_row = (row / row.mean(-1, keepdim=True)).rsqrt()
-    return by_row[..., None], column.rsqrt()[..., None, :]
+def _update(
+    weight: Tensor,
+    grad: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    averages: list[Tensor],
+    scale: Tensor,
+    numbers: Tensor,
+    salt: Tensor,
+) -> None:
+    """Update `averages` and `weight` [matrices, rows, columns] in place by `scale` times `grad`.
 
-
-def _apply(weight: Tensor, grad: Tensor, numbers: Tensor, salt: Tensor, *factors: Tensor) -> None:
-    lr, decay, _, clip_threshold = numbers.unbind()
-    update = prod(factors) * grad.float()
+    `rows` and `columns` are sums of the squares of `grad`; `numbers` are learning rate, decay, the
+    share of this step's squares and the threshold to which the update is clipped.
+    """
+    lr, decay, share, clip_threshold = numbers.unbind()
+    sums, counts = (rows, columns), (columns.shape[-1], rows.shape[-1])
+    for average, total, count in zip(averages, sums, counts, strict=False):  # no columns: a vector
+        mean = total * (scale * scale / count) + SQUARE_EPS
+        average.lerp_(mean.view_as(average), share)
+    row, *column = averages
+    update = scale * grad.float()
+    if column:
+        by_row = (row / row.mean(-1, keepdim=True)).rsqrt()
+        update *= by_row[..., None] * column[0].rsqrt()[..., None, :]
+    else:
+        update *= row.rsqrt().view_as(update)
     size = update.square().mean().sqrt()
-    update = update * (lr / (size / clip_threshold).clamp(min=1))
+    update *= lr / (size / clip_threshold).clamp(min=1)
     new = weight.float() * (1 - lr * decay) - update
     place = torch.arange(weight.numel(), device=weight.device, dtype=torch.int32)
     weight.copy_(_rounded(new, _hash(place + salt[0]).view_as(weight), weight.dtype))
 
 
-@cache
-def _compiled(function: Callable) -> Callable:
-    # beyond it torch would run it uncompiled, which holds matrices several times over in float32
-    torch._dynamo.config.recompile_limit = 64
-    return torch.compile(function, dynamic=True)
+def _kernels(weight: Tensor) -> tuple[Callable, Callable]:
+    """`_square_sums` and `_update`; for a GPU, which alone has Triton, fused."""
+    if not weight.is_cuda:
+        return _square_sums, _update
+    from ablation import adafactor_kernels
+
+    return adafactor_kernels.square_sums, adafactor_kernels.update
 
 
 def _hash(x: Tensor) -> Tensor:

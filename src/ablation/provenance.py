@@ -21,6 +21,7 @@ from ablation.atomic import atomic_path
 from ablation.code_hash import code_hash
 
 SCHEMA_VERSION = 1
+WORKFLOW_COPY = "_workflow"  # beside the studies in results/: what a crate was made with, no study
 
 
 class StaleInput(RuntimeError):

@@ -251,6 +251,13 @@ class Criteria(Strict):
     gain: float = key("P - A at least", ge=-1, le=1)
 
 
+class Samples(Strict):
+    prompts: list[Annotated[str, Field(pattern=r"\S")]] = key(
+        "texts to continue; none: one item of each of the micro-world's tasks, where it has some"
+    )
+    max_new_tokens: int = key("length of a continuation at most", ge=1)
+
+
 class Instructions(Strict):
     data: str = key("hub data set with a train split of Alpaca records", pattern=REPOSITORY)
     count: int = key("records: the first so many", ge=2)
@@ -311,6 +318,7 @@ class Study(Strict):
     evaluation: Evaluation = key("what every checkpoint is scored on, under every mask")
     statistics: Statistics = key("of recovery.csv")
     criteria: Criteria = key('the published ones: a recipe "recovers" when both hold')
+    samples: Samples = key("what the report shows continued by the base and by every recipe")
     world: MicroWorld = key(
         "the micro-world that makes items, finetuning data and, when asked for, the base"
     )

@@ -16,7 +16,7 @@ from ablation.accepted import SCRIPTS, oldest, read
 from ablation.code_hash import code_hash
 from ablation.layers import merge, read_layer, resolve
 from ablation.machine import run_of
-from ablation.provenance import sealed_manifest, sha256_file, visible_files
+from ablation.provenance import WORKFLOW_COPY, sealed_manifest, sha256_file, visible_files
 from ablation.store import Store
 
 SMALL = ("manifest.json", "run.json", "samples.parquet")  # what of a push is brought to compare
@@ -72,7 +72,8 @@ def _study_folder(folder: Path) -> Path:
     """`results/micro` of itself, or the one study in `results`."""
     if any(folder.glob("*manifest.json")) or any(folder.glob("stage*")):
         return folder
-    inside = [f for f in folder.iterdir() if f.is_dir() and any(f.rglob("*manifest.json"))]
+    folders = (f for f in folder.iterdir() if f.is_dir() and f.name != WORKFLOW_COPY)
+    inside = [f for f in folders if any(f.rglob("*manifest.json"))]
     if len(inside) != 1:
         names = ", ".join(f.name for f in inside)
         raise NothingToCompare(f"{folder} holds {len(inside)} studies ({names}): name one")

@@ -51,13 +51,13 @@ def print_recovery(file: str | Path, seed: str, task: str) -> int:
     console.print(
         _table(f"{study}: side effect on ordinary, causal use (seed {seed})", causal, SIDE)
     )
-    for line in _warnings(rows):
+    for line in warnings_of(rows):
         console.print(line, style="bold red")
     console.print(LEGEND, style="dim")
     return 0
 
 
-def _warnings(rows: pd.DataFrame) -> list[str]:
+def warnings_of(rows: pd.DataFrame) -> list[str]:
     """One line for each reason why B, A and P of some rows must not be compared."""
     unlike = rows[rows.comparable != "true"]
     lines = []

@@ -23,6 +23,7 @@ from .jobs import task_of
 from .keeper import Keeper
 from .local_lane import LocalLane
 from .offers import wish_of
+from .permission import Permission
 from .pool import Pool
 from .rental import Renter, Site
 from .runs import Run, reap
@@ -58,6 +59,7 @@ class Executor(RemoteExecutor):
         self.closing, self._closed = threading.Event(), threading.Lock()
         self.run_: Run | None = None
         self.pool: Pool | None = None
+        self.permission = Permission(self.settings)
         self.lane = LocalLane(self.settings.local_cores or os.cpu_count() or 1, self._logs())
         self._python = "python"
         self._ready = False
@@ -73,7 +75,7 @@ class Executor(RemoteExecutor):
     # ---- jobs ----------------------------------------------------------------------------------
 
     def run_job(self, job):
-        rent = bool(job.resources.get("gpu")) or self.settings.cpu_jobs == "rent"
+        rent = self._rents(job)
         self._python = "python" if rent else sys.executable
         info = SubmittedJobInfo(job, aux={})
         try:
@@ -117,8 +119,17 @@ class Executor(RemoteExecutor):
     def _pool(self) -> Pool:
         """Made with the first job that rents: without one, no key is needed."""
         if self.pool is None:
+            renting = [job for job in self.dag.needrun_jobs() if self._rents(job)]
+            self.permission.get(
+                [(job.rule.name, dict(job.wildcards)) for job in renting],
+                self.workflow.config,
+                self.workflow.overwrite_configfiles,
+            )
             self.pool = self._make_pool()
         return self.pool
+
+    def _rents(self, job) -> bool:
+        return bool(job.resources.get("gpu")) or self.settings.cpu_jobs == "rent"
 
     def _make_pool(self) -> Pool:
         chosen, clock, log = self.settings, self.clock, self._say

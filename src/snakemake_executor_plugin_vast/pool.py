@@ -87,10 +87,9 @@ class Pool:
             self._idle[slot] = machine
             try:
                 while not self.closing.is_set():
-                    for task in self._waiting:
-                        if machine is None or machine.serves(task.wish):
-                            self._waiting.remove(task)
-                            return task, True
+                    if task := self._next(machine):
+                        self._waiting.remove(task)
+                        return task, True
                     if self._waiting and not self._served(self._waiting[0]):
                         return self._waiting.popleft(), False
                     left = until - self.clock.now()
@@ -100,6 +99,19 @@ class Pool:
                 return None, False
             finally:
                 del self._idle[slot]
+
+    def _next(self, machine: Machine | None) -> Task | None:
+        """The first task for the machine; without one, the first that no warm machine will take."""
+        warm = [m for m in self._idle.values() if m is not None]
+        for task in self._waiting:
+            if machine and machine.serves(task.wish):
+                return task
+            if machine is None:
+                fit = next((m for m in warm if m.serves(task.wish)), None)
+                if fit is None:
+                    return task
+                warm.remove(fit)
+        return None
 
     def _served(self, task: Task) -> bool:
         """Whether an idle slot will take the task, or one may still be opened for it."""
@@ -121,8 +133,8 @@ class Pool:
                 self._busy.add(slot)
                 try:
                     machine = self._serve(task, machine, slot)
-                except OverBudget as fault:
-                    if machine:
+                except (OverBudget, NothingToRent) as fault:
+                    if machine:  # still there only when the budget is what lacks
                         self.renter.end(machine, "budget")
                     machine = None
                     with self._changed:
@@ -133,9 +145,6 @@ class Pool:
                             self._changed.notify_all()
                             return
                     task.outcome = Outcome(str(fault))
-                except NothingToRent as fault:
-                    task.outcome = Outcome(str(fault))
-                    machine = None
                 if machine is None:
                     self._busy.discard(slot)
         except Closing:

@@ -276,6 +276,7 @@ class Renter:
         patience = max(30.0, self.clock.real(self.limits.setup))
         try:
             way.install(site.folder)
+            way.command("until command -v rsync > /dev/null; do sleep 1; done", "", patience)
             way.push([f"{site.workdir}/{name}" for name in site.sources()])
             if site.setup:
                 way.command(f"cd {shlex.quote(site.workdir)} && {{ {site.setup}\n}}", "", patience)

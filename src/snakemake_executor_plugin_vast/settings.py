@@ -8,11 +8,13 @@ from .offers import Market, Wish
 from .watch import Limits
 
 VENV = "/opt/ablation"
+# The image's own pip serves the environment: Debian's Python has none to put there (ensurepip).
 SETUP = (
-    f"set -e; python3 -m venv --system-site-packages {VENV}; "
-    f"{VENV}/bin/pip install -q -r requirements-torch.txt; "
-    f"{VENV}/bin/pip install -q --no-deps --require-hashes -r requirements.txt; "
-    f"{VENV}/bin/pip install -q --no-deps --no-build-isolation -e ."
+    f"set -e; python3 -m venv --system-site-packages --without-pip {VENV}; "
+    f"pip='{VENV}/bin/python -m pip install -q'; "
+    "$pip -r requirements-torch.txt; "
+    "$pip --no-deps --require-hashes -r requirements.txt; "
+    "$pip --no-deps --no-build-isolation -e ."
 )
 SMOKE = (
     'nvidia-smi -L && python -c \'import torch; x = torch.ones(512, 512, device="cuda"); '
@@ -28,6 +30,7 @@ def setting(default, help: str, **more):
 @dataclass
 class ExecutorSettings(ExecutorSettingsBase):
     budget: float = setting(0.0, "Dollars that this run may cost; 0: no bound.")
+    yes: bool = setting(False, "Rent without asking at the terminal.")
     max_price: float = setting(5.0, "Dollars an hour that one machine may cost, disk included.")
     max_machines: int = setting(4, "Machines at a time.")
     max_hours: float = setting(48.0, "Hours that a job without `runtime` may take.")
@@ -41,7 +44,7 @@ class ExecutorSettings(ExecutorSettingsBase):
     regions: str = setting("", "Two-letter countries, with commas; empty: anywhere.")
     inet_down: float = setting(200.0, "Least download rate of a host, Mbit/s.")
     datacenter: bool = setting(False, "Only data centres.")
-    image: str = setting("pytorch/pytorch:2.13.0-cuda12.8-cudnn9-runtime", "Docker image.")
+    image: str = setting("pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime", "Docker image.")
     setup: str = setting(SETUP, "Command run once a machine, in the working directory.")
     activate: str = setting(f". {VENV}/bin/activate", "Command run before each job.")
     smoke: str = setting(SMOKE, "Command that must succeed before the first job.")

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a small study, a driver process, a fake Vast to trouble it."""
+"""What the end-to-end tests share: driver processes, a fake Vast to trouble them, a small study."""
 
 import json
 import os
@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUDY = Path(__file__).parent / "drill"
 SCALE = 60.0  # a minute a second, for the fake as for the driver
 SETTINGS = {
+    "yes": True,
     "time-scale": SCALE,
     "setup": "true",
     "activate": "true",
@@ -28,28 +29,25 @@ SETTINGS = {
 }
 
 
-class Drill:
+class Drivers:
     """One project folder and the drivers started in it."""
+
+    study = "drill"
 
     def __init__(self, fake, folder: Path, **settings):
         self.fake, self.folder = fake, folder
-        shutil.copytree(STUDY, folder)
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-        ignored = ("results", "logs", "state", "ledger", ".snakemake", "driver-*")
-        (folder / ".gitignore").write_text("\n".join(ignored))
         self.settings = SETTINGS | {k.replace("_", "-"): v for k, v in settings.items()}
         self.process: subprocess.Popen | None = None
         self.starts, self.others = 0, []
 
-    def start(self, *arguments: str, config: tuple = (), environment: dict | None = None):
+    def launch(self, *arguments: str, environment: dict | None = None):
         """A driver; its output goes to driver-<n>.log."""
         self.starts += 1
         flags = []
         for name, value in self.settings.items():
             flags += [f"--vast-{name}"] if value is True else [f"--vast-{name}", str(value)]
-        command = [sys.executable, "-m", "snakemake", "--executor", "vast", "--jobs", "4", *flags]
-        command += ["--rerun-triggers", "input", "params", "--rerun-incomplete", *arguments]
-        command += ["--config", "study=drill", *config] if config else ["--config", "study=drill"]
+        command = [sys.executable, "-m", "snakemake", *flags, *arguments]
         variables = {**os.environ, **self.fake.environment, **(environment or {})}
         variables["PYTHONPATH"] = str(ROOT / "src")
         with open(self.folder / f"driver-{self.starts}.log", "wb") as log:
@@ -66,9 +64,6 @@ class Drill:
         except subprocess.TimeoutExpired:
             os.kill(self.process.pid, signal.SIGKILL)
             raise AssertionError(self.said()) from None
-
-    def run(self, *arguments: str, config: tuple = (), timeout: float = 150.0) -> int:
-        return self.start(*arguments, config=config).finish(timeout)
 
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
@@ -92,15 +87,6 @@ class Drill:
                 raise AssertionError(f"{what or condition}: {why}\n{self.said()}")
             time.sleep(0.02)
 
-    def until_step(self, step: int) -> None:
-        """Until a training has streamed this step home."""
-        self.until(lambda: f"step {step}\n" in self.streamed(), what=f"step {step}")
-
-    def until_state(self) -> None:
-        """Until a state has come home."""
-        home = self.folder / "state"
-        self.until(lambda: any(home.glob("*/checkpoint-*/complete")), what="a state at home")
-
     def logs(self) -> list[Path]:
         """What attempts printed, in their order."""
         found = (self.folder / ".snakemake/vast/logs").glob("*-*.log")
@@ -110,14 +96,41 @@ class Drill:
     def streamed(self) -> str:
         return "".join(log.read_text(errors="replace") for log in self.logs())
 
+    def ledger(self) -> list[dict]:
+        lines = (self.folder / f"ledger/{self.study}.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+class Drill(Drivers):
+    """The small study of shell commands."""
+
+    def __init__(self, fake, folder: Path, **settings):
+        shutil.copytree(STUDY, folder)
+        ignored = ("results", "logs", "state", "ledger", ".snakemake", "driver-*")
+        (folder / ".gitignore").write_text("\n".join(ignored))
+        super().__init__(fake, folder, **settings)
+
+    def start(self, *arguments: str, config: tuple = (), environment: dict | None = None):
+        options = ["--executor", "vast", "--jobs", "4", "--rerun-triggers", "input", "params"]
+        options += ["--rerun-incomplete", *arguments, "--config", "study=drill", *config]
+        return self.launch(*options, environment=environment)
+
+    def run(self, *arguments: str, config: tuple = (), timeout: float = 150.0) -> int:
+        return self.start(*arguments, config=config).finish(timeout)
+
+    def until_step(self, step: int) -> None:
+        """Until a training has streamed this step home."""
+        self.until(lambda: f"step {step}\n" in self.streamed(), what=f"step {step}")
+
+    def until_state(self) -> None:
+        """Until a state has come home."""
+        home = self.folder / "state"
+        self.until(lambda: any(home.glob("*/checkpoint-*/complete")), what="a state at home")
+
     def lost_steps(self) -> int:
         """Steps that were made more than once, as far as they were streamed home."""
         steps = [s for log in self.logs() for s in set(re.findall(r"step \d+\n", log.read_text()))]
         return len(steps) - len(set(steps))
-
-    def ledger(self) -> list[dict]:
-        lines = (self.folder / "ledger/drill.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
 
     def report(self) -> str:
         file = self.folder / "results/report.txt"

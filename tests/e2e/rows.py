@@ -222,13 +222,13 @@ def two_drivers(drill):
     drill.others = [other]
 
 
-@row("budget reached", budget=0.42, setup_minutes=5)
+@row("budget reached", budget=0.5, setup_minutes=5)
 def budget(drill):
-    """It pays for the training (60 min and start-up), not for an evaluation of up to 90 min."""
-    assert drill.run(config=("evaluate_minutes=90",)) != 0
-    assert "budget of $0.42" in drill.said(), drill.said()
+    """It pays for the training (60 min and start-up), not for an evaluation of up to 120 min."""
+    assert drill.run(config=("evaluate_minutes=120",)) != 0
+    assert "budget of $0.50" in drill.said(), drill.said()
     assert not drill.fake.instances
-    assert drill.fake.spent <= 0.42 and (drill.folder / "results/train/a/model").is_dir()
+    assert drill.fake.spent <= 0.5 and (drill.folder / "results/train/a/model").is_dir()
     drill.settings["budget"] = 5.0
     assert drill.run() == 0, drill.said()
 

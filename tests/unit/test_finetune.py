@@ -356,7 +356,9 @@ def test_a_bfloat16_step_is_the_float32_sum_of_its_micro_batches(
         stepped.update({weight: weight.grad.clone() for weight in model.parameters()})
 
     def seen(model, rows, mask):
-        batches.extend([rows] if torch.is_grad_enabled() else [])
+        if torch.is_grad_enabled():
+            batches.append(rows)
+            assert all(weight.grad is None for weight in model.parameters())  # else not compiled
         return summed_loss(model, rows, mask)
 
     monkeypatch.setattr(module.Watch, "on_pre_optimizer_step", stepping)
@@ -377,6 +379,29 @@ def test_a_bfloat16_step_is_the_float32_sum_of_its_micro_batches(
     for weight, total in expected.items():
         assert stepped[weight].dtype == torch.float32
         torch.testing.assert_close(stepped[weight], total, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor_bf16"])
+@pytest.mark.parametrize("size", [8, 4])  # one forward a step, two
+def test_bfloat16_gradients_are_clipped_in_float32(
+    tokenizer, data, tmp_path, monkeypatch, size, optimizer
+):
+    norms = []
+
+    def stepping(self, args, state, control, model=None, **kwargs):
+        gradients = [weight.grad.double() for weight in model.parameters()]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+
+    monkeypatch.setattr(module.Watch, "on_pre_optimizer_step", stepping)
+    model = tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16()
+    changes = {"optimizer": optimizer, "micro_batch_examples": size, "max_grad_norm": 0.01}
+    _, curve, _ = run(model, tokenizer, data, tmp_path, **changes)
+    found = [point["grad_norm"] for point in curve if "loss" in point]
+    if optimizer == "adafactor_bf16":  # which clips as it steps: here gradients are whole
+        assert norms == pytest.approx(found, rel=1e-5)
+    else:
+        assert norms == pytest.approx([0.01] * 4, rel=1e-4)
+    assert min(found) > 0.1
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor_bf16"])

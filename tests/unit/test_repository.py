@@ -4,9 +4,12 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
+from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,6 +104,40 @@ def test_the_workflow_folder_has_the_same_workflow(target):
 
     ours = jobs()
     assert len(ours) > 9 and jobs("-s", "workflow/Snakefile") == ours
+
+
+def test_the_public_catalog_finds_what_it_looks_for():
+    shown = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())
+    assert set(shown["usage"]) <= {"mandatory-flags", "software-stack-deployment", "report"}
+    assert shown["usage"]["report"] and shown["usage"]["software-stack-deployment"]["conda"]
+    for name in ("workflow/Snakefile", "config/README.md", "README.md", "CHANGELOG.md"):
+        assert (ROOT / name).read_text().strip(), name
+
+
+def test_licence_version_and_citation_say_the_same():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "title", "message", "authors"} <= set(cited)  # what the format demands
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert cited["license"] == "Apache-2.0"
+    licence = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in licence and "Version 2.0" in licence
+
+
+def test_changes_are_told_newest_first():
+    heads = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    dates = [date.fromisoformat(head.partition(":")[0]) for head in heads]
+    assert dates and dates == sorted(dates, reverse=True)
+
+
+def test_every_caption_of_the_report_is_used_and_every_page_has_one():
+    rules = "".join(file.read_text() for file in (ROOT / "rules").glob("*.smk"))
+    for kind in ("table", "figure"):
+        there = {p.stem for p in (ROOT / "workflow/report").glob(f"{kind}_*.rst")}
+        named = set(re.findall(rf"{kind}_(\w+)\.rst", rules))
+        made = {"figure": {"accuracy", "recovery", "curves", "flips", "masks"}}.get(kind, set())
+        pages = {"costs", "environment"} if kind == "table" else set()
+        assert there == {f"{kind}_{name}" for name in named | made | pages}
 
 
 def test_figures_are_a_target():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from snakemake_executor_plugin_vast import deadman, ledger, offers, watch
 from snakemake_executor_plugin_vast.api import Instance, Offer
 from snakemake_executor_plugin_vast.offers import Market, Wish
+from snakemake_executor_plugin_vast.settings import ExecutorSettings
 from snakemake_executor_plugin_vast.watch import Limits, Sight
 
 OFFER = Offer(
@@ -299,3 +301,9 @@ def test_states_take_at_most_their_share_of_the_time(every, took, share):
 def test_a_silent_driver_ends_the_machine(quiet, age, keep, stopped_for, expected):
     facts = {"silent": 30, "longest": 1000, "later": 500}
     assert deadman.decide(quiet, age, keep=keep, stopped_for=stopped_for, **facts) == expected
+
+
+def test_the_image_holds_the_pinned_torch():
+    pin = (Path(__file__).parents[2] / "requirements-torch.txt").read_text().strip()
+    version = pin.removeprefix("torch==")
+    assert ExecutorSettings().image.startswith(f"pytorch/pytorch:{version}-cuda")

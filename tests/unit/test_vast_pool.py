@@ -61,6 +61,9 @@ class Attempt:
     def run(self):
         script = self.task.inputs
         word = script.pop(0) if script else "done"
+        if isinstance(word, tuple):
+            held, word = word
+            assert held.wait(PATIENCE)
         if isinstance(word, threading.Event):
             assert word.wait(PATIENCE)
         elif word == "fails":
@@ -194,8 +197,20 @@ def test_a_full_disk_is_pruned_then_doubled(make, monkeypatch):
     assert pruned == ["m1"] and [m.wish.disk_gb for m in renter.rented] == [40, 80]
 
 
-def test_over_budget_a_job_waits_for_the_machines_that_are_there(make):
-    held, renter = threading.Event(), Renter([None, OverBudget("budget of $1.00")])
+def test_a_job_that_lost_its_machine_takes_a_warm_one(make):
+    held, renter = threading.Event(), Renter()
+    pool, first, second = make(renter), task((held, "outbid")), task()
+    pool.submit(first)
+    pool.submit(second)
+    while None in pool._idle.values() or not pool._idle:  # until the second's machine is idle
+        held.wait(0.01)
+    held.set()
+    assert wait(first) == [""] and len(renter.rented) == 2
+
+
+@pytest.mark.parametrize("fault", [OverBudget("budget of $1.00"), NothingToRent("no offer")])
+def test_a_job_without_a_machine_waits_for_those_that_are_there(make, fault):
+    held, renter = threading.Event(), Renter([None, fault])
     pool, first, second = make(renter), task(held), task()
     pool.submit(first)
     while not renter.rented:

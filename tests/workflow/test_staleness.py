@@ -73,13 +73,13 @@ def test_a_real_change_in_the_statistics(micro):
         assert micro.stale("all") == (
             TABLES
             | {"all", "bag_of_words", "published", "flips"}
-            | {"figure_accuracy", "figure_recovery", "figure_flips"}
+            | {"figure_accuracy", "figure_recovery", "figure_flips", "pages", "runs"}
         )
 
 
 def test_a_real_change_in_one_figures_table(micro):
     with edited(micro.folder / "src/ablation/curves.py", ('"resumed"', '"resumed again"')):
-        assert micro.stale("all") == {"all", "curves", "figure_curves"}
+        assert micro.stale("all") == {"all", "curves", "figure_curves", "pages", "runs"}
 
 
 def test_a_real_change_in_training_reaches_every_recipe_and_no_baseline(micro):

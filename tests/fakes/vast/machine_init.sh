@@ -4,7 +4,7 @@
 # the driver is visible here but the programs, and so that all processes end with this one.
 #
 # DISK the machine's root folder   SKEL what a new disk holds   BIN its /usr/local/bin
-# KEYS its /root/.ssh   VISIBLE folders to show read-only, by ':'
+# KEYS root's .ssh   VISIBLE folders to show read-only, by ':'
 # DISK_MB if set: a disk of that size, lost on stop
 set -eu
 exec 3<&0 </dev/null

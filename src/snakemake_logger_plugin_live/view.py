@@ -1,0 +1,106 @@
+"""A run as a table for the terminal, and as plain lines."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from .state import PROGRESS, Job, Run
+
+LEDGERS = "ledger/*.jsonl"
+TAIL = 4096  # bytes of a log's end that are read
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min`, `2 h 05 min`"""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def summary(run: Run, now: float, dollars: float) -> str:
+    """`12 of 60 jobs, about 4 min left, $0.42`"""
+    parts = [f"{sum(run.done.values())} of {sum(run.total.values())} jobs"]
+    left = run.left(now)
+    if left:
+        parts.append(f"about {duration(left)} left")
+    if dollars:
+        parts.append(f"${dollars:.2f}")
+    return ", ".join(parts)
+
+
+def line_of(run: Run, job: Job, now: float, dollars: float) -> str:
+    """What a log says of a job that has ended well."""
+    return f"done   {job.name} ({duration(now - job.since)}); {summary(run, now, dollars)}"
+
+
+def table(run: Run, now: float, dollars: float, tail: Callable[[Job], str]) -> Group:
+    """Stages with their jobs counted, then a row a running job; `tail` gives its last line."""
+    jobs = Table(box=box.SIMPLE_HEAD)
+    jobs.add_column("running", no_wrap=True)
+    for head in ("step", "", "loss", "left", "for"):
+        jobs.add_column(head, justify="right", no_wrap=True)
+    for job in list(run.running.values()):
+        step, bar, loss, left = progress(tail(job))
+        jobs.add_row(Text(job.name), step, bar, loss, left, duration(now - job.since))
+    return Group(Text(stages(run)), jobs, Text(summary(run, now, dollars)))
+
+
+def stages(run: Run) -> str:
+    """`stage3_finetune 3/9   stage4_posteval 0/9   other 2/14`"""
+    total, done = Counter(), Counter()
+    for rule, jobs in run.total.items():
+        stage = rule if rule.startswith("stage") else "other"
+        total[stage] += jobs
+        done[stage] += run.done[rule]
+    order = sorted(total, key=lambda stage: (stage == "other", stage))
+    return "   ".join(f"{stage} {done[stage]}/{total[stage]}" for stage in order)
+
+
+def progress(line: str) -> tuple[str, str, str, str]:
+    """Step, bar, loss and time left of a line of progress; empty where it says none."""
+    found = PROGRESS.match(line)
+    if not found:
+        return "", "", "", ""
+    done, total = int(found["done"]), int(found["total"])
+    filled = 10 * done // max(total, 1)
+    notes = dict.fromkeys(("loss", "left"), "")
+    for note in found["notes"].split(", "):
+        if note.startswith("loss "):
+            notes["loss"] = note.removeprefix("loss ")
+        elif note.endswith(" s left"):
+            notes["left"] = duration(float(note.removesuffix(" s left")))
+    return f"{done}/{total}", "━" * filled + "╌" * (10 - filled), notes["loss"], notes["left"]
+
+
+def last_line(job: Job) -> str:
+    """The last line of progress in the job's log; empty where there is none."""
+    for log in job.logs:
+        try:
+            with open(log, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            continue
+        return next((line for line in reversed(lines) if PROGRESS.match(line)), "")
+    return ""
+
+
+def spent(root: Path) -> float:
+    """Dollars in the ledgers of the `vast` executor so far; 0 without any."""
+    files = sorted(root.glob(LEDGERS))
+    if not files:
+        return 0.0
+
+    from snakemake_executor_plugin_vast import ledger
+
+    return sum(ledger.account(ledger.read(file), time.time()).spent for file in files)
