@@ -30,6 +30,7 @@ rule bridge_questions:
     output:
         expand(f"{BRIDGE}/questions/{{regime}}/{{split}}.jsonl", regime=REGIMES_RUN, split=SPLITS),
         manifest=QUESTIONS,
+        run=f"{BRIDGE}/questions/run.json",
     log:
         f"{LOGS}/bridge/questions.log",
     conda:
@@ -55,7 +56,7 @@ rule bridge_pretrain:
     conda:
         "../environment.yml"
     resources:
-        gpu=STUDY.hardware.gpu,
+        **STUDY.hardware.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_pretrain_stamp(w.role)),
     message:
@@ -67,9 +68,11 @@ rule bridge_pretrain:
 rule bridge_source:
     """One manifest that names every file of the source by its hash."""
     input:
+        bridge_files("source"),
         record=bridge_record("source"),
     output:
         manifest=bridge_model("source"),
+        run=f"{BRIDGE}/models/source.run.json",
     log:
         f"{LOGS}/bridge/source.log",
     conda:
@@ -84,9 +87,11 @@ rule bridge_source:
 
 use rule bridge_source as bridge_target with:
     input:
+        bridge_files("target"),
         record=bridge_record("target"),
     output:
         manifest=bridge_model("target"),
+        run=f"{BRIDGE}/models/target.run.json",
     log:
         f"{LOGS}/bridge/target.log",
     params:
@@ -98,6 +103,8 @@ use rule bridge_source as bridge_target with:
 rule bridge_states:
     """What the frozen models say once: source states, teacher log-probabilities, arms alone."""
     input:
+        asked_files,
+        weights=bridge_weights(),
         questions=QUESTIONS,
         source=bridge_model("source"),
         target=bridge_model("target"),
@@ -116,7 +123,7 @@ rule bridge_states:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        gpu=STUDY.hardware.gpu,
+        **STUDY.hardware.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_states_stamp(w.regime, w.direction)),
     message:
@@ -128,6 +135,9 @@ rule bridge_states:
 rule bridge_cells:
     """Every translator of one regime and seed, trained and asked: several cells in one process."""
     input:
+        asked_files,
+        read_files,
+        weights=bridge_weights(),
         questions=QUESTIONS,
         source=bridge_model("source"),
         target=bridge_model("target"),
@@ -149,7 +159,7 @@ rule bridge_cells:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        gpu=STUDY.hardware.gpu,
+        **STUDY.hardware.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_cells_stamp(w.regime, w.seed)),
         state=lambda w: bridge_training_state(w.regime, w.seed),
@@ -162,10 +172,13 @@ rule bridge_cells:
 rule bridge_inference:
     """Cache memory, latency and quality of the five arms, one question at a time."""
     input:
+        asked_files,
+        weights=bridge_weights(),
         questions=QUESTIONS,
         source=bridge_model("source"),
         target=bridge_model("target"),
-        cells=f"{BRIDGE}/cells/{{regime}}/seed{STUDY.bridge.seeds[0]}/manifest.json",
+        translators=ancient(f"{TIMED}/translators"),
+        cells=f"{TIMED}/manifest.json",
     output:
         samples=f"{BRIDGE}/inference/{{regime}}/inference_per_sample.jsonl",
         manifest=f"{BRIDGE}/inference/{{regime}}/manifest.json",
@@ -178,7 +191,7 @@ rule bridge_inference:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        gpu=STUDY.hardware.gpu,
+        **STUDY.hardware.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_inference_stamp(w.regime)),
     message:
@@ -191,6 +204,7 @@ rule bridge_tables:
     """Runs, effects, controls, compression, quantization, costs, claims, plan and audit."""
     input:
         list(bridge_measured()),
+        bridge_samples(),
     output:
         tables=[
             report(
@@ -201,6 +215,7 @@ rule bridge_tables:
             for table in BRIDGE_TABLES
         ],
         manifest=f"{BRIDGE}/tables.manifest.json",
+        run=f"{BRIDGE}/tables.run.json",
     log:
         f"{LOGS}/bridge/tables.log",
     conda:
@@ -229,6 +244,7 @@ rule bridge_published:
             category="Bridge",
         ),
         manifest=f"{BRIDGE}/published.manifest.json",
+        run=f"{BRIDGE}/published.run.json",
     log:
         f"{LOGS}/bridge/published.log",
     conda:

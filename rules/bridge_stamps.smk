@@ -27,6 +27,34 @@ def bridge_record(role):
     return f"{bridge_made(role)}/manifest.json" if own else f"{model}/config.json"
 
 
+def bridge_folder(role):
+    """Where a model's own files stand."""
+    model = getattr(STUDY.bridge, role)
+    return f"{bridge_made(role)}/model" if model in ("shipped", "pretrain") else model
+
+
+def bridge_files(role):
+    """All files of a foreign checkpoint; ours are named, by hash, in their manifest."""
+    own = getattr(STUDY.bridge, role) in ("shipped", "pretrain")
+    return [] if own else [p.as_posix() for p in provenance.visible_files(bridge_folder(role))]
+
+
+# Files that manifests name are inputs too, as in stamps.smk: only inputs reach a rented machine.
+
+
+def bridge_weights():
+    return ancient([bridge_folder(role) for role in ROLES])
+
+
+def asked_files(w):
+    return expand(f"{BRIDGE}/questions/{w.regime}/{{split}}.jsonl", split=SPLITS)
+
+
+def read_files(w):
+    folders = [f"{BRIDGE}/states/{w.regime}/{direction}" for direction in DIRECTIONS]
+    return expand("{folder}/{split}.safetensors", folder=folders, split=SPLITS)
+
+
 @cache
 def questions_stamp():
     block = STUDY.bridge
@@ -45,10 +73,8 @@ def bridge_pretrain_stamp(role):
 
 @cache
 def bridge_model_stamp(role):
-    model = getattr(STUDY.bridge, role)
-    own, upstream = model in ("shipped", "pretrain"), {}
-    slice = {"base": f"{bridge_made(role)}/model" if own else model}
-    if model == "pretrain":
+    slice, upstream = {"base": bridge_folder(role)}, {}
+    if getattr(STUDY.bridge, role) == "pretrain":
         upstream = {bridge_record(role): bridge_pretrain_stamp(role)}
     else:
         slice["record"] = provenance.sha256_file(ROOT / bridge_record(role))
@@ -73,7 +99,7 @@ def bridge_states_stamp(regime, direction):
         "options": {n: getattr(block, n) for n in kept},
         "budgets": sorted({k for c in block.recipes.values() for k in c.soft_tokens}),
         "answers": block.training.model_dump(include={"max_new_tokens", "eval_batch"}),
-        "hardware": STUDY.hardware.model_dump(),
+        "hardware": STUDY.hardware.computing(),
     }
     upstream = {QUESTIONS: questions_stamp(), **bridge_models()}
     return make_stamp("bridge_states", slice, MODEL_PACKAGES, upstream)
@@ -92,7 +118,7 @@ def bridge_cells_stamp(regime, seed):
         "seed": int(seed),
         "recipes": {n: block.recipe(n) | {"soft_tokens": r.soft_tokens} for n, r in chosen.items()},
         "max_tokens": block.max_tokens,
-        "hardware": STUDY.hardware.model_dump(),
+        "hardware": STUDY.hardware.computing(),
     }
     states = {bridge_states(regime, d): bridge_states_stamp(regime, d) for d in DIRECTIONS}
     upstream = {QUESTIONS: questions_stamp(), **bridge_models(), **states}
@@ -102,6 +128,9 @@ def bridge_cells_stamp(regime, seed):
 def bridge_training_state(regime, seed):
     digest = bridge_cells_stamp(regime, seed)["hash"][:12]
     return f"state/{STUDY.study}/bridge-{regime}-{seed}-{digest}"
+
+
+TIMED = f"{BRIDGE}/cells/{{regime}}/seed{STUDY.bridge.seeds[0]}"  # whose translators are timed
 
 
 def bridge_inference(regime):
@@ -118,7 +147,7 @@ def bridge_inference_stamp(regime):
         "recipe": block.recipe(asked.recipe),
         "layer": block.layer,
         "max_tokens": block.max_tokens,
-        "hardware": STUDY.hardware.model_dump(),
+        "hardware": STUDY.hardware.computing(),
     }
     upstream = {
         QUESTIONS: questions_stamp(),
@@ -138,6 +167,18 @@ def bridge_measured():
             found[bridge_cells(regime, seed)] = bridge_cells_stamp(regime, seed)
         found[bridge_inference(regime)] = bridge_inference_stamp(regime)
     return found
+
+
+def bridge_samples():
+    """The files of those manifests that the tables read."""
+    read = {
+        "states": ("samples.parquet",),
+        "cells": ("samples.parquet", "summary.json", "curve.jsonl"),
+        "inference": ("inference_per_sample.jsonl",),
+    }
+    homes = [Path(manifest).parent for manifest in bridge_measured()]
+    kinds = [home.relative_to(BRIDGE).parts[0] for home in homes]
+    return [f"{home}/{n}" for home, kind in zip(homes, kinds) for n in read[kind]]
 
 
 BRIDGE_TABLES = (

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ablation import charts, provenance
 from ablation.bridge import figures
+from ablation.machine import run_record
 from ablation.progress import logged
 
 
@@ -18,5 +19,5 @@ def main(smk):
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
+    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
         main(snakemake)  # noqa: F821

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ablation import hub, provenance
+from ablation import hub, machine, provenance
 from ablation.bridge import cells
 from ablation.bridge.inference import per_sample
 from ablation.bridge.pair import load_pair
@@ -16,7 +16,7 @@ def main(smk):
     folders = [hub.model_folder(m, inputs[m]) for m in (smk.input.source, smk.input.target)]
     asked, recipe = config["inference"], config["recipe"]
     name = f"{asked['recipe']}-k{asked['soft_tokens']}.safetensors"
-    with provenance.run_record(smk.output.run):
+    with machine.run_record(smk.output.run):
         pair = load_pair(folders, config["hardware"], config["max_tokens"])
         translator = cells.load_translator(
             Path(smk.input.cells).parent / "translators" / name, recipe, asked["soft_tokens"], pair

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ablation import hub, provenance
+from ablation import hub, machine, provenance
 from ablation.bridge.cells import read_once, target_facts, write_samples
 from ablation.bridge.pair import load_pair
 from ablation.progress import logged
@@ -13,7 +13,7 @@ def main(smk):
     stamp = json.loads(smk.params.stamp)
     config, inputs = stamp["config"], provenance.read_inputs(stamp)
     folders = [hub.model_folder(m, inputs[m]) for m in (smk.input.source, smk.input.target)]
-    with provenance.run_record(smk.output.run):
+    with machine.run_record(smk.output.run):
         pair = load_pair(folders, config["hardware"], config["options"]["max_tokens"])
         if config["direction"] == "swapped":
             pair = pair.swapped()
