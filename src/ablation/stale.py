@@ -131,7 +131,14 @@ def reckon(
     gpus = f"The study asks for {needs.gpu} GPU a job (hardware.gpu)"
     other = "another number there makes every model job stale."
     found.notes.append(f"{gpus}; {other}" if needs.gpu else f"{gpus}: it runs on the CPU; {other}")
-    if other := sorted({job.rule for job in jobs} - {*TRAININGS, *SCORINGS}):
+    rules = {job.rule for job in jobs} - {*TRAININGS, *SCORINGS}
+    bridge = {rule for rule in rules if rule.startswith("bridge_")}
+    if bridge:
+        found.notes.append(
+            "Not counted, though they run models: the cross-model bridge's jobs, whose speed was "
+            f"not measured on these machines: {', '.join(sorted(bridge))}"
+        )
+    if other := sorted(rules - bridge):
         found.notes.append(f"Not counted, as what makes data and tables: {', '.join(other)}")
     return found
 
