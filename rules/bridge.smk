@@ -10,6 +10,7 @@ localrules:
     bridge_tables,
     bridge_published,
     bridge_figures,
+    bridge_pages,
 
 
 wildcard_constraints:
@@ -23,6 +24,7 @@ rule bridge:
     input:
         expand(f"{BRIDGE}/{{table}}.csv", table=(*BRIDGE_TABLES, "published", "published_repeats")),
         expand(f"{BRIDGE}/figures/{{figure}}.svg", figure=BRIDGE_FIGURES),
+        expand(f"{BRIDGE}/report/{{page}}.html", page=[*BRIDGE_PAGES, "costs", "environment"]),
 
 
 rule bridge_questions:
@@ -210,7 +212,8 @@ rule bridge_tables:
             report(
                 f"{BRIDGE}/{table}.csv",
                 caption="../workflow/report/bridge_tables.rst",
-                category="Bridge",
+                category="5 Tables as CSV",
+                labels={"table": table},
             )
             for table in BRIDGE_TABLES
         ],
@@ -236,12 +239,14 @@ rule bridge_published:
         runs=report(
             f"{BRIDGE}/published.csv",
             caption="../workflow/report/bridge_published.rst",
-            category="Bridge",
+            category="5 Tables as CSV",
+            labels={"table": "published"},
         ),
         repeats=report(
             f"{BRIDGE}/published_repeats.csv",
             caption="../workflow/report/bridge_published.rst",
-            category="Bridge",
+            category="5 Tables as CSV",
+            labels={"table": "published_repeats"},
         ),
         manifest=f"{BRIDGE}/published.manifest.json",
         run=f"{BRIDGE}/published.run.json",
@@ -266,9 +271,13 @@ rule bridge_figures:
         report(
             f"{BRIDGE}/figures/{{figure}}.svg",
             caption="../workflow/report/bridge_figures.rst",
-            category="Bridge",
+            category="2 Figures",
+            labels=lambda w: {"page": BRIDGE_TITLES[w.figure]},
         ),
         f"{BRIDGE}/figures/{{figure}}.png",
+        f"{BRIDGE}/figures/{{figure}}.html",
+        manifest=f"{BRIDGE}/figures/{{figure}}.manifest.json",
+        run=f"{BRIDGE}/figures/{{figure}}.run.json",
     log:
         f"{LOGS}/bridge/figure-{{figure}}.log",
     wildcard_constraints:
@@ -281,3 +290,32 @@ rule bridge_figures:
         "Bridge: drawing {wildcards.figure}"
     script:
         "../workflow/scripts/bridge_figures.py"
+
+
+rule bridge_pages:
+    """Every table of the bridge as a page that sorts and needs no network."""
+    input:
+        list(bridge_pages_stamp()["upstream"]),
+        [f"{BRIDGE}/{table}.csv" for tables in BRIDGE_PAGES.values() for table in tables],
+    output:
+        [
+            report(
+                f"{BRIDGE}/report/{page}.html",
+                caption="../workflow/report/bridge_tables.rst",
+                category="1 Findings",
+                labels={"page": BRIDGE_TITLES[page]},
+            )
+            for page in BRIDGE_PAGES
+        ],
+        manifest=f"{BRIDGE}/report/manifest.json",
+        run=f"{BRIDGE}/report/run.json",
+    log:
+        f"{LOGS}/bridge/pages.log",
+    conda:
+        "../environment.yml"
+    params:
+        stamp=provenance.canonical_json(bridge_pages_stamp()),
+    message:
+        "Bridge: pages of tables"
+    script:
+        "../workflow/scripts/bridge_pages.py"

@@ -3,7 +3,7 @@ from functools import cache
 
 from ablation.bridge.prompts import REGIMES, SPLITS
 
-BRIDGE = f"{RESULTS}/bridge"
+BRIDGE = RECORDS
 ROLES = ("source", "target")
 REGIMES_RUN = [r for r in REGIMES if any(r in c.regimes for c in STUDY.bridge.recipes.values())]
 DIRECTIONS = ["forward", *["swapped"] * any(c.swapped for c in STUDY.bridge.recipes.values())]
@@ -201,6 +201,30 @@ BRIDGE_FIGURES = {
 }
 
 
+# A page of the report, and the tables that it shows.
+BRIDGE_PAGES = {
+    "claims": ("claims",),
+    "cells": ("runs",),
+    "fixes": ("effects",),
+    "controls": ("controls",),
+    "compression": ("compression", "quantization"),
+    "arms": ("inference",),
+    "published": ("audit", "published", "published_repeats"),
+}
+BRIDGE_TITLES = {
+    "claims": "1.1 Claims",
+    "cells": "1.2 Every translator",
+    "fixes": "1.3 What each fix changed",
+    "controls": "1.4 Controls",
+    "compression": "1.5 Compression",
+    "arms": "1.6 What the arms cost",
+    "published": "1.7 The leak, and the published runs",
+    "accuracy_by_k": "2.1 Accuracy by soft tokens",
+    "quality_and_cost": "2.2 Quality and cost",
+    "bridge_curves": "2.3 Peak and last step",
+}
+
+
 @cache
 def bridge_tables_stamp():
     block = STUDY.bridge
@@ -226,3 +250,23 @@ def bridge_figure_stamp(figure):
     slice = {"figure": figure, "options": {}}
     packages = ("altair", "pandas", "vl-convert-python")
     return make_stamp("bridge_figures", slice, packages, tables)
+
+
+def bridge_tabled():
+    """{manifest behind the tables: its stamp}"""
+    return {
+        f"{BRIDGE}/tables.manifest.json": bridge_tables_stamp(),
+        f"{BRIDGE}/published.manifest.json": bridge_published_stamp(),
+    }
+
+
+@cache
+def bridge_pages_stamp():
+    return make_stamp("bridge_pages", {"pages": BRIDGE_PAGES}, ("pandas",), bridge_tabled())
+
+
+def bridge_recorded():
+    """The manifests whose run records the report tells."""
+    models = [bridge_model(role) for role in ROLES]
+    made = [bridge_record(r) for r in ROLES if getattr(STUDY.bridge, r) == "pretrain"]
+    return sorted([QUESTIONS, *models, *made, *bridge_measured(), *bridge_tabled()])

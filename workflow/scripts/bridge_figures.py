@@ -14,8 +14,10 @@ def main(smk):
     provenance.read_inputs(stamp)
     draw = getattr(figures, stamp["config"]["figure"])
     chart = draw(*map(charts.read, smk.input.tables))
-    for path in map(Path, smk.output):
+    drawn = [Path(path) for path in smk.output if Path(path).suffix != ".json"]
+    for path in drawn:
         provenance.write_bytes(path, charts.render(chart, path.suffix))
+    provenance.write_manifest(smk.output.manifest, stamp, drawn)
 
 
 if __name__ == "__main__":

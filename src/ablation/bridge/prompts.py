@@ -15,6 +15,7 @@ from decimal import Decimal, InvalidOperation
 REGIMES = ("compression", "enrichment")
 SPLITS = ("train", "dev", "test")
 MODES = ("soft_only", "soft_plus_text", "adapter")  # what the target reads beside soft tokens
+SOURCE_FREE = "source_free"  # the recipe, and the translator, of the control that reads no source
 MARK = "####"
 SUFFIX = "\nAnswer:"
 STOPS = ("\nProblem:", "\nQ:")  # a model that runs on asks itself a new question
