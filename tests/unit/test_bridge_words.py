@@ -148,3 +148,20 @@ def test_the_first_study_knows_no_bridge_and_its_schema_holds_both():
     assert load_study({}, CONFIG).bridge is None
     schema = json.loads((CONFIG / "schema.json").read_text())
     assert "bridge" in schema["properties"]
+
+
+# ---- models of our own ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+def test_a_model_that_fails_its_examination_is_an_error_that_says_what_to_do(tmp_path, role):
+    from ablation.bridge.world.pretrain import NotLearned, pretrain
+
+    block = bridge_study().bridge
+    short = {"steps": 2, "warmup_steps": 1, "cooldown_steps": 1, "batch_documents": 2}
+    recipe = block.pretrain[role].model_dump() | short | {"attempts": 1}
+    with pytest.raises(NotLearned) as fault:
+        pretrain(block.world.model_dump(), role, recipe, tmp_path / "model")
+    for part in (f"the {role} failed", "code 0.00", "0.95", "steps or attempts", "shipped"):
+        assert part in str(fault.value)
+    assert not (tmp_path / "model").exists()
