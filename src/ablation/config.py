@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from ablation.bridge.faults import bridge_faults
 from ablation.checkpoint_files import checkpoint_fault
 from ablation.layers import ConfigError, Key, Layer, dotted, merge, resolve, scalar
 from ablation.names import MASKS
@@ -57,6 +58,7 @@ def load_study(
     faults = [Fault(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
     faults += [*_task_faults(values, Path(folder)), *_base_faults(values)]
     faults += _unpinned(values) if pinned else ()
+    faults += [Fault(*fault) for fault in bridge_faults(values)]
     faults += [*_other_masks(values), *_too_few_examples(values), *_unshared(values)]
     lines = layer.faults + [f"{dotted(f.path)} ({_place(f.path, layer)}): {f.text}" for f in faults]
     if lines:

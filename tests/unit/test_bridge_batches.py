@@ -30,6 +30,12 @@ def test_soft_only_holds_no_word_of_the_question_and_one_bos(words):
         assert [i for i in ids if i == words.bos[0]] == words.bos
 
 
+def test_the_source_reads_the_question_and_nothing_else_for_the_translator(words):
+    row, question = words.question(RECORDS[0]["question"]), RECORDS[0]["question"]
+    assert list(row.ids) == [*words.bos, *words.encode(prompts.problem(question))]
+    assert row.span == (len(words.bos), len(row.ids)) and not row.answer
+
+
 def test_every_arm_ends_with_the_same_suffix(words):
     question = RECORDS[0]["question"]
     rows = [words.bridged(4, mode, question) for mode in prompts.MODES]

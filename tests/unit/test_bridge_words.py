@@ -115,6 +115,19 @@ def test_what_tables_compare_with_must_be_trained():
     refused({"recipes": alone}, "bridge.claims", "no recipe source_free is trained")
     free = {"source_free": {"translator": {"kind": "source_free"}}}
     refused({"recipes": alone | free | {"all_fixes": {}}}, "needs `controls: true`")
+    given = {"all_fixes": {"mode": "soft_plus_text"}}
+    refused({"recipes": alone | free | given}, "soft_plus_text", "nothing is compressed")
+
+
+def test_shipped_models_know_one_world_and_a_bridge_is_not_compiled():
+    refused({"world": {"stones": 100}}, "bridge.world.stones", "say `source: pretrain`")
+    load_study(
+        {"extends": "bridge.yaml"}
+        | {"bridge": {"source": "pretrain", "target": "pretrain", "world": {"stones": 100}}},
+        CONFIG,
+    )
+    with pytest.raises(ConfigError, match="a bridge is not compiled"):
+        load_study({"extends": "bridge.yaml", "hardware": {"compile": True}}, CONFIG)
 
 
 TOGGLES = {

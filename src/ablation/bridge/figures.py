@@ -8,8 +8,11 @@ import pandas as pd
 from ablation.charts import FAINT, INK, blank, sheet
 
 COLOURS = ("#2a7fb8", "#d1495b", "#4c566a", "#8fbc5a", "#c98b2b")
+DASHES = ([1, 0], [8, 4], [2, 4], [1, 0], [1, 0])  # both models alone may lie on one another
+ARMS = ("latent", "target_alone", "source_alone", "token_budget", "cascade")
+SHAPES = ("circle", "diamond", "square", "triangle-up", "cross")
 LINES = {
-    "target_alone": "target alone (ceiling)",
+    "target_alone": "target alone",
     "source_alone": "source alone",
     "token_budget": "K tokens of text",
     "source_free": "prompt without source (floor)",
@@ -36,13 +39,18 @@ def accuracy_by_k(runs: pd.DataFrame) -> alt.TopLevelMixin:
         scale=alt.Scale(domain=order, range=list(COLOURS)),
         legend=alt.Legend(title=None, orient="top"),
     )
+    dash = alt.StrokeDash("arm:N", sort=order, scale=alt.Scale(domain=order, range=DASHES))
     lines = (
-        alt.Chart().mark_line(strokeWidth=1.5).encode(x=x, y=alt.Y("mean(value):Q"), color=colour)
+        alt.Chart()
+        .mark_line(strokeWidth=2)
+        .encode(x=x, y=alt.Y("mean(value):Q"), color=colour, strokeDash=dash)
     )
+    trained = alt.FieldOneOfPredicate("arm", ["bridged", LINES["source_free"]])
     points = (
         alt.Chart()
         .mark_circle(size=36, opacity=0.8)
         .encode(x=x, y=y, color=colour, tooltip=["regime", "arm", "k", "seed", "value", "n"])
+        .transform_filter(trained)
     )
     panels = alt.layer(lines, points, data=frame).properties(width=260, height=240)
     panels = panels.facet(column=alt.Column("regime:N", title=None))
@@ -51,21 +59,19 @@ def accuracy_by_k(runs: pd.DataFrame) -> alt.TopLevelMixin:
 
 
 def _at(values: list[int]) -> alt.Axis:
-    return alt.Axis(values=values, format="d")
+    return alt.Axis(values=values, format="d", labelFlush=False)
 
 
 def quality_and_cost(inference: pd.DataFrame) -> alt.TopLevelMixin:
     """What each arm is worth against its cache memory and its latency."""
     if inference.empty:
         return blank(inference, "Quality and cost of the arms")
-    colour = alt.Color(
-        "arm:N",
-        sort=None,
-        scale=alt.Scale(range=list(COLOURS)),
-        legend=alt.Legend(title=None, orient="top"),
-    )
+    legend = alt.Legend(title=None, orient="top")
+    scales = [alt.Scale(domain=ARMS, range=list(kind)) for kind in (COLOURS, SHAPES)]
+    colour = alt.Color("arm:N", scale=scales[0], legend=legend)
+    shape = alt.Shape("arm:N", scale=scales[1], legend=legend)
     y = alt.Y("em:Q", title="exact match", scale=alt.Scale(domain=[0, 1]))
-    base = alt.Chart(inference).mark_point(filled=True, size=110, opacity=0.9)
+    base = alt.Chart(inference).mark_point(filled=True, size=110, opacity=0.8)
     costs = {
         "kv_cache_mb_mean": "KV cache of the answering model, MiB",
         "latency_sec_median": "latency, s (median)",
@@ -78,6 +84,7 @@ def quality_and_cost(inference: pd.DataFrame) -> alt.TopLevelMixin:
                 x=alt.X(f"{name}:Q", title=title, scale=alt.Scale(zero=True)),
                 y=y,
                 color=colour,
+                shape=shape,
                 tooltip=["regime", "arm", "em", name, "num_samples"],
             ).properties(width=260, height=200, title=regime)
             for name, title in costs.items()
@@ -101,7 +108,8 @@ def bridge_curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
         own = looks[(looks.regime == regime) & (looks.k == at)]
         ends = pd.concat([peak, last])
         ends = ends[(ends.regime == regime) & (ends.k == at)]
-        x, y = alt.X("step:Q"), alt.Y("accuracy:Q", title="dev accuracy")
+        x = alt.X("step:Q")
+        y = alt.Y("accuracy:Q", title="dev accuracy", scale=alt.Scale(domain=[0, 1]))
         line = alt.Chart(own).mark_line(color=FAINT).encode(x=x, y=y, detail="seed:N")
         marks = (
             alt.Chart(ends)
@@ -113,7 +121,7 @@ def bridge_curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
                 color=alt.Color(
                     "point:N",
                     scale=alt.Scale(domain=["peak", "last step"], range=[COLOURS[1], INK]),
-                    legend=None,
+                    legend=alt.Legend(title=None, orient="top"),
                 ),
                 tooltip=[*cell, "step", "accuracy", "point"],
             )

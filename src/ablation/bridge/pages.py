@@ -65,7 +65,9 @@ def cells(runs: pd.DataFrame) -> str:
     shown |= _texts("best_step", "steps", "stop_reason")
     shown |= {"source alone": digits("source_alone"), "target alone": digits("target_alone")}
     shown |= {"p, source": p_value("p_source_alone"), "p, target": p_value("p_target_alone")}
-    shown |= _texts("unique_answers", "invalid_answers", "config")
+    shown |= _texts("unique_answers", "invalid_answers")
+    shown |= {"collapsed": marked("collapsed", {"true": "bad", "True": "bad"})}
+    shown |= _texts("config")
     notes = [
         "A row a trained translator. The step was chosen on dev; test was asked once, with those "
         "weights and with the last. Intervals are Wilson's, p exact McNemar's. Under "

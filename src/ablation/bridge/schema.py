@@ -232,6 +232,11 @@ class Bridge(Strict):
             _needs(recipes, name, regime, [claims.soft_tokens])
             _needs(recipes, claims.no_fixes, regime, [claims.soft_tokens])
             _needs(recipes, SOURCE_FREE, regime, recipes[name].soft_tokens)
+            if recipes[name].mode != "soft_only":
+                raise ValueError(
+                    f"recipe {name} is {recipes[name].mode}: its target reads the question too, so "
+                    "that nothing is compressed and no bridge is tested; claim a soft_only one"
+                )
             if not recipes[name].controls:
                 raise ValueError(f"recipe {name} needs `controls: true`: claims rest on them")
         return claims

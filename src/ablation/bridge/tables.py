@@ -146,6 +146,7 @@ def _run(own: pd.DataFrame, cell: pd.Series, named: Mapping, study: str, confide
         "unique_answers": best.answer.nunique(dropna=False),
         "invalid_answers": int(best.answer.isna().sum()),
         "empty_answers": int((best.text.str.strip() == "").sum()),
+        "collapsed": str(best.answer.nunique(dropna=False) == 1).lower(),
         "tests_a_bridge": str(not text_given).lower(),
     }
 
