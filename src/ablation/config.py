@@ -11,13 +11,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
 from ablation.bridge.faults import bridge_faults
 from ablation.checkpoint_files import checkpoint_fault
-from ablation.layers import ConfigError, Key, Layer, dotted, merge, resolve, scalar
+from ablation.layers import ConfigError, Fault, Key, Layer, dotted, merge, resolve, scalar
 from ablation.names import MASKS
 from ablation.recipes import MASK_OF, RECIPES, recipe_of
 from ablation.schema import SHARDED_OPTIMIZERS, Study
@@ -25,11 +25,6 @@ from ablation.sources import data_sets
 from ablation.tasks import file_faults, lm_eval_names, own_tasks, unscorable
 
 SHIPPED = Path("resources/micro")
-
-
-class Fault(NamedTuple):
-    path: Key
-    text: str  # what was found, what was expected, what to do
 
 
 def load_study(
@@ -58,8 +53,8 @@ def load_study(
     faults = [Fault(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
     faults += [*_task_faults(values, Path(folder)), *_base_faults(values)]
     faults += _unpinned(values) if pinned else ()
-    faults += [Fault(*fault) for fault in bridge_faults(values)]
     faults += [*_other_masks(values), *_too_few_examples(values), *_unshared(values)]
+    faults += bridge_faults(values)
     lines = layer.faults + [f"{dotted(f.path)} ({_place(f.path, layer)}): {f.text}" for f in faults]
     if lines:
         raise ConfigError(

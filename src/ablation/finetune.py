@@ -37,14 +37,14 @@ from ablation.masks import LeakAudit, leak_audit, wants_fixed_rows
 from ablation.models import last_states, target_logits
 from ablation.packing import IGNORED_LABEL, Example, Rows, token_count
 from ablation.precision import MasterWeights, StochasticAdafactor
+from ablation.resume import TRAINER_STATE, past_of, train_on
 from ablation.sharding import SHARDS
-from ablation.states import complete_states, newest_state, resumes
+from ablation.states import newest_state, resumes
 from ablation.stops import MAX_STEPS, Stops
 from ablation.watch import Watch
 
 PROBE_EXAMPLES = 64  # samples on which both probe losses are taken
-# names that the Trainer knows
-WEIGHTS, SCHEDULER, TRAINER_STATE = "model.safetensors", "scheduler.pt", "trainer_state.json"
+WEIGHTS, SCHEDULER = "model.safetensors", "scheduler.pt"  # names that the Trainer knows
 TRAINED = "trained.pt"  # all weights, from the ranks that trained them
 
 
@@ -350,42 +350,6 @@ def _finetune(
         ),
     }
     return Finetuned(model, tokenizer, *_report(trainer, seen, examples, audit, seed), record)
-
-
-def past_of(newest: Path | None, stops: Stops) -> TrainerState:
-    """What happened up to the state `newest`, which `stops` is told; None: nothing yet."""
-    past = TrainerState.load_from_json(newest / TRAINER_STATE) if newest else TrainerState()
-    for entry in past.log_history:
-        stops.saw(entry)
-    return past
-
-
-def train_on(
-    trainer: MaskedTrainer, newest: Path | None, past: TrainerState, label: str
-) -> TrainerState:
-    """Train from `newest` to the end or a stop; what the weights of `trainer.model` have seen then.
-
-    Where loss or gradient was not finite those are the weights of the last whole state. Raises
-    FloatingPointError when there is none.
-    """
-    stops, state = trainer.stops, Path(trainer.args.output_dir)
-    over = stops.reason is not None or past.global_step >= trainer.recipe["max_steps"]
-    if over:
-        trainer.state = past  # killed after its last step: nothing is left to train
-    else:
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    seen = trainer.state
-    if stops.reason == "non_finite":
-        newest = next(reversed(complete_states(state)), None)
-        if newest is None:
-            raise FloatingPointError(
-                f"{label}: loss or gradient was not finite by step {seen.global_step}, before a "
-                f"state was saved. Lower learning_rate or save_steps."
-            )
-        seen = TrainerState.load_from_json(newest / TRAINER_STATE)
-    if over or stops.reason == "non_finite":
-        trainer._load_from_checkpoint(newest)
-    return seen
 
 
 def _report(

@@ -26,7 +26,8 @@ from ablation.bridge.cache import Ragged, padded
 from ablation.bridge.generate import generate
 from ablation.bridge.inject import embed
 from ablation.bridge.translator import KINDS, Soft, Translator, embedding_rms
-from ablation.finetune import MaskedTrainer, past_of, train_on
+from ablation.finetune import MaskedTrainer
+from ablation.resume import past_of, train_on
 from ablation.states import newest_state, resumes
 from ablation.stops import MAX_STEPS, Stops
 from ablation.watch import Watch
