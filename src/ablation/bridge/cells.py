@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,6 +105,8 @@ def run_cells(
     """Train and ask every cell of `config`; `splits` by direction, best weights to a folder."""
     regime, seed = config["regime"], config["seed"]
     cells, record = Cells([], {}, [], {}), {}
+    gc.collect()
+    gc.freeze()  # each training looks for garbage when it begins: not among what stays
     with atomic_path(translators) as scratch:
         scratch.mkdir()
         for name, recipe in config["recipes"].items():
