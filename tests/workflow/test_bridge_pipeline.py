@@ -30,7 +30,7 @@ TINY = {
     },
 }
 OPTIONS = ("--configfile", "tiny.yaml")
-DRAWN = {"bridge_tables", "bridge_figures", "bridge_pages", "runs"}
+DRAWN = {"bridge_tables", "bridge_figures", "bridge_pages", "runs", "all"}
 
 
 def written(checkout, **over):
@@ -83,19 +83,6 @@ def test_another_threshold_trains_nothing_and_another_weight_trains_all_of_its_c
     assert tiny.stale("all", options=OPTIONS) == set()
 
 
-def test_a_changed_sample_file_is_noticed_by_the_tables(tiny, home):
-    file = home / "cells/compression/seed1/samples.parquet"
-    before = file.read_bytes()
-    try:
-        frame = pd.read_parquet(file)
-        frame["correct"] = 1
-        frame.to_parquet(file, index=False)
-        done = tiny.snakemake("--cores", "1", *OPTIONS, check=False)
-        assert done.returncode and "samples.parquet has changed" in done.stdout + done.stderr
-    finally:
-        file.write_bytes(before)
-
-
 def test_the_report_shows_the_bridge(tiny, home):
     report = tiny.folder / "results/report.html"
     tiny.snakemake(*OPTIONS, "--report", str(report))
@@ -107,6 +94,19 @@ def test_the_report_shows_the_bridge(tiny, home):
 
 def test_a_plan_says_that_it_does_not_count_the_bridge(tiny):
     written(tiny, training=TINY["bridge"]["training"] | {"weights": {"kl": 0.3}})
-    told = tiny.ablation("plan", "--configfile", "tiny.yaml", "all").stdout
+    told = tiny.ablation("plan", "all", "--configfile", "tiny.yaml").stdout
     assert "bridge_cells" in told and "Not counted, though they run models" in told
     written(tiny)
+
+
+def test_a_changed_sample_file_is_noticed_by_the_tables(tiny, home):
+    file = home / "cells/compression/seed1/samples.parquet"
+    before = file.read_bytes()
+    try:
+        frame = pd.read_parquet(file)
+        frame["correct"] = 1
+        frame.to_parquet(file, index=False)
+        done = tiny.snakemake("--cores", "1", *OPTIONS, check=False)
+        assert done.returncode and "samples.parquet has changed" in done.stdout + done.stderr
+    finally:
+        file.write_bytes(before)
