@@ -117,7 +117,11 @@ def bridge_curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
             .encode(
                 x=x,
                 y=y,
-                shape=alt.Shape("point:N", legend=alt.Legend(title=None, orient="top")),
+                shape=alt.Shape(
+                    "point:N",
+                    scale=alt.Scale(domain=["peak", "last step"], range=["square", "circle"]),
+                    legend=alt.Legend(title=None, orient="top"),
+                ),
                 color=alt.Color(
                     "point:N",
                     scale=alt.Scale(domain=["peak", "last step"], range=[COLOURS[1], INK]),
