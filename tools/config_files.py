@@ -82,7 +82,9 @@ def readme(text: str) -> str:
     rows = [
         f"| `{'.'.join(path)}` | {_value(part)} | {_escaped(part.get('description', ''))} |"
         for path, part in keys()
-        if path[-1] != "<name>" and (path[0] != "recipes" or path[-1] in ("recipes", "train_mask"))
+        if path[-1] != "<name>"
+        and (path[0] != "recipes" or path[-1] in ("recipes", "train_mask"))
+        and path[:3] != ("bridge", "recipes", "<name>")  # the keys of bridge.training
     ]
     table = "\n".join(["| key | value | meaning |", "|---|---|---|", *rows])
     return TABLE.sub(lambda _: table, text)

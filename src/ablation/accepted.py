@@ -19,6 +19,8 @@ SCRIPTS = {
     "base_items": "items",
     "base_instructions": "instructions",
     "base_pretrain": "pretrain",
+    "bridge_source": "base",
+    "bridge_target": "base",
     "stage1_baseline": "evaluate",
     "stage2_ablation": "evaluate",
     "stage3_finetune": "finetune",

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).resolve().parent
 # in that stage's stamp already, and a new config key must not buy a new training.
 NEUTRAL_MODULES = frozenset(
     f"ablation{name}"
-    for name in " .atomic .config .hub .layers .machine .progress .provenance .schema".split(" ")
+    for name in " .atomic .bridge.schema .config .hub .layers .machine .progress .provenance "
+    ".schema".split(" ")
 )
 
 

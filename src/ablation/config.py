@@ -35,7 +35,9 @@ def load_study(
     what was expected.
     """
     layer = resolve(overrides, Path(folder), files)
-    values = _with_whole_recipes(layer.values)
+    values = _with_whole_recipes(layer.values, "finetune")
+    if isinstance(values.get("bridge"), dict):
+        values |= {"bridge": _with_whole_recipes(values["bridge"], "training")}
     study, errors = None, []
     try:
         study = Study.model_validate(values)
@@ -52,9 +54,9 @@ def load_study(
     return study
 
 
-def _with_whole_recipes(values: dict) -> dict:
-    """Every recipe with the common block under its own keys; a variant with its recipe between."""
-    shared, recipes = values.get("finetune"), values.get("recipes")
+def _with_whole_recipes(values: dict, common: str) -> dict:
+    """Every recipe with the `common` block under its own keys; a variant's recipe between."""
+    shared, recipes = values.get(common), values.get("recipes")
     if not (isinstance(shared, dict) and isinstance(recipes, dict)):
         return values
 
@@ -74,10 +76,13 @@ def _path(error: Mapping) -> Key:
 
 def _only_inherited(error: Mapping, errors: Iterable[Mapping]) -> bool:
     """Whether a recipe's fault is one of the common block, told there."""
-    if error["loc"][0] != "recipes":
+    common = ("bridge", "training") if error["loc"][0] == "bridge" else ("finetune",)
+    own = (*common[:-1], "recipes")
+    if error["loc"][: len(own)] != own:
         return False
-    told = {(e["loc"][1:], e["msg"]) for e in errors if e["loc"][0] == "finetune"}
-    return (error["loc"][2:], error["msg"]) in told or any(not path for path, _ in told)
+    n = len(common)
+    told = {(e["loc"][n:], e["msg"]) for e in errors if e["loc"][:n] == common}
+    return (error["loc"][n + 1 :], error["msg"]) in told or any(not path for path, _ in told)
 
 
 def _place(path: Key, layer: Layer) -> str:
@@ -85,6 +90,8 @@ def _place(path: Key, layer: Layer) -> str:
     paths = [path[:n] for n in range(len(path), -1, -1)]
     if path[0] == "recipes" and len(path) > 2:  # inherited, unless the recipe says it itself
         paths.insert(1, ("finetune", *path[2:]))
+    if path[:2] == ("bridge", "recipes") and len(path) > 3:
+        paths.insert(1, ("bridge", "training", *path[3:]))
     return next(layer.places[p] for p in paths if p in layer.places and _stands(layer.values, p))
 
 
@@ -140,7 +147,8 @@ def _nearest_key(path: Key) -> str:
     """The key that was probably meant: one of the same block, or one of that name elsewhere."""
     *block, name = map(str, path)
     known = [tuple(k) for k, _ in keys()]
-    inside = ["recipes", "<name>", *block[2:]] if block[:1] == ["recipes"] else block
+    at = block.index("recipes") + 1 if "recipes" in block else len(block)
+    inside = [*block[:at], *["<name>"] * bool(block[at:]), *block[at + 1 :]]
     siblings = [k[-1] for k in known if list(k[:-1]) == inside]
     near = difflib.get_close_matches(name, siblings, n=1)
     if near:

@@ -11,10 +11,11 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from ablation.bridge.faults import bridge_faults
 from ablation.checkpoint_files import checkpoint_fault
-from ablation.layers import Key, dotted
+from ablation.layers import Fault, Key, dotted
 from ablation.names import MASKS
 from ablation.recipes import MASK_OF, recipe_of
 from ablation.schema import SHARDED_OPTIMIZERS, Study
@@ -22,11 +23,6 @@ from ablation.sources import data_sets
 from ablation.tasks import file_faults, lm_eval_names, own_tasks, unscorable
 
 SHIPPED = Path("resources/micro")
-
-
-class Fault(NamedTuple):
-    path: Key
-    text: str  # what was found, what was expected, what to do
 
 
 def faults_of(values: Mapping, folder: Path, pinned: bool) -> Iterator[Fault]:
@@ -37,6 +33,7 @@ def faults_of(values: Mapping, folder: Path, pinned: bool) -> Iterator[Fault]:
     yield from _other_masks(values)
     yield from _too_few_examples(values)
     yield from _unshared(values)
+    yield from bridge_faults(values)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

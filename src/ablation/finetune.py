@@ -25,13 +25,13 @@ from ablation import ranks, sharding
 from ablation.arguments import own_optimizer, sharded_optimizer, training_arguments
 from ablation.examples import Examples, read_examples
 from ablation.masks import LeakAudit, leak_audit
-from ablation.states import complete_states, newest_state, resumes
+from ablation.resume import TRAINER_STATE, past_of, train_on
+from ablation.states import newest_state, resumes
 from ablation.stops import MAX_STEPS, Stops
 from ablation.trainer import MaskedTrainer
 from ablation.watch import Watch
 
 PROBE_EXAMPLES = 64  # samples on which both probe losses are taken
-TRAINER_STATE = "trainer_state.json"  # a name that the Trainer knows
 TRAINED = "trained.pt"  # all weights, from the ranks that trained them
 
 
@@ -151,10 +151,7 @@ def _finetune(
     )
     audit = leak_audit(model, recipe["train_mask"])
     stops = Stops(recipe["stops"])
-    past = TrainerState.load_from_json(newest / TRAINER_STATE) if newest else TrainerState()
-    for entry in past.log_history:
-        stops.saw(entry)
-
+    past = past_of(newest, stops)
     optimizer = sharded_optimizer if sharding.ranks() > 1 else own_optimizer
     trainer = MaskedTrainer(
         model=model,
@@ -168,22 +165,7 @@ def _finetune(
         stops=stops,
         callbacks=[Watch(stops, label, recipe["max_steps"], past.global_step)],
     )
-    over = stops.reason is not None or past.global_step >= recipe["max_steps"]
-    if over:
-        trainer.state = past  # killed after its last step: nothing is left to train
-    else:
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    seen = trainer.state  # what the weights have seen
-    if stops.reason == "non_finite":
-        newest = next(reversed(complete_states(state)), None)
-        if newest is None:
-            raise FloatingPointError(
-                f"{label}: loss or gradient was not finite by step {seen.global_step}, before a "
-                f"state was saved. Lower learning_rate or save_steps."
-            )
-        seen = TrainerState.load_from_json(newest / TRAINER_STATE)
-    if over or stops.reason == "non_finite":
-        trainer._load_from_checkpoint(newest)
+    seen = train_on(trainer, newest, past, label)
     seconds = time.perf_counter() - started
     record = {
         "micro_batch_examples": micro_batch,

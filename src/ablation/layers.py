@@ -26,6 +26,11 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message names every fault by file and key."""
 
 
+class Fault(NamedTuple):
+    path: Key
+    text: str  # what was found, what was expected, what to do
+
+
 class Layer(NamedTuple):
     """What a file says, where each value stands, and what is wrong with the file itself."""
 

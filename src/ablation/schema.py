@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from ablation.bridge.schema import Bridge
 from ablation.names import MASKS, METRICS
 from ablation.recipes import NAME, RECIPES
 from ablation.sources import data_sets
@@ -320,6 +321,7 @@ class Study(Strict):
         "only under `base: random`: a Ministral-3 decoder of random weights, and generated texts "
         "in place of hub data sets; times and memory are real, accuracies mean nothing"
     )
+    bridge: Bridge | None = key("the second study (docs/bridge.md); null: the first alone")
 
     @field_validator("seeds")
     @classmethod

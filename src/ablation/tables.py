@@ -155,6 +155,9 @@ def print_plan(plan: Plan, study: str, stale: int) -> None:
     if not plan.works:
         other = f"; {stale} jobs make data and tables" if stale else ""
         console.print(f"{study}: no job that runs the model is stale{other}")
+        for note in plan.notes:
+            if note.startswith("NOT COUNTED"):  # the bridge's jobs do run models
+                console.print(note)
         return
     jobs = Table(title=f"{study}: {len(plan.works)} model jobs", box=box.SIMPLE_HEAD)
     jobs.add_column("stale")

@@ -78,7 +78,8 @@ def test_every_shipped_config_loads_once_it_is_pinned(file):
     named = {} if file.name == "default.yaml" else {"extends": file.name}
     pins = yaml.safe_load(file.read_text("utf-8")).get("pins") or {}
     study = load_study(named | {"pins": {name: pin or "a" * 40 for name, pin in pins.items()}})
-    assert study.study == ("micro" if file.name == "default.yaml" else file.stem)
+    own = {"default.yaml": "micro", "bridge.yaml": "micro"}  # beside the first study's results
+    assert study.study == own.get(file.name, file.stem)
 
 
 def test_the_real_study_has_the_published_recipe():

@@ -1,0 +1,58 @@
+"""Every table of the second study from the folders that its jobs wrote. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from ablation.bridge import costs, tables
+from ablation.bridge.claims import claims_table
+from ablation.provenance import read_json_lines
+
+ARMS = ("source_alone", "target_alone", "latent", "token_budget", "cascade")
+COSTS = "inference_per_sample.jsonl"
+
+
+def study_tables(homes: Mapping[Path, Mapping], config: Mapping) -> dict[str, pd.DataFrame]:
+    """{table: frame}; `homes` are folders of sample rows with their manifests."""
+    study, confidence, claims = config["study"], config["confidence"], config["claims"]
+    cells, alone, summary, curves, measured, facts = [], [], {}, [], {}, {}
+    for home, manifest in homes.items():
+        if (home / COSTS).is_file():
+            measured[home.name] = read_json_lines(home / COSTS)
+            continue
+        rows = pd.read_parquet(home / "samples.parquet")
+        if "direction" in manifest:
+            alone.append(rows)
+            if manifest["direction"] == "forward":
+                facts[manifest["regime"]] = manifest
+            continue
+        cells.append(rows)
+        curves += read_json_lines(home / "curve.jsonl")
+        own = json.loads((home / "summary.json").read_text())
+        summary |= {f"{manifest['regime']}/{manifest['seed']}/{n}": cell for n, cell in own.items()}
+    samples = tables.Samples(
+        pd.concat(cells, ignore_index=True),
+        pd.concat(alone, ignore_index=True),
+        pd.DataFrame.from_dict(summary, orient="index"),
+    )
+    bytes_a_token = {regime: fact["target_kv_bytes_a_token"] for regime, fact in facts.items()}
+    widths = {regime: fact["target_width"] for regime, fact in facts.items()}
+    flat = costs.flat(measured, ARMS)
+    named = (study, confidence)
+    return {
+        "runs": tables.runs_table(samples, *named),
+        "effects": tables.effects_table(samples, claims, *named),
+        "controls": tables.controls_table(samples, claims, *named),
+        "compression": tables.compression_table(samples, claims, bytes_a_token, *named),
+        "quantization": tables.quantization_table(samples, claims, widths, *named),
+        "audit": tables.audit_table(samples, *named),
+        "plan": tables.plan_table(samples, config["recipes"], study),
+        "inference": costs.inference_table(flat, study),
+        "latency_by_length": costs.latency_table(flat, study),
+        "claims": claims_table(samples, flat, claims, *named),
+        "curves": pd.DataFrame(curves).assign(study=study),
+    }

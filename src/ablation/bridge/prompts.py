@@ -1,0 +1,96 @@
+"""The words around a question, the same for every arm, and how an answer is read back. No torch.
+
+Every arm ends with the same suffix, and none holds a gold answer: a prompt is made from a question
+alone. Answers are strict: what follows the first `####`. Nothing else counts, least of all the
+last number of a text.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from decimal import Decimal, InvalidOperation
+
+REGIMES = ("compression", "enrichment")
+SPLITS = ("train", "dev", "test")
+MODES = ("soft_only", "soft_plus_text", "adapter")  # what the target reads beside soft tokens
+SOURCE_FREE = "source_free"  # the recipe, and the translator, of the control that reads no source
+MARK = "####"
+SUFFIX = "\nAnswer:"
+STOPS = ("\nProblem:", "\nQ:")  # a model that runs on asks itself a new question
+INVALID = None
+
+
+def problem(question: str) -> str:
+    """What stands before the suffix: the question's text, for source and target alike."""
+    return f"Problem: {question}"
+
+
+def prompt(question: str) -> str:
+    """What a model that reads text is asked."""
+    return problem(question) + SUFFIX
+
+
+def drafted_head(question: str, draft: str) -> str:
+    """What stands before the suffix in a cascade: the question, and what the source answered."""
+    return f"{problem(question)}\nDraft: {draft}"
+
+
+def worked(answer: str) -> str:
+    """The text that training supervises after the suffix; EOS follows as a token."""
+    return f" {MARK} {answer}"
+
+
+def cut(text: str) -> str:
+    """A generation without the questions that a model goes on to ask itself."""
+    ends = [at for stop in STOPS if (at := text.find(stop)) >= 0]
+    return text[: min(ends, default=len(text))]
+
+
+def extracted(text: str) -> str | None:
+    """The answer after the first `####`, normalised; None (invalid) where there is none.
+
+    One number is written as a number (`1,234.0` and `$1234.` are `1234`), other answers in lower
+    case with single spaces.
+    """
+    _, mark, rest = text.partition(MARK)
+    line = rest.strip().partition("\n")[0].strip() if mark else ""
+    return normalised(line) or INVALID
+
+
+def normalised(answer: str) -> str:
+    plain = answer.strip().rstrip(".").replace(",", "").replace("$", "")
+    try:
+        number = Decimal(plain)
+    except InvalidOperation:
+        return " ".join(answer.lower().split())
+    return format(number.normalize(), "f") if number.is_finite() else plain.lower()
+
+
+def gold(answer: str) -> str:
+    """A gold answer as `extracted` gives it. Raises ValueError for one that says nothing."""
+    value = normalised(answer)
+    if not value:
+        raise ValueError(f"the gold answer {answer!r} is empty: no prediction can be compared")
+    return value
+
+
+def exact_match(predicted: str | None, answer: str) -> bool:
+    """Whether an extracted answer is the gold one; an invalid one never is."""
+    return predicted is not None and predicted == gold(answer)
+
+
+def f1(predicted: str | None, answer: str) -> float:
+    """Overlap of words as multisets, punctuation and articles left out (Rajpurkar et al. 2016)."""
+    one, other = Counter(_words(predicted or "")), Counter(_words(answer))
+    common = sum((one & other).values())
+    if not common:
+        return 0.0
+    precision, recall = common / one.total(), common / other.total()
+    return 2 * precision * recall / (precision + recall)
+
+
+def _words(text: str) -> list[str]:
+    bare = "".join(c for c in text.lower() if c not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()

@@ -1,0 +1,180 @@
+"""Promises of what is asked and how an answer is read: strict, numeric, never invalid = invalid."""
+
+import json
+
+import pytest
+from bridge_tiny import CONFIG, bridge_study
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablation.bridge import prompts
+from ablation.bridge.schema import Recipe
+from ablation.bridge.world.questions import Numbers, source_texts, target_texts
+from ablation.config import ConfigError, load_study
+from ablation.layers import merge
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" #### 18", "18"),
+        (" #### 1,234.", "1234"),
+        (" #### $18.00\nQ: next #### 7", "18"),
+        ("#### Ann Lee ", "ann lee"),
+        ("no mark, last number 18", None),
+        ("####", None),
+        ("", None),
+    ],
+)
+def test_only_what_follows_the_first_mark_is_an_answer(text, answer):
+    assert prompts.extracted(text) == answer
+
+
+def test_invalid_is_never_right_and_an_empty_gold_is_an_error():
+    assert not prompts.exact_match(None, "18")
+    assert not prompts.exact_match(prompts.extracted("nothing"), "[invalid]")
+    with pytest.raises(ValueError, match="empty"):
+        prompts.exact_match("18", " ")
+
+
+@given(st.integers(-(10**9), 10**9))
+def test_a_number_is_compared_as_a_number(number):
+    assert prompts.exact_match(prompts.extracted(f" #### ${number:,}.0"), str(number))
+
+
+def test_text_after_a_new_question_is_cut_off():
+    assert prompts.cut("#### 3\nProblem: more #### 4") == "#### 3"
+    assert prompts.cut("#### 3\nQ: more") == "#### 3"
+
+
+def test_f1_counts_words_as_often_as_they_stand():
+    assert prompts.f1("a b b", "b c") == pytest.approx(0.5)  # the published one took sets
+    assert prompts.f1(None, "b") == 0
+
+
+WORLD = bridge_study().bridge.world.model_dump()
+
+
+def test_questions_share_nothing_between_splits_and_have_many_answers():
+    world = Numbers(WORLD)
+    for regime in prompts.REGIMES:
+        by_split = {s: world.questions(regime, s, 200) for s in prompts.SPLITS}
+        asked = [r["question"] for records in by_split.values() for r in records]
+        assert len(set(asked)) == len(asked)
+        for records in by_split.values():
+            answers = [r["answer"] for r in records]
+            assert max(map(answers.count, answers)) < 0.2 * len(answers)
+
+
+def test_no_training_question_asks_about_a_stone_of_dev_or_test():
+    world = Numbers(WORLD)
+    held = {*world.stones_of["dev"], *world.stones_of["test"]}
+    for record in world.questions("enrichment", "train", 500):
+        assert not held & set(record["question"].split())
+    for record in world.questions("enrichment", "test", 200):
+        assert set(record["question"].split()[2:]) <= set(world.stones_of["test"])
+
+
+def test_neither_model_reads_an_answered_sum_of_stones_and_the_target_no_stone_s_number():
+    from random import Random
+
+    world, stones = Numbers(WORLD), set(Numbers(WORLD).stones)
+    read, learned = source_texts(world, Random(1)), target_texts(world, Random(1))
+    for _ in range(500):
+        text = "".join(next(read))
+        assert "Sum of" not in text or prompts.MARK not in text
+        assert not stones & set("".join(next(learned)).replace(",", " ").split())
+
+
+# ---- configuration -------------------------------------------------------------------------------
+
+
+def refused(over, *parts):
+    with pytest.raises(ConfigError) as fault:
+        load_study({"extends": "bridge.yaml", "bridge": over}, CONFIG)
+    assert all(part in str(fault.value) for part in parts), fault.value
+
+
+def test_unknown_keys_and_impossible_values_die_at_load():
+    refused({"sorce": "x"}, "bridge.sorce", "did you mean `bridge.source`")
+    refused({"training": {"wieghts": {}}}, "bridge.training.weights")
+    refused({"training": {"max_steps": "many"}}, "bridge.training.max_steps", "integer")
+    refused({"recipes": {"a": {"mode": "soft"}}}, "bridge.recipes.a.mode", "soft_only")
+    refused({"training": {"translator": {"heads": 5}}}, "no divisor of width")
+
+
+def test_two_names_for_one_configuration_are_refused():
+    refused({"recipes": {"with_kl": {}, "without": {}}}, "with_kl", "one configuration")
+
+
+def test_what_tables_compare_with_must_be_trained():
+    refused({"claims": {"soft_tokens": 3}}, "bridge.claims", "all_fixes", "K = 3")
+    refused({"claims": {"no_fixes": "none"}}, "bridge.claims", "no recipe none is trained")
+    refused({"inference": {"recipe": "no_kl"}}, "bridge.inference", "no_kl", "in enrichment")
+    alone = {"all_fixes": {"controls": True}, "no_fixes": {"eos": False}}
+    refused({"recipes": alone}, "bridge.claims", "no recipe source_free is trained")
+    free = {"source_free": {"translator": {"kind": "source_free"}}}
+    refused({"recipes": alone | free | {"all_fixes": {}}}, "needs `controls: true`")
+    given = {"all_fixes": {"mode": "soft_plus_text"}}
+    refused({"recipes": alone | free | given}, "soft_plus_text", "nothing is compressed")
+
+
+def test_shipped_models_know_one_world_and_a_bridge_is_not_compiled():
+    refused({"world": {"stones": 100}}, "bridge.world.stones", "say `source: pretrain`")
+    load_study(
+        {"extends": "bridge.yaml"}
+        | {"bridge": {"source": "pretrain", "target": "pretrain", "world": {"stones": 100}}},
+        CONFIG,
+    )
+    with pytest.raises(ConfigError, match="a bridge is not compiled"):
+        load_study({"extends": "bridge.yaml", "hardware": {"compile": True}}, CONFIG)
+
+
+TOGGLES = {
+    "kl": {"weights": {"kl": 0.0}},
+    "info_nce": {"weights": {"info_nce": 0.0}},
+    "prompt_alignment": {"weights": {"prompt_alignment": 0.0}},
+    "early_stop": {"stops": {"plateau": None}},
+    "hygiene": {"eos": False},
+    "mode": {"mode": "soft_plus_text"},
+    "direction": {"swapped": True},
+    "translator": {"translator": {"kind": "diffusion"}},
+}
+
+
+def test_every_toggle_changes_the_configuration_s_hash():
+    from ablation.bridge.cells import cell_hash
+
+    def hashed(over):
+        made = Recipe.model_validate(merge(bridge_study().bridge.training.model_dump(), over))
+        recipe = made.model_dump(exclude={"regimes", "soft_tokens"})
+        return cell_hash(recipe, "compression", 8, 1)
+
+    found = [hashed(over) for over in ({}, *TOGGLES.values())]
+    assert len(set(found)) == len(found)
+    plain = bridge_study().bridge.recipe("all_fixes")
+    cells = {cell_hash(plain, r, k, s) for r in prompts.REGIMES for k in (1, 2) for s in (1, 2)}
+    assert len(cells) == 8
+
+
+def test_the_first_study_knows_no_bridge_and_its_schema_holds_both():
+    assert load_study({}, CONFIG).bridge is None
+    schema = json.loads((CONFIG / "schema.json").read_text())
+    assert "bridge" in schema["properties"]
+
+
+# ---- models of our own ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+def test_a_model_that_fails_its_examination_is_an_error_that_says_what_to_do(tmp_path, role):
+    from ablation.bridge.world.pretrain import NotLearned, pretrain
+
+    block = bridge_study().bridge
+    short = {"steps": 2, "warmup_steps": 1, "cooldown_steps": 1, "batch_documents": 2}
+    recipe = block.pretrain[role].model_dump() | short | {"attempts": 1}
+    with pytest.raises(NotLearned) as fault:
+        pretrain(block.world.model_dump(), role, recipe, tmp_path / "model")
+    for part in (f"the {role} failed", "code 0.00", "0.95", "steps or attempts", "shipped"):
+        assert part in str(fault.value)
+    assert not (tmp_path / "model").exists()

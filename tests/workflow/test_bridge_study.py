@@ -1,0 +1,77 @@
+"""Promises of the micro bridge on its frozen seeds, as `make demo-bridge` runs it."""
+
+import json
+
+import pandas as pd
+import pytest
+from conftest import Checkout, copy_of_the_repository
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("bridge"), pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module")
+def bridge(tmp_path_factory):
+    checkout = Checkout(copy_of_the_repository(tmp_path_factory.mktemp("bridge")))
+    done = checkout.make("demo-bridge")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def table(bridge):
+    folder = bridge.folder / "results/micro/bridge"
+    return lambda name: pd.read_csv(folder / f"{name}.csv")
+
+
+def test_identity_says_what_the_target_says_and_golds_are_not_all_one(table, bridge):
+    identity = table("controls").query("control == 'identity'")
+    assert len(identity) and (identity.same_as_target_alone.astype(str).str.lower() == "true").all()
+    for regime in ("compression", "enrichment"):
+        file = bridge.folder / f"results/micro/bridge/questions/{regime}/test.jsonl"
+        golds = [json.loads(line)["answer"] for line in file.read_text().splitlines()]
+        assert max(map(golds.count, golds)) < 0.2 * len(golds)
+
+
+def test_in_enrichment_the_bridge_beats_both_models_in_every_seed(table):
+    runs = table("runs").query("regime == 'enrichment' and recipe == 'all_fixes' and k == 8")
+    assert len(runs) == 3
+    assert (runs.accuracy > runs[["source_alone", "target_alone"]].max(axis=1)).all()
+    assert (runs[["p_source_alone", "p_target_alone"]] < 0.01).all(axis=None)
+
+
+def test_in_compression_accuracy_rises_with_k_to_that_of_the_target(table):
+    claims = table("claims").query("regime == 'compression'").set_index("claim")
+    assert claims.p["quality trades against compression"] < 0.05
+    assert claims.value["quality trades against compression"] > 0
+    most = table("compression").query("regime == 'compression' and k == 16").iloc[0]
+    assert most.accuracy >= 0.9 * most.target_alone
+
+
+def test_without_its_source_the_bridge_is_a_prompt_that_reads_none(table):
+    shuffled = table("controls").query("control == 'shuffled_source'")
+    assert (shuffled.source_free_difference.abs() < 0.05).all()
+
+
+def test_every_removed_fix_has_its_change_and_interval(table):
+    effects = table("effects").query("regime == 'compression'")
+    fixes = ("no_fixes", "no_kl", "no_info_nce", "no_prompt_alignment", "no_early_stop")
+    assert {*fixes, "no_hygiene"} <= set(effects.recipe)
+    assert (effects.low <= effects.difference).all() and (effects.difference <= effects.high).all()
+
+
+def test_the_cache_is_as_the_formula_says_and_latent_is_faster_than_the_cascade(table):
+    costs = table("inference").query("regime == 'compression'").set_index("arm")
+    assert set(costs.kv_as_formula.astype(str).str.lower()) == {"true"}
+    assert costs.latency_sec_median["latent"] < costs.latency_sec_median["cascade"]
+    assert costs.kv_cache_mb_mean["latent"] < costs.kv_cache_mb_mean["target_alone"]
+
+
+def test_the_published_evaluator_scores_what_is_not_there(table):
+    zero = table("audit").query("regime == 'compression' and soft_tokens == 'zero'")
+    by = zero.groupby("evaluator").accuracy.mean()
+    assert by["published"] > 0.5 > 0.05 > by["ours"]
+
+
+def test_asking_again_runs_nothing(bridge):
+    done = bridge.snakemake("-n", "--configfile", "config/bridge.yaml", "--", "bridge")
+    assert "Nothing to be done" in done.stdout + done.stderr
