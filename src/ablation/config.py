@@ -56,6 +56,7 @@ def load_study(
         errors = fault.errors()
     faults = [Fault(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
     faults += [*_task_faults(values, Path(folder)), *_base_faults(values)]
+    faults += _bridge_faults(values)
     faults += _unpinned(values) if pinned else ()
     faults += [*_other_masks(values), *_too_few_examples(values), *_unshared(values)]
     lines = layer.faults + [f"{dotted(f.path)} ({_place(f.path, layer)}): {f.text}" for f in faults]
@@ -235,6 +236,7 @@ def repositories(values: Mapping) -> dict[str, str]:
     """{hub repository: `model` or `dataset`} of all that a study with these values reads there."""
     base, tasks = values.get("base"), _at(values, "evaluation", "tasks")
     found = {base: "model"} if base in _pins(values) else {}
+    found |= _bridged(values)
     if base == "random":
         return found  # its texts are generated
     tasks = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []
@@ -242,6 +244,35 @@ def repositories(values: Mapping) -> dict[str, str]:
     named = isinstance(learned, str) and "/" in learned
     data = [*data_sets(tasks), *([learned] if named else [])]
     return found | dict.fromkeys(data, "dataset")
+
+
+def _bridged(values: Mapping) -> dict[str, str]:
+    """Those that the second study reads: models and data sets that are named in `pins`."""
+    models = [_at(values, "bridge", role) for role in ("source", "target")]
+    sets = _at(values, "bridge", "data")
+    data = [_at(own, "data") for own in sets.values()] if isinstance(sets, dict) else []
+    named = [(r, "model") for r in models] + [(r, "dataset") for r in data]
+    return {r: kind for r, kind in named if isinstance(r, str) and r in _pins(values)}
+
+
+def _bridge_faults(values: Mapping) -> Iterator[Fault]:
+    """Models and data sets of the second study that are neither ours, nor a folder, nor pinned."""
+    sets = _at(values, "bridge", "data")
+    found = {("bridge", r): ("shipped", "pretrain", "random") for r in ("source", "target")}
+    found |= {("bridge", "data", n, "data"): ("generated",) for n in sets or {}}
+    for path, own in found.items():
+        name = _at(values, *path)
+        if not isinstance(name, str) or name in (*own, *_pins(values)) or Path(name).is_dir():
+            continue
+        expected = ", ".join(f"`{word}`" for word in own)
+        yield Fault(
+            path,
+            f"{name!r} found; {expected}, a folder, or a repository of the hub that is named in "
+            f"`pins` was expected{did_you_mean(name, [*own, *_pins(values)])}",
+        )
+    for role in ("source", "target"):
+        if _at(values, "bridge", role) == "random" and not _at(values, "bridge", "random", role):
+            yield Fault(("bridge", "random"), f"no shape of the {role} (bridge.{role}: random)")
 
 
 def _pins(values: Mapping) -> Mapping:

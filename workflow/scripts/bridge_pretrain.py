@@ -4,6 +4,7 @@ import json
 
 from ablation import provenance
 from ablation.bridge.world.pretrain import pretrain
+from ablation.machine import run_record
 from ablation.progress import logged
 
 
@@ -11,7 +12,7 @@ def main(smk):
     stamp = json.loads(smk.params.stamp)
     config, out = stamp["config"], smk.output.model
     device = "cuda" if config["gpu"] else "cpu"
-    with provenance.run_record(smk.output.run):
+    with run_record(smk.output.run):
         summary = pretrain(config["world"], config["role"], config["recipe"], out, device)
     provenance.write_manifest(
         smk.output.manifest,
