@@ -5,6 +5,7 @@
 localrules:
     bridge,
     bridge_questions,
+    bridge_random,
     bridge_source,
     bridge_target,
     bridge_tables,
@@ -15,7 +16,7 @@ localrules:
 wildcard_constraints:
     role="|".join(ROLES),
     regime="|".join(REGIMES_RUN),
-    direction="|".join(DIRECTIONS),
+    direction="forward|swapped",
 
 
 rule bridge:
@@ -29,6 +30,7 @@ rule bridge_questions:
     """Questions of every regime, in three splits that share none."""
     output:
         expand(f"{BRIDGE}/questions/{{regime}}/{{split}}.jsonl", regime=REGIMES_RUN, split=SPLITS),
+        [f"{BRIDGE}/README.md"] if STUDY.bridge.rehearsal else [],
         manifest=QUESTIONS,
     log:
         f"{LOGS}/bridge/questions.log",
@@ -55,7 +57,7 @@ rule bridge_pretrain:
     conda:
         "../environment.yml"
     resources:
-        gpu=STUDY.hardware.gpu,
+        **SCORING_HARDWARE.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_pretrain_stamp(w.role)),
     message:
@@ -64,12 +66,30 @@ rule bridge_pretrain:
         "../workflow/scripts/bridge_pretrain.py"
 
 
+rule bridge_random:
+    """A model of random weights: runs only where `bridge:` says `random`, a rehearsal."""
+    output:
+        model=directory(f"{BRIDGE}/random/{{role}}/model"),
+        manifest=f"{BRIDGE}/random/{{role}}/manifest.json",
+    log:
+        f"{LOGS}/bridge/random-{{role}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        stamp=lambda w: provenance.canonical_json(bridge_random_stamp(w.role)),
+    message:
+        "Bridge: shape and tokenizer of a random {wildcards.role}"
+    script:
+        "../workflow/scripts/bridge_random.py"
+
+
 rule bridge_source:
     """One manifest that names every file of the source by its hash."""
     input:
         record=bridge_record("source"),
     output:
         manifest=bridge_model("source"),
+        run=f"{BRIDGE}/models/source.run.json",
     log:
         f"{LOGS}/bridge/source.log",
     conda:
@@ -87,6 +107,7 @@ use rule bridge_source as bridge_target with:
         record=bridge_record("target"),
     output:
         manifest=bridge_model("target"),
+        run=f"{BRIDGE}/models/target.run.json",
     log:
         f"{LOGS}/bridge/target.log",
     params:
@@ -98,13 +119,13 @@ use rule bridge_source as bridge_target with:
 rule bridge_states:
     """What the frozen models say once: source states, teacher log-probabilities, arms alone."""
     input:
+        bridge_weights(),
+        expand(f"{BRIDGE}/questions/{{{{regime}}}}/{{split}}.jsonl", split=SPLITS),
         questions=QUESTIONS,
         source=bridge_model("source"),
         target=bridge_model("target"),
     output:
-        expand(
-            f"{BRIDGE}/states/{{{{regime}}}}/{{{{direction}}}}/{{split}}.safetensors", split=SPLITS
-        ),
+        directory(expand(f"{BRIDGE}/states/{{{{regime}}}}/{{{{direction}}}}/{{split}}", split=SPLITS)),
         samples=f"{BRIDGE}/states/{{regime}}/{{direction}}/samples.parquet",
         manifest=f"{BRIDGE}/states/{{regime}}/{{direction}}/manifest.json",
         run=f"{BRIDGE}/states/{{regime}}/{{direction}}/run.json",
@@ -116,7 +137,7 @@ rule bridge_states:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        gpu=STUDY.hardware.gpu,
+        **SCORING_HARDWARE.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_states_stamp(w.regime, w.direction)),
     message:
@@ -128,10 +149,13 @@ rule bridge_states:
 rule bridge_cells:
     """Every translator of one regime and seed, trained and asked: several cells in one process."""
     input:
+        bridge_weights(),
+        expand(f"{BRIDGE}/questions/{{{{regime}}}}/{{split}}.jsonl", split=SPLITS),
+        lambda w: ancient(bridge_cached(w.regime)),
         questions=QUESTIONS,
         source=bridge_model("source"),
         target=bridge_model("target"),
-        states=[f"{BRIDGE}/states/{{regime}}/{d}/manifest.json" for d in DIRECTIONS],
+        states=lambda w: [bridge_states(w.regime, d) for d in directions(w.regime)],
     output:
         translators=directory(f"{BRIDGE}/cells/{{regime}}/seed{{seed}}/translators"),
         samples=f"{BRIDGE}/cells/{{regime}}/seed{{seed}}/samples.parquet",
@@ -149,7 +173,7 @@ rule bridge_cells:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        gpu=STUDY.hardware.gpu,
+        **SCORING_HARDWARE.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_cells_stamp(w.regime, w.seed)),
         state=lambda w: bridge_training_state(w.regime, w.seed),
@@ -162,10 +186,13 @@ rule bridge_cells:
 rule bridge_inference:
     """Cache memory, latency and quality of the five arms, one question at a time."""
     input:
+        bridge_weights(),
+        expand(f"{BRIDGE}/questions/{{{{regime}}}}/{{split}}.jsonl", split=SPLITS),
         questions=QUESTIONS,
         source=bridge_model("source"),
         target=bridge_model("target"),
         cells=f"{BRIDGE}/cells/{{regime}}/seed{STUDY.bridge.seeds[0]}/manifest.json",
+        translators=ancient(f"{BRIDGE}/cells/{{regime}}/seed{STUDY.bridge.seeds[0]}/translators"),
     output:
         samples=f"{BRIDGE}/inference/{{regime}}/inference_per_sample.jsonl",
         manifest=f"{BRIDGE}/inference/{{regime}}/manifest.json",
@@ -178,7 +205,7 @@ rule bridge_inference:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        gpu=STUDY.hardware.gpu,
+        **SCORING_HARDWARE.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_inference_stamp(w.regime)),
     message:

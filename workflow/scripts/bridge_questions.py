@@ -23,6 +23,8 @@ def main(smk):
         for split in SPLITS:
             outputs.append(home / regime / f"{split}.jsonl")
             provenance.write_json_lines(outputs[-1], made[split])
+    if rehearsal := config.get("rehearsal_of"):
+        provenance.write_text(home.parent / "README.md", readers.NOTICE.format(study=rehearsal))
     facts = {"read": read} if read else {}
     provenance.write_manifest(smk.output.manifest, stamp, outputs, **facts)
 

@@ -3,15 +3,14 @@
 import json
 
 from ablation import provenance
-from ablation.bridge.random_model import NOTICE, write_random_model
+from ablation.bridge.random_model import write_random_model
 from ablation.progress import logged
 
 
 def main(smk):
     stamp = json.loads(smk.params.stamp)
-    config, out = stamp["config"], smk.output
-    made = write_random_model(config["random"], out.model)
-    provenance.write_text(out.notice, NOTICE.format(study=config["study"]))
+    out = smk.output
+    made = write_random_model(stamp["config"]["random"], out.model)
     provenance.write_manifest(out.manifest, stamp, [out.model], model="model", summary=made)
 
 

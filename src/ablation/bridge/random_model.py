@@ -22,13 +22,6 @@ from ablation.world.tokenizer import train_tokenizer
 RANDOM_WEIGHTS = "random_weights.json"
 TOKENS, TEXTS = 8192, 4000  # at which a made-up word costs 1.3 tokens, as an English one does
 CHAT = "{{ bos_token }}{% for m in messages %}[user] {{ m['content'] }} [model]{% endfor %}"
-NOTICE = """\
-# {study}: a rehearsal
-
-The models of this study have random weights, or its questions are made-up words at the lengths of
-real ones. **The accuracies, losses and claims in this folder mean nothing.** What is real: that
-every stage runs, how long it takes (`run.json`) and what memory it needs.
-"""
 
 
 def write_random_model(size: Mapping, folder: str | Path) -> dict[str, int]:

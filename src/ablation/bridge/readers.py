@@ -23,6 +23,14 @@ from ablation.sources import documents, split_files
 GENERATED = "generated"  # in place of a data set: made-up words, for a rehearsal
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's notes to a calculator that nobody has here
 
+NOTICE = """\
+# {study}: a rehearsal
+
+The models of this study have random weights, or its questions are made-up words at the lengths of
+real ones. **The accuracies, losses and claims in this folder mean nothing.** What is real: that
+every stage runs, how long it takes (`run.json`) and what memory it needs.
+"""
+
 
 class DataSet(NamedTuple):
     """Where a data set keeps its splits, and how a document of it is read."""
