@@ -22,6 +22,7 @@ from ablation.schema import Study
 TRAININGS = ("stage3_finetune", "stage5_longrun")
 SCORINGS = {"stage1_baseline": ("causal",), "stage2_ablation": ABLATED_MASKS}
 SCORINGS |= dict.fromkeys(("stage4_posteval", "stage5_posteval"), MASKS)
+BRIDGE = {"bridge_pretrain", "bridge_states", "bridge_cells", "bridge_inference"}
 CHECKPOINT = re.compile(r"/([^/]+)/seed(\d+)/")
 PENDING = "update pending"
 BENCHMARK = Path("benchmarks/results/h100.json")
@@ -131,7 +132,13 @@ def reckon(
     gpus = f"The study asks for {needs.gpu} GPU a job (hardware.gpu)"
     other = "another number there makes every model job stale."
     found.notes.append(f"{gpus}; {other}" if needs.gpu else f"{gpus}: it runs on the CPU; {other}")
-    if other := sorted({job.rule for job in jobs} - {*TRAININGS, *SCORINGS}):
+    other = {job.rule for job in jobs} - {*TRAININGS, *SCORINGS}
+    if bridge := sorted(other & BRIDGE):
+        found.notes.append(
+            f"NOT COUNTED, though they take hours of a GPU: {', '.join(bridge)}. What steps and "
+            "questions of the second study take: docs/bridge.md"
+        )
+    if other := sorted(other - BRIDGE):
         found.notes.append(f"Not counted, as what makes data and tables: {', '.join(other)}")
     return found
 

@@ -62,8 +62,8 @@ def translate(
     found, generator = [], torch.Generator().manual_seed(noise_seed)
     try:
         for start in range(0, len(states), batch_size):
-            rows, mask = padded([s.float() for s in states[start : start + batch_size]])
-            soft = translator(rows.to(device), mask.to(device), generator=generator)
+            rows, mask = padded(states[start : start + batch_size])
+            soft = translator(rows.to(device).float(), mask.to(device), generator=generator)
             found.append(soft.tokens)
     finally:
         translator.train(was_training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from ablation.provenance import (
     write_bytes,
     write_json_lines,
 )
+from ablation.states import complete_states
 
 READ_BATCH = 64  # questions a forward while the frozen models read, at most
 ASKED = "asked.jsonl"  # rows of a cell, beside its training's states
@@ -175,6 +177,7 @@ def run_cells(
                     test = own["test"]
                     rows = evaluate_cell(facing, translator, weights, settings, test, some, meter)
                     write_json_lines(asked, rows)
+                    slim(asked.parent, trained.summary["best_step"])
                 cells.samples.extend(named | row for row in read_json_lines(asked))
                 facts = {"direction": direction, "mode": settings["mode"]}
                 facts["translator"] = settings["translator"]["kind"]
@@ -183,6 +186,15 @@ def run_cells(
                 record[cell] = trained.record | {"sections": meter.sections}
                 save_file(trained.best, scratch / f"{cell}.safetensors")
     return cells._replace(record={"cells": record})
+
+
+def slim(state: Path, best: int) -> None:
+    """Leave of a finished training what its report needs: the last state and the best weights."""
+    for old in complete_states(state)[:-1]:
+        shutil.rmtree(old)
+    for file in state.glob("best-*.safetensors"):
+        if file.name != f"best-{best}.safetensors":
+            file.unlink()
 
 
 def load_translator(file: str | Path, recipe: Mapping, k: int, pair: Pair) -> nn.Module:

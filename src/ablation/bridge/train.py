@@ -125,7 +125,7 @@ class BridgeTrainer(MaskedTrainer):
         """Everything of the rows `chosen` that a step needs, as tensors."""
         split = split or self.split
         answered = batch(self.rows(split, chosen), self.words.pad)
-        states, mask = padded([split.states[i].float() for i in chosen])
+        states, mask = padded([split.states[i] for i in chosen])
         asked = batch(
             [self.words.text(split.records[i]["question"]) for i in chosen], self.words.pad
         )
@@ -146,7 +146,7 @@ class BridgeTrainer(MaskedTrainer):
             question = table(asked.ids)
             parts, present = losses.stretches(question, asked.span, self.model.k)
         wanted = parts if weights["flow"] else None
-        soft: Soft = self.model(part["states"], part["mask"], teacher=wanted)
+        soft: Soft = self.model(part["states"].float(), part["mask"], teacher=wanted)
         logits, targets = self.said(rows, soft.tokens)
         terms = {"cross_entropy": losses.cross_entropy(logits, targets)}
         if weights["kl"]:
@@ -362,5 +362,8 @@ def _train_cell(
         "seconds_a_step": clock.median(),
         "peak_mem_mb": round(torch.cuda.max_memory_allocated() / MIB) if cuda else None,
     }
+    if clock.seconds:
+        memory = f", peak {record['peak_mem_mb']} MiB" if cuda else ""
+        print(f"{label}: {clock.median():.3f} s a step{memory}", file=sys.stderr, flush=True)
     kept = load_file(state / f"best-{best}.safetensors")
     return Trained(kept, last, summary, curve, record)
