@@ -125,7 +125,9 @@ rule bridge_states:
         source=bridge_model("source"),
         target=bridge_model("target"),
     output:
-        directory(expand(f"{BRIDGE}/states/{{{{regime}}}}/{{{{direction}}}}/{{split}}", split=SPLITS)),
+        directory(
+            expand(f"{BRIDGE}/states/{{{{regime}}}}/{{{{direction}}}}/{{split}}", split=SPLITS)
+        ),
         samples=f"{BRIDGE}/states/{{regime}}/{{direction}}/samples.parquet",
         manifest=f"{BRIDGE}/states/{{regime}}/{{direction}}/manifest.json",
         run=f"{BRIDGE}/states/{{regime}}/{{direction}}/run.json",

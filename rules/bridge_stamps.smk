@@ -6,9 +6,7 @@ from ablation.bridge.prompts import DATA_SETS, REGIMES, SPLITS
 BRIDGE = f"{RESULTS}/bridge"
 ROLES = ("source", "target")
 REGIMES_RUN = [
-    r
-    for r in (*REGIMES, *DATA_SETS)
-    if any(r in c.regimes for c in STUDY.bridge.recipes.values())
+    r for r in (*REGIMES, *DATA_SETS) if any(r in c.regimes for c in STUDY.bridge.recipes.values())
 ]
 QUESTIONS = f"{BRIDGE}/questions/manifest.json"
 

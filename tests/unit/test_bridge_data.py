@@ -1,4 +1,4 @@
-"""Promises of public data sets: read whole, apart, and scored by their own rules on what was said."""
+"""Promises of public data sets: read whole, kept apart, scored by their own rules."""
 
 import json
 

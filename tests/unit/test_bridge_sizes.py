@@ -1,4 +1,4 @@
-"""Promises of real sizes: forwards by length and memory, one model at a time, weights on no disk."""
+"""Promises of real sizes: forwards by length and memory, one model at a time, no weights on disk."""
 
 from unittest.mock import patch
 
@@ -8,8 +8,8 @@ from bridge_tiny import HARDWARE, RECORDS, pair, recipe, split
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablation.bridge import cache, cells, evaluate, forwards, generate, pair as pairs, random_model
-from ablation.bridge import train
+from ablation.bridge import cache, cells, evaluate, forwards, generate, random_model, train
+from ablation.bridge import pair as pairs
 from ablation.bridge.batches import SOFT, Words
 from ablation.config import load_study
 

@@ -137,8 +137,8 @@ def run_cells(
 ) -> Cells:
     """Train and ask every cell of `config`; `splits` by direction, best weights to a folder.
 
-    `answering` gives the pair of a direction. A cell that has been asked is not asked again when the
-    job is killed later: its rows wait in `state`.
+    `answering` gives the pair of a direction. A cell that has been asked is not asked again
+    when the job is killed later: its rows wait in `state`.
     """
     regime, seed = config["regime"], config["seed"]
     cells, record = Cells([], {}, [], {}), {}

@@ -61,7 +61,7 @@ def soft_variants(
 
 
 def rows(made: Generated, records: Sequence[Mapping], **named: object) -> list[dict]:
-    """One row a question: what was said, whether it came to its end, what it says, if it is right."""
+    """One row a question: what was said, whether it ended, what it says, whether it is right."""
     found = []
     told = zip(made.texts, made.ended, records, strict=True)
     for item, (text, ended, record) in enumerate(told):

@@ -34,7 +34,10 @@ def by_length(lengths: Sequence[int], rows: int, tokens: int | None = None) -> l
 
 
 def in_order(
-    lengths: Sequence[int], rows: int, run: Callable[[list[int]], Sequence], tokens: int | None = None
+    lengths: Sequence[int],
+    rows: int,
+    run: Callable[[list[int]], Sequence],
+    tokens: int | None = None,
 ) -> list:
     """`run` of every batch of `by_length`, its results in the order of `lengths`.
 

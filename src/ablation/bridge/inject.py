@@ -16,8 +16,8 @@ def embed(
     """What the target reads: [rows, tokens, width], `soft` [rows, K, width] put in by `mode`.
 
     soft_only, soft_plus_text: in the places that the batch keeps for them; rows may then differ in
-    K, and `soft` is a sequence. Raises ValueError when there are more or fewer than places. adapter:
-    added to the first K tokens of the question's own span; padding and all else stay as they are.
+    K, and `soft` is a sequence. Raises ValueError when there are more or fewer than places.
+    adapter: added to the first K tokens of the question's own span; padding and all else stay as they are.
     """
     embedded = table(batch.ids)
     if soft is None:

@@ -47,9 +47,7 @@ def load_side(
     return model.requires_grad_(False), made
 
 
-def _load(
-    folder: str | Path, hardware: Mapping
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(folder: str | Path, hardware: Mapping) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if not is_random(folder):
         return models.load_on(hardware, folder)
     torch.set_num_threads(hardware["threads"])

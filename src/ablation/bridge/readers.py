@@ -1,4 +1,4 @@
-"""Questions of public data sets: GSM8K, and HotpotQA with its contexts. Pure: documents in, records out.
+"""Questions of public data sets: GSM8K, and HotpotQA with its contexts. No torch.
 
 A record is {question, answer}, with `solution` where the data set explains its answers, `match`
 where it has rules of its own for comparing them, and `key`, by which questions are told apart.
@@ -53,7 +53,7 @@ def gsm8k(document: Mapping) -> dict:
 
 
 def hotpotqa(document: Mapping) -> dict:
-    """A question of the distractor setting with its ten paragraphs, as the hub or the authors write it.
+    """A question of the distractor setting with its ten paragraphs, as the hub or its authors have it.
 
     Of the supporting facts nothing is read: they say which paragraphs matter.
     """

@@ -87,8 +87,8 @@ class Questions(Strict):
 
 class DataSet(Strict):
     data: str = key(
-        "hub data set named in pins | a folder of its .jsonl or .parquet files | generated: made-up "
-        "texts at its lengths, a rehearsal",
+        "hub data set named in pins | a folder of its .jsonl or .parquet files | generated: "
+        "made-up texts at its lengths, a rehearsal",
         min_length=1,
     )
     seed: Seed = key("which questions are dev, and which are taken where there are more")
