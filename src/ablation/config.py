@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from ablation.bridge import named as bridged
 from ablation.checkpoint_files import checkpoint_fault
 from ablation.layers import ConfigError, Key, Layer, dotted, merge, resolve, scalar
 from ablation.names import MASKS
@@ -236,7 +237,7 @@ def repositories(values: Mapping) -> dict[str, str]:
     """{hub repository: `model` or `dataset`} of all that a study with these values reads there."""
     base, tasks = values.get("base"), _at(values, "evaluation", "tasks")
     found = {base: "model"} if base in _pins(values) else {}
-    found |= _bridged(values)
+    found |= bridged.repositories(_at(values, "bridge") or {}, _pins(values))
     if base == "random":
         return found  # its texts are generated
     tasks = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []
@@ -246,33 +247,15 @@ def repositories(values: Mapping) -> dict[str, str]:
     return found | dict.fromkeys(data, "dataset")
 
 
-def _bridged(values: Mapping) -> dict[str, str]:
-    """Those that the second study reads: models and data sets that are named in `pins`."""
-    models = [_at(values, "bridge", role) for role in ("source", "target")]
-    sets = _at(values, "bridge", "data")
-    data = [_at(own, "data") for own in sets.values()] if isinstance(sets, dict) else []
-    named = [(r, "model") for r in models] + [(r, "dataset") for r in data]
-    return {r: kind for r, kind in named if isinstance(r, str) and r in _pins(values)}
-
-
 def _bridge_faults(values: Mapping) -> Iterator[Fault]:
-    """Models and data sets of the second study that are neither ours, nor a folder, nor pinned."""
-    sets = _at(values, "bridge", "data")
-    found = {("bridge", r): ("shipped", "pretrain", "random") for r in ("source", "target")}
-    found |= {("bridge", "data", n, "data"): ("generated",) for n in sets or {}}
-    for path, own in found.items():
-        name = _at(values, *path)
-        if not isinstance(name, str) or name in (*own, *_pins(values)) or Path(name).is_dir():
-            continue
+    block = _at(values, "bridge")
+    for path, name, own in bridged.unknown(block, _pins(values)) if isinstance(block, dict) else ():
         expected = ", ".join(f"`{word}`" for word in own)
         yield Fault(
-            path,
+            ("bridge", *path),
             f"{name!r} found; {expected}, a folder, or a repository of the hub that is named in "
             f"`pins` was expected{did_you_mean(name, [*own, *_pins(values)])}",
         )
-    for role in ("source", "target"):
-        if _at(values, "bridge", role) == "random" and not _at(values, "bridge", "random", role):
-            yield Fault(("bridge", "random"), f"no shape of the {role} (bridge.{role}: random)")
 
 
 def _pins(values: Mapping) -> Mapping:

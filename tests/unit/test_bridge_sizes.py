@@ -1,4 +1,4 @@
-"""Promises of real sizes: forwards by length and memory, one model at a time, no weights on disk."""
+"""Promises of real sizes: forwards by length and memory, one model, no weights on disk."""
 
 from unittest.mock import patch
 

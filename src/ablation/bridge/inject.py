@@ -17,7 +17,7 @@ def embed(
 
     soft_only, soft_plus_text: in the places that the batch keeps for them; rows may then differ in
     K, and `soft` is a sequence. Raises ValueError when there are more or fewer than places.
-    adapter: added to the first K tokens of the question's own span; padding and all else stay as they are.
+    adapter: added to the first K tokens of the question's own span; all else stays as it is.
     """
     embedded = table(batch.ids)
     if soft is None:

@@ -53,7 +53,7 @@ def gsm8k(document: Mapping) -> dict:
 
 
 def hotpotqa(document: Mapping) -> dict:
-    """A question of the distractor setting with its ten paragraphs, as the hub or its authors have it.
+    """A question of the distractor setting with its paragraphs, as the hub or its authors have it.
 
     Of the supporting facts nothing is read: they say which paragraphs matter.
     """

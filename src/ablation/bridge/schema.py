@@ -262,6 +262,14 @@ class Bridge(Strict):
                     raise ValueError(f"{name} and {other} are one configuration: no ablation")
         return recipes
 
+    @field_validator("random")
+    @classmethod
+    def _have_shapes(cls, random: dict[str, RandomModel], info: ValidationInfo):
+        for role in ("source", "target"):
+            if info.data.get(role) == "random" and role not in random:
+                raise ValueError(f"no shape of the {role} (bridge.{role}: random)")
+        return random
+
     @property
     def rehearsal(self) -> bool:
         """Whether weights or texts are made up, so that accuracies mean nothing."""
