@@ -57,7 +57,7 @@ def load_study(
         errors = fault.errors()
     faults = [Fault(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
     faults += [*_task_faults(values, Path(folder)), *_base_faults(values)]
-    faults += _bridge_faults(values)
+    faults += [Fault(*f) for f in bridged.faults(_at(values, "bridge"), _pins(values))]
     faults += _unpinned(values) if pinned else ()
     faults += [*_other_masks(values), *_too_few_examples(values), *_unshared(values)]
     lines = layer.faults + [f"{dotted(f.path)} ({_place(f.path, layer)}): {f.text}" for f in faults]
@@ -237,7 +237,7 @@ def repositories(values: Mapping) -> dict[str, str]:
     """{hub repository: `model` or `dataset`} of all that a study with these values reads there."""
     base, tasks = values.get("base"), _at(values, "evaluation", "tasks")
     found = {base: "model"} if base in _pins(values) else {}
-    found |= bridged.repositories(_at(values, "bridge") or {}, _pins(values))
+    found |= bridged.repositories(_at(values, "bridge"), _pins(values))
     if base == "random":
         return found  # its texts are generated
     tasks = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []
@@ -245,17 +245,6 @@ def repositories(values: Mapping) -> dict[str, str]:
     named = isinstance(learned, str) and "/" in learned
     data = [*data_sets(tasks), *([learned] if named else [])]
     return found | dict.fromkeys(data, "dataset")
-
-
-def _bridge_faults(values: Mapping) -> Iterator[Fault]:
-    block = _at(values, "bridge")
-    for path, name, own in bridged.unknown(block, _pins(values)) if isinstance(block, dict) else ():
-        expected = ", ".join(f"`{word}`" for word in own)
-        yield Fault(
-            ("bridge", *path),
-            f"{name!r} found; {expected}, a folder, or a repository of the hub that is named in "
-            f"`pins` was expected{did_you_mean(name, [*own, *_pins(values)])}",
-        )
 
 
 def _pins(values: Mapping) -> Mapping:
@@ -372,9 +361,6 @@ def _other_masks(values: Mapping) -> Iterator[Fault]:
                 f"{mask} found, but {name} is the recipe that trains under {expected}, and its "
                 "rows would not say so: take the recipe of that mask",
             )
-
-
-# ---- the schema as data ------------------------------------------------------------------------
 
 
 def schema() -> dict:
