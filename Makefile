@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo demo-bridge report test test-report test-faults test-slurm lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo demo-bridge report test test-report test-bridge test-faults test-slurm lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -38,6 +38,9 @@ demo-bridge: $(VENV)/.ready  # the second study on this machine, ending with its
 test: $(VENV)/.ready-dev  # every test that needs no GPU
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu and not slurm and not e2e"
 
+test-bridge: $(VENV)/.ready-dev  # the micro bridge on its frozen seeds keeps its promises (10 minutes)
+	$(BIN)/python -m pytest -m e2e tests/workflow/test_bridge_study.py
+
 test-faults: $(VENV)/.ready-dev  # the vast executor against a fake Vast, every fault; docs/vast.md gets the table
 	@rm -rf .pytest_cache/faults
 	FAULT_ROWS=$(CURDIR)/.pytest_cache/faults $(BIN)/python -m pytest -n 4 --dist loadgroup tests/e2e -m e2e
@@ -64,13 +67,15 @@ dag: $(VENV)/.ready  # the rule graph, as mermaid text, into docs/rulegraph.md
 	{ printf '# The rule graph\n\nMade by `make dag`.\n\n```mermaid\n'; \
 	  $(BIN)/snakemake --rulegraph mermaid-js results/recovery.csv; printf '```\n'; } > docs/rulegraph.md
 
-bench: $(VENV)/.ready  # scoring on this CPU beside stock lm-eval; dry runs of sweeps
+bench: $(VENV)/.ready  # scoring on this CPU beside stock lm-eval; a bridge's step; dry runs of sweeps
 	@mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/dry_run.py > benchmarks/results/dry_run.part
 	@mv benchmarks/results/dry_run.part benchmarks/results/dry_run.json
 	$(BIN)/python benchmarks/scoring_cpu.py > benchmarks/results/scoring_cpu.part
 	@mv benchmarks/results/scoring_cpu.part benchmarks/results/scoring_cpu.json
-	@cat benchmarks/results/dry_run.json benchmarks/results/scoring_cpu.json
+	$(BIN)/python benchmarks/bridge_step.py > benchmarks/results/bridge_step.part
+	@mv benchmarks/results/bridge_step.part benchmarks/results/bridge_step.json
+	@cat benchmarks/results/dry_run.json benchmarks/results/scoring_cpu.json benchmarks/results/bridge_step.json
 
 bench-gpu: $(VENV)/.ready  # scoring and training of a 3.4 B model on this GPU, beside HFLM, TRL and the seed's loops
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/results/$(or $(NAME),h100).json

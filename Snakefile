@@ -7,6 +7,13 @@ min_version("9.27")
 
 include: "rules/common.smk"
 include: "rules/stamps.smk"
+
+
+if STUDY.bridge:
+
+    include: "rules/bridge_stamps.smk"
+
+
 include: "rules/targets.smk"
 include: "rules/base.smk"
 include: "rules/stage1_baseline.smk"
@@ -21,7 +28,6 @@ include: "rules/report.smk"
 
 if STUDY.bridge:
 
-    include: "rules/bridge_stamps.smk"
     include: "rules/bridge.smk"
 
 
@@ -30,10 +36,16 @@ localrules:
 
 
 rule all:
-    """The study: its tables, its figures and the pages of its report."""
+    """The study: its tables, its figures and the pages of its report; or those of its bridge."""
     input:
-        "results/recovery.csv",
-        f"{RESULTS}/published.csv",
-        [f"{RESULTS}/bag_of_words.csv"] if WORLD else [],
-        expand(f"{RESULTS}/figures/{{figure}}.svg", figure=FIGURES),
-        expand(f"{RESULTS}/report/{{page}}.html", page=[*PAGES, "costs", "environment"]),
+        (
+            rules.bridge.input
+            if STUDY.bridge
+            else [
+                "results/recovery.csv",
+                f"{RESULTS}/published.csv",
+                [f"{RESULTS}/bag_of_words.csv"] if WORLD else [],
+                expand(f"{RESULTS}/figures/{{figure}}.svg", figure=FIGURES),
+                expand(f"{RESULTS}/report/{{page}}.html", page=[*PAGES, "costs", "environment"]),
+            ]
+        ),

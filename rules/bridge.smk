@@ -11,6 +11,7 @@ localrules:
     bridge_tables,
     bridge_published,
     bridge_figures,
+    bridge_pages,
 
 
 wildcard_constraints:
@@ -24,6 +25,7 @@ rule bridge:
     input:
         expand(f"{BRIDGE}/{{table}}.csv", table=(*BRIDGE_TABLES, "published", "published_repeats")),
         expand(f"{BRIDGE}/figures/{{figure}}.svg", figure=BRIDGE_FIGURES),
+        expand(f"{BRIDGE}/report/{{page}}.html", page=[*BRIDGE_PAGES, "costs", "environment"]),
 
 
 rule bridge_questions:
@@ -32,6 +34,7 @@ rule bridge_questions:
         expand(f"{BRIDGE}/questions/{{regime}}/{{split}}.jsonl", regime=REGIMES_RUN, split=SPLITS),
         [f"{BRIDGE}/README.md"] if STUDY.bridge.rehearsal else [],
         manifest=QUESTIONS,
+        run=f"{BRIDGE}/questions/run.json",
     log:
         f"{LOGS}/bridge/questions.log",
     conda:
@@ -57,7 +60,7 @@ rule bridge_pretrain:
     conda:
         "../environment.yml"
     resources:
-        **SCORING_HARDWARE.asked(),
+        **STUDY.hardware.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_pretrain_stamp(w.role)),
     message:
@@ -86,6 +89,7 @@ rule bridge_random:
 rule bridge_source:
     """One manifest that names every file of the source by its hash."""
     input:
+        bridge_files("source"),
         record=bridge_record("source"),
     output:
         manifest=bridge_model("source"),
@@ -104,6 +108,7 @@ rule bridge_source:
 
 use rule bridge_source as bridge_target with:
     input:
+        bridge_files("target"),
         record=bridge_record("target"),
     output:
         manifest=bridge_model("target"),
@@ -119,8 +124,8 @@ use rule bridge_source as bridge_target with:
 rule bridge_states:
     """What the frozen models say once: source states, teacher log-probabilities, arms alone."""
     input:
-        bridge_weights(),
-        expand(f"{BRIDGE}/questions/{{{{regime}}}}/{{split}}.jsonl", split=SPLITS),
+        asked_files,
+        weights=bridge_weights(),
         questions=QUESTIONS,
         source=bridge_model("source"),
         target=bridge_model("target"),
@@ -139,7 +144,7 @@ rule bridge_states:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **SCORING_HARDWARE.asked(),
+        **STUDY.hardware.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_states_stamp(w.regime, w.direction)),
     message:
@@ -151,9 +156,9 @@ rule bridge_states:
 rule bridge_cells:
     """Every translator of one regime and seed, trained and asked: several cells in one process."""
     input:
-        bridge_weights(),
-        expand(f"{BRIDGE}/questions/{{{{regime}}}}/{{split}}.jsonl", split=SPLITS),
-        lambda w: ancient(bridge_cached(w.regime)),
+        asked_files,
+        read_files,
+        weights=bridge_weights(),
         questions=QUESTIONS,
         source=bridge_model("source"),
         target=bridge_model("target"),
@@ -175,7 +180,7 @@ rule bridge_cells:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **SCORING_HARDWARE.asked(),
+        **STUDY.hardware.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_cells_stamp(w.regime, w.seed)),
         state=lambda w: bridge_training_state(w.regime, w.seed),
@@ -188,13 +193,13 @@ rule bridge_cells:
 rule bridge_inference:
     """Cache memory, latency and quality of the five arms, one question at a time."""
     input:
-        bridge_weights(),
-        expand(f"{BRIDGE}/questions/{{{{regime}}}}/{{split}}.jsonl", split=SPLITS),
+        asked_files,
+        weights=bridge_weights(),
         questions=QUESTIONS,
         source=bridge_model("source"),
         target=bridge_model("target"),
-        cells=f"{BRIDGE}/cells/{{regime}}/seed{STUDY.bridge.seeds[0]}/manifest.json",
-        translators=ancient(f"{BRIDGE}/cells/{{regime}}/seed{STUDY.bridge.seeds[0]}/translators"),
+        translators=ancient(f"{TIMED}/translators"),
+        cells=f"{TIMED}/manifest.json",
     output:
         samples=f"{BRIDGE}/inference/{{regime}}/inference_per_sample.jsonl",
         manifest=f"{BRIDGE}/inference/{{regime}}/manifest.json",
@@ -207,7 +212,7 @@ rule bridge_inference:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **SCORING_HARDWARE.asked(),
+        **STUDY.hardware.asked(),
     params:
         stamp=lambda w: provenance.canonical_json(bridge_inference_stamp(w.regime)),
     message:
@@ -220,16 +225,19 @@ rule bridge_tables:
     """Runs, effects, controls, compression, quantization, costs, claims, plan and audit."""
     input:
         list(bridge_measured()),
+        bridge_samples(),
     output:
         tables=[
             report(
                 f"{BRIDGE}/{table}.csv",
                 caption="../workflow/report/bridge_tables.rst",
-                category="Bridge",
+                category="5 Tables as CSV",
+                labels={"table": table},
             )
             for table in BRIDGE_TABLES
         ],
         manifest=f"{BRIDGE}/tables.manifest.json",
+        run=f"{BRIDGE}/tables.run.json",
     log:
         f"{LOGS}/bridge/tables.log",
     conda:
@@ -250,14 +258,17 @@ rule bridge_published:
         runs=report(
             f"{BRIDGE}/published.csv",
             caption="../workflow/report/bridge_published.rst",
-            category="Bridge",
+            category="5 Tables as CSV",
+            labels={"table": "published"},
         ),
         repeats=report(
             f"{BRIDGE}/published_repeats.csv",
             caption="../workflow/report/bridge_published.rst",
-            category="Bridge",
+            category="5 Tables as CSV",
+            labels={"table": "published_repeats"},
         ),
         manifest=f"{BRIDGE}/published.manifest.json",
+        run=f"{BRIDGE}/published.run.json",
     log:
         f"{LOGS}/bridge/published.log",
     conda:
@@ -279,9 +290,13 @@ rule bridge_figures:
         report(
             f"{BRIDGE}/figures/{{figure}}.svg",
             caption="../workflow/report/bridge_figures.rst",
-            category="Bridge",
+            category="2 Figures",
+            labels=lambda w: {"page": BRIDGE_TITLES[w.figure]},
         ),
         f"{BRIDGE}/figures/{{figure}}.png",
+        f"{BRIDGE}/figures/{{figure}}.html",
+        manifest=f"{BRIDGE}/figures/{{figure}}.manifest.json",
+        run=f"{BRIDGE}/figures/{{figure}}.run.json",
     log:
         f"{LOGS}/bridge/figure-{{figure}}.log",
     wildcard_constraints:
@@ -294,3 +309,32 @@ rule bridge_figures:
         "Bridge: drawing {wildcards.figure}"
     script:
         "../workflow/scripts/bridge_figures.py"
+
+
+rule bridge_pages:
+    """Every table of the bridge as a page that sorts and needs no network."""
+    input:
+        list(bridge_pages_stamp()["upstream"]),
+        [f"{BRIDGE}/{table}.csv" for tables in BRIDGE_PAGES.values() for table in tables],
+    output:
+        [
+            report(
+                f"{BRIDGE}/report/{page}.html",
+                caption="../workflow/report/bridge_tables.rst",
+                category="1 Findings",
+                labels={"page": BRIDGE_TITLES[page]},
+            )
+            for page in BRIDGE_PAGES
+        ],
+        manifest=f"{BRIDGE}/report/manifest.json",
+        run=f"{BRIDGE}/report/run.json",
+    log:
+        f"{LOGS}/bridge/pages.log",
+    conda:
+        "../environment.yml"
+    params:
+        stamp=provenance.canonical_json(bridge_pages_stamp()),
+    message:
+        "Bridge: pages of tables"
+    script:
+        "../workflow/scripts/bridge_pages.py"

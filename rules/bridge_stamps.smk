@@ -3,7 +3,7 @@ from functools import cache
 
 from ablation.bridge.prompts import DATA_SETS, REGIMES, SPLITS
 
-BRIDGE = f"{RESULTS}/bridge"
+BRIDGE = RECORDS
 ROLES = ("source", "target")
 REGIMES_RUN = [
     r for r in (*REGIMES, *DATA_SETS) if any(r in c.regimes for c in STUDY.bridge.recipes.values())
@@ -38,15 +38,35 @@ def bridge_record(role):
     return f"{own}/manifest.json" if own else f"{model}/config.json"
 
 
+def bridge_folder(role):
+    """Where a model's own files stand; of one of the hub, its name there."""
+    own = bridge_made(role)
+    return f"{own}/model" if own else getattr(STUDY.bridge, role)
+
+
+def bridge_files(role):
+    """All files of a foreign checkpoint; ours are named, by hash, in their manifest."""
+    if bridge_made(role) or getattr(STUDY.bridge, role) in STUDY.pins:
+        return []
+    return [p.as_posix() for p in provenance.visible_files(bridge_folder(role))]
+
+
+# Files that manifests name are inputs too, as in stamps.smk: only inputs reach a rented machine.
+
+
 def bridge_weights():
-    """The files of both models; one of the hub is fetched by the machine that needs it."""
-    found = []
-    for role in ROLES:
-        model, own = getattr(STUDY.bridge, role), bridge_made(role)
-        if model not in STUDY.pins:
-            files = [f"{own}/model"] if own else map(str, provenance.visible_files(model))
-            found += ancient(list(files))
-    return found
+    """Folders of both models; one of the hub is fetched by the machine that needs it."""
+    models = {role: getattr(STUDY.bridge, role) for role in ROLES}
+    return ancient([bridge_folder(role) for role, m in models.items() if m not in STUDY.pins])
+
+
+def asked_files(w):
+    return expand(f"{BRIDGE}/questions/{w.regime}/{{split}}.jsonl", split=SPLITS)
+
+
+def read_files(w):
+    homes = [Path(bridge_states(w.regime, d)).parent for d in directions(w.regime)]
+    return ancient([f"{home}/{name}" for home in homes for name in (*SPLITS, "samples.parquet")])
 
 
 @cache
@@ -83,9 +103,9 @@ def bridge_random_stamp(role):
 
 @cache
 def bridge_model_stamp(role):
-    model, own, upstream = getattr(STUDY.bridge, role), bridge_made(role), {}
+    model, upstream = getattr(STUDY.bridge, role), {}
     made_here = {"pretrain": bridge_pretrain_stamp, "random": bridge_random_stamp}.get(model)
-    slice = {"base": f"{own}/model" if own else model}
+    slice = {"base": bridge_folder(role)}
     if model in STUDY.pins:
         slice["revision"] = STUDY.pins[model]
     elif made_here:
@@ -120,17 +140,10 @@ def bridge_states_stamp(regime, direction):
         "options": {n: getattr(block, n) for n in ("layer", "teacher_top")},
         "budgets": sorted({k for c in here for k in c.soft_tokens}),
         "answers": block.training.model_dump(include={"max_new_tokens", "eval_batch"}),
-        "hardware": SCORING_HARDWARE.computing(),
+        "hardware": STUDY.hardware.computing(),
     }
     upstream = {QUESTIONS: questions_stamp(), **bridge_models()}
     return make_stamp("bridge_states", slice, MODEL_PACKAGES, upstream)
-
-
-def bridge_cached(regime):
-    """Folders that the manifests of a regime's states name: what the frozen models said, and more."""
-    homes = [Path(bridge_states(regime, d)).parent for d in directions(regime)]
-    named = (*SPLITS, "samples.parquet")
-    return [f"{home}/{name}" for home in homes for name in named]
 
 
 def bridge_cells(regime, seed):
@@ -146,7 +159,7 @@ def bridge_cells_stamp(regime, seed):
         "seed": int(seed),
         "recipes": {n: block.recipe(n) | {"soft_tokens": r.soft_tokens} for n, r in chosen.items()},
         "words": bridge_words(regime),
-        "hardware": SCORING_HARDWARE.computing(),
+        "hardware": STUDY.hardware.computing(),
     }
     states = {bridge_states(regime, d): bridge_states_stamp(regime, d) for d in directions(regime)}
     upstream = {QUESTIONS: questions_stamp(), **bridge_models(), **states}
@@ -156,6 +169,9 @@ def bridge_cells_stamp(regime, seed):
 def bridge_training_state(regime, seed):
     digest = bridge_cells_stamp(regime, seed)["hash"][:12]
     return f"state/{STUDY.study}/bridge-{regime}-{seed}-{digest}"
+
+
+TIMED = f"{BRIDGE}/cells/{{regime}}/seed{STUDY.bridge.seeds[0]}"  # whose translators are timed
 
 
 def bridge_inference(regime):
@@ -172,7 +188,7 @@ def bridge_inference_stamp(regime):
         "recipe": block.recipe(asked.recipe),
         "layer": block.layer,
         "words": bridge_words(regime),
-        "hardware": SCORING_HARDWARE.computing(),
+        "hardware": STUDY.hardware.computing(),
     }
     upstream = {
         QUESTIONS: questions_stamp(),
@@ -194,6 +210,18 @@ def bridge_measured():
     return found
 
 
+def bridge_samples():
+    """The files of those manifests that the tables read."""
+    read = {
+        "states": ("samples.parquet",),
+        "cells": ("samples.parquet", "summary.json", "curve.jsonl"),
+        "inference": ("inference_per_sample.jsonl",),
+    }
+    homes = [Path(manifest).parent for manifest in bridge_measured()]
+    kinds = [home.relative_to(BRIDGE).parts[0] for home in homes]
+    return [f"{home}/{n}" for home, kind in zip(homes, kinds) for n in read[kind]]
+
+
 BRIDGE_TABLES = (
     "runs",
     "effects",
@@ -211,6 +239,30 @@ BRIDGE_FIGURES = {
     "accuracy_by_k": ("runs",),
     "quality_and_cost": ("inference",),
     "bridge_curves": ("curves",),
+}
+
+
+# A page of the report, and the tables that it shows.
+BRIDGE_PAGES = {
+    "claims": ("claims",),
+    "cells": ("runs",),
+    "fixes": ("effects",),
+    "controls": ("controls",),
+    "compression": ("compression", "quantization"),
+    "arms": ("inference",),
+    "published": ("audit", "published", "published_repeats"),
+}
+BRIDGE_TITLES = {
+    "claims": "1.1 Claims",
+    "cells": "1.2 Every translator",
+    "fixes": "1.3 What each fix changed",
+    "controls": "1.4 Controls",
+    "compression": "1.5 Compression",
+    "arms": "1.6 What the arms cost",
+    "published": "1.7 The leak, and the published runs",
+    "accuracy_by_k": "2.1 Accuracy by soft tokens",
+    "quality_and_cost": "2.2 Quality and cost",
+    "bridge_curves": "2.3 Peak and last step",
 }
 
 
@@ -240,3 +292,23 @@ def bridge_figure_stamp(figure):
     slice = {"figure": figure, "options": {}}
     packages = ("altair", "pandas", "vl-convert-python")
     return make_stamp("bridge_figures", slice, packages, tables)
+
+
+def bridge_tabled():
+    """{manifest behind the tables: its stamp}"""
+    return {
+        f"{BRIDGE}/tables.manifest.json": bridge_tables_stamp(),
+        f"{BRIDGE}/published.manifest.json": bridge_published_stamp(),
+    }
+
+
+@cache
+def bridge_pages_stamp():
+    return make_stamp("bridge_pages", {"pages": BRIDGE_PAGES}, ("pandas",), bridge_tabled())
+
+
+def bridge_recorded():
+    """The manifests whose run records the report tells."""
+    models = [bridge_model(role) for role in ROLES]
+    made = [bridge_record(r) for r in ROLES if getattr(STUDY.bridge, r) == "pretrain"]
+    return sorted([QUESTIONS, *models, *made, *bridge_measured(), *bridge_tabled()])

@@ -34,6 +34,7 @@ if unpinned(STUDY):
 config["keep_states"] = STUDY.keep_states  # for scripts: it changes no result, so no `params:`
 RESULTS = f"results/{STUDY.study}"
 LOGS = f"logs/{STUDY.study}"
+RECORDS = f"{RESULTS}/bridge" if STUDY.bridge else RESULTS  # of the study that is reported
 RECIPES = list(STUDY.recipes)
 LONG = [recipe for recipe in RECIPES if is_long(recipe)]  # stage 5
 SHORT = [recipe for recipe in RECIPES if not is_long(recipe)]  # stage 3
@@ -111,7 +112,7 @@ def page(name):
     """A page of the report, captioned as the table that it shows."""
     category, title = TITLES[name]
     return report(
-        f"{RESULTS}/report/{name}.html",
+        f"{RESULTS if name in PAGES else RECORDS}/report/{name}.html",
         caption=f"../workflow/report/table_{PAGES.get(name, name)}.rst",
         category=category,
         labels={"page": title},

@@ -10,7 +10,11 @@ localrules:
     runs,
 
 
-report: "../workflow/report/workflow.rst"
+report: "../workflow/report/bridge.rst" if STUDY.bridge else "../workflow/report/workflow.rst"
+
+
+# A study with a bridge reports the bridge.
+RECORDED = bridge_recorded() if STUDY.bridge else list(recorded())
 
 
 if SAMPLED:
@@ -69,8 +73,8 @@ rule pages:
 rule runs:
     """Cost and time of each stage, environment and hashes; a moved clock makes nothing stale."""
     input:
-        manifests=list(recorded()),
-        runs=ancient([run_of(manifest).as_posix() for manifest in recorded()]),
+        manifests=RECORDED,
+        runs=ancient([run_of(manifest).as_posix() for manifest in RECORDED]),
     output:
         costs=page("costs"),
         environment=page("environment"),

@@ -326,10 +326,7 @@ def _finetune(
     )
     audit = leak_audit(model, recipe["train_mask"])
     stops = Stops(recipe["stops"])
-    past = TrainerState.load_from_json(newest / TRAINER_STATE) if newest else TrainerState()
-    for entry in past.log_history:
-        stops.saw(entry)
-
+    past = past_of(newest, stops)
     optimizer = sharded_optimizer if sharding.ranks() > 1 else own_optimizer
     trainer = MaskedTrainer(
         model=model,
@@ -343,12 +340,41 @@ def _finetune(
         stops=stops,
         callbacks=[Watch(stops, label, recipe["max_steps"], past.global_step)],
     )
-    over = stops.reason is not None or past.global_step >= recipe["max_steps"]
+    seen = train_on(trainer, newest, past, label)
+    seconds = time.perf_counter() - started
+    record = {
+        "micro_batch_examples": micro_batch,
+        "row_tokens": row_tokens,
+        "tokens_per_second": round(
+            (trainer.state.num_input_tokens_seen - past.num_input_tokens_seen) / seconds, 1
+        ),
+    }
+    return Finetuned(model, tokenizer, *_report(trainer, seen, examples, audit, seed), record)
+
+
+def past_of(newest: Path | None, stops: Stops) -> TrainerState:
+    """What happened up to the state `newest`, which `stops` is told; None: nothing yet."""
+    past = TrainerState.load_from_json(newest / TRAINER_STATE) if newest else TrainerState()
+    for entry in past.log_history:
+        stops.saw(entry)
+    return past
+
+
+def train_on(
+    trainer: MaskedTrainer, newest: Path | None, past: TrainerState, label: str
+) -> TrainerState:
+    """Train from `newest` to the end or a stop; what the weights of `trainer.model` have seen then.
+
+    Where loss or gradient was not finite those are the weights of the last whole state. Raises
+    FloatingPointError when there is none.
+    """
+    stops, state = trainer.stops, Path(trainer.args.output_dir)
+    over = stops.reason is not None or past.global_step >= trainer.recipe["max_steps"]
     if over:
         trainer.state = past  # killed after its last step: nothing is left to train
     else:
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    seen = trainer.state  # what the weights have seen
+    seen = trainer.state
     if stops.reason == "non_finite":
         newest = next(reversed(complete_states(state)), None)
         if newest is None:
@@ -359,15 +385,7 @@ def _finetune(
         seen = TrainerState.load_from_json(newest / TRAINER_STATE)
     if over or stops.reason == "non_finite":
         trainer._load_from_checkpoint(newest)
-    seconds = time.perf_counter() - started
-    record = {
-        "micro_batch_examples": micro_batch,
-        "row_tokens": row_tokens,
-        "tokens_per_second": round(
-            (trainer.state.num_input_tokens_seen - past.num_input_tokens_seen) / seconds, 1
-        ),
-    }
-    return Finetuned(model, tokenizer, *_report(trainer, seen, examples, audit, seed), record)
+    return seen
 
 
 def _report(

@@ -163,7 +163,7 @@ def made_rows(**accuracy):
                         rows.append({**named, "arm": arm, **said, "correct": right, "f1": right})
     alone = [
         {"regime": "compression", "direction": "forward", "arm": arm, "k": k, "item": item}
-        | {"correct": int(rng.random() < level), "question_tokens": 40}
+        | {"correct": int(rng.random() < level), "question_tokens": 40, "text": f"#### {item}"}
         for arm, level in zip(tables.ALONE, (0.1, 0.9, 0.6, 0.9, 0.1), strict=True)
         for k in ((2, 8) if arm == "token_budget" else (0,))
         for item in range(N)
@@ -176,6 +176,7 @@ CLAIMS = {
     "no_fixes": "no_fixes",
     "soft_tokens": 8,
     "p": 0.01,
+    "same_within": 0.05,
     "share_of_target": 0.9,
     "final_accuracy": 0.7,
 }
@@ -262,6 +263,19 @@ def test_claims_are_decided_by_rows(samples):
     worse = tables.Samples(*made_rows(all_fixes=0.3, no_fixes=0.9, source_free=0.05))
     assert verdicts(worse, costs_of())["stability fixes work"] == "refuted"
     assert verdicts(worse, costs_of())["beats the target alone"] == "refuted"
+
+
+def test_identity_is_judged_by_every_word_and_a_leftover_of_the_source_refutes():
+    cells, alone, summary = made_rows(all_fixes=0.9, no_fixes=0.3, source_free=0.05)
+    same = "its own embeddings say what the text says"
+    assert verdicts(tables.Samples(cells, alone, summary), costs_of())[same] == "supported"
+    one = (alone.arm == "identity") & (alone["item"] == 7)
+    alone.loc[one, "text"] += "."  # as right as before, and not the same words
+    told = cells.copy()
+    told.loc[told.arm == "shuffled_source", "correct"] = 1
+    found = verdicts(tables.Samples(told, alone, summary), costs_of())
+    assert found[same] == "refuted"
+    assert found["another question's source says nothing"] == "refuted"
 
 
 # ---- published runs ------------------------------------------------------------------------------

@@ -305,3 +305,23 @@ def test_ramps_do_not_jump():
     values = [losses.ramp(step, 10, 5) for step in range(20)]
     assert values[10] == 0 and values[15] == 1 and math.isclose(values[12], 0.4)
     assert max(b - a for a, b in zip(values, values[1:], strict=False)) <= 0.2 + 1e-9
+
+
+def test_a_training_that_is_no_longer_finite_keeps_its_last_whole_state(both, own, tmp_path):
+    good = trained(both, own, tmp_path, "good")
+    bad, calls = train.BridgeTrainer.compute_loss, []
+
+    def breaks(self, *arguments, **named):
+        calls.append(None)
+        return bad(self, *arguments, **named) * (1 if len(calls) < 4 else float("nan"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.BridgeTrainer, "compute_loss", breaks)
+        cut = trained(both, own, tmp_path, "bad")
+    assert (cut.summary["stop_reason"], cut.summary["steps"]) == ("non_finite", 2)
+    looked = {e["step"]: e["eval_loss"] for e in good.curve if "eval_loss" in e}
+    assert {e["step"]: e["eval_loss"] for e in cut.curve if "eval_loss" in e} == {2: looked[2]}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(FloatingPointError, match="Lower"):
+        calls.extend([None] * 4)
+        patch.setattr(train.BridgeTrainer, "compute_loss", breaks)
+        trained(both, own, tmp_path, "at once")

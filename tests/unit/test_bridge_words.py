@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablation.bridge import prompts
+from ablation.bridge.schema import Recipe
 from ablation.bridge.world.questions import Numbers, source_texts, target_texts
 from ablation.config import ConfigError, load_study
+from ablation.layers import merge
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,16 @@ def test_two_names_for_one_configuration_are_refused():
     refused({"recipes": {"with_kl": {}, "without": {}}}, "with_kl", "one configuration")
 
 
+def test_what_tables_compare_with_must_be_trained():
+    refused({"claims": {"soft_tokens": 3}}, "bridge.claims", "all_fixes", "K = 3")
+    refused({"claims": {"no_fixes": "none"}}, "bridge.claims", "no recipe none is trained")
+    refused({"inference": {"recipe": "no_kl"}}, "bridge.inference", "no_kl", "in enrichment")
+    alone = {"all_fixes": {"controls": True}, "no_fixes": {"eos": False}}
+    refused({"recipes": alone}, "bridge.claims", "no recipe source_free is trained")
+    free = {"source_free": {"translator": {"kind": "source_free"}}}
+    refused({"recipes": alone | free | {"all_fixes": {}}}, "needs `controls: true`")
+
+
 TOGGLES = {
     "kl": {"weights": {"kl": 0.0}},
     "info_nce": {"weights": {"info_nce": 0.0}},
@@ -121,8 +133,9 @@ def test_every_toggle_changes_the_configuration_s_hash():
     from ablation.bridge.cells import cell_hash
 
     def hashed(over):
-        block = bridge_study(recipes={"a": over}).bridge
-        return cell_hash(block.recipe("a"), "compression", 8, 1)
+        made = Recipe.model_validate(merge(bridge_study().bridge.training.model_dump(), over))
+        recipe = made.model_dump(exclude={"regimes", "soft_tokens"})
+        return cell_hash(recipe, "compression", 8, 1)
 
     found = [hashed(over) for over in ({}, *TOGGLES.values())]
     assert len(set(found)) == len(found)
@@ -135,3 +148,20 @@ def test_the_first_study_knows_no_bridge_and_its_schema_holds_both():
     assert load_study({}, CONFIG).bridge is None
     schema = json.loads((CONFIG / "schema.json").read_text())
     assert "bridge" in schema["properties"]
+
+
+# ---- models of our own ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+def test_a_model_that_fails_its_examination_is_an_error_that_says_what_to_do(tmp_path, role):
+    from ablation.bridge.world.pretrain import NotLearned, pretrain
+
+    block = bridge_study().bridge
+    short = {"steps": 2, "warmup_steps": 1, "cooldown_steps": 1, "batch_documents": 2}
+    recipe = block.pretrain[role].model_dump() | short | {"attempts": 1}
+    with pytest.raises(NotLearned) as fault:
+        pretrain(block.world.model_dump(), role, recipe, tmp_path / "model")
+    for part in (f"the {role} failed", "code 0.00", "0.95", "steps or attempts", "shipped"):
+        assert part in str(fault.value)
+    assert not (tmp_path / "model").exists()

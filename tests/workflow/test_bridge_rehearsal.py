@@ -140,7 +140,7 @@ def test_the_rules_that_run_models_ask_for_the_study_s_hardware(toy):
     text = (toy.folder / "rules/bridge.smk").read_text()
     for rule in GPU_RULES:
         block = text.split(f"rule {rule}:")[1].split("\nrule ")[0]
-        assert "**SCORING_HARDWARE.asked()" in block
+        assert "**STUDY.hardware.asked()" in block
         assert rule not in text.split("localrules:")[1].split("wildcard_constraints:")[0]
 
 

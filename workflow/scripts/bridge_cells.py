@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-from ablation import hub, provenance
+from ablation import hub, machine, provenance
 from ablation.bridge.cells import read_splits, run_cells, write_samples
 from ablation.bridge.pair import Answering
-from ablation.machine import run_record
 from ablation.progress import logged
 from ablation.states import claimed
 
@@ -18,7 +17,7 @@ def main(smk):
     questions, states = Path(smk.input.questions).parent, [Path(f).parent for f in smk.input.states]
     splits = {home.name: read_splits(questions, home, config["regime"]) for home in states}
     with claimed(smk.params.state, keep=smk.config["keep_states"]):
-        with run_record(smk.output.run) as record:
+        with machine.run_record(smk.output.run) as record:
             answering = Answering(folders, config["hardware"], config["words"])
             cells = run_cells(answering, splits, config, smk.params.state, smk.output.translators)
             record |= cells.record

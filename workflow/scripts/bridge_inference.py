@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-from ablation import hub, provenance
+from ablation import hub, machine, provenance
 from ablation.bridge import cells
 from ablation.bridge.inference import per_sample, spent
 from ablation.bridge.pair import load_pair
-from ablation.machine import run_record
 from ablation.progress import logged
 
 
@@ -17,7 +16,7 @@ def main(smk):
     folders = [hub.model_folder(m, inputs[m]) for m in (smk.input.source, smk.input.target)]
     asked, recipe = config["inference"], config["recipe"]
     name = f"{asked['recipe']}-k{asked['soft_tokens']}.safetensors"
-    with run_record(smk.output.run) as record:
+    with machine.run_record(smk.output.run) as record:
         pair = load_pair(folders, config["hardware"], config["words"])
         translator = cells.load_translator(
             Path(smk.input.cells).parent / "translators" / name, recipe, asked["soft_tokens"], pair

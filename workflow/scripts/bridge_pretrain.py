@@ -2,9 +2,8 @@
 
 import json
 
-from ablation import provenance
+from ablation import machine, provenance
 from ablation.bridge.world.pretrain import pretrain
-from ablation.machine import run_record
 from ablation.progress import logged
 
 
@@ -12,7 +11,7 @@ def main(smk):
     stamp = json.loads(smk.params.stamp)
     config, out = stamp["config"], smk.output.model
     device = "cuda" if config["gpu"] else "cpu"
-    with run_record(smk.output.run):
+    with machine.run_record(smk.output.run):
         summary = pretrain(config["world"], config["role"], config["recipe"], out, device)
     provenance.write_manifest(
         smk.output.manifest,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ablation import provenance
 from ablation.bridge.published import repeats_table, runs_table
+from ablation.machine import run_record
 from ablation.progress import logged
 
 
@@ -21,5 +22,5 @@ def main(smk):
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
+    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
         main(snakemake)  # noqa: F821

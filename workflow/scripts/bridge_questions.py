@@ -7,6 +7,7 @@ from ablation import provenance
 from ablation.bridge import readers
 from ablation.bridge.prompts import SPLITS
 from ablation.bridge.world.questions import Numbers
+from ablation.machine import run_record
 from ablation.progress import logged
 
 
@@ -30,5 +31,5 @@ def main(smk):
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
+    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
         main(snakemake)  # noqa: F821

@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-from ablation import hub, provenance
+from ablation import hub, machine, provenance
 from ablation.bridge.cells import read_once, target_facts, write_samples
 from ablation.bridge.forwards import Meter
 from ablation.bridge.pair import load_pair
 from ablation.bridge.prompts import SPLITS
-from ablation.machine import run_record
 from ablation.progress import logged
 
 
@@ -16,7 +15,7 @@ def main(smk):
     stamp = json.loads(smk.params.stamp)
     config, inputs = stamp["config"], provenance.read_inputs(stamp)
     folders = [hub.model_folder(m, inputs[m]) for m in (smk.input.source, smk.input.target)]
-    with run_record(smk.output.run) as record:
+    with machine.run_record(smk.output.run) as record:
         pair = load_pair(folders, config["hardware"], config["words"])
         if config["direction"] == "swapped":
             pair = pair.swapped()

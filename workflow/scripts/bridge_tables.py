@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ablation import provenance
 from ablation.bridge.all_tables import study_tables
+from ablation.machine import run_record
 from ablation.progress import logged
 
 READ = ("samples.parquet", "summary.json", "curve.jsonl", "inference_per_sample.jsonl")
@@ -23,5 +24,5 @@ def main(smk):
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
+    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
         main(snakemake)  # noqa: F821

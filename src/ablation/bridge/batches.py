@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import torch
 from torch import BoolTensor, LongTensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from ablation.bridge import prompts
@@ -69,6 +71,7 @@ class Words:
         self.bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.eos = tokenizer.eos_token_id
         self.pad = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self._ids = cache(self._ids)  # a training asks for the same texts at every step
         before, after = self._turn() if chat else (self.bos, [])
         self.head, self.suffix = before, [*self.encode(suffix), *after]
 
@@ -89,6 +92,9 @@ class Words:
 
     def encode(self, text: str) -> list[int]:
         """Token ids without BOS or EOS. Raises TooLong."""
+        return list(self._ids(text))
+
+    def _ids(self, text: str) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) > self.max_tokens:
             raise TooLong(
@@ -138,20 +144,24 @@ def batch(rows: Sequence[Row], pad: int, left: bool = False) -> Batch:
     """
     if left and any(row.answer for row in rows):
         raise ValueError("rows to generate from hold an answer: it would be shown to the model")
-    width = max(len(row.ids) + len(row.answer) for row in rows)
-    columns: dict[str, list] = {f.name: [] for f in fields(Batch)}
-    for row in rows:
-        ids, n = [*row.ids, *row.answer], len(row.ids) + len(row.answer)
-        before = width - n if left else 0
-        after = width - n - before
-        labels = [IGNORED_LABEL] * len(row.ids) + list(row.answer)
-        span = [row.span[0] <= at < row.span[1] for at in range(n)]
-        columns["ids"].append(
-            before * [pad] + [pad if i == SOFT else i for i in ids] + after * [pad]
-        )
-        columns["soft"].append(before * [False] + [i == SOFT for i in ids] + after * [False])
-        columns["mask"].append(before * [False] + n * [True] + after * [False])
-        columns["span"].append(before * [False] + span + after * [False])
-        columns["positions"].append(before * [0] + list(range(n)) + after * [0])
-        columns["labels"].append(before * [IGNORED_LABEL] + labels + after * [IGNORED_LABEL])
-    return Batch(**{name: torch.tensor(column) for name, column in columns.items()})
+    whole = [torch.tensor([*row.ids, *row.answer]) for row in rows]
+    side = "left" if left else "right"
+    ids = pad_sequence(whole, batch_first=True, padding_value=pad, padding_side=side)
+    lengths, read = (torch.tensor(n)[:, None] for n in zip(*_lengths(rows), strict=True))
+    first, end = torch.tensor([row.span for row in rows]).T[..., None]
+    width = ids.shape[1]
+    place = torch.arange(width) - (width - lengths if left else 0)  # of a token in its row
+    mask, soft = (place >= 0) & (place < lengths), ids == SOFT
+    return Batch(
+        ids=ids.masked_fill(soft, pad),
+        soft=soft,
+        mask=mask,
+        span=(place >= first) & (place < end),
+        positions=place.where(mask, 0),
+        labels=ids.where(mask & (place >= read), IGNORED_LABEL),
+    )
+
+
+def _lengths(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """(tokens of a row, those of them that are read) of each."""
+    return [(len(row.ids) + len(row.answer), len(row.ids)) for row in rows]

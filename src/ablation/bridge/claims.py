@@ -14,7 +14,8 @@ import pandas as pd
 from scipy import stats
 
 from ablation.bridge.costs import faster
-from ablation.bridge.tables import Samples, change, trend
+from ablation.bridge.prompts import SOURCE_FREE
+from ablation.bridge.tables import Samples, change, of_these_seeds, trend
 from ablation.statistics import mcnemar
 
 COLUMNS = (
@@ -71,6 +72,7 @@ def claims_table(
         better("beats as many tokens of text", regime, alone("token_budget", k=k), "token budget")
         better("soft tokens beat a text draft", regime, alone("cascade"), "cascade")
         better("the source matters", regime, _free(samples, regime, k), "source-free prompt")
+        _controls(samples, regime, claims, confidence, add)
         _stability(samples, regime, claims, confidence, add)
         _compression(samples, regime, claims, confidence, add)
         _costs(costs, regime, limit, confidence, add)
@@ -78,7 +80,31 @@ def claims_table(
 
 
 def _free(samples: Samples, regime: str, k: int) -> np.ndarray:
-    return samples.right(regime, "source_free", k)
+    return samples.right(regime, SOURCE_FREE, k)
+
+
+def _controls(samples: Samples, regime: str, claims: Mapping, confidence: float, add) -> None:
+    """What must hold of any bridge before its accuracy means anything."""
+    full, k, within = claims["all_fixes"], claims["soft_tokens"], claims["same_within"]
+    shuffled = samples.right(regime, full, k, "shuffled_source")
+    found = of_these_seeds(shuffled, _free(samples, regime, k), confidence)
+    verdict = "open"
+    if -within <= found["low"] and found["high"] <= within:
+        verdict = "supported"
+    elif found["low"] > within or found["high"] < -within:
+        verdict = "refuted"
+    rule = f"|shuffled source - source-free prompt| <= {within}, with its interval over questions"
+    read = f"{full}, {SOURCE_FREE} K={k}"
+    add("another question's source says nothing", regime, rule, read, found, verdict)
+    same = samples.same_words(regime, "identity", "target_alone")
+    add(
+        "its own embeddings say what the text says",
+        regime,
+        "identity and target-alone say the same on every question, word for word",
+        "identity; target alone",
+        {"difference": float(same)},
+        "supported" if same else "refuted",
+    )
 
 
 def _stability(samples: Samples, regime: str, claims: Mapping, confidence: float, add) -> None:

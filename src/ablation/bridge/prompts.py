@@ -16,6 +16,7 @@ REGIMES = ("compression", "enrichment")  # of the micro bridge's own world
 DATA_SETS = ("gsm8k", "hotpotqa")  # regimes whose questions are read (ablation.bridge.readers)
 SPLITS = ("train", "dev", "test")
 MODES = ("soft_only", "soft_plus_text", "adapter")  # what the target reads beside soft tokens
+SOURCE_FREE = "source_free"  # the recipe, and the translator, of the control that reads no source
 MARK = "####"
 SUFFIX = "\nAnswer:"
 INSTRUCTIONS = {  # models of the hub know no `####`; every arm is told alike

@@ -39,7 +39,8 @@ def leaky_answers(
 ) -> Generated:
     """What the target says after soft tokens, the prompt and the gold solution.
 
-    EOS may not come at once: the published models had never learned to end an answer.
+    EOS may not come at once, where ours would end: the published models had never learned to end
+    an answer, and it was what followed one that was scored.
     """
     k, rows = soft.shape[1], []
     for record in records:
@@ -53,7 +54,7 @@ def leaky_answers(
         soft,
         max_new_tokens=options["max_new_tokens"],
         batch_size=options["eval_batch"],
-        ban_eos=options["max_new_tokens"],
+        ban_eos=1,
     )
 
 

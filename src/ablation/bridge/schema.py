@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ablation.bridge.prompts import DATA_SETS, MODES, REGIMES
+from ablation.bridge.prompts import DATA_SETS, MODES, REGIMES, SOURCE_FREE
 from ablation.strict import Seed, Strict, key
 
 Count = Annotated[int, Field(ge=1)]
@@ -208,6 +208,7 @@ class Claims(Strict):
     no_fixes: Name = key("what its stability is compared with")
     soft_tokens: Count = key("at this K")
     p: float = key("a claim needs a two-sided p below this", gt=0, lt=1)
+    same_within: float = key("accuracies that differ by no more count as one", gt=0, lt=1)
     share_of_target: float = key(
         "what compression must keep of target-alone at the largest K", gt=0
     )
@@ -262,6 +263,26 @@ class Bridge(Strict):
                     raise ValueError(f"{name} and {other} are one configuration: no ablation")
         return recipes
 
+    @field_validator("inference")
+    @classmethod
+    def _times_what_is_trained(cls, asked: Inference, info: ValidationInfo) -> Inference:
+        recipes = info.data.get("recipes", {})
+        for regime in {r for recipe in recipes.values() for r in recipe.regimes}:
+            _needs(recipes, asked.recipe, regime, [asked.soft_tokens])
+        return asked
+
+    @field_validator("claims")
+    @classmethod
+    def _claims_what_is_trained(cls, claims: Claims, info: ValidationInfo) -> Claims:
+        recipes, name = info.data.get("recipes", {}), claims.all_fixes
+        for regime in recipes[name].regimes if name in recipes else ("any regime",) * bool(recipes):
+            _needs(recipes, name, regime, [claims.soft_tokens])
+            _needs(recipes, claims.no_fixes, regime, [claims.soft_tokens])
+            _needs(recipes, SOURCE_FREE, regime, recipes[name].soft_tokens)
+            if not recipes[name].controls:
+                raise ValueError(f"recipe {name} needs `controls: true`: claims rest on them")
+        return claims
+
     @field_validator("random")
     @classmethod
     def _have_shapes(cls, random: dict[str, RandomModel], info: ValidationInfo):
@@ -279,6 +300,15 @@ class Bridge(Strict):
     def recipe(self, name: str) -> dict[str, Any]:
         """What decides a cell of this recipe, but for regime, K and seed."""
         return self.recipes[name].model_dump(exclude={"regimes", "soft_tokens"})
+
+
+def _needs(recipes: dict[str, Recipe], name: str, regime: str, budgets: list[int]) -> None:
+    """Raise ValueError unless `name` is trained in `regime` at every K of `budgets`."""
+    found = recipes.get(name)
+    lacking = [k for k in budgets if found and k not in found.soft_tokens]
+    if not found or regime not in found.regimes or lacking:
+        at = f" at K = {', '.join(map(str, lacking or budgets))}"
+        raise ValueError(f"no recipe {name} is trained in {regime}{at}: tables compare with it")
 
 
 def cells_of(recipe: Recipe) -> list[tuple]:

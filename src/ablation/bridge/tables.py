@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ablation.bridge.prompts import SOURCE_FREE
 from ablation.statistics import Means, mcnemar, paired_means, wilson
 
 ALONE = ("source_alone", "target_alone", "cascade", "identity", "token_budget")
 CONTROLS = ("shuffled_source", "zero_soft_tokens", "mean_soft_tokens")
-SOURCE_FREE = "source_free"
 FLOAT_BITS, QUANTIZED = 32, {"int8": 8, "int4": 4}
 
 
@@ -58,6 +58,12 @@ class Samples:
             raise KeyError(f"no rows of {arm} in {regime}, {direction}")
         return rows.sort_values("item").correct.to_numpy()[None]
 
+    def same_words(self, regime: str, arm: str, other: str) -> bool:
+        """Whether two arms without a translator said the same on every question, word for word."""
+        rows = self.alone.query("regime == @regime and direction == 'forward'")
+        said = rows[rows.k == 0].pivot(index="item", columns="arm", values="text")
+        return bool((said[arm] == said[other]).all())
+
     def kinds(self) -> list[tuple[str, str, int]]:
         """(regime, recipe, K) of every kind of cell, in order."""
         found = self.cells[["regime", "recipe", "k"]].drop_duplicates()
@@ -80,6 +86,11 @@ def change(after: np.ndarray, before: np.ndarray, confidence: float) -> dict:
         "high": found.interval.high,
         "p": found.p,
     }
+
+
+def of_these_seeds(after: np.ndarray, before: np.ndarray, confidence: float) -> dict:
+    """As `change`, of the translators at hand: the interval is over questions alone."""
+    return change(*(x.mean(axis=0, keepdims=True) for x in (after, before)), confidence)
 
 
 def runs_table(samples: Samples, study: str, confidence: float) -> pd.DataFrame:
@@ -177,8 +188,7 @@ def controls_table(samples: Samples, claims: Mapping, study: str, confidence: fl
         bridged, free = samples.right(regime, full, k), samples.right(regime, SOURCE_FREE, k)
         for control in (*CONTROLS, SOURCE_FREE):
             own = free if control == SOURCE_FREE else samples.right(regime, full, k, control)
-            by_item = (x.mean(axis=0, keepdims=True) for x in (own, free))
-            from_free = change(*by_item, confidence)  # of these seeds: no draw of others
+            from_free = of_these_seeds(own, free, confidence)
             rows.append(
                 {
                     "study": study,
@@ -191,7 +201,6 @@ def controls_table(samples: Samples, claims: Mapping, study: str, confidence: fl
                     **{f"source_free_{n}": v for n, v in from_free.items()},
                 }
             )
-        target = samples.right_alone(regime, "target_alone", "forward")
         own = samples.right_alone(regime, "identity", "forward")
         rows.append(
             {
@@ -201,7 +210,9 @@ def controls_table(samples: Samples, claims: Mapping, study: str, confidence: fl
                 "control": "identity",
                 "accuracy": own.mean(),
                 "bridged": bridged.mean(),
-                "same_as_target_alone": str(bool((own == target).all())).lower(),
+                "same_as_target_alone": str(
+                    samples.same_words(regime, "identity", "target_alone")
+                ).lower(),
             }
         )
     return pd.DataFrame(rows)

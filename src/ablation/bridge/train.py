@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel, TrainerState
+from transformers import PreTrainedModel
 
 from ablation.arguments import training_arguments
 from ablation.atomic import atomic_path
@@ -31,7 +31,7 @@ from ablation.bridge.clock import Clock
 from ablation.bridge.forwards import MIB, free, in_order
 from ablation.bridge.inject import embed
 from ablation.bridge.translator import KINDS, Soft, Translator, embedding_rms
-from ablation.finetune import TRAINER_STATE, WEIGHTS, MaskedTrainer
+from ablation.finetune import MaskedTrainer, past_of, train_on
 from ablation.packing import IGNORED_LABEL
 from ablation.states import newest_state, resumes
 from ablation.stops import MAX_STEPS, Stops
@@ -313,10 +313,8 @@ def _train_cell(
     translator = new_translator(recipe, k, source_width, target, seed)
     target.requires_grad_(False)
     stops, newest = DevStops(recipe["stops"] | {"leak": None}), newest_state(state)
-    past = TrainerState.load_from_json(newest / TRAINER_STATE) if newest else TrainerState()
+    past = past_of(newest, stops)
     resumed = resumes(state, at=past.global_step if newest else None)
-    for entry in past.log_history:
-        stops.saw(entry)
     trainer = BridgeTrainer(
         model=translator,
         args=training_arguments(recipe, seed, hardware, state, recipe["micro_batch_examples"]),
@@ -334,19 +332,18 @@ def _train_cell(
     clock = trainer.clock
     if cuda := torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    over = stops.reason is not None or past.global_step >= recipe["max_steps"]
-    if over:
-        trainer.state = past
-        translator.load_state_dict(load_file(newest / WEIGHTS))
-    else:
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    if stops.reason == "non_finite":
-        raise FloatingPointError(f"{label}: loss or gradient was not finite. Lower learning_rate.")
-    history, best = trainer.state.log_history, best_step(trainer.state.log_history)
+    seen = train_on(trainer, newest, past, label)
+    history = [entry for entry in trainer.state.log_history if entry["step"] <= seen.global_step]
+    best = best_step(history)
+    if best is None:
+        raise FloatingPointError(
+            f"{label}: loss or gradient was not finite after step {seen.global_step}, before dev "
+            "was looked at. Lower learning_rate or eval_steps."
+        )
     looks = {entry["step"]: entry for entry in history if "eval_loss" in entry}
     last = {n: t.detach().cpu().clone() for n, t in translator.state_dict().items()}
     summary = {
-        "steps": trainer.state.global_step,
+        "steps": seen.global_step,
         "stop_reason": stops.reason or MAX_STEPS,
         "best_step": best,
         "dev_peak": looks[best]["accuracy"],

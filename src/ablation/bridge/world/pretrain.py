@@ -24,6 +24,10 @@ from ablation.world.tokenizer import train_tokenizer
 EXAMINED = 100  # questions a skill
 
 
+class NotLearned(RuntimeError):
+    """A model of our own failed its examination from every seed that it was given."""
+
+
 def pretrain(
     world: Mapping, role: str, recipe: Mapping, out_folder: str | Path, device: str = "cpu"
 ) -> dict:
@@ -32,7 +36,8 @@ def pretrain(
     What is learned late is not learned from every seed: a model that fails its own examination,
     on questions of no split, is followed by one from the next seed. Writes model (safetensors) and
     tokenizer; returns {seed, steps, final_loss (nats a token, mean of the last 50 steps),
-    accuracy, parameters, tokens}. Equal for equal input on one kind of processor.
+    accuracy, parameters, tokens}. Equal for equal input on one kind of processor. Raises
+    NotLearned, before anything is written, when no seed passes.
     """
     torch.set_num_threads(recipe["threads"])
     numbers = Numbers(world)
@@ -52,6 +57,14 @@ def pretrain(
         if min(accuracy.values()) >= recipe["stop_accuracy"]:
             break
         print(f"the {role} from seed {seed} did not learn: {accuracy}", file=sys.stderr)
+    else:
+        raise NotLearned(
+            f"the {role} failed its examination from {recipe['attempts']} seeds, lastly {seed}: "
+            f"{_told(accuracy)}, where stop_accuracy asks for {recipe['stop_accuracy']} of each. "
+            f"No translator could read from it, or make it say, what it never learned. Give "
+            f"bridge.pretrain.{role} more steps or attempts, another seed or a smaller learning "
+            f"rate, or take the shipped model (bridge.{role}: shipped)."
+        )
     model.save_pretrained(out_folder)
     tokenizer.save_pretrained(out_folder)
     last = losses[-50:]
@@ -63,6 +76,10 @@ def pretrain(
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": len(tokenizer),
     }
+
+
+def _told(accuracy: Mapping[str, float]) -> str:
+    return ", ".join(f"{skill} {share:.2f}" for skill, share in accuracy.items())
 
 
 def _train(

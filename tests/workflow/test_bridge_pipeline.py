@@ -1,0 +1,112 @@
+"""Promises of the bridge's rules, on a study of seconds whose numbers mean nothing."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import Checkout, copy_of_the_repository
+
+pytestmark = [pytest.mark.study, pytest.mark.xdist_group("bridge")]
+
+OFF = {"kl": 0.0, "info_nce": 0.0, "prompt_alignment": 0.0}
+TINY = {
+    "extends": "bridge.yaml",
+    "study": "tiny",
+    "bridge": {
+        "seeds": [1, 2],
+        "questions": {"train": 64, "dev": 20, "test": 40},
+        "training": {"max_steps": 8, "warmup_steps": 2, "log_steps": 2, "save_steps": 4}
+        | {"eval_steps": 4, "eval_samples": 20, "batch_examples": 16, "micro_batch_examples": 16},
+        "recipes": {
+            "all_fixes": {"soft_tokens": [2, 8], "controls": True},
+            "source_free": {"soft_tokens": [2, 8], "translator": {"kind": "source_free"}},
+            "no_fixes": {"audit": True, "eos": False, "weights": OFF},
+            "diffusion": {"regimes": ["compression"], "translator": {"kind": "diffusion"}}
+            | {"noise_seeds": 2},
+            "swapped": {"regimes": ["enrichment"], "swapped": True},
+        },
+        "inference": {"samples": 4, "warm_up": 1},
+    },
+}
+OPTIONS = ("--configfile", "tiny.yaml")
+DRAWN = {"bridge_tables", "bridge_figures", "bridge_pages", "runs"}
+
+
+def written(checkout, **over):
+    bridge = {name: value for name, value in (TINY["bridge"] | over).items()}
+    (checkout.folder / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"bridge": bridge}))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    checkout = Checkout(copy_of_the_repository(tmp_path_factory.mktemp("tiny")))
+    written(checkout)
+    checkout.run(*OPTIONS)
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def home(tiny):
+    return tiny.folder / "results/tiny/bridge"
+
+
+def test_every_table_figure_and_page_is_there_and_asking_again_runs_nothing(tiny, home):
+    empty = {"published", "published_repeats"}
+    for file in home.glob("*.csv"):
+        table = pd.read_csv(file)
+        assert len(table) and (file.stem in empty or set(table.study) == {"tiny"}), file
+    names = {file.stem for file in home.glob("*.csv")}
+    assert {"runs", "compression", "quantization", "inference", "claims", "plan"} <= names
+    assert len(list(home.glob("figures/*.svg"))) == 3
+    assert len(list(home.glob("report/*.html"))) == 9
+    assert tiny.stale("all", options=OPTIONS) == set()
+
+
+def test_identity_and_cache_hold_for_any_bridge_however_badly_trained(home):
+    controls = pd.read_csv(home / "controls.csv").query("control == 'identity'")
+    assert len(controls) and controls.same_as_target_alone.astype(str).str.lower().eq("true").all()
+    costs = pd.read_csv(home / "inference.csv")
+    assert costs.kv_as_formula.astype(str).str.lower().eq("true").all()
+    lines = (home / "inference/compression/inference_per_sample.jsonl").read_text().splitlines()
+    assert len(lines) == 4 and {"latent", "cascade"} <= set(json.loads(lines[0]))
+
+
+def test_another_threshold_trains_nothing_and_another_weight_trains_all_of_its_cells(tiny):
+    claims = {"p": 0.05}
+    written(tiny, claims=claims)
+    assert tiny.stale("all", options=OPTIONS) == DRAWN
+    weights = {"weights": {"kl": 0.2}}
+    written(tiny, training=TINY["bridge"]["training"] | weights)
+    assert tiny.stale("all", options=OPTIONS) == DRAWN | {"bridge_cells", "bridge_inference"}
+    written(tiny)
+    assert tiny.stale("all", options=OPTIONS) == set()
+
+
+def test_a_changed_sample_file_is_noticed_by_the_tables(tiny, home):
+    file = home / "cells/compression/seed1/samples.parquet"
+    before = file.read_bytes()
+    try:
+        frame = pd.read_parquet(file)
+        frame["correct"] = 1
+        frame.to_parquet(file, index=False)
+        done = tiny.snakemake("--cores", "1", *OPTIONS, check=False)
+        assert done.returncode and "samples.parquet has changed" in done.stdout + done.stderr
+    finally:
+        file.write_bytes(before)
+
+
+def test_the_report_shows_the_bridge(tiny, home):
+    report = tiny.folder / "results/report.html"
+    tiny.snakemake(*OPTIONS, "--report", str(report))
+    text = report.read_text()
+    for title in ("1.1 Claims", "1.4 Controls", "2.1 Accuracy by soft tokens", "4.1 Time"):
+        assert title in text
+    assert "What came back" not in text
+
+
+def test_a_plan_says_that_it_does_not_count_the_bridge(tiny):
+    written(tiny, training=TINY["bridge"]["training"] | {"weights": {"kl": 0.3}})
+    told = tiny.ablation("plan", "--configfile", "tiny.yaml", "all").stdout
+    assert "bridge_cells" in told and "Not counted, though they run models" in told
+    written(tiny)
