@@ -5,6 +5,7 @@
 localrules:
     bridge,
     bridge_questions,
+    bridge_random,
     bridge_source,
     bridge_target,
     bridge_tables,
@@ -16,7 +17,7 @@ localrules:
 wildcard_constraints:
     role="|".join(ROLES),
     regime="|".join(REGIMES_RUN),
-    direction="|".join(DIRECTIONS),
+    direction="forward|swapped",
 
 
 rule bridge:
@@ -31,6 +32,7 @@ rule bridge_questions:
     """Questions of every regime, in three splits that share none."""
     output:
         expand(f"{BRIDGE}/questions/{{regime}}/{{split}}.jsonl", regime=REGIMES_RUN, split=SPLITS),
+        [f"{BRIDGE}/README.md"] if STUDY.bridge.rehearsal else [],
         manifest=QUESTIONS,
         run=f"{BRIDGE}/questions/run.json",
     log:
@@ -65,6 +67,23 @@ rule bridge_pretrain:
         "Bridge: pretraining the {wildcards.role} from nothing"
     script:
         "../workflow/scripts/bridge_pretrain.py"
+
+
+rule bridge_random:
+    """A model of random weights: runs only where `bridge:` says `random`, a rehearsal."""
+    output:
+        model=directory(f"{BRIDGE}/random/{{role}}/model"),
+        manifest=f"{BRIDGE}/random/{{role}}/manifest.json",
+    log:
+        f"{LOGS}/bridge/random-{{role}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        stamp=lambda w: provenance.canonical_json(bridge_random_stamp(w.role)),
+    message:
+        "Bridge: shape and tokenizer of a random {wildcards.role}"
+    script:
+        "../workflow/scripts/bridge_random.py"
 
 
 rule bridge_source:
@@ -111,8 +130,8 @@ rule bridge_states:
         source=bridge_model("source"),
         target=bridge_model("target"),
     output:
-        expand(
-            f"{BRIDGE}/states/{{{{regime}}}}/{{{{direction}}}}/{{split}}.safetensors", split=SPLITS
+        directory(
+            expand(f"{BRIDGE}/states/{{{{regime}}}}/{{{{direction}}}}/{{split}}", split=SPLITS)
         ),
         samples=f"{BRIDGE}/states/{{regime}}/{{direction}}/samples.parquet",
         manifest=f"{BRIDGE}/states/{{regime}}/{{direction}}/manifest.json",
@@ -143,7 +162,7 @@ rule bridge_cells:
         questions=QUESTIONS,
         source=bridge_model("source"),
         target=bridge_model("target"),
-        states=[f"{BRIDGE}/states/{{regime}}/{d}/manifest.json" for d in DIRECTIONS],
+        states=lambda w: [bridge_states(w.regime, d) for d in directions(w.regime)],
     output:
         translators=directory(f"{BRIDGE}/cells/{{regime}}/seed{{seed}}/translators"),
         samples=f"{BRIDGE}/cells/{{regime}}/seed{{seed}}/samples.parquet",

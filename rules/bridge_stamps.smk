@@ -1,19 +1,29 @@
 # What the results of the second study depend on: a stamp for each of its rules, in their order.
 from functools import cache
 
-from ablation.bridge.prompts import REGIMES, SPLITS
+from ablation.bridge.prompts import DATA_SETS, REGIMES, SPLITS
 
 BRIDGE = RECORDS
 ROLES = ("source", "target")
-REGIMES_RUN = [r for r in REGIMES if any(r in c.regimes for c in STUDY.bridge.recipes.values())]
-DIRECTIONS = ["forward", *["swapped"] * any(c.swapped for c in STUDY.bridge.recipes.values())]
+REGIMES_RUN = [
+    r for r in (*REGIMES, *DATA_SETS) if any(r in c.regimes for c in STUDY.bridge.recipes.values())
+]
 QUESTIONS = f"{BRIDGE}/questions/manifest.json"
 
 
+def directions(regime):
+    """Who reads for whom: swapped only where a recipe of the regime is."""
+    recipes = [c for c in STUDY.bridge.recipes.values() if regime in c.regimes]
+    return ["forward", *["swapped"] * any(c.swapped for c in recipes)]
+
+
 def bridge_made(role):
-    """The folder of a model of our own, and of its manifest.json."""
-    here = getattr(STUDY.bridge, role) == "pretrain"
-    return f"{BRIDGE}/pretrained/{role}" if here else f"resources/micro_bridge/{role}"
+    """The folder of a model of our own, and of its manifest.json; None: it is not ours."""
+    return {
+        "shipped": f"resources/micro_bridge/{role}",
+        "pretrain": f"{BRIDGE}/pretrained/{role}",
+        "random": f"{BRIDGE}/random/{role}",
+    }.get(getattr(STUDY.bridge, role))
 
 
 def bridge_model(role):
@@ -21,29 +31,33 @@ def bridge_model(role):
 
 
 def bridge_record(role):
-    """The small file that says what a model is."""
-    model = getattr(STUDY.bridge, role)
-    own = model in ("shipped", "pretrain")
-    return f"{bridge_made(role)}/manifest.json" if own else f"{model}/config.json"
+    """The small file that says what a model is; of one of the hub, the hub is asked."""
+    model, own = getattr(STUDY.bridge, role), bridge_made(role)
+    if model in STUDY.pins:
+        return []
+    return f"{own}/manifest.json" if own else f"{model}/config.json"
 
 
 def bridge_folder(role):
-    """Where a model's own files stand."""
-    model = getattr(STUDY.bridge, role)
-    return f"{bridge_made(role)}/model" if model in ("shipped", "pretrain") else model
+    """Where a model's own files stand; of one of the hub, its name there."""
+    own = bridge_made(role)
+    return f"{own}/model" if own else getattr(STUDY.bridge, role)
 
 
 def bridge_files(role):
     """All files of a foreign checkpoint; ours are named, by hash, in their manifest."""
-    own = getattr(STUDY.bridge, role) in ("shipped", "pretrain")
-    return [] if own else [p.as_posix() for p in provenance.visible_files(bridge_folder(role))]
+    if bridge_made(role) or getattr(STUDY.bridge, role) in STUDY.pins:
+        return []
+    return [p.as_posix() for p in provenance.visible_files(bridge_folder(role))]
 
 
 # Files that manifests name are inputs too, as in stamps.smk: only inputs reach a rented machine.
 
 
 def bridge_weights():
-    return ancient([bridge_folder(role) for role in ROLES])
+    """Folders of both models; one of the hub is fetched by the machine that needs it."""
+    models = {role: getattr(STUDY.bridge, role) for role in ROLES}
+    return ancient([bridge_folder(role) for role, m in models.items() if m not in STUDY.pins])
 
 
 def asked_files(w):
@@ -51,15 +65,24 @@ def asked_files(w):
 
 
 def read_files(w):
-    folders = [f"{BRIDGE}/states/{w.regime}/{direction}" for direction in DIRECTIONS]
-    return expand("{folder}/{split}.safetensors", folder=folders, split=SPLITS)
+    homes = [Path(bridge_states(w.regime, d)).parent for d in directions(w.regime)]
+    return ancient([f"{home}/{name}" for home in homes for name in (*SPLITS, "samples.parquet")])
 
 
 @cache
 def questions_stamp():
-    block = STUDY.bridge
-    slice = {"questions": block.questions.model_dump(), "world": block.world.model_dump()}
-    return make_stamp("bridge_questions", slice | {"regimes": list(REGIMES_RUN)}, ())
+    block, slice = STUDY.bridge, {"regimes": list(REGIMES_RUN)}
+    if set(REGIMES_RUN) & set(REGIMES):
+        slice |= {"questions": block.questions.model_dump(), "world": block.world.model_dump()}
+    data = {n: block.data[n].model_dump() for n in REGIMES_RUN if n in DATA_SETS}
+    if data:
+        named = [own["data"] for own in data.values()]
+        files = [f for n in named if n not in STUDY.pins for f in provenance.visible_files(n)]
+        slice |= {"data": data, "pins": {n: STUDY.pins[n] for n in named if n in STUDY.pins}}
+        slice["files"] = provenance.file_table(files)
+    if block.rehearsal:
+        slice["rehearsal_of"] = STUDY.study
+    return make_stamp("bridge_questions", slice, ())
 
 
 @cache
@@ -72,10 +95,21 @@ def bridge_pretrain_stamp(role):
 
 
 @cache
+def bridge_random_stamp(role):
+    return make_stamp(
+        "bridge_random", {"random": STUDY.bridge.random[role].model_dump()}, MODEL_PACKAGES
+    )
+
+
+@cache
 def bridge_model_stamp(role):
-    slice, upstream = {"base": bridge_folder(role)}, {}
-    if getattr(STUDY.bridge, role) == "pretrain":
-        upstream = {bridge_record(role): bridge_pretrain_stamp(role)}
+    model, upstream = getattr(STUDY.bridge, role), {}
+    made_here = {"pretrain": bridge_pretrain_stamp, "random": bridge_random_stamp}.get(model)
+    slice = {"base": bridge_folder(role)}
+    if model in STUDY.pins:
+        slice["revision"] = STUDY.pins[model]
+    elif made_here:
+        upstream = {bridge_record(role): made_here(role)}
     else:
         slice["record"] = provenance.sha256_file(ROOT / bridge_record(role))
     return make_stamp(f"bridge_{role}", slice, (), upstream)
@@ -85,6 +119,12 @@ def bridge_models():
     return {bridge_model(role): bridge_model_stamp(role) for role in ROLES}
 
 
+def bridge_words(regime):
+    """What prompts are made of, beside the questions."""
+    block = STUDY.bridge
+    return {"regime": regime, "max_tokens": block.max_tokens, "chat": block.chat}
+
+
 def bridge_states(regime, direction):
     return f"{BRIDGE}/states/{regime}/{direction}/manifest.json"
 
@@ -92,12 +132,13 @@ def bridge_states(regime, direction):
 @cache
 def bridge_states_stamp(regime, direction):
     block = STUDY.bridge
-    kept = ("layer", "max_tokens", "teacher_top")
+    here = [c for c in block.recipes.values() if regime in c.regimes]
     slice = {
         "regime": regime,
+        "words": bridge_words(regime),
         "direction": direction,
-        "options": {n: getattr(block, n) for n in kept},
-        "budgets": sorted({k for c in block.recipes.values() for k in c.soft_tokens}),
+        "options": {n: getattr(block, n) for n in ("layer", "teacher_top")},
+        "budgets": sorted({k for c in here for k in c.soft_tokens}),
         "answers": block.training.model_dump(include={"max_new_tokens", "eval_batch"}),
         "hardware": STUDY.hardware.computing(),
     }
@@ -117,10 +158,10 @@ def bridge_cells_stamp(regime, seed):
         "regime": regime,
         "seed": int(seed),
         "recipes": {n: block.recipe(n) | {"soft_tokens": r.soft_tokens} for n, r in chosen.items()},
-        "max_tokens": block.max_tokens,
+        "words": bridge_words(regime),
         "hardware": STUDY.hardware.computing(),
     }
-    states = {bridge_states(regime, d): bridge_states_stamp(regime, d) for d in DIRECTIONS}
+    states = {bridge_states(regime, d): bridge_states_stamp(regime, d) for d in directions(regime)}
     upstream = {QUESTIONS: questions_stamp(), **bridge_models(), **states}
     return make_stamp("bridge_cells", slice, TRAINING_PACKAGES, upstream)
 
@@ -146,7 +187,7 @@ def bridge_inference_stamp(regime):
         "inference": asked.model_dump(),
         "recipe": block.recipe(asked.recipe),
         "layer": block.layer,
-        "max_tokens": block.max_tokens,
+        "words": bridge_words(regime),
         "hardware": STUDY.hardware.computing(),
     }
     upstream = {
@@ -161,7 +202,7 @@ def bridge_measured():
     """{manifest that the tables read: its stamp}"""
     found = {}
     for regime in REGIMES_RUN:
-        for direction in DIRECTIONS:
+        for direction in directions(regime):
             found[bridge_states(regime, direction)] = bridge_states_stamp(regime, direction)
         for seed in STUDY.bridge.seeds:
             found[bridge_cells(regime, seed)] = bridge_cells_stamp(regime, seed)
@@ -235,6 +276,7 @@ def bridge_tables_stamp():
         "inference": block.inference.model_dump(),
         "recipes": {n: r.model_dump() for n, r in block.recipes.items()},
         "seeds": block.seeds,
+        "rehearsal": block.rehearsal,
     }
     return make_stamp("bridge_tables", slice, TABLE_PACKAGES, bridge_measured())
 

@@ -14,8 +14,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ablation.faults import Fault, did_you_mean, faults_of
-from ablation.layers import ConfigError, Key, Layer, dotted, merge, resolve, scalar
+from ablation.faults import faults_of
+from ablation.layers import (
+    ConfigError,
+    Fault,
+    Key,
+    Layer,
+    did_you_mean,
+    dotted,
+    merge,
+    resolve,
+    scalar,
+)
 from ablation.recipes import RECIPES, recipe_of
 from ablation.schema import Study
 

@@ -6,16 +6,15 @@ faults in the same message. No torch, no lm_eval: every job reads this again.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablation.bridge.faults import bridge_faults
+from ablation.bridge import faults as bridge
 from ablation.checkpoint_files import checkpoint_fault
-from ablation.layers import Fault, Key, dotted
+from ablation.layers import Fault, Key, did_you_mean, dotted
 from ablation.names import MASKS
 from ablation.recipes import MASK_OF, recipe_of
 from ablation.schema import SHARDED_OPTIMIZERS, Study
@@ -33,12 +32,7 @@ def faults_of(values: Mapping, folder: Path, pinned: bool) -> Iterator[Fault]:
     yield from _other_masks(values)
     yield from _too_few_examples(values)
     yield from _unshared(values)
-    yield from bridge_faults(values)
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f", did you mean `{near[0]}`?" if near else ""
+    yield from bridge.faults_of(values)
 
 
 def _task_faults(values: Mapping, folder: Path) -> Iterator[Fault]:
@@ -97,6 +91,7 @@ def repositories(values: Mapping) -> dict[str, str]:
     """{hub repository: `model` or `dataset`} of all that a study with these values reads there."""
     base, tasks = values.get("base"), _at(values, "evaluation", "tasks")
     found = {base: "model"} if base in _pins(values) else {}
+    found |= bridge.repositories(_at(values, "bridge"), _pins(values))
     if base == "random":
         return found  # its texts are generated
     tasks = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []

@@ -30,6 +30,9 @@ LENGTHS = {
     "instruction": (11, 0.4, 60),  # Alpaca
     "input": (22, 0.9, 300),
     "output": (105, 0.8, 700),
+    "problem": (70, 0.4, 190),  # GSM8K: 60 to 250 tokens
+    "steps": (80, 0.4, 200),
+    "paragraph": (108, 0.3, 180),  # HotpotQA: ten of them are 1,200 to 1,800 tokens
 }
 INPUT_SHARE = 0.38  # of Alpaca records
 # Documents of the real splits.
@@ -77,6 +80,20 @@ def alpaca_records(count: int, seed: int) -> Iterator[dict]:
         given = _text(random, "input") if random.random() < INPUT_SHARE else ""
         record = {"instruction": _text(random, "instruction"), "input": given}
         yield record | {"output": _text(random, "output")}
+
+
+def question_documents(name: str, split: str, count: int, seed: int) -> Iterator[dict]:
+    """`count` documents of GSM8K or HotpotQA (distractor), with the fields that readers read."""
+    random = Random(f"{name} {split} {seed}")
+    for _ in range(count):
+        if name == "gsm8k":
+            answer = f"{_text(random, 'steps')}\n#### {random.randrange(1000)}"
+            yield {"question": _text(random, "problem"), "answer": answer}
+        else:
+            told = [_text(random, "paragraph").split(". ") for _ in range(10)]
+            titles = [_text(random, "choice").rstrip(".") for _ in told]
+            asked = {"question": _text(random, "question"), "answer": _text(random, "choice")}
+            yield {**asked, "context": {"title": titles, "sentences": told}}
 
 
 def _hellaswag(random: Random) -> dict:

@@ -7,6 +7,7 @@ never a mixture.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,11 @@ class ConfigError(ValueError):
 class Fault(NamedTuple):
     path: Key
     text: str  # what was found, what was expected, what to do
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f", did you mean `{near[0]}`?" if near else ""
 
 
 class Layer(NamedTuple):

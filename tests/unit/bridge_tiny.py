@@ -68,4 +68,4 @@ def split(both: Pair, records=RECORDS) -> Split:
     parts["teacher"], parts["teacher_ids"] = cache.teacher_logprobs(
         both.target, both.target_words, records, 8, 4
     )
-    return Split.of(records, parts)
+    return Split.of(records, {name: part.rows() for name, part in parts.items()})

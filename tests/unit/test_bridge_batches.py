@@ -87,12 +87,12 @@ def test_rows_to_generate_from_take_no_answer(words):
 def test_permuting_gold_answers_changes_no_generation(both, words, mode):
     soft = torch.randn(len(RECORDS), 3, 32, generator=torch.Generator().manual_seed(1))
     recipe = {"mode": mode, "max_new_tokens": 4, "eval_batch": 4}
-    said = train.answers(both.target, words, RECORDS, soft, recipe, 3)
+    said = train.answers(both.target, words, RECORDS, soft, recipe, 3).texts
     turned = [
         r | {"answer": other["answer"]}
         for r, other in zip(RECORDS, RECORDS[1:] + RECORDS[:1], strict=True)
     ]
-    assert train.answers(both.target, words, turned, soft, recipe, 3) == said
+    assert train.answers(both.target, words, turned, soft, recipe, 3).texts == said
 
 
 def test_logits_do_not_depend_on_the_other_rows_of_a_batch(both, words):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from ablation.bridge import cache, losses, train
 from ablation.bridge.batches import batch
+from ablation.bridge.generate import Generated
 from ablation.bridge.translator import KINDS, Prompt, Resampler, Scale, embedding_rms
 
 K = 3
@@ -293,9 +294,11 @@ def test_the_seed_decides_and_nothing_else(both, own, tmp_path):
 
 def test_quality_counts_what_shows_a_collapse():
     records = [{"answer": "1"}, {"answer": "2"}, {"answer": "3"}]
-    found = train.quality(["#### 1", "#### 1", ""], records)
+    said = Generated(["#### 1", "#### 1", ""], [3, 3, 5], [True, True, False], None)
+    found = train.quality(said, records)
     assert found["accuracy"] == pytest.approx(1 / 3)
     assert (found["unique"], found["empty"], found["invalid"]) == (2, 1, 1)
+    assert found["unended"] == 1
 
 
 def test_ramps_do_not_jump():

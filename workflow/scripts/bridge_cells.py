@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ablation import hub, machine, provenance
 from ablation.bridge.cells import read_splits, run_cells, write_samples
-from ablation.bridge.pair import load_pair
+from ablation.bridge.pair import Answering
 from ablation.progress import logged
 from ablation.states import claimed
 
@@ -18,8 +18,8 @@ def main(smk):
     splits = {home.name: read_splits(questions, home, config["regime"]) for home in states}
     with claimed(smk.params.state, keep=smk.config["keep_states"]):
         with machine.run_record(smk.output.run) as record:
-            pair = load_pair(folders, config["hardware"], config["max_tokens"])
-            cells = run_cells(pair, splits, config, smk.params.state, smk.output.translators)
+            answering = Answering(folders, config["hardware"], config["words"])
+            cells = run_cells(answering, splits, config, smk.params.state, smk.output.translators)
             record |= cells.record
         write_samples(smk.output.samples, cells.samples)
         provenance.write_json(smk.output.summary, cells.summary)

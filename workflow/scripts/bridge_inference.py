@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ablation import hub, machine, provenance
 from ablation.bridge import cells
-from ablation.bridge.inference import per_sample
+from ablation.bridge.inference import per_sample, spent
 from ablation.bridge.pair import load_pair
 from ablation.progress import logged
 
@@ -16,8 +16,8 @@ def main(smk):
     folders = [hub.model_folder(m, inputs[m]) for m in (smk.input.source, smk.input.target)]
     asked, recipe = config["inference"], config["recipe"]
     name = f"{asked['recipe']}-k{asked['soft_tokens']}.safetensors"
-    with machine.run_record(smk.output.run):
-        pair = load_pair(folders, config["hardware"], config["max_tokens"])
+    with machine.run_record(smk.output.run) as record:
+        pair = load_pair(folders, config["hardware"], config["words"])
         translator = cells.load_translator(
             Path(smk.input.cells).parent / "translators" / name, recipe, asked["soft_tokens"], pair
         )
@@ -25,6 +25,7 @@ def main(smk):
         records = cells.read_questions(questions, config["regime"], "test")[: asked["samples"]]
         warm_up, layer = asked["warm_up"], config["layer"]
         found = per_sample(pair, translator, recipe, layer, records, warm_up)
+        record |= {"sections": spent(found)}
     provenance.write_json_lines(smk.output.samples, found)
     provenance.write_manifest(smk.output.manifest, stamp, [smk.output.samples])
 

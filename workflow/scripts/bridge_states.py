@@ -5,7 +5,9 @@ from pathlib import Path
 
 from ablation import hub, machine, provenance
 from ablation.bridge.cells import read_once, target_facts, write_samples
+from ablation.bridge.forwards import Meter
 from ablation.bridge.pair import load_pair
+from ablation.bridge.prompts import SPLITS
 from ablation.progress import logged
 
 
@@ -13,15 +15,17 @@ def main(smk):
     stamp = json.loads(smk.params.stamp)
     config, inputs = stamp["config"], provenance.read_inputs(stamp)
     folders = [hub.model_folder(m, inputs[m]) for m in (smk.input.source, smk.input.target)]
-    with machine.run_record(smk.output.run):
-        pair = load_pair(folders, config["hardware"], config["options"]["max_tokens"])
+    with machine.run_record(smk.output.run) as record:
+        pair = load_pair(folders, config["hardware"], config["words"])
         if config["direction"] == "swapped":
             pair = pair.swapped()
         home = Path(smk.output.manifest).parent
         questions = Path(smk.input.questions).parent
-        rows = read_once(pair, questions, config["regime"], config, home)
+        meter = Meter(f"{config['regime']} {config['direction']}")
+        rows = read_once(pair, questions, config["regime"], config, home, meter)
+        record |= {"sections": meter.sections}
     write_samples(smk.output.samples, rows)
-    outputs = [*home.glob("*.safetensors"), smk.output.samples]
+    outputs = [*(home / split for split in SPLITS), smk.output.samples]
     facts = {n: config[n] for n in ("regime", "direction")} | target_facts(pair)
     provenance.write_manifest(smk.output.manifest, stamp, sorted(map(str, outputs)), **facts)
 

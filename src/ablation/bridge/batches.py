@@ -54,15 +54,41 @@ class Batch:
 
 
 class Words:
-    """A tokenizer, the words of `prompts`, and the most tokens that a prompt may have."""
+    """A tokenizer, the words of `prompts`, and the most tokens that a prompt may have.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int):
+    Every prompt is `head`, what is asked, `suffix`. With `chat` it is a turn of the tokenizer's own
+    chat template, whatever stands in it: text or soft tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_tokens: int,
+        suffix: str = prompts.SUFFIX,
+        chat: bool = False,
+    ):
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
         self.bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.eos = tokenizer.eos_token_id
         self.pad = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._ids = cache(self._ids)  # a training asks for the same texts at every step
-        self.suffix = self.encode(prompts.SUFFIX)
+        before, after = self._turn() if chat else (self.bos, [])
+        self.head, self.suffix = before, [*self.encode(suffix), *after]
+
+    def _turn(self) -> tuple[list[int], list[int]]:
+        """What a chat template has before and after the words of a user. ValueError: has none."""
+        if not self.tokenizer.chat_template:
+            raise ValueError("the tokenizer has no chat template: say `chat: false`")
+        inside = "\N{OBJECT REPLACEMENT CHARACTER}"
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": inside}],
+            tokenize=False,
+            add_generation_prompt=True,
+            date_string="26 Jul 2024",  # Llama 3.1 names a day: always the same
+        )
+        before, _, after = text.partition(inside)
+        # words are encoded with the space before them that the template leaves open
+        return self.encode(before.rstrip(" ")), self.encode(after)
 
     def encode(self, text: str) -> list[int]:
         """Token ids without BOS or EOS. Raises TooLong."""
@@ -76,16 +102,17 @@ class Words:
             )
         return ids
 
-    def answer(self, text: str, eos: bool) -> list[int]:
+    def answer(self, text: str, eos: bool, solution: str = "") -> list[int]:
         """What training supervises; with `eos` it says where an answer ends."""
-        return [*self.encode(prompts.worked(text)), *([self.eos] if eos else [])]
+        return [*self.encode(prompts.worked(text, solution)), *([self.eos] if eos else [])]
 
     def text(self, question: str, answer: Sequence[int] = (), head: str | None = None) -> Row:
         """A prompt in text: BOS, the question (or `head` in its place), the suffix."""
-        ids = self.encode(head or prompts.problem(question))
-        return Row(
-            [*self.bos, *ids, *self.suffix], (len(self.bos), len(self.bos) + len(ids)), answer
-        )
+        return self._row(self.encode(head or prompts.problem(question)), answer)
+
+    def _row(self, ids: Sequence[int], answer: Sequence[int] = ()) -> Row:
+        start = len(self.head)
+        return Row([*self.head, *ids, *self.suffix], (start, start + len(ids)), answer)
 
     def question(self, question: str) -> Row:
         """What the source reads for the translator: BOS and the question, no example, no suffix."""
@@ -101,26 +128,22 @@ class Words:
         if mode == "adapter":
             return self.text(question, answer)
         inner = self.encode(prompts.problem(question)) if mode == "soft_plus_text" else []
-        start = len(self.bos) + k
-        ids = [*self.bos, *k * [SOFT], *inner, *self.suffix]
+        start = len(self.head) + k
+        ids = [*self.head, *k * [SOFT], *inner, *self.suffix]
         return Row(ids, (start, start + len(inner)), answer)
 
     def budget(self, k: int, question: str) -> Row:
         """The first `k` tokens of the question, and the suffix: what K tokens of text can say."""
-        ids = self.encode(prompts.problem(question))[:k]
-        return Row([*self.bos, *ids, *self.suffix], (len(self.bos), len(self.bos) + len(ids)))
+        return self._row(self.encode(prompts.problem(question))[:k])
 
 
 def batch(rows: Sequence[Row], pad: int, left: bool = False) -> Batch:
     """Rows padded to the longest, on the right, or on the `left` for generation.
 
-    Raises ValueError when a row padded on the left has an answer, or rows differ in soft tokens.
+    Raises ValueError when a row padded on the left has an answer.
     """
     if left and any(row.answer for row in rows):
         raise ValueError("rows to generate from hold an answer: it would be shown to the model")
-    counts = {list(row.ids).count(SOFT) for row in rows}
-    if len(counts) > 1:
-        raise ValueError(f"rows with {sorted(counts)} soft tokens cannot stand in one batch")
     whole = [torch.tensor([*row.ids, *row.answer]) for row in rows]
     side = "left" if left else "right"
     ids = pad_sequence(whole, batch_first=True, padding_value=pad, padding_side=side)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ablation.atomic import atomic_path
 from ablation.bridge.batches import Row, Words, batch
+from ablation.bridge.forwards import READ_TOKENS, in_order
 from ablation.bridge.inject import embed
 from ablation.bridge.losses import answer_logits
 
@@ -47,19 +48,21 @@ def source_states(
     model: PreTrainedModel, words: Words, questions: Sequence[str], layer: int, batch_size: int
 ) -> Ragged:
     """Hidden states [tokens, width] of each question at `layer` (-1: the last, after its norm)."""
-    found = []
-    for start in range(0, len(questions), batch_size):
-        rows = [words.question(question) for question in questions[start : start + batch_size]]
-        part = batch(rows, words.pad).to(model.device)
+    rows = [words.question(question) for question in questions]
+
+    def read(chosen: list[int]) -> list[Tensor]:
+        part = batch([rows[at] for at in chosen], words.pad).to(model.device)
         seen = model.get_decoder()(
             input_ids=part.ids,
             attention_mask=part.mask.long(),
             position_ids=part.positions,
-            output_hidden_states=True,
+            output_hidden_states=layer != -1,
             use_cache=False,
-        ).hidden_states[layer]
-        found += [s[m].cpu() for s, m in zip(seen, part.mask, strict=True)]
-    return ragged(found)
+        )
+        states = seen.last_hidden_state if layer == -1 else seen.hidden_states[layer]
+        return [s[m].cpu() for s, m in zip(states, part.mask, strict=True)]
+
+    return ragged(in_order([len(row.ids) for row in rows], batch_size, read, READ_TOKENS))
 
 
 @torch.no_grad()
@@ -80,18 +83,23 @@ def teacher_logprobs(
 
     The teacher is the target reading the whole question as text, then the answer.
     """
-    values, ids = [], []
-    for start in range(0, len(records), batch_size):
-        rows: list[Row] = [
-            words.text(r["question"], words.answer(r["answer"], eos=True))
-            for r in records[start : start + batch_size]
-        ]
-        part = batch(rows, words.pad).to(model.device)
+    rows: list[Row] = [
+        words.text(r["question"], words.answer(r["answer"], True, r.get("solution", "")))
+        for r in records
+    ]
+
+    def read(chosen: list[int]) -> list[tuple[Tensor, Tensor]]:
+        own = [rows[at] for at in chosen]
+        part = batch(own, words.pad).to(model.device)
         logits, _ = answer_logits(target_logits(model, part, None, "soft_only"), part.labels)
         likely = logits.float().log_softmax(-1).topk(min(top, logits.shape[-1]))
-        lengths = [len(row.answer) for row in rows]
-        values += [v.cpu() for v in likely.values.split(lengths)]
-        ids += [i.cpu() for i in likely.indices.split(lengths)]
+        lengths = [len(row.answer) for row in own]
+        ids = likely.indices.to(torch.int32).split(lengths)
+        return [(v.cpu(), i.cpu()) for v, i in zip(likely.values.split(lengths), ids, strict=True)]
+
+    lengths = [len(row.ids) + len(row.answer) for row in rows]
+    found = in_order(lengths, batch_size, read, READ_TOKENS // 2)  # logits are wide
+    values, ids = zip(*found, strict=True)
     return ragged(values), ragged(ids)
 
 
@@ -104,7 +112,15 @@ def save(path: str | Path, **parts: Ragged) -> None:
         save_file(tensors, scratch)
 
 
-def load(path: str | Path) -> dict[str, Ragged]:
-    tensors = load_file(path)
-    names = [name for name in tensors if not name.endswith(".lengths")]
-    return {name: Ragged(tensors[name], tensors[f"{name}.lengths"]) for name in names}
+def load(folder: str | Path) -> dict[str, tuple[Tensor, ...]]:
+    """{name: the rows of all files of a folder, in order}.
+
+    Rows are views of mapped files: what no step asks for is never read into memory.
+    """
+    found: dict[str, tuple[Tensor, ...]] = {}
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        tensors = load_file(file)
+        for name in (n for n in tensors if not n.endswith(".lengths")):
+            rows = Ragged(tensors[name], tensors[f"{name}.lengths"]).rows()
+            found[name] = found.get(name, ()) + rows
+    return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +16,24 @@ from torch import nn
 from ablation.atomic import atomic_path
 from ablation.bridge import cache, prompts
 from ablation.bridge.evaluate import alone, evaluate_cell
+from ablation.bridge.forwards import Meter
 from ablation.bridge.inference import cache_formula
 from ablation.bridge.pair import Pair
 from ablation.bridge.prompts import SPLITS
 from ablation.bridge.train import Split, new_translator, train_cell
-from ablation.provenance import canonical_json, read_json_lines, sha256_text, write_bytes
+from ablation.progress import Progress
+from ablation.provenance import (
+    canonical_json,
+    read_json_lines,
+    sha256_text,
+    write_bytes,
+    write_json_lines,
+)
+from ablation.states import complete_states
 
-READ_BATCH = 64  # questions a forward while the frozen models read
+READ_BATCH = 64  # questions a forward while the frozen models read, at most
+ASKED = "asked.jsonl"  # rows of a cell, beside its training's states
+FILE_QUESTIONS = 256  # questions whose states stand in one file
 
 
 def cell_hash(recipe: Mapping, regime: str, k: int, seed: int) -> str:
@@ -41,27 +53,49 @@ def read_questions(folder: str | Path, regime: str, split: str) -> list[dict]:
 
 
 def read_once(
-    pair: Pair, questions: str | Path, regime: str, config: Mapping, home: str | Path
+    pair: Pair,
+    questions: str | Path,
+    regime: str,
+    config: Mapping,
+    home: str | Path,
+    meter: Meter | None = None,
 ) -> list[dict]:
-    """Write every split's cached states as `home`/<split>.safetensors; rows of the arms alone."""
-    options, test = config["options"], []
+    """Write every split's cached states as files in `home`/<split>; rows of the arms alone.
+
+    A file holds some hundred questions, so that no split need fit into memory.
+    """
+    options, test, meter = config["options"], [], meter or Meter()
+    named = {"regime": regime, "direction": config["direction"]}
     for split in SPLITS:
         records = read_questions(questions, regime, split)
-        asked = [record["question"] for record in records]
-        layer = options["layer"]
-        parts = {
-            "states": cache.source_states(pair.source, pair.source_words, asked, layer, READ_BATCH)
-        }
-        if split == "train":
-            parts["teacher"], parts["teacher_ids"] = cache.teacher_logprobs(
-                pair.target, pair.target_words, records, options["teacher_top"], READ_BATCH
-            )
-        cache.save(Path(home) / f"{split}.safetensors", **parts)
+        progress = Progress(f"{regime} {config['direction']}: reading {split}", len(records))
+        with meter.section(f"read {split}", len(records)), atomic_path(Path(home) / split) as own:
+            own.mkdir()
+            for start in range(0, len(records), FILE_QUESTIONS):
+                some = records[start : start + FILE_QUESTIONS]
+                parts = read_some(pair, some, options, teacher=split == "train")
+                cache.save(own / f"{start:06}.safetensors", **parts)
+                progress.update(start + len(some))
         test = records
-    found = alone(pair, test, config["budgets"], config["answers"])
-    named = {"regime": regime, "direction": config["direction"]}
+    found = alone(pair, test, config["budgets"], config["answers"], meter)
     lengths = [len(pair.target_words.encode(prompts.problem(r["question"]))) for r in test]
     return [named | row | {"question_tokens": lengths[row["item"]]} for row in found]
+
+
+def read_some(
+    pair: Pair, records: Sequence[Mapping], options: Mapping, teacher: bool
+) -> dict[str, cache.Ragged]:
+    """What is cached of some questions: source states, and what the teacher says of answers."""
+    asked = [record["question"] for record in records]
+    layer = options["layer"]
+    parts = {
+        "states": cache.source_states(pair.source, pair.source_words, asked, layer, READ_BATCH)
+    }
+    if teacher:
+        parts["teacher"], parts["teacher_ids"] = cache.teacher_logprobs(
+            pair.target, pair.target_words, records, options["teacher_top"], READ_BATCH
+        )
+    return parts
 
 
 def target_facts(pair: Pair) -> dict[str, int]:
@@ -80,7 +114,7 @@ def read_splits(
     return {
         split: Split.of(
             read_questions(questions, regime, split),
-            cache.load(Path(states) / f"{split}.safetensors"),
+            cache.load(Path(states) / split),
         )
         for split in names
     }
@@ -96,13 +130,17 @@ class Cells(NamedTuple):
 
 
 def run_cells(
-    pair: Pair,
+    answering: Callable[[str], Pair],
     splits: Mapping[str, Mapping[str, Split]],
     config: Mapping,
     state: str | Path,
     translators: str | Path,
 ) -> Cells:
-    """Train and ask every cell of `config`; `splits` by direction, best weights to a folder."""
+    """Train and ask every cell of `config`; `splits` by direction, best weights to a folder.
+
+    `answering` gives the pair of a direction. A cell that has been asked is not asked again
+    when the job is killed later: its rows wait in `state`.
+    """
     regime, seed = config["regime"], config["seed"]
     cells, record = Cells([], {}, [], {}), {}
     gc.collect()
@@ -111,7 +149,7 @@ def run_cells(
         scratch.mkdir()
         for name, recipe in config["recipes"].items():
             direction = "swapped" if recipe["swapped"] else "forward"
-            facing, own = pair.swapped() if recipe["swapped"] else pair, splits[direction]
+            facing, own = answering(direction), splits[direction]
             settings = {n: v for n, v in recipe.items() if n != "soft_tokens"}
             for k in recipe["soft_tokens"]:
                 cell = f"{name}-k{k}"
@@ -137,15 +175,29 @@ def run_cells(
                 translator = new_translator(settings, k, width, facing.target, seed)
                 weights = {"best": trained.best, "last": trained.last}
                 some = own["train"].states[: len(own["test"].states)]
-                rows = evaluate_cell(facing, translator, weights, settings, own["test"], some)
-                cells.samples.extend(named | row for row in rows)
+                meter, asked = Meter(f"{regime} {cell} seed {seed}"), Path(state) / cell / ASKED
+                if not asked.is_file():
+                    test = own["test"]
+                    rows = evaluate_cell(facing, translator, weights, settings, test, some, meter)
+                    write_json_lines(asked, rows)
+                    slim(asked.parent, trained.summary["best_step"])
+                cells.samples.extend(named | row for row in read_json_lines(asked))
                 facts = {"direction": direction, "mode": settings["mode"]}
                 facts["translator"] = settings["translator"]["kind"]
                 cells.summary[cell] = named | facts | trained.summary
                 cells.curve.extend(named | point for point in trained.curve)
-                record[cell] = trained.record
+                record[cell] = trained.record | {"sections": meter.sections}
                 save_file(trained.best, scratch / f"{cell}.safetensors")
     return cells._replace(record={"cells": record})
+
+
+def slim(state: Path, best: int) -> None:
+    """Leave of a finished training what its report needs: the last state and the best weights."""
+    for old in complete_states(state)[:-1]:
+        shutil.rmtree(old)
+    for file in state.glob("best-*.safetensors"):
+        if file.name != f"best-{best}.safetensors":
+            file.unlink()
 
 
 def load_translator(file: str | Path, recipe: Mapping, k: int, pair: Pair) -> nn.Module:

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ablation.bridge import prompts
+from ablation.bridge.asking import answers, translate
 from ablation.bridge.batches import Row, Words
-from ablation.bridge.generate import generate
+from ablation.bridge.forwards import Meter
+from ablation.bridge.generate import Generated, generate
 from ablation.bridge.pair import Pair
 from ablation.bridge.published_evaluator import leaky_answers, leaky_correct
-from ablation.bridge.train import Split, answers, translate
+from ablation.bridge.scoring import score
+from ablation.bridge.train import Split
 
 CONTROLS = ("shuffled_source", "zero_soft_tokens", "mean_soft_tokens")  # and recipe source_free
 QUANTIZED = {"int8": 8, "int4": 4}
@@ -57,19 +60,21 @@ def soft_variants(
     }
 
 
-def rows(texts: Sequence[str], records: Sequence[Mapping], **named: object) -> list[dict]:
-    """One row a question: what was said, what it says, whether it is right."""
+def rows(made: Generated, records: Sequence[Mapping], **named: object) -> list[dict]:
+    """One row a question: what was said, whether it ended, what it says, whether it is right."""
     found = []
-    for item, (text, record) in enumerate(zip(texts, records, strict=True)):
-        said = prompts.extracted(text)
+    told = zip(made.texts, made.ended, records, strict=True)
+    for item, (text, ended, record) in enumerate(told):
+        said = score(text, record)
         found.append(
             {
                 **named,
                 "item": item,
                 "text": text,
-                "answer": said,
-                "correct": int(prompts.exact_match(said, record["answer"])),
-                "f1": round(prompts.f1(said, record["answer"]), 6),
+                "ended": int(ended),
+                "answer": said.answer,
+                "correct": int(said.correct),
+                "f1": round(said.f1, 6),
             }
         )
     return found
@@ -82,25 +87,27 @@ def evaluate_cell(
     recipe: Mapping,
     test: Split,
     train_states: Sequence[Tensor],
+    meter: Meter | None = None,
 ) -> list[dict]:
     """Rows of a cell's variants: `weights` are its `best` (dev-selected) and `last` ones.
 
     Controls and quantisation are of the best weights; a diffusion is sampled from several noises.
     """
-    k, found = translator.k, []
+    k, found, meter = translator.k, [], meter or Meter()
     target, words, records = pair.target, pair.target_words, test.records
 
     def asked(soft: Tensor, arm: str, noise: int = 0) -> None:
-        texts = answers(target, words, records, soft, recipe, k)
-        found.extend(rows(texts, records, arm=arm, noise=noise))
+        with meter.section(arm, len(records)):
+            made = answers(target, words, records, soft, recipe, k)
+        found.extend(rows(made, records, arm=arm, noise=noise))
 
     translator.load_state_dict(weights["last"])
     last = translate(translator, test.states)
     asked(last, "bridged_last")
     if recipe["audit"]:
         for arm, soft in (("", last), ("_zero_soft_tokens", torch.zeros_like(last))):
-            texts = leaky_answers(target, words, records, soft, recipe)
-            for row in rows(texts, records, arm=f"published_evaluator{arm}", noise=0):
+            made = leaky_answers(target, words, records, soft, recipe)
+            for row in rows(made, records, arm=f"published_evaluator{arm}", noise=0):
                 answer = records[row["item"]]["answer"]
                 found.append(row | {"correct": int(leaky_correct(row["text"], answer))})
         asked(torch.zeros_like(last), "bridged_last_zero_soft_tokens")
@@ -116,61 +123,63 @@ def evaluate_cell(
 
 
 def alone(
-    pair: Pair, records: Sequence[Mapping], budgets: Sequence[int], options: Mapping
+    pair: Pair,
+    records: Sequence[Mapping],
+    budgets: Sequence[int],
+    options: Mapping,
+    meter: Meter | None = None,
 ) -> list[dict]:
     """Rows of the arms without a translator, and of the identity control."""
     source, source_words, target, target_words = pair
-    questions = [r["question"] for r in records]
+    questions, meter = [r["question"] for r in records], meter or Meter()
+    said: dict[tuple[str, int], Generated] = {}
 
-    def said(model, words: Words, prompted: Sequence[Row]) -> list[str]:
-        return generate(
-            model,
-            words,
-            prompted,
-            max_new_tokens=options["max_new_tokens"],
-            batch_size=options["eval_batch"],
-        ).texts
+    def ask(arm: str, prompted: Sequence[Row], soft=None, k: int = 0) -> list[str]:
+        own = (source, source_words) if arm == "source_alone" else (target, target_words)
+        with meter.section(f"{arm}{f'-k{k}' * bool(k)}", len(prompted)):
+            said[arm, k] = generate(
+                *own,
+                prompted,
+                soft,
+                max_new_tokens=options["max_new_tokens"],
+                batch_size=options["eval_batch"],
+            )
+        return said[arm, k].texts
 
-    drafts = said(source, source_words, [source_words.text(q) for q in questions])
+    drafts = ask("source_alone", [source_words.text(q) for q in questions])
     heads = [
         prompts.drafted_head(q, prompts.extracted(d) or d.strip())
         for q, d in zip(questions, drafts, strict=True)
     ]
-    texts = {
-        ("source_alone", 0): drafts,
-        ("target_alone", 0): said(target, target_words, [target_words.text(q) for q in questions]),
-        ("cascade", 0): said(
-            target,
-            target_words,
-            [target_words.text(q, head=h) for q, h in zip(questions, heads, strict=True)],
-        ),
-        ("identity", 0): identity(target, target_words, questions, options),
-    }
+    texts = zip(questions, heads, strict=True)
+    ask("target_alone", [target_words.text(q) for q in questions])
+    ask("cascade", [target_words.text(q, head=head) for q, head in texts])
+    ask("identity", *identity(target, target_words, questions))
     for k in budgets:
-        budget = [target_words.budget(k, q) for q in questions]
-        texts["token_budget", k] = said(target, target_words, budget)
-    return [row for (arm, k), t in texts.items() for row in rows(t, records, arm=arm, k=k, noise=0)]
+        ask("token_budget", [target_words.budget(k, q) for q in questions], k=k)
+    return [
+        row for (arm, k), made in said.items() for row in rows(made, records, arm=arm, k=k, noise=0)
+    ]
 
 
-def identity(model, words: Words, questions: Sequence[str], options: Mapping) -> list[str]:
-    """Source = target, and its own embeddings of the question as soft tokens, one for each token.
+def identity(model, words: Words, questions: Sequence[str]) -> tuple[list[Row], Sequence[Tensor]]:
+    """Source = target: prompts with the target's own embeddings as soft tokens, one for each token.
 
-    Must say what the target says on the text, word for word: K is the question's whole length.
+    Must make it say what it says on the text, word for word: K is the question's whole length.
     """
-    found: dict[int, str] = {}
-    by_length: dict[int, list[int]] = {}
-    for at, question in enumerate(questions):
-        by_length.setdefault(len(words.encode(prompts.problem(question))), []).append(at)
-    for k, members in by_length.items():
-        ids = [words.encode(prompts.problem(questions[at])) for at in members]
-        soft = model.get_input_embeddings()(torch.tensor(ids, device=model.device)).detach()
-        said = generate(
-            model,
-            words,
-            [words.bridged(k, "soft_only", questions[at]) for at in members],
-            soft,
-            max_new_tokens=options["max_new_tokens"],
-            batch_size=options["eval_batch"],
-        ).texts
-        found |= dict(zip(members, said, strict=True))
-    return [found[at] for at in range(len(questions))]
+    asked = [words.encode(prompts.problem(question)) for question in questions]
+    rows = [words.bridged(len(i), "soft_only", q) for i, q in zip(asked, questions, strict=True)]
+    return rows, Embedded(model, asked)
+
+
+class Embedded(Sequence):
+    """The target's embeddings of rows of ids, looked up when asked for: contexts are long."""
+
+    def __init__(self, model, ids: Sequence[Sequence[int]]):
+        self.table, self.ids = model.get_input_embeddings(), ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, at: int) -> Tensor:
+        return self.table(torch.tensor(self.ids[at], device=self.table.weight.device)).detach()

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablation.layers import Fault
+from ablation.layers import Fault, did_you_mean
 
 SHIPPED = Path(__file__).resolve().parents[3] / "resources/micro_bridge"
+MODELS, DATA = ("shipped", "pretrain", "random"), ("generated",)  # ours
 
 
-def bridge_faults(values: Mapping) -> Iterator[Fault]:
+def faults_of(values: Mapping) -> Iterator[Fault]:
     """What is wrong with merged values, which may be of any type."""
     block, hardware = values.get("bridge"), values.get("hardware")
     if not isinstance(block, dict):
@@ -23,6 +24,8 @@ def bridge_faults(values: Mapping) -> Iterator[Fault]:
             "true found, but a bridge is not compiled: it generates at ever other widths, each of "
             "which would be compiled anew; say false",
         )
+    pins = values.get("pins")
+    yield from _unknown(block, pins if isinstance(pins, Mapping) else {})
     shipped = [role for role in ("source", "target") if block.get(role) == "shipped"]
     yield from _other_world(block.get("world"), shipped)
 
@@ -39,3 +42,32 @@ def _other_world(world: Any, shipped: list[str]) -> Iterator[Fault]:
                     f"{found} found, but the shipped {role} was made for {made} and knows no other "
                     f"world: say `{role}: pretrain`",
                 )
+
+
+def repositories(block: Any, pins: Mapping) -> dict[str, str]:
+    """{repository of the hub: `model` or `dataset`}; those are named in `pins`."""
+    return {n: kind for _, n, kind in _named(block) if isinstance(n, str) and n in pins}
+
+
+def _named(block: Any) -> Iterator[tuple[tuple[str, ...], Any, str]]:
+    """(path, name, `model` or `dataset`) of each model and data set that a block names."""
+    block = block if isinstance(block, Mapping) else {}
+    for role in ("source", "target"):
+        yield (role,), block.get(role), "model"
+    sets = block.get("data")
+    for regime, own in sets.items() if isinstance(sets, Mapping) else ():
+        if isinstance(own, Mapping):
+            yield ("data", regime, "data"), own.get("data"), "dataset"
+
+
+def _unknown(block: Mapping, pins: Mapping) -> Iterator[Fault]:
+    """Names of what is neither ours, nor a folder, nor named in `pins`."""
+    for path, name, kind in _named(block):
+        own = MODELS if kind == "model" else DATA
+        if isinstance(name, str) and name not in (*own, *pins) and not Path(name).is_dir():
+            expected = ", ".join(f"`{word}`" for word in own)
+            yield Fault(
+                ("bridge", *path),
+                f"{name!r} found; {expected}, a folder, or a repository of the hub that is named "
+                f"in `pins` was expected{did_you_mean(name, [*own, *pins])}",
+            )

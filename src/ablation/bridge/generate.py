@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from ablation.bridge.batches import Batch, Row, Words, batch
+from ablation.bridge.forwards import in_order
 from ablation.bridge.inject import embed
 from ablation.bridge.prompts import cut
 
@@ -17,6 +18,7 @@ from ablation.bridge.prompts import cut
 class Generated(NamedTuple):
     texts: list[str]
     lengths: list[int]  # new tokens of each row, EOS counted
+    ended: list[bool]  # whether EOS came; what did not end was cut off at max_new_tokens
     cache: DynamicCache  # of the last batch: what the target held
 
 
@@ -24,29 +26,38 @@ def generate(
     model: PreTrainedModel,
     words: Words,
     rows: Sequence[Row],
-    soft: Tensor | None = None,
+    soft: Sequence[Tensor] | None = None,
     *,
     mode: str = "soft_only",
     max_new_tokens: int,
     batch_size: int,
     ban_eos: int = 0,
 ) -> Generated:
-    """Continue `rows` greedily; `soft` [rows, K, width] goes in by `mode`.
+    """Continue `rows` greedily; `soft`, for each row [K, width], goes in by `mode`.
 
     A row ends with EOS, or after `max_new_tokens`; text after a stop string is cut off. `ban_eos`
     keeps EOS out of the first so many tokens (the published evaluator's models never ended).
     No gold answer comes in here: there is no argument for one.
     """
-    texts, lengths, cache = [], [], DynamicCache()
-    for start in range(0, len(rows), batch_size):
-        part = batch(rows[start : start + batch_size], words.pad, left=True).to(model.device)
-        given = None if soft is None else soft[start : start + batch_size].to(model.device)
-        ids, cache = _greedy(model, words, part, given, mode, max_new_tokens, ban_eos)
-        for row in ids.tolist():
-            n = row.index(words.eos) + 1 if words.eos in row else len(row)
-            texts.append(cut(words.tokenizer.decode(row[:n], skip_special_tokens=True)))
-            lengths.append(n)
-    return Generated(texts, lengths, cache)
+    held = DynamicCache()
+
+    def say(chosen: list[int]) -> list[tuple[str, int, bool]]:
+        nonlocal held
+        held = DynamicCache()  # what the batch before held goes first
+        part = batch([rows[at] for at in chosen], words.pad, left=True).to(model.device)
+        given = None if soft is None else [soft[at].to(model.device) for at in chosen]
+        ids, held = _greedy(model, words, part, given, mode, max_new_tokens, ban_eos)
+        return [_said(words, row) for row in ids.tolist()]
+
+    found = in_order([len(row.ids) for row in rows], batch_size, say)
+    texts, lengths, ended = map(list, zip(*found, strict=True))
+    return Generated(texts, lengths, ended, held)
+
+
+def _said(words: Words, ids: list[int]) -> tuple[str, int, bool]:
+    ended = words.eos in ids
+    n = ids.index(words.eos) + 1 if ended else len(ids)
+    return cut(words.tokenizer.decode(ids[:n], skip_special_tokens=True)), n, ended
 
 
 @torch.no_grad()
@@ -54,12 +65,14 @@ def _greedy(
     model: PreTrainedModel,
     words: Words,
     part: Batch,
-    soft: Tensor | None,
+    soft: Sequence[Tensor] | None,
     mode: str,
     max_new_tokens: int,
     ban_eos: int,
 ) -> tuple[Tensor, DynamicCache]:
     table, cache = model.get_input_embeddings(), DynamicCache()
+    if soft is not None and mode == "adapter":
+        soft = torch.stack(list(soft))
     embedded, mask = embed(part, soft, table, mode), part.mask
     positions = part.positions
     done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)

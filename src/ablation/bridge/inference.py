@@ -15,12 +15,14 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedConfig
 
 from ablation.bridge import cache, prompts
+from ablation.bridge.asking import translate
+from ablation.bridge.forwards import MIB, Meter
 from ablation.bridge.generate import generate
 from ablation.bridge.pair import Pair
-from ablation.bridge.train import translate
+from ablation.bridge.scoring import score
+from ablation.progress import Progress
 
 ARMS = ("source_alone", "target_alone", "latent", "token_budget", "cascade")
-MIB = 2**20
 
 
 def cache_bytes(held: DynamicCache) -> int:
@@ -147,6 +149,7 @@ def per_sample(
     for record in records[:warm_up]:
         for run in runs.values():
             run(record["question"])
+    progress = Progress("arms, one question at a time", len(records))
     for number, record in enumerate(records):
         sample = {
             "sample_id": number,
@@ -155,16 +158,29 @@ def per_sample(
         }
         for arm, run in runs.items():
             cost = measure(pair, run, record["question"])
-            said = prompts.extracted(cost.text)
+            said = score(cost.text, record)
             sample[arm] = {
                 "method": arm,
                 "generated_text": cost.text,
                 **{n: v for n, v in cost._asdict().items() if n != "text"},
                 "total_seq_len": cost.input_len + cost.output_len,
-                "em": int(prompts.exact_match(said, record["answer"])),
-                "f1": prompts.f1(said, record["answer"]),
+                "em": int(said.correct),
+                "f1": said.f1,
             }
             if arm == "latent":
                 sample[arm]["soft_tokens"] = translator.k
         found.append(sample)
+        latencies = [f"{arm} {sample[arm]['latency_sec']:.2f} s" for arm in runs]
+        progress.update(number + 1, ", ".join(latencies))
     return found
+
+
+def spent(samples: Sequence[Mapping]) -> dict[str, dict]:
+    """Sections of run.json, as `forwards.Meter` keeps them, of what was measured one by one."""
+    meter = Meter("one question at a time")
+    for arm in ARMS:
+        own = [sample[arm] for sample in samples]
+        peak = max((cost["peak_mem_mb"] or 0 for cost in own), default=0)
+        seconds = sum(cost["latency_sec"] for cost in own)
+        meter.add(arm, len(own), seconds, round(peak) or None)
+    return meter.sections

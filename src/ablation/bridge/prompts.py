@@ -12,14 +12,24 @@ import string
 from collections import Counter
 from decimal import Decimal, InvalidOperation
 
-REGIMES = ("compression", "enrichment")
+REGIMES = ("compression", "enrichment")  # of the micro bridge's own world
+DATA_SETS = ("gsm8k", "hotpotqa")  # regimes whose questions are read (ablation.bridge.readers)
 SPLITS = ("train", "dev", "test")
 MODES = ("soft_only", "soft_plus_text", "adapter")  # what the target reads beside soft tokens
 SOURCE_FREE = "source_free"  # the recipe, and the translator, of the control that reads no source
 MARK = "####"
 SUFFIX = "\nAnswer:"
+INSTRUCTIONS = {  # models of the hub know no `####`; every arm is told alike
+    "gsm8k": "\nReason step by step. End with '#### ' and the answer as one number.",
+    "hotpotqa": "\nEnd with '#### ' and the answer in a few words.",
+}
 STOPS = ("\nProblem:", "\nQ:")  # a model that runs on asks itself a new question
 INVALID = None
+
+
+def suffix(regime: str) -> str:
+    """What every prompt of a regime ends with, whoever reads it."""
+    return INSTRUCTIONS.get(regime, "") + SUFFIX
 
 
 def problem(question: str) -> str:
@@ -37,9 +47,9 @@ def drafted_head(question: str, draft: str) -> str:
     return f"{problem(question)}\nDraft: {draft}"
 
 
-def worked(answer: str) -> str:
+def worked(answer: str, solution: str = "") -> str:
     """The text that training supervises after the suffix; EOS follows as a token."""
-    return f" {MARK} {answer}"
+    return f" {solution}\n{MARK} {answer}" if solution else f" {MARK} {answer}"
 
 
 def cut(text: str) -> str:
@@ -48,15 +58,19 @@ def cut(text: str) -> str:
     return text[: min(ends, default=len(text))]
 
 
+def marked(text: str) -> str:
+    """The line after the first `####`, as it was written; nothing where there is none."""
+    _, mark, rest = text.partition(MARK)
+    return rest.strip().partition("\n")[0].strip() if mark else ""
+
+
 def extracted(text: str) -> str | None:
     """The answer after the first `####`, normalised; None (invalid) where there is none.
 
     One number is written as a number (`1,234.0` and `$1234.` are `1234`), other answers in lower
     case with single spaces.
     """
-    _, mark, rest = text.partition(MARK)
-    line = rest.strip().partition("\n")[0].strip() if mark else ""
-    return normalised(line) or INVALID
+    return normalised(marked(text)) or INVALID
 
 
 def normalised(answer: str) -> str:

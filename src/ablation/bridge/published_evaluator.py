@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ablation.bridge import prompts
 from ablation.bridge.batches import SOFT, Row, Words
-from ablation.bridge.generate import generate
+from ablation.bridge.generate import Generated, generate
 
 
 def last_number(text: str) -> str | None:
@@ -36,7 +36,7 @@ def leaky_answers(
     records: Sequence[Mapping],
     soft: Tensor,
     options: Mapping,
-) -> list[str]:
+) -> Generated:
     """What the target says after soft tokens, the prompt and the gold solution.
 
     EOS may not come at once, where ours would end: the published models had never learned to end
@@ -44,7 +44,8 @@ def leaky_answers(
     """
     k, rows = soft.shape[1], []
     for record in records:
-        inner = words.encode(prompts.prompt(record["question"]) + prompts.worked(record["answer"]))
+        gold = prompts.worked(record["answer"], record.get("solution", ""))
+        inner = words.encode(prompts.prompt(record["question"]) + gold)
         rows.append(Row([*words.bos, *k * [SOFT], *inner], (0, 0)))
     return generate(
         target,
@@ -54,7 +55,7 @@ def leaky_answers(
         max_new_tokens=options["max_new_tokens"],
         batch_size=options["eval_batch"],
         ban_eos=1,
-    ).texts
+    )
 
 
 def leaky_correct(text: str, answer: str) -> bool:

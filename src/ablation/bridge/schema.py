@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ablation.bridge.prompts import MODES, REGIMES, SOURCE_FREE
+from ablation.bridge.prompts import DATA_SETS, MODES, REGIMES, SOURCE_FREE
 from ablation.strict import Seed, Strict, key
 
 Count = Annotated[int, Field(ge=1)]
@@ -28,6 +28,20 @@ class Decoder(Strict):
         if shared > 0 and info.data.get("heads", shared) % shared:
             raise ValueError(f"no divisor of heads {info.data['heads']}")
         return shared
+
+
+class RandomModel(Strict):
+    """A decoder of random weights, for a rehearsal: its shape, and the class of the real one."""
+
+    family: Literal["mistral", "llama"] = key("whose class it is")
+    seed: Seed = key("weights and tokenizer")
+    vocabulary: int = key("rows of the embeddings; the tokenizer may have fewer tokens", ge=512)
+    width: int = key("of the residual stream", ge=1)
+    feed_forward: int = key("width between the two halves of a feed-forward block", ge=1)
+    layers: int = key("attention and feed-forward blocks", ge=1)
+    heads: int = key("of queries", ge=1)
+    key_value_heads: int = key("of keys and values; a divisor of heads", ge=1)
+    head_dim: int = key("dimensions a head, even for rotary positions", ge=2, multiple_of=2)
 
 
 class Pretrain(Strict):
@@ -69,6 +83,18 @@ class Questions(Strict):
     train: int = key("questions that translators learn from", ge=2)
     dev: int = key("questions that choose the step", ge=1)
     test: int = key("questions that are reported, once", ge=2)
+
+
+class DataSet(Strict):
+    data: str = key(
+        "hub data set named in pins | a folder of its .jsonl or .parquet files | generated: "
+        "made-up texts at its lengths, a rehearsal",
+        min_length=1,
+    )
+    seed: Seed = key("which questions are dev, and which are taken where there are more")
+    train: int = key("questions that translators learn from, at most", ge=2)
+    dev: int = key("questions that choose the step, of the data set's training questions", ge=1)
+    test: int = key("questions that are reported, once; at most", ge=2)
 
 
 class Translator(Strict):
@@ -120,7 +146,7 @@ class Stops(Strict):
 class Recipe(Strict):
     """One kind of cell: the block `training` with the recipe's own keys on top."""
 
-    regimes: list[Literal[REGIMES]] = key("where it is trained", min_length=1)
+    regimes: list[Literal[(*REGIMES, *DATA_SETS)]] = key("where it is trained", min_length=1)
     soft_tokens: list[Count] = key("K: one cell each", min_length=1)
     swapped: bool = key("source and target change places")
     mode: Literal[MODES] = key("what the target reads beside the soft tokens, in training too")
@@ -190,19 +216,40 @@ class Claims(Strict):
 
 
 class Bridge(Strict):
-    source: str = key("shipped | pretrain | a checkpoint's folder", min_length=1)
-    target: str = key("shipped | pretrain | a checkpoint's folder", min_length=1)
+    source: str = key(
+        "shipped | pretrain | random | a checkpoint's folder | a hub model (owner/name) that is "
+        "named in pins",
+        min_length=1,
+    )
+    target: str = key("as source", min_length=1)
+    chat: bool = key("prompts are turns of each model's own chat template, in every arm alike")
     layer: int = key("the source's hidden states that translators read; -1: the last")
     max_tokens: int = key("of a question; a longer one is an error, none is cut", ge=8)
     teacher_top: int = key("likeliest tokens whose log-probabilities are kept for KL", ge=1)
     seeds: list[Seed] = key("of weights, order and noise; frozen, as the world's", min_length=1)
-    questions: Questions = key("of each regime")
-    world: QuestionWorld = key("the micro bridge's own questions")
+    questions: Questions | None = key("of each regime of the micro bridge's world; null: none")
+    world: QuestionWorld | None = key("the micro bridge's own questions; null: none")
+    data: dict[Literal[DATA_SETS], DataSet] = key("where the questions of other regimes come from")
+    random: dict[Literal["source", "target"], RandomModel] = key("only under `random`: a rehearsal")
     pretrain: dict[Literal["source", "target"], Pretrain] = key("only under `pretrain`")
     training: Recipe = key("what every recipe shares")
     recipes: dict[Name, Recipe] = key("each differs from `training` in something", min_length=1)
     inference: Inference = key("what the five arms cost")
     claims: Claims = key("what the claims table asks")
+
+    @field_validator("recipes")
+    @classmethod
+    def _have_questions(cls, recipes: dict[str, Recipe], info: ValidationInfo):
+        """Every regime that is trained somewhere has questions somewhere."""
+        if not {"world", "questions", "data"} <= info.data.keys():
+            return recipes
+        own = REGIMES if info.data["world"] and info.data["questions"] else ()
+        for name, recipe in recipes.items():
+            for regime in recipe.regimes:
+                if regime not in own and regime not in info.data["data"]:
+                    place = f"data.{regime}" if regime in DATA_SETS else "world and questions"
+                    raise ValueError(f"{name} is trained on {regime}, but there is no {place}")
+        return recipes
 
     @field_validator("recipes")
     @classmethod
@@ -240,6 +287,20 @@ class Bridge(Strict):
             if not recipes[name].controls:
                 raise ValueError(f"recipe {name} needs `controls: true`: claims rest on them")
         return claims
+
+    @field_validator("random")
+    @classmethod
+    def _have_shapes(cls, random: dict[str, RandomModel], info: ValidationInfo):
+        for role in ("source", "target"):
+            if info.data.get(role) == "random" and role not in random:
+                raise ValueError(f"no shape of the {role} (bridge.{role}: random)")
+        return random
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether weights or texts are made up, so that accuracies mean nothing."""
+        made_up = any(own.data == "generated" for own in self.data.values())
+        return made_up or "random" in (self.source, self.target)
 
     def recipe(self, name: str) -> dict[str, Any]:
         """What decides a cell of this recipe, but for regime, K and seed."""

@@ -7,30 +7,38 @@ at that moment, and the last ones.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ablation.arguments import training_arguments
 from ablation.atomic import atomic_path
-from ablation.bridge import losses, prompts
+from ablation.bridge import losses
+from ablation.bridge.asking import answers, quality, translate
 from ablation.bridge.batches import Batch, Row, Words, batch
-from ablation.bridge.cache import Ragged, padded
-from ablation.bridge.generate import generate
+from ablation.bridge.cache import padded
+from ablation.bridge.clock import Clock
+from ablation.bridge.forwards import MIB, free, in_order
 from ablation.bridge.inject import embed
 from ablation.bridge.translator import KINDS, Soft, Translator, embedding_rms
 from ablation.finetune import MaskedTrainer
+from ablation.packing import IGNORED_LABEL
 from ablation.resume import past_of, train_on
 from ablation.states import newest_state, resumes
 from ablation.stops import MAX_STEPS, Stops
 from ablation.watch import Watch
+
+EVAL_TOKENS = 8192  # of a forward that reads answers on dev: logits are wide
 
 
 @dataclass(frozen=True)
@@ -42,11 +50,11 @@ class Split:
     teacher: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None  # log-probabilities and ids
 
     @classmethod
-    def of(cls, records: Sequence[Mapping], cached: Mapping[str, Ragged]) -> Split:
+    def of(cls, records: Sequence[Mapping], cached: Mapping[str, tuple[Tensor, ...]]) -> Split:
         teacher = None
         if "teacher" in cached:
-            teacher = cached["teacher"].rows(), cached["teacher_ids"].rows()
-        return cls(records, cached["states"].rows(), teacher)
+            teacher = cached["teacher"], cached["teacher_ids"]
+        return cls(records, cached["states"], teacher)
 
 
 class Trained(NamedTuple):
@@ -86,18 +94,29 @@ class BridgeTrainer(MaskedTrainer):
     """The Trainer over a translator; the frozen target stands beside it, not in it."""
 
     def __init__(
-        self, *args, target: PreTrainedModel, words: Words, split: Split, dev: Split, **kw
+        self,
+        *args,
+        target: PreTrainedModel,
+        words: Words,
+        split: Split,
+        dev: Split,
+        parts: int = 1,
+        **kw,
     ):
         self.target, self.words, self.split, self.dev = target, words, split, dev
         super().__init__(*args, row_tokens=0, probe=(), **kw)
         self.model_accepts_loss_kwargs = False
         self.rms = embedding_rms(target.get_input_embeddings().weight)
+        self.parts, self.clock = parts, Clock()
+        self.add_callback(self.clock)
         self.terms: dict[str, float] = {}  # raw values of the last step, for the curve
 
     def rows(self, split: Split, chosen: Sequence[int]) -> list[Row]:
         recipe, k = self.recipe, self.model.k
         records = [split.records[i] for i in chosen]
-        answers = [self.words.answer(r["answer"], recipe["eos"]) for r in records]
+        answers = [
+            self.words.answer(r["answer"], recipe["eos"], r.get("solution", "")) for r in records
+        ]
         return [
             self.words.bridged(k, recipe["mode"], r["question"], answer)
             for r, answer in zip(records, answers, strict=True)
@@ -107,7 +126,7 @@ class BridgeTrainer(MaskedTrainer):
         """Everything of the rows `chosen` that a step needs, as tensors."""
         split = split or self.split
         answered = batch(self.rows(split, chosen), self.words.pad)
-        states, mask = padded([split.states[i].float() for i in chosen])
+        states, mask = padded([split.states[i] for i in chosen])
         asked = batch(
             [self.words.text(split.records[i]["question"]) for i in chosen], self.words.pad
         )
@@ -116,7 +135,7 @@ class BridgeTrainer(MaskedTrainer):
             lengths = (answered.labels >= 0).sum(1).tolist()
             kept = list(zip(chosen, lengths, strict=True))
             part["teacher"] = torch.cat([split.teacher[0][i][:n] for i, n in kept])
-            part["teacher_ids"] = torch.cat([split.teacher[1][i][:n] for i, n in kept])
+            part["teacher_ids"] = torch.cat([split.teacher[1][i][:n] for i, n in kept]).long()
         return {"parts": [part], "tokens": int(answered.mask.sum())}
 
     def loss_terms(self, part: Mapping) -> dict[str, Tensor]:
@@ -128,14 +147,8 @@ class BridgeTrainer(MaskedTrainer):
             question = table(asked.ids)
             parts, present = losses.stretches(question, asked.span, self.model.k)
         wanted = parts if weights["flow"] else None
-        soft: Soft = self.model(part["states"], part["mask"], teacher=wanted)
-        logits = self.target(
-            inputs_embeds=embed(rows, soft.tokens, table, recipe["mode"]),
-            attention_mask=rows.mask.long(),
-            position_ids=rows.positions,
-            use_cache=False,
-        ).logits
-        logits, targets = losses.answer_logits(logits, rows.labels)
+        soft: Soft = self.model(part["states"].float(), part["mask"], teacher=wanted)
+        logits, targets = self.said(rows, soft.tokens)
         terms = {"cross_entropy": losses.cross_entropy(logits, targets)}
         if weights["kl"]:
             terms["kl"] = losses.kl(logits, part["teacher"], part["teacher_ids"])
@@ -151,6 +164,36 @@ class BridgeTrainer(MaskedTrainer):
         if soft.flow is not None:
             terms["flow"] = soft.flow
         return terms
+
+    def said(self, rows: Batch, soft: Tensor) -> tuple[Tensor, Tensor]:
+        """The target's logits at the answers' tokens, and those tokens.
+
+        In several `parts` only one of them holds its activations at a time, which are computed
+        again for its gradient: the same loss in less memory.
+        """
+        size = -(-len(soft) // self.parts)
+        found = []
+        for start in range(0, len(soft), size):
+            own = Batch(**{n: v[start : start + size] for n, v in vars(rows).items()})
+            read = partial(self._read, own)
+            some = soft[start : start + size]
+            if self.parts > 1 and soft.requires_grad:
+                logits = checkpoint(read, some, use_reentrant=False)
+            else:
+                logits = read(some)
+            found.append((logits, own.labels[:, 1:][own.labels[:, 1:] != IGNORED_LABEL]))
+        logits, targets = zip(*found, strict=True)
+        return torch.cat(logits), torch.cat(targets)
+
+    def _read(self, rows: Batch, soft: Tensor) -> Tensor:
+        table = self.target.get_input_embeddings()
+        logits = self.target(
+            inputs_embeds=embed(rows, soft, table, self.recipe["mode"]),
+            attention_mask=rows.mask.long(),
+            position_ids=rows.positions,
+            use_cache=False,
+        ).logits
+        return losses.answer_logits(logits, rows.labels)[0]
 
     def weights(self) -> dict[str, float]:
         """The recipe's weights; that of KL comes in over `kl_ramp` steps after the warm-up."""
@@ -184,21 +227,24 @@ class BridgeTrainer(MaskedTrainer):
         self.model.eval()
         try:
             chosen = range(min(self.recipe["eval_samples"], len(self.dev.records)))
-            inputs = self._prepare_inputs(self.collate(list(chosen), self.dev))["parts"][0]
             soft = translate(self.model, [self.dev.states[i] for i in chosen])
-            rows, table = Batch(**inputs["batch"]), self.target.get_input_embeddings()
-            logits = self.target(
-                inputs_embeds=embed(rows, soft, table, self.recipe["mode"]),
-                attention_mask=rows.mask.long(),
-                position_ids=rows.positions,
-                use_cache=False,
-            ).logits
-            loss = losses.cross_entropy(*losses.answer_logits(logits, rows.labels)).item()
             records = [self.dev.records[i] for i in chosen]
-            texts = answers(self.target, self.words, records, soft, self.recipe, self.model.k)
+            rows = self.rows(self.dev, chosen)
+
+            def read(some: list[int]) -> list[tuple[float, int]]:
+                part = batch([rows[i] for i in some], self.words.pad).to(soft.device)
+                logits, targets = self.said(part, soft[torch.tensor(some, device=soft.device)])
+                each = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+                counts = (part.labels[:, 1:] != IGNORED_LABEL).sum(1).tolist()
+                return [(loss.sum().item(), len(loss)) for loss in each.split(counts)]
+
+            lengths = [len(row.ids) + len(row.answer) for row in rows]
+            told = in_order(lengths, self.recipe["eval_batch"], read, EVAL_TOKENS)
+            loss = sum(nats for nats, _ in told) / sum(count for _, count in told)
+            said = answers(self.target, self.words, records, soft, self.recipe, self.model.k)
         finally:
             self.model.train(was_training)
-        return {"eval_loss": loss, **quality(texts, records)}
+        return {"eval_loss": loss, **quality(said, records)}
 
     def evaluate(self, *args, **kwargs):
         metrics = super().evaluate(*args, **kwargs)
@@ -206,60 +252,6 @@ class BridgeTrainer(MaskedTrainer):
         if best_step(self.state.log_history) == step:
             keep(self.model, Path(self.args.output_dir), step)
         return metrics
-
-
-def answers(
-    target: PreTrainedModel,
-    words: Words,
-    records: Sequence[Mapping],
-    soft: Tensor,
-    recipe: Mapping,
-    k: int,
-) -> list[str]:
-    """What the target says after soft tokens; the records' gold answers are not looked at."""
-    rows = [words.bridged(k, recipe["mode"], r["question"]) for r in records]
-    return generate(
-        target,
-        words,
-        rows,
-        soft,
-        mode=recipe["mode"],
-        max_new_tokens=recipe["max_new_tokens"],
-        batch_size=recipe["eval_batch"],
-    ).texts
-
-
-def quality(texts: Sequence[str], records: Sequence[Mapping]) -> dict[str, float]:
-    """Accuracy, and what shows a collapse: different, empty and invalid answers."""
-    found = [prompts.extracted(text) for text in texts]
-    right = [prompts.exact_match(f, r["answer"]) for f, r in zip(found, records, strict=True)]
-    return {
-        "accuracy": sum(right) / len(right),
-        "unique": len(set(found)),
-        "empty": sum(not text.strip() for text in texts),
-        "invalid": sum(f is None for f in found),
-    }
-
-
-@torch.no_grad()
-def translate(
-    translator: Translator, states: Sequence[Tensor], noise_seed: int = 0, batch_size: int = 64
-) -> Tensor:
-    """Soft tokens [rows, K, width] in evaluation mode, which is undone after.
-
-    `noise_seed` fixes what a diffusion starts from, so that greedy decoding repeats itself.
-    """
-    device, was_training = translator.device, translator.training
-    translator.eval()
-    found, generator = [], torch.Generator().manual_seed(noise_seed)
-    try:
-        for start in range(0, len(states), batch_size):
-            rows, mask = padded([s.float() for s in states[start : start + batch_size]])
-            soft = translator(rows.to(device), mask.to(device), generator=generator)
-            found.append(soft.tokens)
-    finally:
-        translator.train(was_training)
-    return torch.cat(found)
 
 
 def best_step(history: Sequence[Mapping]) -> int | None:
@@ -286,7 +278,36 @@ def train_cell(
     label: str,
     state: str | Path,
 ) -> Trained:
-    """Train one translator, resuming from `state` if it can. The seed decides weights and order."""
+    """Train one translator, resuming from `state` if it can. The seed decides weights and order.
+
+    Out of memory splits the target's forwards and goes on from the newest state: the loss stays the
+    same, the micro-batch too, within which InfoNCE contrasts.
+    """
+    job = (target, words, splits, recipe, k, seed, hardware, label, Path(state))
+    parts = 1
+    while True:
+        try:
+            return _train_cell(*job, parts)
+        except torch.OutOfMemoryError:
+            if parts >= recipe["micro_batch_examples"]:
+                raise
+        parts *= 2
+        free()
+        print(f"{label}: out of memory, now {parts} forwards a micro-batch", file=sys.stderr)
+
+
+def _train_cell(
+    target: PreTrainedModel,
+    words: Words,
+    splits: Mapping[str, Split],
+    recipe: Mapping,
+    k: int,
+    seed: int,
+    hardware: Mapping,
+    label: str,
+    state: Path,
+    parts: int,
+) -> Trained:
     started, state = time.perf_counter(), Path(state)
     state.mkdir(parents=True, exist_ok=True)
     source_width = splits["train"].states[0].shape[-1]
@@ -304,10 +325,14 @@ def train_cell(
         words=words,
         split=splits["train"],
         dev=splits["dev"],
+        parts=parts,
         recipe=recipe,
         stops=stops,
         callbacks=[Watch(stops, label, recipe["max_steps"], past.global_step)],
     )
+    clock = trainer.clock
+    if cuda := torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     seen = train_on(trainer, newest, past, label)
     history = [entry for entry in trainer.state.log_history if entry["step"] <= seen.global_step]
     best = best_step(history)
@@ -328,6 +353,15 @@ def train_cell(
     }
     curve = [{n: v for n, v in e.items() if not n.startswith("train_")} for e in history]
     curve = [entry for entry in curve if "loss" in entry or "eval_loss" in entry]
-    record = {"resumes": resumed, "seconds": round(time.perf_counter() - started, 2)}
+    record = {
+        "resumes": resumed,
+        "forwards": parts,
+        "seconds": round(time.perf_counter() - started, 2),
+        "seconds_a_step": clock.median(),
+        "peak_mem_mb": round(torch.cuda.max_memory_allocated() / MIB) if cuda else None,
+    }
+    if clock.seconds:
+        memory = f", peak {record['peak_mem_mb']} MiB" if cuda else ""
+        print(f"{label}: {clock.median():.3f} s a step{memory}", file=sys.stderr, flush=True)
     kept = load_file(state / f"best-{best}.safetensors")
     return Trained(kept, last, summary, curve, record)

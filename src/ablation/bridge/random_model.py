@@ -1,0 +1,71 @@
+"""A decoder of random weights that is a small folder: its weights are made when it is loaded.
+
+For rehearsals: shapes, times and memory are those of the real model, and 15 GB of noise are neither
+written nor read. Weights are drawn on the device that will hold them, so equal seeds give equal
+weights on equal devices only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from ablation.atomic import atomic_path
+from ablation.generated import alpaca_records
+from ablation.world.tokenizer import train_tokenizer
+
+RANDOM_WEIGHTS = "random_weights.json"
+TOKENS, TEXTS = 8192, 4000  # at which a made-up word costs 1.3 tokens, as an English one does
+CHAT = "{{ bos_token }}{% for m in messages %}[user] {{ m['content'] }} [model]{% endfor %}"
+
+
+def write_random_model(size: Mapping, folder: str | Path) -> dict[str, int]:
+    """config.json, tokenizer and the seed of the weights as `folder`; {parameters, tokens}."""
+    records = islice(alpaca_records(TEXTS, size["seed"]), TEXTS)
+    texts = ("\n".join(record.values()) for record in records)
+    tokenizer = train_tokenizer(texts, min(TOKENS, size["vocabulary"]))
+    tokenizer.chat_template = CHAT
+    config = AutoConfig.for_model(
+        size["family"],
+        vocab_size=size["vocabulary"],
+        hidden_size=size["width"],
+        intermediate_size=size["feed_forward"],
+        num_hidden_layers=size["layers"],
+        num_attention_heads=size["heads"],
+        num_key_value_heads=size["key_value_heads"],
+        head_dim=size["head_dim"],
+        max_position_embeddings=32768,
+        sliding_window=None,  # as Mistral 0.3 has it; Llama knows none
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    with atomic_path(folder) as scratch:
+        config.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        (scratch / RANDOM_WEIGHTS).write_text(json.dumps({"seed": size["seed"]}) + "\n")
+    return {"parameters": parameters, "tokens": len(tokenizer)}
+
+
+def is_random(folder: str | Path) -> bool:
+    return (Path(folder) / RANDOM_WEIGHTS).is_file()
+
+
+def random_model(folder: str | Path, dtype: str, attention: str, device: str) -> PreTrainedModel:
+    """The model of such a folder, its weights drawn on `device`, in eval mode."""
+    seed = json.loads((Path(folder) / RANDOM_WEIGHTS).read_text())["seed"]
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    torch.manual_seed(seed)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
+    return model.eval()
