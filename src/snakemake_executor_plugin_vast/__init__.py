@@ -22,7 +22,7 @@ from ablation.machine import GIT_STATE, git_state
 from . import ledger as books
 from .api import Vast, find_key
 from .clock import Clock
-from .jobs import task_of
+from .jobs import look_again, task_of
 from .keeper import Keeper
 from .local_lane import LocalLane
 from .offers import wish_of
@@ -110,6 +110,7 @@ class Executor(RemoteExecutor):
                 logs = [outcome.log] if outcome.log else []
                 self.report_job_error(info, msg=f"{outcome.why}\n{tail}\n", aux_logs=logs)
             else:
+                look_again(info.job, self.dag)
                 self.report_job_success(info)
 
     def _preemptible(self, job) -> bool:
