@@ -42,11 +42,17 @@ class Bucket:
         }
 
     @property
-    def environment(self) -> dict[str, str]:
+    def for_snakemake(self) -> dict[str, str]:
         """What Snakemake's storage plugin reads."""
-        prefix = "SNAKEMAKE_STORAGE_S3_"
         own = {"ENDPOINT_URL": self.url, "ACCESS_KEY": self.key, "SECRET_KEY": self.secret}
-        return {prefix + name: value for name, value in own.items()}
+        return {f"SNAKEMAKE_STORAGE_S3_{name}": value for name, value in own.items()}
+
+    @property
+    def for_fsspec(self) -> dict[str, str]:
+        """What every other client of S3 reads, fsspec's among them."""
+        own = {"ENDPOINT_URL": self.url, "ACCESS_KEY_ID": self.key}
+        own["SECRET_ACCESS_KEY"] = self.secret
+        return {f"AWS_{name}": value for name, value in own.items()}
 
     def names(self, prefix: str = "") -> set[str]:
         """The objects below a prefix, named from there on."""
