@@ -52,6 +52,7 @@ def opened(uri):
     import fsspec
 
     fs, root = fsspec.url_to_fs(uri)
+    fs.auto_mkdir = True  # a mounted folder has folders, buckets do not
     root = root.rstrip("/")
     try:
         found = fs.find(root, detail=True)

@@ -48,14 +48,14 @@ class Study(Drill):
         snakefile = self.folder / "Snakefile"
         snakefile.write_text(snakefile.read_text().replace("    items,\n", "", 1))
 
-    def start(self, *arguments: str):
+    def start(self, *arguments: str, config: tuple = ()):
         options = ["--default-storage-provider", "s3"]
         options += ["--default-storage-prefix", "s3://study/drill", TARGET]
         # nothing may be found elsewhere than in the variables
         environment = {"AWS_EC2_METADATA_DISABLED": "true", **self.bucket.for_snakemake}
         if "state-uri" in self.settings:
             environment |= self.bucket.for_fsspec
-        return super().start(*options, *arguments, environment=environment)
+        return super().start(*options, *arguments, config=config, environment=environment)
 
     def scored(self) -> str:
         return self.bucket.read(f"drill/{TARGET}").split()[0]
@@ -101,8 +101,8 @@ def test_files_go_to_the_bucket_and_its_key_nowhere(fake, bucket, tmp_path):
 def test_a_lost_machine_costs_nothing_that_the_bucket_holds(fake, bucket, tmp_path):
     pytest.importorskip("s3fs", reason="it is in requirements-dev.txt")
     study = Study(fake, tmp_path / "drill", bucket, state_uri="s3://study/states")
-    study.start()
-    study.until(lambda: seals(bucket), what="a state in the bucket")
+    study.start(config=("seconds=0.8",))  # it must not end before a state is saved
+    study.until(lambda: seals(bucket), 150, "a state in the bucket")
     [saved] = seals(bucket)[:1]
     [instance] = fake.instances
     fake.vanish(instance.id, silently=True)

@@ -3,6 +3,7 @@
 import json
 
 import boto3
+import requests
 from moto import settings
 from moto.server import ThreadedMotoServer
 
@@ -30,6 +31,7 @@ class Bucket:
         return self
 
     def __exit__(self, *exception) -> None:
+        requests.post(f"{self.url}/moto-api/reset", timeout=30)  # what it holds is the process's
         settings.INITIAL_NO_AUTH_ACTION_COUNT = float("inf")
         self._server.stop()
 
