@@ -22,7 +22,7 @@ from ablation.machine import GIT_STATE, git_state
 from . import ledger as books
 from .api import Vast, find_key
 from .clock import Clock
-from .jobs import task_of
+from .jobs import look_again, task_of
 from .keeper import Keeper
 from .local_lane import LocalLane
 from .offers import wish_of
@@ -47,6 +47,7 @@ common_settings = CommonSettings(
     auto_deploy_default_storage_provider=False,
     init_seconds_before_status_checks=0,
 )
+OPENS_BUCKETS = ("AWS_", "FSSPEC_")  # variables that reach what `state_uri` names
 LARGEST_SOURCE = 100e6  # bytes
 LONGEST = 10  # a machine may live that many times as long as a job: the last of several switches
 
@@ -110,6 +111,7 @@ class Executor(RemoteExecutor):
                 logs = [outcome.log] if outcome.log else []
                 self.report_job_error(info, msg=f"{outcome.why}\n{tail}\n", aux_logs=logs)
             else:
+                look_again(info.job, self.dag)
                 self.report_job_success(info)
 
     def _preemptible(self, job) -> bool:
@@ -151,6 +153,8 @@ class Executor(RemoteExecutor):
             str(self.workdir), chosen.image, chosen.setup, chosen.activate, chosen.smoke,
             lambda: self._sources(known), chosen.silent_minutes * 60, chosen.keep_hours * 3600,
             LONGEST * chosen.max_hours * 3600, os.environ.get("VAST_IMAGE_LOGIN", ""),
+            chosen.state_uri.rstrip("/"),
+            {k: v for k, v in os.environ.items() if k.startswith(OPENS_BUCKETS)},
         )  # fmt: skip
 
         def first() -> None:

@@ -7,10 +7,10 @@ from .work import Task
 
 
 def task_of(job, command: str, environment: dict[str, str], dag) -> Task:
-    """A job or a group of jobs, in plain values."""
-    jobs = list(job.jobs) if job.is_group() else [job]
-    benchmarks = [str(j.benchmark) for j in jobs if j.benchmark]
-    logs = [str(path) for j in jobs for path in j.log]
+    """A job or a group of jobs, in plain values. What lies in a bucket travels without us."""
+    jobs = jobs_of(job)
+    told = [path for j in jobs for path in [*j.log, j.benchmark] if path]
+    extras = [str(path) for path in told if not path.is_storage]
     made = [str(path) for j in jobs for path in j.output if not path.is_storage]
     states = [str(j.params.get("state")) for j in jobs if j.params.get("state")]
     return Task(
@@ -19,11 +19,28 @@ def task_of(job, command: str, environment: dict[str, str], dag) -> Task:
         environment=environment,
         inputs=[str(path) for path in job.input if not path.is_storage],
         outputs=outputs_home(jobs, dag),
-        extras=[*logs, *benchmarks],
-        remove=[*made, *logs, *benchmarks],
+        extras=extras,
+        remove=[*made, *extras],
         wish=Wish(),
         states=list(dict.fromkeys(states)),
     )
+
+
+def jobs_of(job) -> list:
+    return list(job.jobs) if job.is_group() else [job]
+
+
+def look_again(job, dag) -> None:
+    """Forget that folders in a bucket were not there before the job made them.
+
+    snakemake-storage-plugin-s3 0.3.6 asks once whether a path is a folder and keeps the answer;
+    here it was asked before the job ran elsewhere, so the output would be missing for ever.
+    """
+    for j in jobs_of(job):
+        read = (path for paths in dag.depending[j].values() for path in paths)
+        for path in (*j.output, *read):
+            if path.is_storage and hasattr(path.storage_object, "_is_dir"):
+                path.storage_object._is_dir = None
 
 
 def outputs_home(jobs: list, dag) -> list[str]:

@@ -57,6 +57,8 @@ class Site:
     later: float  # seconds that a machine so stopped is kept
     longest: float  # seconds that a machine may live
     login: str = ""
+    bucket: str = ""  # where states go instead of home
+    access: dict[str, str] = field(default_factory=dict, repr=False)  # what opens the bucket
 
     @property
     def folder(self) -> str:

@@ -58,6 +58,7 @@ class ExecutorSettings(ExecutorSettingsBase):
     lost_minutes: float = setting(10.0, "Without an answer, a machine is given up.")
     state_minutes: float = setting(10.0, "How often the state of a job comes home, at most.")
     state_share: float = setting(10.0, "And not before this many times the last transfer's time.")
+    state_uri: str = setting("", "s3://bucket/folder where states go instead, by fsspec.")
     silent_minutes: float = setting(30.0, "Without its driver, a machine stops itself.")
     keep_hours: float = setting(48.0, "How long a machine so stopped is worth keeping.")
     ledger: str = setting("ledger/{study}.jsonl", "The ledger; {study} is config['study'].")

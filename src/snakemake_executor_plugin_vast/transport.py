@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import onboard
+from . import bucket, onboard
 
 SECRET = ("VAST_API_KEY", "VAST_IMAGE_LOGIN")  # never in the environment of a child
 
@@ -108,10 +108,11 @@ class Transport:
         return json.loads(self.command(text, json.dumps(request), timeout))
 
     def install(self, folder: str) -> None:
-        """Put `onboard.py` into `folder`."""
+        """Put what runs there into `folder`."""
         place = shlex.quote(folder)
-        source = Path(onboard.__file__).read_bytes()
-        self.command(f"mkdir -p {place} && cat > {place}/onboard.py", source)
+        for module in (onboard, bucket):
+            source = Path(module.__file__)
+            self.command(f"mkdir -p {place} && cat > {place}/{source.name}", source.read_bytes())
 
     def touch(self, path: str) -> None:
         self.command(f"touch {shlex.quote(path)}")

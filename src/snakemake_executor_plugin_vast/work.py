@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ablation.machine import ATTEMPT
@@ -23,6 +25,7 @@ from .watch import Limits, Sight
 
 GPU_IDLE = 5  # percent
 TRIES = 4  # of a transfer
+MOVES = 86400.0  # seconds that a state may take to a bucket; ssh notices a dead machine by itself
 
 
 @dataclass
@@ -139,6 +142,9 @@ class Attempt:
         self._steadily(lambda way: way.push(new))
         held.update({path: wanted[path] for path in new})
         away = [state for state in self.states if self.places.get(state) != self.machine.label]
+        if self.site.bucket:
+            for state in away:
+                self._steadily(partial(self._load, state))
         self._steadily(lambda way: way.push(filter(os.path.isdir, away)))
         self.places.update(dict.fromkeys(away, self.machine.label))
 
@@ -172,7 +178,7 @@ class Attempt:
                 progress, mark = contact, seen["mark"]
             if seen["output"]:
                 offset += len(seen["output"])
-                alert = watch.alarming(self._keep(seen["output"]))
+                alert = watch.alarming(self._keep(seen["output"].encode("latin-1")))
             idle = None if seen["gpu"] is None else seen["gpu"] < GPU_IDLE
             if len(seen["output"]) >= transport.onboard.CHUNK:
                 continue  # there is more to read
@@ -185,7 +191,8 @@ class Attempt:
                 before = self.clock.now()
                 try:
                     self._carry_home(self.machine.transport)
-                except (Unreachable, Failed, ValueError):
+                except (Unreachable, Failed, ValueError) as fault:
+                    self._keep(f"vast: the state was not saved: {fault}\n".encode())
                     continue
                 carried, home_mark = self.clock.now(), mark
                 took = carried - before
@@ -201,9 +208,8 @@ class Attempt:
             way.close()  # a connection that hangs would hang again
         return None
 
-    def _keep(self, text: str) -> str:
+    def _keep(self, data: bytes) -> str:
         """Add output to the local log; the text."""
-        data = text.encode("latin-1")
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_file, "ab") as file:
             file.write(data)
@@ -234,13 +240,37 @@ class Attempt:
         self.safe = self.clock.now()
 
     def _carry_home(self, way: Transport, over: bool = False) -> None:
-        """Bring the states here. When all is `over`, what the job has removed goes here as well."""
+        """Save the states. When all is `over`, what the job has removed goes from there as well."""
         before = self.clock.now()
+        bring = partial(self._save, way) if self.site.bucket else None
         for state in self.states:
-            if not carry_home(way, self.folder, state) and over:
+            if not carry_home(way, self.folder, state, bring) and over:
                 shutil.rmtree(state, ignore_errors=True)
+                if self.site.bucket:
+                    self._bucket(way, "drop", state)
         if self.states:
             self.safe = before
+
+    # ---- a bucket ------------------------------------------------------------------------------
+
+    def _load(self, state: str, way: Transport) -> None:
+        try:
+            self._bucket(way, "load", state)
+        except Failed as fault:  # another machine would find the bucket as closed as this one
+            raise RuleFailed(f"{self.site.bucket} cannot be read", str(fault)) from None
+
+    def _save(self, way: Transport, copy: str, state: str, parts: list[str]) -> None:
+        self._bucket(way, "save", state, copy=copy)
+        shutil.rmtree(state, ignore_errors=True)  # what `ablation reap` may have left is older now
+
+    def _bucket(self, way: Transport, what: str, state: str, **more: str) -> None:
+        """Let the machine move a state; what opens the bucket goes by its input."""
+        place = os.path.relpath(state, self.site.workdir)
+        request = {"uri": f"{self.site.bucket}/{place}", "state": state, **more}
+        request["environment"] = self.site.access
+        script = shlex.quote(f"{self.site.folder}/bucket.py")
+        text = f"cd {shlex.quote(self.site.workdir)} && {self.site.activate or ':'} && "
+        way.command(f"{text}python {script} {what}", json.dumps(request), MOVES)
 
     # ---- both ----------------------------------------------------------------------------------
 
@@ -271,12 +301,12 @@ class Attempt:
         raise Lost("transfer", str(problem))
 
 
-def carry_home(way: Transport, folder: str, state: str) -> bool:
+def carry_home(way: Transport, folder: str, state: str, bring: Callable | None = None) -> bool:
     """Bring a state here, if there is one. What is here already never goes without another."""
     taken = way.ask("snapshot", folder, {"state": state}, 4 * way.timeout)
     if taken["there"]:
         copy = f"{state.rstrip('/')}.home"
-        way.pull_state(copy, state, taken["parts"])
+        (bring or way.pull_state)(copy, state, taken["parts"])
         way.command(f"rm -rf {shlex.quote(copy)}")  # links hold the space of what is removed
     return taken["there"]
 

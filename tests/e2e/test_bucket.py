@@ -1,0 +1,124 @@
+"""The drill with its files in a bucket (`--default-storage-provider s3`), and its states too."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.vast import FakeVast, what_is_missing
+
+from .drills import SCALE, Drill
+from .test_faults import expected
+from .test_whole import command_lines
+
+pytest.importorskip("moto", reason="an S3 server of our own needs moto (requirements-dev.txt)")
+pytest.importorskip("snakemake_storage_plugin_s3", reason="it is in requirements-dev.txt")
+from tests.fakes.bucket import Bucket
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing() or ""),
+]
+TARGET = "results/evaluate/a.txt"  # two jobs with GPUs; of two without, one by the local lane
+MADE = {
+    *("results/words.txt", "results/items.txt", "results/train/a/model/weights"),
+    *("results/train/a/summary.txt", TARGET, "logs/train-a.log", "logs/evaluate-a.tsv"),
+}
+
+
+@pytest.fixture
+def fake():
+    with FakeVast(time_scale=SCALE) as service:
+        yield service
+
+
+@pytest.fixture
+def bucket():
+    with Bucket() as service:
+        yield service
+
+
+class Study(Drill):
+    """The first four rules of the drill."""
+
+    def __init__(self, fake, folder: Path, bucket: Bucket, **settings):
+        super().__init__(fake, folder, **settings)
+        self.bucket = bucket
+        snakefile = self.folder / "Snakefile"
+        snakefile.write_text(snakefile.read_text().replace("    items,\n", "", 1))
+
+    def start(self, *arguments: str, config: tuple = ()):
+        options = ["--default-storage-provider", "s3"]
+        options += ["--default-storage-prefix", "s3://study/drill", TARGET]
+        # nothing may be found elsewhere than in the variables
+        environment = {"AWS_EC2_METADATA_DISABLED": "true", **self.bucket.for_snakemake}
+        if "state-uri" in self.settings:
+            environment |= self.bucket.for_fsspec
+        return super().start(*options, *arguments, config=config, environment=environment)
+
+    def scored(self) -> str:
+        return self.bucket.read(f"drill/{TARGET}").split()[0]
+
+    def written(self) -> list[Path]:
+        found = [path for path in self.folder.rglob("*") if path.is_file()]
+        return [path for path in found if path.relative_to(self.folder).parts[0] != ".git"]
+
+
+def no_output_is_here(study: Study) -> bool:
+    here = {path.name for path in study.written()}
+    return not here & {Path(name).name for name in MADE}
+
+
+def test_files_go_to_the_bucket_and_its_key_nowhere(fake, bucket, tmp_path):
+    study = Study(fake, tmp_path / "drill", bucket)
+    seen, views, over = [], [], threading.Event()
+
+    def watch():
+        while not over.wait(0.05):
+            seen.append(command_lines())
+            views.append(json.dumps(fake.state()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        code = study.start("--verbose", "--printshellcmds").finish()
+    finally:
+        over.set()
+        watcher.join()
+    assert code == 0, study.said()
+    assert any("onboard.py" in text for text in seen), "nothing was watched"
+    assert bucket.names("drill/") >= MADE and expected().startswith(study.scored())
+    assert no_output_is_here(study) and not fake.instances
+    asked = len(fake.requests)
+    assert study.start().finish() == 0
+    assert "Nothing to be done" in study.said() and len(fake.requests) == asked
+    for secret in (bucket.key, bucket.secret):
+        assert not [path for path in study.written() if secret.encode() in path.read_bytes()]
+        assert not [text for text in (*seen, *views) if secret in text]
+
+
+def test_a_lost_machine_costs_nothing_that_the_bucket_holds(fake, bucket, tmp_path):
+    pytest.importorskip("s3fs", reason="it is in requirements-dev.txt")
+    study = Study(fake, tmp_path / "drill", bucket, state_uri="s3://study/states")
+    study.start(config=("seconds=0.8",))  # it must not end before a state is saved
+    study.until(lambda: seals(bucket), 150, "a state in the bucket")
+    [saved] = seals(bucket)[:1]
+    [instance] = fake.instances
+    fake.vanish(instance.id, silently=True)
+    assert study.finish() == 0, study.said()
+    assert expected().startswith(study.scored()) and not fake.instances
+    resumed = [log for log in study.logs() if "resumed at" in log.read_text()]
+    assert len(resumed) == 1 and f"step {saved}\n" not in resumed[0].read_text()
+    assert not bucket.names("states/"), "a state that nobody needs is left"
+    assert no_output_is_here(study) and not any((study.folder / "state").rglob("complete"))
+    for secret in (bucket.key, bucket.secret):
+        assert not [path for path in study.written() if secret.encode() in path.read_bytes()]
+    rented = [json.dumps(i.request) for i in fake.world.instances.values()]
+    assert len(rented) == 2 and not [text for text in rented if bucket.secret in text]
+
+
+def seals(bucket: Bucket) -> list[int]:
+    """The steps whose states are whole in the bucket."""
+    names = bucket.names("states/state/a/checkpoint-")
+    return sorted(int(n.partition("/")[0]) for n in names if n.endswith("/complete"))
