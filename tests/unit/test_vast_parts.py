@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import requests
+from vast_stands import Still
 
 import snakemake_executor_plugin_vast as plugin
 from ablation.machine import GIT_STATE
@@ -18,28 +19,6 @@ from snakemake_executor_plugin_vast.keeper import Keeper
 from snakemake_executor_plugin_vast.offers import Wish
 
 KEY = "0123456789abcdef-secret"
-
-
-class Still:
-    """A clock that moves when somebody waits."""
-
-    scale = 1.0
-
-    def __init__(self):
-        self.time, self.waits = 0.0, []
-
-    def now(self):
-        return self.time
-
-    wall = now
-
-    def real(self, seconds):
-        return seconds
-
-    def wait(self, seconds, event=None):
-        self.waits.append(seconds)
-        self.time += max(0.0, seconds)
-        return bool(event and event.is_set())
 
 
 # ---- the API -------------------------------------------------------------------------------------
