@@ -17,6 +17,7 @@ from snakemake_executor_plugin_vast import ledger as books
 from snakemake_executor_plugin_vast.api import Instance
 from snakemake_executor_plugin_vast.keeper import Keeper
 from snakemake_executor_plugin_vast.offers import Wish
+from snakemake_executor_plugin_vast.settings import SETUP, VENV
 
 KEY = "0123456789abcdef-secret"
 
@@ -193,6 +194,27 @@ def test_the_start_script_is_short_and_a_shell_understands_it():
     assert checked.returncode == 0, checked.stderr
     code = text.partition("<<'END'\n")[2].partition("END\n")[0]
     compile(code, "deadman", "exec")
+
+
+def test_the_environment_is_the_pinned_one(tmp_path):
+    """The shipped `setup`, on a machine whose Python only notes what it is asked for."""
+    python = tmp_path / "bin/python3"
+    python.parent.mkdir()
+    python.write_text(f"""#!/bin/sh
+echo "$@" >> {tmp_path}/told
+for last; do :; done
+if [ "$2" = venv ]; then mkdir -p $last/bin && cp "$0" $last/bin/python; fi
+""")
+    python.chmod(0o755)
+    command = SETUP.replace(VENV, str(tmp_path / "env"))
+    subprocess.run(["bash", "-c", command], check=True, env={"PATH": f"{python.parent}:/bin"})
+    made, *installed = (tmp_path / "told").read_text().splitlines()
+    assert made.startswith("-m venv")
+    assert [line.partition("-q ")[2] for line in installed] == [
+        "-r requirements-torch.txt",
+        "--no-deps --require-hashes -r requirements.txt",
+        "--no-deps --no-build-isolation -e .",
+    ]
 
 
 # ---- files ---------------------------------------------------------------------------------------
