@@ -5,8 +5,8 @@ One JSON object a line, each synced to disk before anything depends on it. Kinds
 - `intend`  a machine is about to be rented: `label`, `offer`, `machine`, `dph`, `seconds` promised
 - `rent`    it was: `label`, `instance`, `dph`
 - `promise` what its jobs may still take: `label`, `lived` so far, `seconds` from then on
-- `attempt` a job ended on it: `attempt`, `job`, `label`, `offer`, `dph`, `seconds`, `dollars`, `why`,
-            `ran` (seconds of the job itself), `wasted` (seconds lost), `wasted_dollars`
+- `attempt` a job ended on it: `attempt`, `job`, `label`, `offer`, `dph`, `seconds`, `dollars`,
+            `why`, `ran` (seconds of the job itself), `wasted` (seconds lost), `wasted_dollars`
 - `end`     it is gone, and the API no longer lists it: `label`, `seconds`, `dollars`, `why`
 
 All arithmetic is pure, over the lines that `read` gives.

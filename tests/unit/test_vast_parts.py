@@ -18,6 +18,7 @@ from snakemake_executor_plugin_vast.api import Instance
 from snakemake_executor_plugin_vast.keeper import Keeper
 from snakemake_executor_plugin_vast.offers import Wish
 from snakemake_executor_plugin_vast.settings import SETUP, VENV
+from snakemake_executor_plugin_vast.watch import Limits
 
 KEY = "0123456789abcdef-secret"
 
@@ -157,6 +158,20 @@ def test_an_end_counts_when_the_list_no_longer_names_it(trouble):
     watch._wanted |= {"p-1-1", "p-2-2"}
     assert watch.end_all(600.0) == []
     assert account.labels == [] and sorted(ended) == ["p-1-1", "p-2-2"]
+
+
+def test_books_that_cannot_be_written_keep_no_machine_alive():
+    """The disk of the driver is full: one machine has ended, another is to end."""
+    account = Account("p-2-2")
+
+    def full(label):
+        raise OSError(28, "No space left on device")
+
+    watch = Keeper(account, "p-", Still(), ended=full)
+    watch._wanted.add("p-2-2")
+    watch._ending["p-1-1"] = 1  # gone at the next look
+    assert watch.end_all(600.0) == []
+    assert account.destroyed == ["p-2-2"]
 
 
 def test_what_cannot_be_ended_is_named():
@@ -336,3 +351,31 @@ def test_a_rented_job_is_handed_the_commit_of_its_code(tmp_path, monkeypatch):
     executor.dag = None
     executor.run_job(SimpleNamespace(resources={}, threads=1))
     assert [json.loads(t.environment[GIT_STATE]) for t in sent] == [state]
+
+
+@pytest.mark.parametrize("fault", [None, "pool", "books"])
+def test_whatever_fails_at_the_end_machines_are_ended_and_sums_are_told(tmp_path, fault):
+    book = books.Ledger(tmp_path / "ledger.jsonl", "r", lambda: 0.0)
+    if fault == "books":
+        book.path.write_text("not\njson\n")
+    ended, said = [], []
+
+    def close():
+        ended.append("jobs")
+        if fault == "pool":
+            raise RuntimeError("a slot is stuck")
+
+    executor = object.__new__(plugin.Executor)
+    executor.pool = SimpleNamespace(close=close)
+    executor.lane = SimpleNamespace(close=lambda: None)
+    executor.keeper = SimpleNamespace(end_all=lambda _: ended.append("machines") or [], failed="")
+    executor.renter = SimpleNamespace(settle=lambda: ended.append("books"))
+    executor.keys = SimpleNamespace(forget=lambda: ended.append("key"))
+    executor.run_ = SimpleNamespace(over=lambda left: ended.append(left))
+    executor.ledger, executor.clock, executor.limits = book, Still(), Limits()
+    executor._closed, executor._say = threading.Lock(), said.append
+    executor.shutdown()  # as Snakemake calls it after an exception in a status check
+    executor.shutdown()
+    assert ended == ["jobs", "machines", "books", "key", []]
+    told = any(text.startswith("this run: 0 machines") for text in said)
+    assert told == (fault != "books")
