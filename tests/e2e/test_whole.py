@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -125,6 +126,26 @@ def test_preemptible_retries_bound_how_often_a_job_bids(fake, tmp_path):
     assert drill.finish() == 0, drill.said()
     bids = [call.body.get("price") for call in fake.calls("create") if call.status == 200]
     assert len(bids) == 2 and bids[0] and bids[1] is None, "the second machine is a steady one"
+
+
+MOMENTS = {
+    "offers are searched": lambda fake: fake.calls("search"),
+    "a machine is asked for": lambda fake: fake.world.instances,
+    "it is set up": lambda fake: any(i.uses_gpu for i in fake.instances),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_before_the_first_job_leaves_no_machine(fake, tmp_path, moment):
+    drill = Drill(fake, tmp_path / "drill", setup="sleep 600")
+    drill.start().until(lambda: MOMENTS[moment](fake), what=moment)
+    drill.signal(signal.SIGINT)
+    assert drill.finish() != 0
+    assert not fake.instances, drill.said()
+    assert re.search(r"this run: \d machines, .* h, \$", drill.said()), "what it has cost"
+    assert "all runs of this study: " in drill.said()
+    opened = {line["label"] for line in drill.ledger() if line["what"] == "intend"}
+    assert opened == {line["label"] for line in drill.ledger() if line["what"] == "end"}
 
 
 def attempts(drill) -> list[dict]:
