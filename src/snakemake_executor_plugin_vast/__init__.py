@@ -11,6 +11,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
@@ -203,10 +205,8 @@ class Executor(RemoteExecutor):
 
     def shutdown(self):
         self._close()
-        try:
+        with self._told():
             super().shutdown()
-        except Exception as fault:
-            self._say(f"{type(fault).__name__}: {fault}")
 
     def _close(self) -> None:
         """End everything, once. Signals that come meanwhile cannot keep machines alive."""
@@ -224,23 +224,34 @@ class Executor(RemoteExecutor):
                 signal.signal(number, handler)
 
     def _end(self, pool: Pool) -> None:
-        left: list[str] = ["?"]
-        try:
+        """Whatever goes wrong with jobs or books, machines are ended."""
+        left = ["?"]
+        with self._told():
             pool.close()
+        with self._told():
             left = self.keeper.end_all(self.limits.end)
-        except Exception as fault:
-            self._say(f"{type(fault).__name__}: {fault}")
         if left:
             self._say(
                 f"STILL LISTED, and billed: {' '.join(left)} ({self.keeper.failed}). Call "
                 "`ablation reap` until none is left; each also ends itself when it hears nothing."
             )
-        else:
-            self.renter.settle()
+        with self._told():
+            if not left:
+                self.renter.settle()
+            self._sum_up()
+        self.keys.forget()
+        self.run_.over(left)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as fault:
+            self._say(f"{type(fault).__name__}: {fault}")
+
+    def _sum_up(self) -> None:
         lines = books.read(self.ledger.path)
         mine = [line for line in lines if line["run"] == self.ledger.run]
         scale, wall = self.clock.scale, self.clock.wall()
         self._say(f"this run: {books.summary(mine, wall, scale)}")
         self._say(f"all runs of this study: {books.summary(lines, wall, scale)}")
-        self.keys.forget()
-        self.run_.over(left)

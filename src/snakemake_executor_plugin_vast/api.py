@@ -23,7 +23,7 @@ from .clock import Clock
 
 URL = "https://console.vast.ai"
 # Seconds between two calls, from the documentation; what is not named may be called every second.
-PACE = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0, "balance": 3.0}
+PACE = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0}
 TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 2.0, 60.0
 
 
@@ -204,10 +204,6 @@ class Vast:
     def attach(self, id: int, public_key: str) -> None:
         """Let a public ssh key in."""
         self._repeat("attach", "POST", f"/api/v0/instances/{id}/ssh/", {"ssh_key": public_key})
-
-    def balance(self) -> float:
-        """Dollars left in the account."""
-        return float(self._repeat("balance", "GET", "/api/v0/users/current/", {})["balance"])
 
     def _repeat(self, endpoint: str, method: str, path: str, body: dict) -> dict:
         wait = FIRST_WAIT

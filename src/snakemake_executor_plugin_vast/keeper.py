@@ -81,8 +81,6 @@ class Keeper:
             gone = [label for label, times in self._ending.items() if times >= CONFIRMED]
             for label in gone:
                 del self._ending[label]
-        for label in gone:
-            self.ended(label)
         for instance in unwanted:
             with self._lock:
                 self._ending.setdefault(instance.label, 0)
@@ -90,6 +88,8 @@ class Keeper:
                 self.api.destroy(instance.id)
             except VastError as fault:
                 self.failed = str(fault)
+        for label in gone:  # last: what goes wrong with one's books must keep no other alive
+            self.ended(label)
 
     def end_all(self, patience: float) -> list[str]:
         """Want nothing any more, and wait until nothing is listed; the labels that are left.
@@ -109,7 +109,7 @@ class Keeper:
             try:
                 self.look()
                 clean = 0 if self.listed or self._ending else clean + 1
-            except VastError as fault:
+            except Exception as fault:  # a full disk here as well: end all that can be ended
                 self.failed = str(fault)
             if self.clock.now() > until:
                 with self._lock:

@@ -5,7 +5,8 @@ One JSON object a line, each synced to disk before anything depends on it. Kinds
 - `intend`  a machine is about to be rented: `label`, `offer`, `machine`, `dph`, `seconds` promised
 - `rent`    it was: `label`, `instance`, `dph`
 - `promise` what its jobs may still take: `label`, `lived` so far, `seconds` from then on
-- `attempt` a job ended on it: `attempt`, `job`, `label`, `dph`, `seconds`, `wasted`, `why`
+- `attempt` a job ended on it: `attempt`, `job`, `label`, `offer`, `dph`, `seconds`, `dollars`,
+            `why`, `ran` (seconds of the job itself), `wasted` (seconds lost), `wasted_dollars`
 - `end`     it is gone, and the API no longer lists it: `label`, `seconds`, `dollars`, `why`
 
 All arithmetic is pure, over the lines that `read` gives.
@@ -25,7 +26,8 @@ from typing import BinaryIO
 from ablation.provenance import read_json_lines
 
 # Ends after which a machine is not rented again for a while.
-BAD = ("boot", "fatal", "ssh", "smoke", "setup", "silent", "offline", "gone", "stalled twice")
+STALLED = "stalled twice"
+BAD = ("boot", "fatal", "ssh", "smoke", "setup", "silent", "offline", "gone", STALLED)
 FORGIVEN = 24 * 3600.0
 LONGEST_LINE = 1 << 16  # bytes
 

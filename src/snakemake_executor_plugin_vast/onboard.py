@@ -65,11 +65,9 @@ def run(folder, request):
     done = {"code": code, "seconds": time.monotonic() - began, "files": {}, "missing": []}
     if code == 0:
         os.chdir(request["workdir"])
-        for path in request["outputs"]:
-            if not os.path.lexists(path):
-                done["missing"].append(path)
-            for file in files_below(path):
-                done["files"][file] = sha256(file)
+        done["missing"] = [path for path in request["outputs"] if not os.path.lexists(path)]
+        for path in [*request["outputs"], *request["extras"]]:  # of extras what there is
+            done["files"] |= {file: sha256(file) for file in files_below(path)}
     write(os.path.join(folder, "exit.json"), json.dumps(done))
 
 

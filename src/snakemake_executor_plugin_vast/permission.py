@@ -12,6 +12,7 @@ from ablation.planning import NotAllowed, Overheads, Plan, allow_spending, at_a_
 from ablation.schema import Study
 from ablation.stale import Job, reckon
 from ablation.tables import print_plan
+from ablation.terminal import borrowed
 
 from .settings import ExecutorSettings
 
@@ -48,12 +49,13 @@ class Permission:
         study = _study(config, files)
         plan = study and _plan(jobs, study, chosen.max_price, chosen.max_machines)
         dollars = len(jobs) * chosen.max_price * chosen.max_hours
-        if plan and plan.estimates:
-            print_plan(plan, study.study, len(jobs))
-            dollars = plan.estimates[0].dollars
-        elif budget:
-            dollars = min(dollars, budget)
-        allow_spending(dollars, yes=chosen.yes, budget=budget, ask=at_a_terminal())
+        with borrowed():
+            if plan and plan.estimates:
+                print_plan(plan, study.study, len(jobs))
+                dollars = plan.estimates[0].dollars
+            elif budget:
+                dollars = min(dollars, budget)
+            allow_spending(dollars, yes=chosen.yes, budget=budget, ask=at_a_terminal())
 
 
 def _study(config: Mapping, files: Sequence[str]) -> Study | None:

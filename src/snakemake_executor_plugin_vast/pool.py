@@ -201,7 +201,9 @@ class Pool:
                 remedy = "fail"
             if remedy == "fail":
                 task.outcome = Outcome(detail, attempt.tail, str(attempt.log_file))
-                if why in watch.INFRASTRUCTURE:
+                if why == "stalled":  # a GPU that hangs does so for the next job as well
+                    why = books.STALLED
+                if why in (books.STALLED, *watch.INFRASTRUCTURE):
                     self.renter.end(machine, why)
                     return None
                 break
@@ -225,11 +227,12 @@ class Pool:
 
     def _note(self, attempt: Attempt, why: str) -> None:
         machine = attempt.machine
+        wasted = 0.0 if why == "done" else attempt.wasted
         self.ledger.write(
             "attempt", attempt=attempt.name, job=attempt.task.name, label=machine.label,
             offer=machine.offer.id, dph=machine.dph, seconds=attempt.seconds, ran=attempt.ran,
             dollars=books.cost(machine.dph, attempt.seconds),
-            wasted=0.0 if why == "done" else attempt.wasted, why=why,
+            wasted=wasted, wasted_dollars=books.cost(machine.dph, wasted), why=why,
         )  # fmt: skip
 
     def _prune(self, machine: Machine, attempt: Attempt) -> None:

@@ -117,6 +117,7 @@ class Attempt:
             "environment": self.task.environment | {ATTEMPT: self.name},
             "inputs": [self._absolute(path) for path in self.task.inputs],
             "outputs": self.task.outputs,
+            "extras": self.task.extras,
             "remove": [self._absolute(path) for path in self.task.remove],
             "states": self.states,
         }

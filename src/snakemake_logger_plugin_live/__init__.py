@@ -3,8 +3,8 @@
     snakemake --logger live ...
 
 On a terminal the jobs' own lines are read instead of shown: their steps and losses stand in the
-table, anything else they print stays above it. So nothing can ask a question meanwhile: give the
-`vast` executor a budget beforehand.
+table, anything else they print stays above it. Who must ask something borrows the terminal from it
+(`ablation.terminal`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+
+from ablation import terminal
 
 from .state import PROGRESS, Run
 from .view import last_line, line_of, spent, table
@@ -96,9 +100,8 @@ class LogHandler(LogHandlerBase):
         self.captured = stream.fileno()
         self.terminal = os.dup(self.captured)
         self.console = Console(file=os.fdopen(self.terminal, "w"), highlight=False)
-        reads, writes = os.pipe()
-        os.dup2(writes, self.captured)
-        os.close(writes)
+        reads, self.pipe = os.pipe()
+        os.dup2(self.pipe, self.captured)
         self.reader = threading.Thread(target=self._pass_on, args=(reads,), daemon=True)
         self.reader.start()
         self.live = Live(
@@ -110,6 +113,18 @@ class LogHandler(LogHandlerBase):
             redirect_stderr=False,
         )
         self.live.start()
+        terminal.lent_by(self._lend)
+
+    @contextmanager
+    def _lend(self) -> Iterator[None]:
+        """Give the terminal away for a question. Jobs write on into the pipe."""
+        self.live.stop()
+        os.dup2(self.terminal, self.captured)
+        try:
+            yield
+        finally:
+            os.dup2(self.pipe, self.captured)
+            self.live.start()
 
     def _pass_on(self, reads: int) -> None:
         with open(reads, errors="replace") as lines:
@@ -121,8 +136,10 @@ class LogHandler(LogHandlerBase):
         """Give the terminal back; twice does no harm."""
         live, self.live = self.live, None
         if live:
+            terminal.lent_by(None)
             live.stop()
-            os.dup2(self.terminal, self.captured)  # the pipe's last writer here: its reader ends
+            os.dup2(self.terminal, self.captured)
+            os.close(self.pipe)  # its last writer here: its reader ends
             self.reader.join(timeout=2)
             self.console.file.flush()
         super().close()

@@ -97,7 +97,8 @@ class Drivers:
         return "".join(log.read_text(errors="replace") for log in self.logs())
 
     def ledger(self) -> list[dict]:
-        lines = (self.folder / f"ledger/{self.study}.jsonl").read_text().splitlines()
+        file = self.folder / f"ledger/{self.study}.jsonl"
+        lines = file.read_text().splitlines() if file.is_file() else []
         return [json.loads(line) for line in lines]
 
 

@@ -28,6 +28,29 @@ def expected(steps: int = 24) -> str:
     return f"{table}\n{table[::-1]}\n"
 
 
+# By what each fault is told apart: why a machine ended, or an attempt; one of these.
+WHY = {
+    "offer taken": {"taken: never rented"},
+    "create 500": {"refused: never rented"},
+    "boot stuck": {"boot"},
+    "boot fatal": {"fatal"},
+    "host vanished in mid-job": {"offline", "silent"},
+    "outbid in mid-job": {"outbid"},
+    "job stalls": {"stalled"},
+    "job exit 1": {"failed"},
+    "output missing": {"failed"},
+    "disk full": {"failed"},
+    "driver SIGTERM": {"ended"},
+    "driver SIGHUP": {"ended"},
+    "Ctrl-C during a status check": {"ended"},
+    "SIGKILL, then restart": {"driver killed"},
+    "SIGKILL, then `ablation reap`": {"driver killed"},
+    "SIGKILL, nobody restarts": {"driver killed"},
+    "budget reached": {"budget"},
+}
+WELL = {"ended", "idle"}  # of a machine that nothing was wrong with
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_fault(name, tmp_path):
     row = play(name, tmp_path)
@@ -39,5 +62,9 @@ def test_fault(name, tmp_path):
     assert row["left"] == 0
     assert row["report"] == expected()
     assert row["lost_steps"] <= 12
+    if name in WHY:
+        assert WHY[name] & {*row["ends"], *row["reasons"]}, row
+    else:  # a fault that costs no machine and no attempt
+        assert set(row["ends"]) <= WELL and not row["reasons"], row
     # the ledger is no lower than what was billed, but for the transfers, which it does not know
     assert row["booked"] >= 0.97 * row["spent"] - 0.01

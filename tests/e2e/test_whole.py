@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 from tests.fakes.vast import FakeVast, what_is_missing
 
 from .drills import ROOT, SCALE, Drill
+from .test_faults import expected
 
 pytestmark = [
     pytest.mark.e2e,
@@ -79,6 +81,15 @@ def test_what_only_the_group_reads_stays_on_the_machine(fake, tmp_path):
     assert again == 0 and "Nothing to be done" in drill.said()
 
 
+def test_a_training_and_its_scoring_as_one_job_lose_a_machine_and_go_on(fake, tmp_path):
+    drill = Drill(fake, tmp_path / "drill", interruptible=True)
+    drill.start("--groups", "train=one", "evaluate=one").until_state()
+    fake.outbid(fake.instances[0].id)
+    assert drill.finish() == 0, drill.said()
+    assert drill.report() == expected() and drill.lost_steps() <= 12
+    assert [a["why"] for a in attempts(drill)] == ["outbid", "done"], "one job, twice"
+
+
 def test_a_second_run_has_nothing_to_do_and_asks_nobody(fake, tmp_path):
     drill = Drill(fake, tmp_path / "drill")
     assert drill.run() == 0, drill.said()
@@ -103,10 +114,38 @@ def test_wrong_key_ends_the_run_with_a_word(fake, tmp_path):
 
 def test_preemptible_rules_get_interruptible_machines(fake, tmp_path):
     drill = Drill(fake, tmp_path / "drill")
-    options = ("--preemptible-rules", "train", "--preemptible-retries", "1")
-    assert drill.run(*options) == 0, drill.said()
+    assert drill.run("--preemptible-rules", "train") == 0, drill.said()
     bids = [call.body.get("price") for call in fake.calls("create")]
     assert len(bids) == 2 and bids[0] and bids[1] is None, "evaluate needs a steady machine"
+
+
+def test_preemptible_retries_bound_how_often_a_job_bids(fake, tmp_path):
+    drill = Drill(fake, tmp_path / "drill", lost_bids=5)
+    drill.start("--preemptible-rules", "train", "--preemptible-retries", "1").until_state()
+    fake.outbid(fake.instances[0].id)
+    assert drill.finish() == 0, drill.said()
+    bids = [call.body.get("price") for call in fake.calls("create") if call.status == 200]
+    assert len(bids) == 2 and bids[0] and bids[1] is None, "the second machine is a steady one"
+
+
+MOMENTS = {
+    "offers are searched": lambda fake: fake.calls("search"),
+    "a machine is asked for": lambda fake: fake.world.instances,
+    "it is set up": lambda fake: any(i.uses_gpu for i in fake.instances),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_before_the_first_job_leaves_no_machine(fake, tmp_path, moment):
+    drill = Drill(fake, tmp_path / "drill", setup="sleep 600")
+    drill.start().until(lambda: MOMENTS[moment](fake), what=moment)
+    drill.signal(signal.SIGINT)
+    assert drill.finish() != 0
+    assert not fake.instances, drill.said()
+    assert re.search(r"this run: \d machines, .* h, \$", drill.said()), "what it has cost"
+    assert "all runs of this study: " in drill.said()
+    opened = {line["label"] for line in drill.ledger() if line["what"] == "intend"}
+    assert opened == {line["label"] for line in drill.ledger() if line["what"] == "end"}
 
 
 def attempts(drill) -> list[dict]:
@@ -115,9 +154,11 @@ def attempts(drill) -> list[dict]:
 
 def test_overhead_of_a_job_on_a_running_machine(fake, tmp_path):
     """Under 3 s beside what the job itself takes on the machine."""
-    drill = Drill(fake, tmp_path / "drill", max_machines=1)
+    once = {"setup": "mkdir environment", "smoke": "test -d environment"}  # a second one would fail
+    drill = Drill(fake, tmp_path / "drill", max_machines=1, **once)
     targets = [f"results/short/{n}.txt" for n in range(4)]
     assert drill.run(*targets, config=("seconds=1",)) == 0, drill.said()
+    assert len(fake.calls("create")) == 1
     over = sorted((a["seconds"] - a["ran"]) / SCALE for a in attempts(drill))
     print(f"overhead of a job on a running machine: {[round(s, 2) for s in over]} s")
     assert len(over) == 4 and over[1] < 3.0

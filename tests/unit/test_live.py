@@ -127,9 +127,9 @@ rule stage3_finetune:
 """
 
 
-def call(folder, **streams):
-    (folder / "Snakefile").write_text(SNAKEFILE)
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--logger", "live"]
+def call(folder, *options, snakefile=SNAKEFILE, **streams):
+    (folder / "Snakefile").write_text(snakefile)
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--logger", "live", *options]
     environment = os.environ | {"PYTHONPATH": str(SOURCES), "TERM": "xterm", "COLUMNS": "120"}
     return subprocess.Popen(command, cwd=folder, env=environment, **streams)
 
@@ -142,18 +142,40 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path):
     assert "a remark" in told and "x: 1/2" in told and "\x1b" not in told
 
 
+def shown(ours, until="\0"):
+    """What the terminal shows, to its end or to these words."""
+    told = b""
+    try:
+        while until.encode() not in told and (more := os.read(ours, 4096)):
+            told += more
+    except OSError:  # the terminal's other end is closed
+        pass
+    return told.decode()
+
+
 def test_on_a_terminal_progress_stands_in_the_table_and_remarks_above_it(tmp_path):
     ours, theirs = pty.openpty()
     run = call(tmp_path, stderr=theirs)
     os.close(theirs)
-    told = b""
-    try:
-        while more := os.read(ours, 4096):
-            told += more
-    except OSError:  # the terminal's other end is closed
-        pass
+    text = shown(ours)
     assert run.wait() == 0 and (tmp_path / "out.txt").exists()
-    text = told.decode()
     assert "a remark" in text and "1 of 1 jobs" in text and "stage3_finetune" in text
     assert "x: 1/2" not in text
     assert text.rstrip().endswith("\x1b[2K") or "\x1b[?25h" in text  # the cursor is shown again
+
+
+PAID = 'rule paid:\n    output: "out.txt"\n    resources: gpu=1\n    shell: "touch {output}"\n'
+
+
+def test_before_money_is_spent_the_person_at_the_terminal_is_still_asked(tmp_path):
+    """Even with a budget, which stands for a yes only where nobody sits."""
+    ours, theirs = pty.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    budget = ("--executor", "vast", "--jobs", "1", "--vast-budget", "9")
+    run = call(tmp_path, *budget, snakefile=PAID, **streams)
+    os.close(theirs)
+    asked = shown(ours, until="[y/N]")
+    assert "Rent for about $9.00? [y/N]" in asked
+    os.write(ours, b"n\n")
+    assert "nothing was rented: the answer was not yes" in shown(ours)
+    assert run.wait() != 0

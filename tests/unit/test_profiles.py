@@ -20,9 +20,19 @@ MODEL_JOBS = {"stage1_baseline", "stage2_ablation", "stage3_finetune", "stage4_p
 MODEL_JOBS |= {"stage5_longrun", "stage5_posteval"}
 
 
-def snakemake(*arguments, check=True):
+# Read by every Python that starts with it: no name is looked up, no connection opened.
+DEAF = """import os, socket
+def deaf(*arguments, **more):
+    os.write(2, b"the network was asked for\\n")
+    os._exit(99)
+socket.getaddrinfo = socket.create_connection = socket.socket.connect = deaf
+"""
+
+
+def snakemake(*arguments, check=True, **environment):
     command = [sys.executable, "-m", "snakemake", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | ALONE, capture_output=True, text=True)
+    environment = os.environ | ALONE | environment
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -56,8 +66,11 @@ def test_a_profile_says_nothing_of_what_jobs_need(name):
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "default"])
-def test_a_dry_run_of_the_real_study_needs_no_key_no_network_and_no_hub(name):
-    text = snakemake("--profile", name, "-n", "results/recovery.csv")
+def test_a_dry_run_of_the_real_study_needs_no_key_no_network_and_no_hub(name, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(DEAF)
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
+    alone = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "0"}  # nobody need say that there is no hub
+    text = snakemake("--profile", name, "-n", "results/recovery.csv", **alone)
     assert "results/ministral3b/recovery.csv" in text and "This was a dry-run" in text
     jobs = text.split("Job stats:")[1].split("total")[0]
     assert set(re.findall(r"^(stage\w+) +\d+$", jobs, re.M)) == MODEL_JOBS
@@ -65,6 +78,19 @@ def test_a_dry_run_of_the_real_study_needs_no_key_no_network_and_no_hub(name):
     lacking = sum(commit is None for commit in pins.values())
     said = f"{lacking} hub repositories have no commit yet"
     assert (said in text) == (lacking > 0)
+
+
+def test_a_training_and_its_scoring_can_be_one_job(tmp_path):
+    """As the vast profile proposes in a comment."""
+    proposed = re.findall(r"^# (groups:(?:\n#   \w+: \w+)+)", entries("vast"), re.M)
+    groups = yaml.safe_load(proposed[0].replace("\n#", "\n"))["groups"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"executor": "vast", "groups": groups}))
+    study = ("--configfile", "config/ministral3b.yaml", "--jobs", "4")
+    text = snakemake("--profile", str(tmp_path), "-n", "results/recovery.csv", *study)
+    for name, rules in {"short": "Stage [34]", "long": "Stage 5"}.items():
+        jobs = text.split(f"Group job {name} ")[1:]
+        assert len(jobs) == 3, "one a recipe"
+        assert all(len(re.findall(rf"^    Job \d+: {rules}", job, re.M)) == 2 for job in jobs)
 
 
 def test_another_study_is_told_on_the_command_line():

@@ -68,7 +68,7 @@ def test_the_mark_of_a_state_moves_with_its_seals(tmp_path):
 
 def job(tmp_path, command, **facts):
     request = {"command": command, "workdir": str(tmp_path), "environment": {}, "outputs": []}
-    request |= {"inputs": [], "remove": [], "states": []} | facts
+    request |= {"extras": [], "inputs": [], "remove": [], "states": []} | facts
     folder = tmp_path / "jobs/1"
     answer = onboard.start(str(folder), request)
     return folder, answer, request
@@ -85,11 +85,12 @@ def test_a_job_leaves_its_exit_code_and_the_hashes_of_what_it_made(tmp_path):
     old.mkdir()
     (old / "stale").touch()
     made = {"outputs": ["out", "none"], "environment": {"WORD": "hi"}, "remove": [str(old)]}
-    folder, answer, request = job(tmp_path, "mkdir out; echo $WORD | tee out/file", **made)
+    made["extras"] = ["a.log", "no.tsv"]  # a job may leave its log or not
+    folder, answer, request = job(tmp_path, "mkdir out; echo $WORD | tee out/file a.log", **made)
     assert answer == {"started": True}
     done = exit_of(folder)
     assert done["code"] == 0 and done["missing"] == ["none"]
-    assert list(done["files"]) == ["out/file"]
+    assert list(done["files"]) == ["out/file", "a.log"]
     transport.verify(done["files"], str(tmp_path))
     assert onboard.start(str(folder), request) == {"started": False}  # its reply was lost
     seen = onboard.look(str(folder), {"offset": 0, "states": []})

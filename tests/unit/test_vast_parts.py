@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import requests
+from vast_stands import Still
 
 import snakemake_executor_plugin_vast as plugin
 from ablation.machine import GIT_STATE
@@ -16,30 +17,10 @@ from snakemake_executor_plugin_vast import ledger as books
 from snakemake_executor_plugin_vast.api import Instance
 from snakemake_executor_plugin_vast.keeper import Keeper
 from snakemake_executor_plugin_vast.offers import Wish
+from snakemake_executor_plugin_vast.settings import SETUP, VENV
+from snakemake_executor_plugin_vast.watch import Limits
 
 KEY = "0123456789abcdef-secret"
-
-
-class Still:
-    """A clock that moves when somebody waits."""
-
-    scale = 1.0
-
-    def __init__(self):
-        self.time, self.waits = 0.0, []
-
-    def now(self):
-        return self.time
-
-    wall = now
-
-    def real(self, seconds):
-        return seconds
-
-    def wait(self, seconds, event=None):
-        self.waits.append(seconds)
-        self.time += max(0.0, seconds)
-        return bool(event and event.is_set())
 
 
 # ---- the API -------------------------------------------------------------------------------------
@@ -179,6 +160,20 @@ def test_an_end_counts_when_the_list_no_longer_names_it(trouble):
     assert account.labels == [] and sorted(ended) == ["p-1-1", "p-2-2"]
 
 
+def test_books_that_cannot_be_written_keep_no_machine_alive():
+    """The disk of the driver is full: one machine has ended, another is to end."""
+    account = Account("p-2-2")
+
+    def full(label):
+        raise OSError(28, "No space left on device")
+
+    watch = Keeper(account, "p-", Still(), ended=full)
+    watch._wanted.add("p-2-2")
+    watch._ending["p-1-1"] = 1  # gone at the next look
+    assert watch.end_all(600.0) == []
+    assert account.destroyed == ["p-2-2"]
+
+
 def test_what_cannot_be_ended_is_named():
     watch = keeper(Account("p-1-1", deaf=10**6))
     assert watch.end_all(60.0) == ["p-1-1"]
@@ -214,6 +209,27 @@ def test_the_start_script_is_short_and_a_shell_understands_it():
     assert checked.returncode == 0, checked.stderr
     code = text.partition("<<'END'\n")[2].partition("END\n")[0]
     compile(code, "deadman", "exec")
+
+
+def test_the_environment_is_the_pinned_one(tmp_path):
+    """The shipped `setup`, on a machine whose Python only notes what it is asked for."""
+    python = tmp_path / "bin/python3"
+    python.parent.mkdir()
+    python.write_text(f"""#!/bin/sh
+echo "$@" >> {tmp_path}/told
+for last; do :; done
+if [ "$2" = venv ]; then mkdir -p $last/bin && cp "$0" $last/bin/python; fi
+""")
+    python.chmod(0o755)
+    command = SETUP.replace(VENV, str(tmp_path / "env"))
+    subprocess.run(["bash", "-c", command], check=True, env={"PATH": f"{python.parent}:/bin"})
+    made, *installed = (tmp_path / "told").read_text().splitlines()
+    assert made.startswith("-m venv")
+    assert [line.partition("-q ")[2] for line in installed] == [
+        "-r requirements-torch.txt",
+        "--no-deps --require-hashes -r requirements.txt",
+        "--no-deps --no-build-isolation -e .",
+    ]
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -335,3 +351,31 @@ def test_a_rented_job_is_handed_the_commit_of_its_code(tmp_path, monkeypatch):
     executor.dag = None
     executor.run_job(SimpleNamespace(resources={}, threads=1))
     assert [json.loads(t.environment[GIT_STATE]) for t in sent] == [state]
+
+
+@pytest.mark.parametrize("fault", [None, "pool", "books"])
+def test_whatever_fails_at_the_end_machines_are_ended_and_sums_are_told(tmp_path, fault):
+    book = books.Ledger(tmp_path / "ledger.jsonl", "r", lambda: 0.0)
+    if fault == "books":
+        book.path.write_text("not\njson\n")
+    ended, said = [], []
+
+    def close():
+        ended.append("jobs")
+        if fault == "pool":
+            raise RuntimeError("a slot is stuck")
+
+    executor = object.__new__(plugin.Executor)
+    executor.pool = SimpleNamespace(close=close)
+    executor.lane = SimpleNamespace(close=lambda: None)
+    executor.keeper = SimpleNamespace(end_all=lambda _: ended.append("machines") or [], failed="")
+    executor.renter = SimpleNamespace(settle=lambda: ended.append("books"))
+    executor.keys = SimpleNamespace(forget=lambda: ended.append("key"))
+    executor.run_ = SimpleNamespace(over=lambda left: ended.append(left))
+    executor.ledger, executor.clock, executor.limits = book, Still(), Limits()
+    executor._closed, executor._say = threading.Lock(), said.append
+    executor.shutdown()  # as Snakemake calls it after an exception in a status check
+    executor.shutdown()
+    assert ended == ["jobs", "machines", "books", "key", []]
+    told = any(text.startswith("this run: 0 machines") for text in said)
+    assert told == (fault != "books")

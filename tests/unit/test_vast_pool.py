@@ -9,7 +9,7 @@ import pytest
 from snakemake_executor_plugin_vast import pool as pools
 from snakemake_executor_plugin_vast.api import Offer
 from snakemake_executor_plugin_vast.clock import Clock
-from snakemake_executor_plugin_vast.ledger import Ledger, read
+from snakemake_executor_plugin_vast.ledger import BAD, Ledger, read
 from snakemake_executor_plugin_vast.offers import Wish
 from snakemake_executor_plugin_vast.rental import Lost, Machine, NothingToRent, OverBudget
 from snakemake_executor_plugin_vast.watch import Limits
@@ -82,7 +82,7 @@ def make(tmp_path, monkeypatch):
     def pool(renter, most=4, **limits):
         clock = Clock()
         book = Ledger(tmp_path / "ledger.jsonl", "r", clock.wall)
-        bounds = replace(Limits(), idle=3600.0, farewell=5.0, **limits)
+        bounds = replace(Limits(), **{"idle": 3600.0, "farewell": 5.0} | limits)
         made.append(
             pools.Pool(
                 renter,
@@ -127,6 +127,18 @@ def test_a_warm_machine_takes_the_next_job(make):
         pool.submit(job)
         assert wait(job) == [""]
     assert len(renter.rented) == 1 and not renter.ended
+
+
+def test_a_machine_that_waits_too_long_is_ended_and_the_next_job_gets_another(make):
+    renter = Renter()
+    pool = make(renter, idle=0.0)
+    for _ in range(2):
+        job = task()
+        pool.submit(job)
+        assert wait(job) == [""]
+        for thread in list(pool._slots.values()):
+            thread.join(PATIENCE)
+    assert renter.ended == [("m1", "idle"), ("m2", "idle")]
 
 
 def test_no_more_machines_than_allowed(make):
@@ -182,10 +194,21 @@ def test_a_rule_that_fails_goes_to_snakemake_and_the_machine_stays(make):
 
 def test_a_stall_is_resumed_once_on_the_same_machine(make):
     renter = Renter()
-    pool, once, twice = make(renter), task("stalled"), task("stalled", "stalled")
-    pool.submit(once)
-    pool.submit(twice)
-    assert wait(once, twice) == ["", "stalled"] and not renter.ended
+    pool, job = make(renter), task("stalled")
+    pool.submit(job)
+    assert wait(job) == [""] and len(renter.rented) == 1 and not renter.ended
+
+
+def test_a_job_that_stalls_again_fails_and_its_machine_is_left_alone(make):
+    """Snakemake's retry must not meet the same hanging GPU."""
+    renter = Renter()
+    pool, job = make(renter, most=1), task("stalled", "stalled")
+    pool.submit(job)
+    assert wait(job) == ["stalled"]
+    pool.submit(retry := task())
+    assert wait(retry) == [""] and len(renter.rented) == 2
+    [(label, why)] = renter.ended
+    assert label == "m1" and why in BAD
 
 
 def test_a_full_disk_is_pruned_then_doubled(make, monkeypatch):
@@ -254,8 +277,12 @@ def test_every_attempt_is_in_the_ledger(make, tmp_path):
     pool, job = make(Renter()), task("outbid", "fails")
     pool.submit(job)
     wait(job)
-    lines = [(x["why"], x["wasted"]) for x in read(tmp_path / "ledger.jsonl")]
-    assert lines == [("outbid", 1.0), ("failed", 1.0)]
+    first, second = read(tmp_path / "ledger.jsonl")
+    assert (first["why"], second["why"]) == ("outbid", "failed")
+    dollar = 1.0 / 3600  # a machine costs one an hour; 2 s of it were used, 1 s for nothing
+    told = {"attempt": "r-1", "offer": 1, "label": "m1", "dph": 1.0, "seconds": 2.0}
+    told |= {"dollars": 2 * dollar, "wasted": 1.0, "wasted_dollars": dollar}
+    assert {name: first[name] for name in told} == told
 
 
 def test_closing_ends_what_is_warm(make):

@@ -1,0 +1,181 @@
+"""One attempt at a job: how often it is looked at, what ends it, what must be home. No network."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from vast_stands import Market, Still, offer
+
+from snakemake_executor_plugin_vast import onboard, rental, work
+from snakemake_executor_plugin_vast.api import Instance
+from snakemake_executor_plugin_vast.offers import Wish
+from snakemake_executor_plugin_vast.watch import Limits
+
+TURN = 1000.0  # when something happens to the job
+OVER = 4000.0
+DENSE, SPARSE = Limits().dense, Limits().sparse
+
+
+class Way:
+    """A machine whose job tells, at any time, what `told(time)` says."""
+
+    timeout = 30.0
+
+    def __init__(self, clock, told):
+        self.clock, self.told = clock, told
+        self.asked, self.looks, self.pulled, self.copies = [], [], [], []
+        self.request, self.read = None, 0
+
+    def ask(self, what, folder, request, timeout=None):
+        self.asked.append(what)
+        if what == "start":
+            self.request = request
+        if what == "snapshot":
+            return {"there": True, "parts": []}
+        if what != "look":
+            return {}
+        self.looks.append(self.clock.now())
+        seen = {"output": "step\n", "gpu": 90, "mark": None, "exit": None, "alive": True}
+        return seen | self.told(self.clock.now())
+
+    def push(self, paths):
+        list(paths)
+
+    def pull(self, paths):
+        self.pulled += paths
+
+    def pull_state(self, copy, state, parts):
+        self.copies.append(self.clock.now())
+        self.clock.wait(100.0)
+
+    def command(self, text, data="", timeout=None):
+        return ""
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def make(tmp_path):
+    def attempt(told, seconds=1e6, **facts):
+        clock, market = Still(), Market([])
+        running = Instance(1, "m", "running", "", 1, 0.1, False, ())
+        market.find = lambda label, since: (True, running)
+        wish = Wish(seconds=seconds)
+        machine = rental.Machine("m", offer(1), wish, 0.1, 0.0, transport=Way(clock, told))
+        site = rental.Site(str(tmp_path), "i", "", "", "", list, 1800, 7200, 86400)
+        given = {"outputs": [], "extras": [], "states": []} | facts
+        task = work.Task("t", "true", {}, [], remove=[], wish=wish, **given)
+        made = work.Attempt(
+            task, machine, "a-1", site, market, clock, Limits(), work.Pace(600.0, 10.0), {},
+            threading.Event(), lambda machine: None, tmp_path / "a-1.log",
+        )  # fmt: skip
+        return made, machine.transport
+
+    return attempt
+
+
+def exit(now, **files):
+    done = {"code": 0, "seconds": 1.0, "files": files, "missing": []}
+    return {"exit": done if now >= OVER else None}
+
+
+# ---- looking -------------------------------------------------------------------------------------
+
+
+def pauses(way, since, until):
+    looks = [t for t in way.looks if since <= t < until]
+    return {round(b - a, 3) for a, b in zip(looks, looks[1:], strict=False)}
+
+
+ALARMS = {
+    "a traceback": lambda now: {"output": "Traceback (most recent call last):\n"},
+    "an idle GPU": lambda now: {"gpu": 0},
+    "no step": lambda now: {"output": ""},
+    "nothing": lambda now: {},
+}
+
+
+@pytest.mark.parametrize("alarm", ALARMS)
+def test_looks_are_dense_at_first_then_sparse_and_dense_on_alarm(make, alarm):
+    def told(now):
+        return (ALARMS[alarm](now) if now >= TURN else {}) | exit(now)
+
+    attempt, way = make(told)
+    attempt.run()
+    quiet = Limits().stall / 4 if alarm == "no step" else 0.0
+    assert max(pauses(way, 0.0, Limits().early)) <= DENSE
+    assert pauses(way, Limits().early + SPARSE, TURN) == {SPARSE}
+    later = pauses(way, TURN + quiet + SPARSE, OVER)
+    assert later == {SPARSE if alarm == "nothing" else DENSE}
+
+
+def test_it_is_calm_again_when_the_alarm_is_over(make):
+    attempt, way = make(lambda now: {"gpu": 0 if TURN <= now < 2000 else 90} | exit(now))
+    attempt.run()
+    assert pauses(way, 2000 + SPARSE, OVER) == {SPARSE}
+
+
+# ---- ends ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "why, told, when",
+    [
+        ("stalled", lambda now: {"output": "step\n" * (now < TURN), "gpu": 0}, TURN + 1800),
+        ("overtime", lambda now: {}, 2500),
+    ],
+)
+def test_a_stall_and_the_cap_of_the_run_time_end_the_job_with_its_state_home(make, why, told, when):
+    attempt, way = make(told, seconds=2500 if why == "overtime" else 1e6, states=["state"])
+    with pytest.raises(rental.Lost, match=why):
+        attempt.run()
+    assert way.asked.count("end") == 1 and way.asked[-1] == "snapshot" and len(way.copies) == 1
+    assert when <= way.copies[0] <= when + 2 * SPARSE
+
+
+def test_a_job_that_writes_no_line_but_uses_the_gpu_is_left_alone(make):
+    attempt, way = make(lambda now: {"output": ""} | exit(now))
+    attempt.run()
+    assert "end" not in way.asked
+
+
+# ---- states --------------------------------------------------------------------------------------
+
+
+def test_a_state_comes_home_no_oftener_than_its_transfer_allows(make):
+    """It takes 100 s: not every 600 s, but every ten times as long."""
+    attempt, way = make(lambda now: {"mark": str(now)} | exit(now), states=["state"])
+    attempt.run()
+    first, *others, last = way.copies  # the last one is the job's end
+    assert first <= 2 * 600 and len(others) >= 1 and last >= OVER
+    assert all(b - a >= 1000 for a, b in zip([first, *others], others, strict=False))
+
+
+def test_a_state_that_has_nothing_new_stays(make):
+    attempt, way = make(lambda now: {"mark": "same"} | exit(now), states=["state"])
+    attempt.run()
+    assert len(way.copies) == 2  # once, and at the end
+
+
+# ---- home ----------------------------------------------------------------------------------------
+
+MADE = ("results/model", "logs/job.log", "logs/job.tsv")
+
+
+@pytest.mark.parametrize("hurt", [None, *MADE])
+def test_outputs_logs_and_benchmarks_are_compared_before_success_is_told(make, tmp_path, hurt):
+    for name in MADE:
+        Path(tmp_path, name).parent.mkdir(exist_ok=True)
+        Path(tmp_path, name).write_text(name)
+    there = {name: onboard.sha256(str(tmp_path / name)) for name in MADE}
+    told = {"outputs": [MADE[0]], "extras": list(MADE[1:])}
+    attempt, way = make(lambda now: exit(now, **there), **told)
+    if hurt:
+        (tmp_path / hurt).write_text("what the way home made of it")
+        with pytest.raises(rental.Lost, match=f"transfer: {hurt} changed on its way home"):
+            attempt.run()
+    else:
+        attempt.run()
+    assert {way.request[key] == told[key] for key in told} == {True}
+    assert set(way.pulled) == {str(tmp_path / name) for name in MADE}
