@@ -141,10 +141,15 @@ def model_files(repository: str, files: Files) -> dict[str, Mapping]:
 
 
 def model_facts(repository: str, commit: str) -> dict:
-    """{model, revision, files} of a hub model, as its manifest has them; no weights are brought."""
+    """{model, model_sha, files} of a hub model, as its manifest has them; no weights are brought."""
     wanted, choose = "config.json, model*.safetensors, tokenizer", partial(model_files, repository)
     files = listing(repository, "model", commit, wanted, choose)
-    return {"model": repository, "revision": commit, "files": files}
+    return {"model": repository, "model_sha": commit, "files": files}
+
+
+def commit_in(manifest: Mapping) -> str | None:
+    """The commit of the hub model that a manifest names; None of a folder's. Once: `revision`."""
+    return manifest.get("model_sha") or manifest.get("revision")
 
 
 def model_folder(path: str | Path, manifest: Mapping, weights: bool = True) -> Path:
@@ -153,12 +158,13 @@ def model_folder(path: str | Path, manifest: Mapping, weights: bool = True) -> P
     From the hub, every file is checked against the hashes in the manifest. Without `weights` only
     what the tokenizer needs is brought here.
     """
-    if "revision" not in manifest:
+    commit = commit_in(manifest)
+    if commit is None:
         return Path(path).parent / manifest["model"]
     files = manifest["files"]
     if not weights:
         files = {name: entry for name, entry in files.items() if "safetensors" not in name}
-    return fetch(manifest["model"], "model", manifest["revision"], files)
+    return fetch(manifest["model"], "model", commit, files)
 
 
 def copy_splits(

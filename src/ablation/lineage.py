@@ -21,7 +21,7 @@ from ablation.provenance import (
 
 LEDGERS = "ledger/*.jsonl"  # of the `vast` executor, one a study
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
-FACTS = ("recipe", "seed", "mask", "train_leaks", "eval_leaks", "circumstances", "revision")
+FACTS = ("recipe", "seed", "mask", "train_leaks", "eval_leaks", "circumstances", "model_sha")
 
 
 def lineage(

@@ -63,7 +63,7 @@ def trace(
     return {
         "cell": {
             "table": table.as_posix(),
-            "row": {k: row[k] for k in KEYS if row.get(k)},
+            "row": {k: row[k] for k in dict.fromkeys((*KEYS, *where)) if row.get(k)},
             "column": column,
             "value": row[column],
             "formula": roles[1],
@@ -76,7 +76,8 @@ def trace(
     }
 
 
-KEYS = ("source", "study", "stage", "recipe", "against", "seed", "mask", "task", "step", "pattern")
+KEYS = ("source", "study", "stage", "model", "recipe", "against", "seed", "mask", "task")
+KEYS += ("step", "event", "pattern", "query", "key", "answer")
 
 
 def find_row(table: Path, where: Mapping[str, str], column: str) -> dict[str, str]:
@@ -90,20 +91,23 @@ def find_row(table: Path, where: Mapping[str, str], column: str) -> dict[str, st
     for name, value in where.items():
         fitting = frame[frame[name] == value]
         if fitting.empty:
-            there = ", ".join(v or repr(v) for v in _few(frame[name].unique()))
+            there = ", ".join(_few(frame[name].unique()))
             so_far = "" if name == next(iter(where)) else " in the rows chosen so far"
             raise CannotTrace(f"{table} has no {name} {value!r}{so_far}; it has {there}")
         frame = fitting
     if len(frame) > 1:
-        open_keys = [k for k in KEYS if k in frame and k not in where and frame[k].nunique() > 1]
-        choice = "; ".join(f"{k}: {', '.join(_few(frame[k].unique()))}" for k in open_keys)
+        unlike = [k for k in frame if k not in where and frame[k].nunique() > 1]
+        told = [k for k in KEYS if k in unlike] or unlike
+        choice = "; ".join(f"{k}: {', '.join(_few(frame[k].unique()))}" for k in told)
         raise CannotTrace(f"{len(frame)} rows of {table} fit: say one more of {choice}")
     return frame.iloc[0].to_dict()
 
 
-def _few(values, most: int = 20) -> list[str]:
-    values = list(values)
-    return values if len(values) <= most else [*values[:most], f"... ({len(values)} in all)"]
+def _few(values, most: int = 20, wide: int = 60) -> list[str]:
+    """Values as an error tells them: not too many, none too long, the empty one visible."""
+    told = [v if v and v.isprintable() else repr(v) for v in values]
+    told = [v if len(v) <= wide else f"{v[: wide - 4]} ..." for v in told]
+    return told if len(told) <= most else [*told[:most], f"... ({len(told)} in all)"]
 
 
 def _stem(column: str) -> str:
@@ -165,6 +169,8 @@ def _fits(manifest: Mapping, row: Mapping) -> bool:
     """Whether a result can be in a row with these labels; what a row does not say fits all."""
     recipe, mask, seed = (manifest.get(key) for key in ("recipe", "mask", "seed"))
     recipes = {row[key] for key in ("recipe", "against") if key in row}
+    if not recipes and "model" in row:  # samples.csv: a recipe, or the base
+        recipes = {row["model"]}
     if recipe is None and mask is None:
         return True  # data
     if "stage" in row and row["stage"] != manifest["stamp"]["stage"]:

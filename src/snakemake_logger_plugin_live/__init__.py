@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -105,7 +105,7 @@ class LogHandler(LogHandlerBase):
         self.reader = threading.Thread(target=self._pass_on, args=(reads,), daemon=True)
         self.reader.start()
         self.live = Live(
-            get_renderable=lambda: table(self.run, time.time(), self._dollars(), last_line),
+            get_renderable=self._view,
             console=self.console,
             refresh_per_second=2,
             transient=True,
@@ -125,6 +125,9 @@ class LogHandler(LogHandlerBase):
         finally:
             os.dup2(self.pipe, self.captured)
             self.live.start()
+
+    def _view(self) -> Group:
+        return table(self.run, time.time(), self._dollars(), last_line, self.console.width)
 
     def _pass_on(self, reads: int) -> None:
         with open(reads, errors="replace") as lines:

@@ -17,6 +17,7 @@ from .state import PROGRESS, Job, Run
 
 LEDGERS = "ledger/*.jsonl"
 TAIL = 4096  # bytes of a log's end that are read
+AS_TABLE, WITH_BAR = 72, 100  # columns of a terminal that these take
 
 
 def duration(seconds: float) -> str:
@@ -43,16 +44,35 @@ def line_of(run: Run, job: Job, now: float, dollars: float) -> str:
     return f"done   {job.name} ({duration(now - job.since)}); {summary(run, now, dollars)}"
 
 
-def table(run: Run, now: float, dollars: float, tail: Callable[[Job], str]) -> Group:
-    """Stages with their jobs counted, then a row a running job; `tail` gives its last line."""
-    jobs = Table(box=box.SIMPLE_HEAD)
-    jobs.add_column("running", no_wrap=True)
-    for head in ("step", "", "loss", "left", "for"):
+def table(run: Run, now: float, dollars: float, tail: Callable[[Job], str], width: int) -> Group:
+    """Stages with their jobs counted, then the running jobs; `tail` gives a job's last line.
+
+    Numbers are never cut off: on `width` columns below WITH_BAR there is no bar and a job's name is
+    shortened, below AS_TABLE its numbers stand under its name.
+    """
+    jobs = list(run.running.values())
+    rows = [(job.name, *progress(tail(job)), duration(now - job.since)) for job in jobs]
+    shown = _as_table(rows, bar=width >= WITH_BAR) if width >= AS_TABLE else _as_lines(rows)
+    return Group(Text(stages(run)), shown, Text(summary(run, now, dollars)))
+
+
+def _as_table(rows: list[tuple[str, ...]], bar: bool) -> Table:
+    jobs = Table("running", box=box.SIMPLE_HEAD)  # may shrink, as the others may not
+    for head in ("step", *[""] * bar, "loss", "left", "for"):
         jobs.add_column(head, justify="right", no_wrap=True)
-    for job in list(run.running.values()):
-        step, bar, loss, left = progress(tail(job))
-        jobs.add_row(Text(job.name), step, bar, loss, left, duration(now - job.since))
-    return Group(Text(stages(run)), jobs, Text(summary(run, now, dollars)))
+    for name, step, drawn, *rest in rows:
+        short = Text(name, no_wrap=True, overflow="ellipsis")
+        jobs.add_row(short, step, *[drawn] * bar, *rest)
+    return jobs
+
+
+def _as_lines(rows: list[tuple[str, ...]]) -> Group:
+    lines = []
+    for name, step, _, loss, left, spent in rows:
+        told = [step, loss and f"loss {loss}", left and f"{left} left", f"for {spent}"]
+        lines += [Text(name, no_wrap=True, overflow="ellipsis")]
+        lines += [Text("  " + ", ".join(filter(None, told)))]
+    return Group(*lines)
 
 
 def stages(run: Run) -> str:

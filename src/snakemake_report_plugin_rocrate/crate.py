@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ablation import hub
 from ablation.provenance import WORKFLOW_COPY
 
 from . import terms
@@ -272,8 +273,8 @@ class _Writer:
         for manifest in run.manifests:
             pins = dict(manifest["stamp"]["config"].get("pins") or {})
             names = {f"datasets/{name}": commit for name, commit in pins.items() if commit}
-            if "revision" in manifest:
-                names[manifest["model"]] = manifest["revision"]
+            if commit := hub.commit_in(manifest):
+                names[manifest["model"]] = commit
             for name, commit in sorted(names.items()):
                 url = f"https://huggingface.co/{name}/tree/{commit}"
                 found.append(

@@ -32,9 +32,9 @@ def make(root: Path, attempt: str = "run-1", learned: float = 0.8) -> None:
     """
     assert root.samefile(".")
     provenance.write_json_lines(f"{HOME}/base/items/a.jsonl", [{"query": "q"}])
-    _manifest("base/items/manifest.json", "base_items", {}, ["base/items/a.jsonl"])
+    manifest("base/items/manifest.json", "base_items", {}, ["base/items/a.jsonl"])
     Path(f"{HOME}/base/weights.json").write_text("{}")
-    _manifest("base/manifest.json", "base", {"base": "x"}, ["base/weights.json"])
+    manifest("base/manifest.json", "base", {"base": "x"}, ["base/weights.json"])
     scored = ["base/items/manifest.json", "base/manifest.json"]
     paths = [_scored("stage1_baseline", "stage1_baseline", scored, "causal", 0.95)]
     paths += [
@@ -50,7 +50,7 @@ def make(root: Path, attempt: str = "run-1", learned: float = 0.8) -> None:
             checkpoint = f"stage3_finetune/{name}/manifest.json"
             facts = {"recipe": recipe, "seed": seed, "train_leaks": False, "model": "model"}
             config = {"name": recipe, "seed": seed, "recipe": {"learning_rate": 1e-3}}
-            _manifest(
+            manifest(
                 checkpoint,
                 "stage3_finetune",
                 config,
@@ -68,7 +68,7 @@ def make(root: Path, attempt: str = "run-1", learned: float = 0.8) -> None:
     _tables(paths)
 
 
-def _manifest(name, stage, config, outputs, upstream=(), run=None, **facts):
+def manifest(name, stage, config, outputs, upstream=(), run=None, **facts):
     inputs = {f"{HOME}/{path}": _stamp(f"{HOME}/{path}") for path in upstream}
     body = {"stage": stage, "code": provenance.sha256_text(stage), "config": config}
     body |= {"packages": {"torch": "2.13.0"}, "upstream": inputs, "schema_version": 1}
@@ -127,7 +127,7 @@ def _scored(folder, stage, upstream, mask, rate, **facts):
     outputs = [f"{folder}/samples.parquet", f"{folder}/metrics.json"]
     circumstances = {"device": "cpu", "dtype": "float32"}
     path = f"{folder}/manifest.json"
-    _manifest(path, stage, {}, outputs, upstream, circumstances=circumstances, **facts)
+    manifest(path, stage, {}, outputs, upstream, circumstances=circumstances, **facts)
     return path
 
 
@@ -142,6 +142,6 @@ def _tables(paths):
     }
     for name, frame in frames.items():
         provenance.write_text(f"{HOME}/{name}", frame.to_csv(index=False))
-    _manifest("recovery.manifest.json", "recovery", CONFIG, list(frames), paths)
+    manifest("recovery.manifest.json", "recovery", CONFIG, list(frames), paths)
     Path("results/recovery.csv").write_bytes(Path(f"{HOME}/recovery.csv").read_bytes())
     _note("results/recovery.csv")

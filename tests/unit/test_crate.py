@@ -259,6 +259,16 @@ def test_who_ran_it_is_said_when_it_is_known(jobs):
     assert not [e for e in written(jobs).values() if "agent" in e]
 
 
+def test_a_model_of_the_hub_stands_there_at_its_commit(jobs):
+    home, commit = "results/tiny/stage3/3A", "c" * 40
+    facts = {"model": "owner/name", "model_sha": commit, "files": {}}
+    provenance.write_manifest(f"{home}/manifest.json", stamp("train"), [f"{home}/model"], **facts)
+    entities = written(jobs)
+    address = f"https://huggingface.co/owner/name/tree/{commit}"
+    assert entities[address]["version"] == commit
+    assert address in references(entities["#run/train/recipe=3A"]["object"])
+
+
 # ---- attempts, energy, dollars -------------------------------------------------------------------
 
 

@@ -154,6 +154,7 @@ def test_a_manifest_gives_the_model_back_from_another_machines_cache(fake, tmp_p
     commit = fake.add_folder("mistralai/tiny", folder, cached=False)
     manifest = hub.model_facts("mistralai/tiny", commit)
     assert [call[0] for call in fake.calls] == ["list"]
+    assert manifest["model_sha"] == commit  # lm-eval's name for it
 
     tokenizer_only = hub.model_folder("results/base/manifest.json", manifest, weights=False)
     assert not list(tokenizer_only.glob("*.safetensors"))
@@ -167,7 +168,7 @@ def test_a_manifest_gives_the_model_back_from_another_machines_cache(fake, tmp_p
     assert tokenizer("Eve has it.")["input_ids"]
 
 
-def test_a_manifest_without_a_revision_names_a_folder_beside_it():
+def test_a_manifest_without_a_commit_names_a_folder_beside_it():
     found = hub.model_folder("results/base/manifest.json", {"model": "pretrained/base"})
     assert found.as_posix() == "results/base/pretrained/base"
 

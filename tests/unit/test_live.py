@@ -98,11 +98,27 @@ def test_the_last_line_of_progress_is_found_in_a_log(tmp_path):
     assert last_line(run.started(2, "a", None, [tmp_path / "none"], 0.0)) == ""
 
 
-def test_the_table_names_the_running_job():
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(table(half_way(), 25.0, 0.0, lambda job: "x: 1/4 (25 %) loss 0.5, 3 s left"))
+@pytest.mark.parametrize("width", [40, 72, 80, 120])
+def test_step_loss_and_time_left_are_whole_on_every_terminal(width):
+    """A long name is shortened, never a number."""
+    run = half_way()
+    run.started(3, "stage5_longrun", "Stage 5: finetuning 3B-lr1e-4-leaky, seed 31", [], 20.0)
+    console = Console(width=width, record=True, file=io.StringIO())
+    line = "x: 1200/3000 (40 %) loss 12.3456, 7500 s left"
+    console.print(table(run, 25.0, 0.4, lambda job: line, width))
     shown = console.export_text()
-    assert "Stage 3: finetuning 3B, seed 7" in shown and "1/4" in shown and "0.5" in shown
+    for said in ("Stage 3: finetuning", "Stage 5: finetuning", "stage3_finetune 2/4", "$0.40"):
+        assert said in shown, shown
+    for number in ("1200/3000", "12.3456", "2 h 05 min", "5 s"):
+        assert shown.count(number) >= 2, shown
+    assert ("━" in shown) == (width >= 100)
+
+
+def test_a_job_without_progress_is_named_all_the_same():
+    for width in (40, 120):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(table(half_way(), 25.0, 0.0, lambda job: "", width))
+        assert "Stage 3: finetuning 3B, seed 7" in console.export_text()
 
 
 def test_no_ledger_no_money(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_results import HOME, ITEMS, SEEDS, TASKS, make
+from small_results import HOME, ITEMS, RECIPES, SEEDS, TASKS, make, manifest
 
 from ablation.__main__ import main
 from ablation.provenance import StaleInput, write_json_lines
@@ -87,6 +87,42 @@ def test_other_tables_lead_back_as_well(here):
     base = {"stage": "stage1_baseline", "task": "a"}
     found = trace(f"{HOME}/per_task.csv", base, "accuracy")
     assert list(found["conditions"]) == ["stage1_baseline"]
+
+
+@pytest.fixture
+def said(here):
+    """What models say: a table without recipes, and with rows that only long texts tell apart."""
+    columns = ["prompt", "answer", "model", "seed", "mask", "text"]
+    rows = [
+        [f"Question {n}\n{'?' * 99}", "", model, seed, mask, f"text {n}"]
+        for n in (1, 2)
+        for model, seed in [("base", ""), *((recipe, SEEDS[0]) for recipe in RECIPES)]
+        for mask in ("causal", "prefill_bidir")
+    ]
+    pd.DataFrame(rows, columns=columns).to_csv(f"{HOME}/samples.csv", index=False)
+    checkpoints = [f"stage3_finetune/{recipe}/seed{SEEDS[0]}" for recipe in RECIPES]
+    upstream = [f"{folder}/manifest.json" for folder in ("base", *checkpoints)]
+    manifest("samples.manifest.json", "samples", {}, ["samples.csv"], upstream)
+    return f"{HOME}/samples.csv"
+
+
+@pytest.mark.parametrize("model, seed", [("base", ""), *((recipe, "1") for recipe in RECIPES)])
+def test_a_sample_leads_to_the_model_that_said_it(said, model, seed):
+    where = {"model": model, "seed": seed, "mask": "causal", "text": "text 2"}
+    found = trace(said, where, "text")
+    assert found["cell"]["value"] == "text 2" and found["cell"]["row"]["model"] == model
+    trained = {n["recipe"] for n in found["manifests"].values() if n["stage"] == "stage3_finetune"}
+    assert trained == ({model} - {"base"})
+    assert "base" in stages(found)
+
+
+def test_rows_are_told_apart_by_any_column(said):
+    where = {"model": "base", "mask": "causal"}
+    with pytest.raises(CannotTrace, match="2 rows .* say one more of prompt: .*; text: text 1, te"):
+        trace(said, where, "text")
+    with pytest.raises(CannotTrace) as fault:
+        trace(said, where, "text")
+    assert len(str(fault.value)) < 300 and "\n" not in str(fault.value)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def manifest(hub, path):
 
 def test_the_base_is_pinned_by_the_hubs_hashes_and_its_weights_stay_in_the_cache(hub):
     base = manifest(hub, "base/manifest.json")
-    assert (base["model"], base["revision"]) == (MODEL, hub.pins[MODEL])
+    assert (base["model"], base["model_sha"]) == (MODEL, hub.pins[MODEL])
     assert set(base["files"]["model.safetensors"]) == {"bytes", "sha256"}
     assert base["outputs"] == {}
     assert not list((hub.folder / "results/hub/base").rglob("*.safetensors"))

@@ -173,6 +173,12 @@ def test_every_number_is_backed_by_sample_rows(micro, recovery):
         assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-8)
 
 
+def test_samples_name_a_seed_as_every_other_table_does(micro):
+    samples = pd.read_csv(micro.folder / "results/micro/samples.csv", dtype=str)
+    assert set(samples.seed[samples.model == "base"].isna()) == {True}
+    assert set(samples.seed[samples.model != "base"]) == {"31"}
+
+
 def test_the_same_job_gives_the_same_bytes(micro):
     folder = micro.folder / "results/micro/stage3_finetune/3B/seed31"
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "run.json"}

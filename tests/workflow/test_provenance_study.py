@@ -124,6 +124,14 @@ def test_a_cell_leads_to_every_machine_and_checkpoint(micro, recipe):
     assert found["totals"]["machines"] and found["totals"]["seconds"] > 0
 
 
+def test_a_text_leads_to_the_checkpoint_that_said_it(micro):
+    where = ("model=3B", "seed=31", "mask=causal", "answer=pink")
+    options = ("--where", *where, "--column", "text", "--json", "-")
+    found = json.loads(micro.ablation("trace", "results/micro/samples.csv", *options).stdout)
+    (trained,) = (n for n in found["manifests"].values() if n["stage"] == "stage3_finetune")
+    assert (trained["recipe"], trained["seed"]) == ("3B", 31)
+
+
 def test_every_job_leaves_a_manifest_and_a_run_record(micro):
     home = micro.folder / "results/micro"
     manifests = {p.as_posix().removesuffix("manifest.json") for p in home.rglob("*manifest.json")}

@@ -29,7 +29,7 @@ def main(smk):
         device="cuda" if hardware["gpu"] else "cpu",
         dtype=hardware["dtype"],
     )
-    table = pd.DataFrame(map(asdict, found))
+    table = pd.DataFrame(map(asdict, found)).astype({"seed": "Int64"})  # the base has none
     provenance.write_text(smk.output.table, table.to_csv(index=False))
     provenance.write_manifest(smk.output.manifest, stamp, outputs=[Path(smk.output.table)])
 
