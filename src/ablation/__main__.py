@@ -187,7 +187,7 @@ def _add_accept(commands) -> None:
 
 
 def _accept(arguments: argparse.Namespace) -> int:
-    from ablation.accepted import NothingToAccept, accept
+    from ablation.accept import NothingToAccept, accept
 
     refused = 0
     for stage in arguments.stage:

@@ -6,7 +6,8 @@ import pytest
 
 from ablation import accepted, provenance
 from ablation.__main__ import main
-from ablation.accepted import NothingToAccept, accept, oldest
+from ablation.accept import NothingToAccept, accept
+from ablation.accepted import oldest
 from ablation.code_hash import PACKAGE, code_hash
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablation import provenance
-from ablation.accepted import NothingToAccept, accept
+from ablation.accept import NothingToAccept, accept
 from ablation.provenance import StaleInput
 from ablation.sides import _study_folder
 from snakemake_report_plugin_rocrate.runs import Job
