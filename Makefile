@@ -85,13 +85,14 @@ coverage: $(VENV)/.ready  # how often the tables' intervals hold the truth, into
 	$(BIN)/python benchmarks/coverage.py --write docs/statistics.md
 
 # `sys_platform == 'none'` keeps torch and its CUDA packages out: CPU and CUDA machines share one lock.
-# roc-validator asks for an older rich, for the colours of its command line alone.
+# roc-validator asks for an older rich, for the colours of its command line alone; botocore for an
+# older python-dateutil, of which it uses what has not changed (tests/e2e/test_bucket.py).
 lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv)
 	echo "torch ; sys_platform == 'none'" > $(VENV)/no-torch.txt
 	uv pip compile --quiet requirements.in --override $(VENV)/no-torch.txt --no-emit-package torch \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements.txt
-	echo rich > $(VENV)/any-rich.txt
-	uv pip compile --quiet requirements-dev.in --override $(VENV)/any-rich.txt \
+	printf 'rich\npython-dateutil\n' > $(VENV)/any.txt
+	uv pip compile --quiet requirements-dev.in --override $(VENV)/any.txt \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements-dev.txt
 	$(BIN)/python tools/conda_environment.py > environment.yml
 

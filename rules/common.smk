@@ -25,6 +25,12 @@ if not ROOT.samefile("."):  # manifests name resources and results by paths rela
         "folder, without --directory. Studies keep apart by their `study:`; for results elsewhere "
         "clone the repository there."
     )
+if workflow.storage_settings.default_storage_provider:  # and stamps name manifests by these paths
+    raise WorkflowError(
+        "This study's manifests name each other by paths in this folder: leave out "
+        "--default-storage-provider. `ablation push s3://...` carries results to a bucket, "
+        "--vast-state-uri the states of trainings (docs/vast.md)."
+    )
 STUDY_FILES = (ROOT / "config", workflow.overwrite_configfiles)
 STUDY = load_study(config, *STUDY_FILES, pinned=False)
 if unpinned(STUDY):

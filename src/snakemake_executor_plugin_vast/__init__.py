@@ -32,7 +32,7 @@ from .permission import Permission
 from .pool import Pool
 from .rental import Renter, Site
 from .runs import Run, reap
-from .settings import ExecutorSettings, limits_of, market_of, wish_default
+from .settings import ExecutorSettings, limits_of, market_of, setup_of, wish_default
 from .transport import SECRET, Keyring, Transport, manifest
 from .work import Pace
 
@@ -152,7 +152,7 @@ class Executor(RemoteExecutor):
         limits = self.limits = limits_of(chosen)
         known = sorted(self.dag.get_sources())
         site = Site(
-            str(self.workdir), chosen.image, chosen.setup, chosen.activate, chosen.smoke,
+            str(self.workdir), chosen.image, setup_of(chosen), chosen.activate, chosen.smoke,
             lambda: self._sources(known), chosen.silent_minutes * 60, chosen.keep_hours * 3600,
             LONGEST * chosen.max_hours * 3600, os.environ.get("VAST_IMAGE_LOGIN", ""),
             chosen.state_uri.rstrip("/"),

@@ -46,6 +46,7 @@ class ExecutorSettings(ExecutorSettingsBase):
     datacenter: bool = setting(False, "Only data centres.")
     image: str = setting("pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime", "Docker image.")
     setup: str = setting(SETUP, "Command run once a machine, in the working directory.")
+    packages: str = setting("", "What pip shall install there after `setup`, with spaces.")
     activate: str = setting(f". {VENV}/bin/activate", "Command run before each job.")
     smoke: str = setting(SMOKE, "Command that must succeed before the first job.")
     cpu_jobs: str = setting("local", "Where jobs without `gpu` run.", choices=["local", "rent"])
@@ -63,6 +64,12 @@ class ExecutorSettings(ExecutorSettingsBase):
     keep_hours: float = setting(48.0, "How long a machine so stopped is worth keeping.")
     ledger: str = setting("ledger/{study}.jsonl", "The ledger; {study} is config['study'].")
     time_scale: float = setting(1.0, "For tests: how fast the executor's clock runs.")
+
+
+def setup_of(chosen: ExecutorSettings) -> str:
+    """The command that a machine runs once."""
+    more = f" && {chosen.activate or ':'} && python -m pip install -q {chosen.packages}"
+    return chosen.setup + (more if chosen.packages else "")
 
 
 def wish_default(chosen: ExecutorSettings, preemptible: bool) -> Wish:

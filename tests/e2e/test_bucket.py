@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,30 @@ class Study(Drill):
         return [path for path in found if path.relative_to(self.folder).parts[0] != ".git"]
 
 
+@contextmanager
+def watched(fake):
+    """Command lines of this computer, and the fake's instances, again and again."""
+    seen, over = [], threading.Event()
+
+    def watch():
+        while not over.wait(0.05):
+            seen.extend((command_lines(), json.dumps(fake.state())))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
+
+
+def assert_secret(study: Study, seen: list[str]) -> None:
+    for secret in (study.bucket.key, study.bucket.secret):
+        assert not [path for path in study.written() if secret.encode() in path.read_bytes()]
+        assert not [text for text in seen if secret in text]
+
+
 def no_output_is_here(study: Study) -> bool:
     here = {path.name for path in study.written()}
     return not here & {Path(name).name for name in MADE}
@@ -72,20 +97,8 @@ def no_output_is_here(study: Study) -> bool:
 
 def test_files_go_to_the_bucket_and_its_key_nowhere(fake, bucket, tmp_path):
     study = Study(fake, tmp_path / "drill", bucket)
-    seen, views, over = [], [], threading.Event()
-
-    def watch():
-        while not over.wait(0.05):
-            seen.append(command_lines())
-            views.append(json.dumps(fake.state()))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with watched(fake) as seen:
         code = study.start("--verbose", "--printshellcmds").finish()
-    finally:
-        over.set()
-        watcher.join()
     assert code == 0, study.said()
     assert any("onboard.py" in text for text in seen), "nothing was watched"
     assert bucket.names("drill/") >= MADE and expected().startswith(study.scored())
@@ -93,29 +106,27 @@ def test_files_go_to_the_bucket_and_its_key_nowhere(fake, bucket, tmp_path):
     asked = len(fake.requests)
     assert study.start().finish() == 0
     assert "Nothing to be done" in study.said() and len(fake.requests) == asked
-    for secret in (bucket.key, bucket.secret):
-        assert not [path for path in study.written() if secret.encode() in path.read_bytes()]
-        assert not [text for text in (*seen, *views) if secret in text]
+    assert_secret(study, seen)
 
 
 def test_a_lost_machine_costs_nothing_that_the_bucket_holds(fake, bucket, tmp_path):
     pytest.importorskip("s3fs", reason="it is in requirements-dev.txt")
     study = Study(fake, tmp_path / "drill", bucket, state_uri="s3://study/states")
-    study.start(config=("seconds=0.8",))  # it must not end before a state is saved
-    study.until(lambda: seals(bucket), 150, "a state in the bucket")
-    [saved] = seals(bucket)[:1]
-    [instance] = fake.instances
-    fake.vanish(instance.id, silently=True)
-    assert study.finish() == 0, study.said()
+    with watched(fake) as seen:
+        study.start(config=("seconds=0.8",))  # it must not end before a state is saved
+        study.until(lambda: seals(bucket), 150, "a state in the bucket")
+        [saved] = seals(bucket)[:1]
+        [instance] = fake.instances
+        fake.vanish(instance.id, silently=True)
+        assert study.finish() == 0, study.said()
+    assert any("bucket.py" in text for text in seen), "no save was seen"
     assert expected().startswith(study.scored()) and not fake.instances
     resumed = [log for log in study.logs() if "resumed at" in log.read_text()]
     assert len(resumed) == 1 and f"step {saved}\n" not in resumed[0].read_text()
     assert not bucket.names("states/"), "a state that nobody needs is left"
     assert no_output_is_here(study) and not any((study.folder / "state").rglob("complete"))
-    for secret in (bucket.key, bucket.secret):
-        assert not [path for path in study.written() if secret.encode() in path.read_bytes()]
-    rented = [json.dumps(i.request) for i in fake.world.instances.values()]
-    assert len(rented) == 2 and not [text for text in rented if bucket.secret in text]
+    assert len(fake.calls("create")) == 2
+    assert_secret(study, seen)
 
 
 def seals(bucket: Bucket) -> list[int]:

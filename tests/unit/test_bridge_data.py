@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ablation.bridge import prompts, readers, scoring
 from ablation.bridge.scoring import HOTPOTQA, official, official_f1, score
-from ablation.config import ConfigError, load_study, unpinned
+from ablation.config import ConfigError, load_study
+from ablation.faults import unpinned
 from ablation.generated import question_documents
 
 GSM8K = {

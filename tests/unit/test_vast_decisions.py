@@ -12,7 +12,7 @@ from ablation.lineage import ledger_attempts
 from snakemake_executor_plugin_vast import deadman, ledger, offers, watch
 from snakemake_executor_plugin_vast.api import Instance, Offer
 from snakemake_executor_plugin_vast.offers import Market, Wish
-from snakemake_executor_plugin_vast.settings import ExecutorSettings
+from snakemake_executor_plugin_vast.settings import SETUP, ExecutorSettings, setup_of
 from snakemake_executor_plugin_vast.watch import Limits, Sight
 from snakemake_report_plugin_rocrate.runs import spent
 
@@ -340,3 +340,9 @@ def test_the_image_holds_the_pinned_torch():
     pin = (Path(__file__).parents[2] / "requirements-torch.txt").read_text().strip()
     version = pin.removeprefix("torch==")
     assert ExecutorSettings().image.startswith(f"pytorch/pytorch:{version}-cuda")
+
+
+def test_packages_are_installed_after_the_setup_where_jobs_will_run():
+    assert setup_of(ExecutorSettings()) == SETUP
+    chosen = ExecutorSettings(setup="make it", activate=". it", packages="s3fs==1 other")
+    assert setup_of(chosen) == "make it && . it && python -m pip install -q s3fs==1 other"
