@@ -141,7 +141,7 @@ def model_files(repository: str, files: Files) -> dict[str, Mapping]:
 
 
 def model_facts(repository: str, commit: str) -> dict:
-    """{model, model_sha, files} of a hub model, as its manifest has them; no weights are brought."""
+    """{model, model_sha, files} of a hub model, as its manifest has them; brings no weights."""
     wanted, choose = "config.json, model*.safetensors, tokenizer", partial(model_files, repository)
     files = listing(repository, "model", commit, wanted, choose)
     return {"model": repository, "model_sha": commit, "files": files}
