@@ -62,6 +62,11 @@ class Browser:
         os.close(self._from)
         shutil.rmtree(self._profile, ignore_errors=True)
 
+    def resize(self, width: int, height: int) -> None:
+        """Also to less than a window may have."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._ask("Emulation.setDeviceMetricsOverride", **size)
+
     def open(self, file: Path) -> None:
         self._ask("Page.navigate", url=file.resolve().as_uri())
         self.wait("document.readyState == 'complete'")

@@ -115,6 +115,15 @@ def test_the_question_stands_on_the_screen(visited):
     assert 0 <= visited["top"] < 200  # Snakemake's own style would cut it off at the top
 
 
+def test_on_a_narrow_screen_the_page_has_its_whole_width(report):
+    with Browser() as browser:
+        browser.resize(400, 860)
+        browser.open(report)
+        browser.wait("document.querySelector('#rulegraph canvas, #rulegraph svg')")
+        left = "document.querySelector('#app h1.title').getBoundingClientRect().left"
+        assert browser.run(left) < 40
+
+
 def test_every_page_opens_and_no_error_is_logged(visited):
     assert visited["errors"] == []
     assert all(seen["title"] for path, seen in visited.items() if path.endswith(".html"))

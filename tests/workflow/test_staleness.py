@@ -1,5 +1,6 @@
 """Promise: exactly the stages that a change can move run again, nothing else."""
 
+import json
 import os
 import shutil
 import time
@@ -37,6 +38,15 @@ def edited(file, *replacements):
 
 def test_nothing_changed(micro):
     assert micro.stale("all") == set()
+
+
+def test_dry_runs_are_quick_and_small(micro):
+    """By processor time: the clock also counts what else runs on the machine."""
+    done = micro.python("benchmarks/dry_run.py", "--recipes", "1000")
+    measured = json.loads(done.stdout)
+    assert measured["no_op"]["jobs"] == 0 and measured["no_op"]["cpu_seconds"] < 4
+    (sweep,) = measured["sweeps"]
+    assert sweep["jobs"] > 2000 and sweep["cpu_seconds"] < 60 and sweep["peak_mb"] < 1000
 
 
 @pytest.mark.parametrize(
