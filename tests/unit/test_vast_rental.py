@@ -12,7 +12,7 @@ from snakemake_executor_plugin_vast.offers import Wish
 from snakemake_executor_plugin_vast.watch import Limits
 
 SITE = rental.Site(
-    workdir="/work", image="image", setup="set up", activate="activate", smoke="smoke",
+    workdir="/study", image="image", setup="set up", activate="activate", smoke="smoke",
     sources=lambda: ["Snakefile", "new.py"], silent=1800, later=7200, longest=86400,
 )  # fmt: skip
 BID = Wish(interruptible=True, max_price=1.0, seconds=3600.0)
@@ -46,10 +46,10 @@ def test_a_machine_gets_its_sources_its_environment_and_a_test_once_and_in_this_
     machine = renting(market).rent(STEADY, 1)
     assert machine.label == "p-1-1" and machine.offer.id == 1
     told = [text for _, text in market.ran]
-    order = ("true", "rsync", "sources /work/Snakefile /work/new.py", "set up", "smoke")
+    order = ("true", "rsync", "sources /study/Snakefile /study/new.py", "set up", "smoke")
     assert len(told) == len(order)
     assert all(part in text for part, text in zip(order, told, strict=True))
-    assert told[-1] == "cd /work && activate && smoke"
+    assert told[-1] == "cd /study && activate && smoke"
 
 
 def test_a_bid_that_became_a_rental_on_demand_is_ended_at_once(renting, tmp_path):
