@@ -27,7 +27,7 @@ from .clock import Clock
 from .jobs import look_again, task_of
 from .keeper import Keeper
 from .local_lane import LocalLane
-from .offers import wish_of
+from .offers import Wish, wish_of
 from .permission import Permission
 from .pool import Pool
 from .rental import Renter, Site
@@ -65,7 +65,7 @@ class Executor(RemoteExecutor):
         self.closing, self._closed = threading.Event(), threading.Lock()
         self.run_: Run | None = None
         self.pool: Pool | None = None
-        self.permission = Permission(self.settings)
+        self.permission = Permission(self.settings, self._say)
         self.lane = LocalLane(self.settings.local_cores or os.cpu_count() or 1, self._logs())
         self._python = "python"
         self._ready = False
@@ -91,8 +91,7 @@ class Executor(RemoteExecutor):
             info.aux["task"] = task
             if rent:
                 task.environment[GIT_STATE] = json.dumps(git_state(self.workdir))
-                wish = wish_default(self.settings, self._preemptible(job))
-                task.wish = wish_of(job.resources, wish)
+                task.wish = self._wish(job)
                 self._pool().submit(task)
             else:
                 self.lane.submit(task, job.threads)
@@ -127,21 +126,27 @@ class Executor(RemoteExecutor):
     def _pool(self) -> Pool:
         """Made with the first job that rents: without one, no key is needed."""
         if self.pool is None:
+            api = Vast(find_key(self._environment, Path.home()), clock=self.clock)
             renting = [job for job in self.dag.needrun_jobs() if self._rents(job)]
+            most = max(map(self._wish, renting), key=lambda w: (w.gpus, w.gpu_mem_mb, w.disk_gb))
             self.permission.get(
                 [(job.rule.name, dict(job.wildcards)) for job in renting],
                 self.workflow.config,
                 self.workflow.overwrite_configfiles,
+                most,
+                api.search,
             )
-            self.pool = self._make_pool()
+            self.pool = self._make_pool(api)
         return self.pool
+
+    def _wish(self, job) -> Wish:
+        return wish_of(job.resources, wish_default(self.settings, self._preemptible(job)))
 
     def _rents(self, job) -> bool:
         return bool(job.resources.get("gpu")) or self.settings.cpu_jobs == "rent"
 
-    def _make_pool(self) -> Pool:
+    def _make_pool(self, api: Vast) -> Pool:
         chosen, clock, log = self.settings, self.clock, self._say
-        api = Vast(find_key(self._environment, Path.home()), clock=clock)
         study = str(self.workflow.config.get("study") or "study")
         path = Path(chosen.ledger.format(study=study)).absolute()
         self.run_ = Run(self.workdir, path, clock.scale)

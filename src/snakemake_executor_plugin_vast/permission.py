@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ablation.config import load_study
 from ablation.layers import ConfigError
 from ablation.offers import Market
-from ablation.planning import NotAllowed, Overheads, Plan, allow_spending, at_a_terminal
+from ablation.planning import NotAllowed, Offer, Overheads, Plan, allow_spending, at_a_terminal
 from ablation.schema import Study
 from ablation.stale import Job, reckon
 from ablation.tables import print_plan
 from ablation.terminal import borrowed
 
-from .settings import ExecutorSettings
+from . import offers
+from .api import VastError
+from .settings import ExecutorSettings, market_of
 
 PRICES = Path("resources/planning/offers.json")
 __all__ = ["NotAllowed", "Permission"]
@@ -23,31 +25,43 @@ __all__ = ["NotAllowed", "Permission"]
 class Permission:
     """To rent machines for these GPU jobs, each a rule and its wildcards; asked for once.
 
-    `config` and `files` are Snakemake's. The cheapest plan says what is asked for; where the
-    workflow is not a study of ours, it is all that the jobs could cost.
+    `config` and `files` are Snakemake's, `wish` is what the most demanding job needs, `search` asks
+    the market for it. The cheapest plan on today's offers says what is asked for, on the price
+    table where the market does not answer; where the workflow is not a study of ours, it is all
+    that the jobs could cost.
     """
 
-    def __init__(self, settings: ExecutorSettings) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: ExecutorSettings, say: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.settings, self.say = settings, say
         self.answer: Exception | str = ""
 
     def get(
-        self, jobs: Sequence[tuple[str, Mapping]], config: Mapping, files: Sequence[str]
+        self,
+        jobs: Sequence[tuple[str, Mapping]],
+        config: Mapping,
+        files: Sequence[str],
+        wish: offers.Wish,
+        search: Callable[[dict], Sequence],
     ) -> None:
         """Return when machines may be rented; raises NotAllowed, again and again, when not."""
         if not self.answer:
             try:
-                self._ask(jobs, config, files)
+                self._ask(jobs, _study(config, files), wish, search)
                 self.answer = "yes"
             except NotAllowed as refusal:
                 self.answer = refusal
         if isinstance(self.answer, Exception):
             raise self.answer
 
-    def _ask(self, jobs, config, files) -> None:
-        chosen, budget = self.settings, self.settings.budget or None
-        study = _study(config, files)
-        plan = study and _plan(jobs, study, chosen.max_price, chosen.max_machines)
+    def _ask(self, jobs, study: Study | None, wish, search) -> None:
+        chosen, budget, plan = self.settings, self.settings.budget or None, None
+        if study:
+            market = Market.read(PRICES)
+            found = self._today(market, wish, search) or market.prices
+            found = [offer for offer in found if offer.dollars_per_hour <= chosen.max_price]
+            plan = _plan(jobs, study, market, found, chosen.max_machines)
         dollars = len(jobs) * chosen.max_price * chosen.max_hours
         with borrowed():
             if plan and plan.estimates:
@@ -56,6 +70,22 @@ class Permission:
             elif budget:
                 dollars = min(dollars, budget)
             allow_spending(dollars, yes=chosen.yes, budget=budget, ask=at_a_terminal())
+
+    def _today(self, market: Market, wish: offers.Wish, search) -> list[Offer]:
+        """The cheapest offer of each GPU of known speed that would do; none where none is told."""
+        rules, best = market_of(self.settings), {}
+        try:
+            found = offers.rank(search(offers.query(wish, rules)), wish, rules)
+        except VastError as fault:
+            self.say(f"the market did not answer ({fault}): the plan is made with the price table")
+            return []
+        for offer in reversed(found):  # the best comes last, and stays
+            if gpu := market.gpu(offer.gpu_name):
+                best[gpu] = Offer(
+                    gpu, offer.num_gpus, offers.hourly(offer, wish, rules), market.speed(gpu),
+                    round(offer.gpu_ram), f"today, {offer.geolocation}", wish.interruptible,
+                )  # fmt: skip
+        return list(best.values())
 
 
 def _study(config: Mapping, files: Sequence[str]) -> Study | None:
@@ -66,11 +96,13 @@ def _study(config: Mapping, files: Sequence[str]) -> Study | None:
 
 
 def _plan(
-    jobs: Sequence[tuple[str, Mapping]], study: Study, max_price: float, machines: int
+    jobs: Sequence[tuple[str, Mapping]],
+    study: Study,
+    market: Market,
+    found: Sequence[Offer],
+    machines: int,
 ) -> Plan:
     trained = [
         (rule, w["recipe"], int(w["seed"])) if "recipe" in w else (rule,) for rule, w in jobs
     ]
-    market = Market.read(PRICES)
-    offers = [offer for offer in market.prices if offer.dollars_per_hour <= max_price]
-    return reckon([Job(*names) for names in trained], study, market, offers, Overheads(), machines)
+    return reckon([Job(*names) for names in trained], study, market, found, Overheads(), machines)

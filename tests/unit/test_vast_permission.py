@@ -4,6 +4,8 @@ import pytest
 
 from ablation.layers import read_layer
 from snakemake_executor_plugin_vast import permission
+from snakemake_executor_plugin_vast.api import Offer, Unavailable
+from snakemake_executor_plugin_vast.offers import Wish
 from snakemake_executor_plugin_vast.permission import NotAllowed, Permission
 from snakemake_executor_plugin_vast.settings import ExecutorSettings
 
@@ -13,8 +15,19 @@ JOBS = [
     ("stage4_posteval", {"recipe": "3B", "seed": "42"}),
 ]
 FILE = "config/ministral3b.yaml"
-OURS = (read_layer(FILE).values, [FILE])
-OTHER = ({"samples": "somebody else's"}, [])
+WISH = Wish(gpus=1, gpu_mem_mb=40_000, disk_gb=100, max_price=5.0)
+
+
+def silent(query):
+    raise Unavailable("no answer")
+
+
+OURS = (read_layer(FILE).values, [FILE], WISH, silent)
+OTHER = ({"samples": "somebody else's"}, [], WISH, silent)
+
+
+def offered(number, gpu, dollars, memory=80_000.0, gpus=1):
+    return Offer(number, number, gpu, gpus, memory, 64_000.0, 900.0, dollars, 0.0, geolocation="SE")
 
 
 @pytest.fixture
@@ -76,3 +89,31 @@ def test_of_another_workflow_all_that_it_could_cost_is_asked_for(terminal):
     answers.append("yes")
     Permission(ExecutorSettings(max_price=2.0, max_hours=3.0)).get(JOBS, *OTHER)
     assert asked == ["Rent for about $18.00? [y/N] "]
+
+
+def test_the_plan_is_made_of_todays_offers_that_would_do(terminal, capsys):
+    asked, answers = terminal
+    answers.append("y")
+    queries = []
+
+    def search(query):
+        queries.append(query)
+        return [
+            offered(1, "H100 SXM", 2.22),
+            offered(2, "H100 SXM", 2.11),
+            offered(3, "A100 SXM4", 0.5, memory=20_000.0),
+            offered(4, "some other GPU", 0.1),
+        ]
+
+    Permission(ExecutorSettings()).get(JOBS, *OURS[:2], WISH, search)
+    shown = capsys.readouterr().out
+    assert [query["num_gpus"] for query in queries] == [{"eq": 1}]
+    assert "2.11" in shown and "2.22" not in shown and "A100" not in shown
+    assert "today, SE" in shown and len(asked) == 1
+
+
+def test_a_market_that_does_not_answer_is_told_and_the_table_taken(terminal, capsys):
+    said = []
+    Permission(ExecutorSettings(yes=True), said.append).get(JOBS, *OURS)
+    assert len(said) == 1 and "no answer" in said[0] and "price table" in said[0]
+    assert "1x H100_SXM" in capsys.readouterr().out
