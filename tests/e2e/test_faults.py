@@ -47,6 +47,7 @@ WHY = {
     "SIGKILL, then `ablation reap`": {"driver killed"},
     "SIGKILL, nobody restarts": {"driver killed"},
     "budget reached": {"budget"},
+    "two drivers at once": {"ended", "taken: never rented"},  # both may have asked for one offer
 }
 WELL = {"ended", "idle"}  # of a machine that nothing was wrong with
 

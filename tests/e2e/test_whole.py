@@ -178,7 +178,7 @@ def test_machines_are_busy(fake, tmp_path):
         first = min(a["time"] - a["seconds"] / SCALE for a in mine)
         total += max(a["time"] for a in mine) - first
         busy += sum(a["ran"] for a in mine) / SCALE
-    machines = len(fake.calls("create"))
+    machines = sum(call.status == 200 for call in fake.calls("create"))  # some may be told to wait
     print(f"50 jobs on {machines} machines: busy {100 * busy / total:.1f} % of the time")
     assert machines == 4 and busy / total > 0.9
 
