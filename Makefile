@@ -33,7 +33,7 @@ test-report: report $(VENV)/.ready-dev  # that report in a headless browser (apt
 
 demo-bridge: $(VENV)/.ready  # the second study on this machine, ending with its claims
 	$(BIN)/snakemake --cores all --quiet reason host --configfile config/bridge.yaml -- bridge
-	@cut -d, -f2,3,6- results/micro/bridge/claims.csv | column -s, -t
+	@$(BIN)/ablation table results/micro/bridge/claims.csv
 
 test: $(VENV)/.ready-dev  # every test that needs no GPU
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu and not slurm and not e2e"

@@ -82,7 +82,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _add_table(commands) -> None:
-    table = commands.add_parser("table", help="print a recovery table readably")
+    table = commands.add_parser("table", help="print a recovery table, or a bridge's claims")
     table.add_argument("file", type=Path, nargs="?", default=Path("results/recovery.csv"))
     table.add_argument("--seed", default="all", help="one seed, or `all` (default)")
     table.add_argument("--task", default="macro", help="one task, `macro` (default), or `each`")
@@ -90,7 +90,7 @@ def _add_table(commands) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from ablation.tables import print_recovery
+    from ablation.tables import print_claims, print_recovery
 
     if not arguments.file.is_file():
         print(
@@ -98,6 +98,8 @@ def _table(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    if arguments.file.name == "claims.csv":
+        return print_claims(arguments.file)
     return print_recovery(arguments.file, arguments.seed, arguments.task)
 
 

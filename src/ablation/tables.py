@@ -57,6 +57,23 @@ def print_recovery(file: str | Path, seed: str, task: str) -> int:
     return 0
 
 
+CLAIMS = ("regime", "claim", "value", "low", "high", "p", "verdict")  # of a bridge's claims.csv
+
+
+def print_claims(file: str | Path) -> int:
+    """Print each claim of a bridge study with its value, interval and verdict."""
+    frame = pd.read_csv(file)
+    table = Table(title=f"{frame.study.iloc[0]}: claims", box=box.SIMPLE_HEAD)
+    for name in CLAIMS:
+        table.add_column(name, justify="right" if name in ("value", "low", "high", "p") else "left")
+    for row in frame[list(CLAIMS)].itertuples(index=False):
+        cells = (f"{x:.3g}" if isinstance(x, float) else x for x in row)
+        table.add_row(*("" if cell == "nan" else cell for cell in cells))
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    console.print(table)
+    return 0
+
+
 def warnings_of(rows: pd.DataFrame) -> list[str]:
     """One line for each reason why B, A and P of some rows must not be compared."""
     unlike = rows[rows.comparable != "true"]

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from ablation.tables import print_recovery
+from ablation.tables import print_claims, print_recovery
 
 ROW = {
     "study": "t",
@@ -84,3 +84,16 @@ def test_what_cannot_be_estimated_is_said_in_words(printed):
 def test_unknown_rows_are_refused_with_what_there_is(printed):
     code, (out, err) = printed({}, seed="99")
     assert code == 1 and not out and "seeds all" in err and "tasks macro" in err
+
+
+def test_claims_are_told_with_their_verdicts(tmp_path, capsys):
+    file = tmp_path / "claims.csv"
+    file.write_text(
+        "study,claim,regime,rule,rows,value,low,high,p,verdict\n"
+        'micro,beats the source,enrichment,"a, b",K=8,0.8224,0.57,1.0,1e-9,supported\n'
+        "micro,same words,enrichment,all,K=8,1.0,,,,open\n"
+    )
+    assert print_claims(file) == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if "enrichment" in line)
+    assert "0.822" in first and "1e-09" in first and "supported" in first and "a, b" not in first
+    assert "nan" not in second and second.split()[-1] == "open"

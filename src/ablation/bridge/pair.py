@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def load_side(
 ) -> tuple[PreTrainedModel, Words]:
     started = time.perf_counter()
     model, tokenizer = _load(folder, hardware)
-    print(f"{folder}: loaded in {time.perf_counter() - started:.1f} s", flush=True)
+    print(f"{os.path.relpath(folder)}: loaded in {time.perf_counter() - started:.1f} s", flush=True)
     suffix = prompts.suffix(words["regime"])
     made = Words(tokenizer, words["max_tokens"], suffix, words["chat"])
     return model.requires_grad_(False), made
