@@ -126,7 +126,6 @@ class Executor(RemoteExecutor):
     def _pool(self) -> Pool:
         """Made with the first job that rents: without one, no key is needed."""
         if self.pool is None:
-            api = Vast(find_key(self._environment, Path.home()), clock=self.clock)
             renting = [job for job in self.dag.needrun_jobs() if self._rents(job)]
             most = max(map(self._wish, renting), key=lambda w: (w.gpus, w.gpu_mem_mb, w.disk_gb))
             self.permission.get(
@@ -134,10 +133,13 @@ class Executor(RemoteExecutor):
                 self.workflow.config,
                 self.workflow.overwrite_configfiles,
                 most,
-                api.search,
+                lambda query: self._api().search(query),
             )
-            self.pool = self._make_pool(api)
+            self.pool = self._make_pool(self._api())
         return self.pool
+
+    def _api(self) -> Vast:
+        return Vast(find_key(self._environment, Path.home()), clock=self.clock)
 
     def _wish(self, job) -> Wish:
         return wish_of(job.resources, wish_default(self.settings, self._preemptible(job)))
