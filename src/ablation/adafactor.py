@@ -15,8 +15,8 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-DECAY = -0.8  # the past weighs 1 - step**DECAY
-SMALLEST = 1e-30  # added to squared gradients
+from ablation.precision import DECAY_RATE, SQUARE_EPS
+from ablation.sharding import local
 
 
 class ShardedAdafactor(Optimizer):
@@ -42,7 +42,7 @@ class ShardedAdafactor(Optimizer):
         for (group, weight), summed, size in zip(found, sums, sizes, strict=True):
             update = self._update(weight, summed)  # again: kept, all together fill the memory
             update /= (size / weight.numel()).sqrt().clamp(min=1.0)
-            own = _local(weight)
+            own = local(weight)
             own.mul_(1 - group["weight_decay"] * group["lr"]).sub_(update, alpha=group["lr"])
         return loss
 
@@ -55,7 +55,7 @@ class ShardedAdafactor(Optimizer):
         if not state:
             state |= _first_state(weight)
         state["step"] += 1
-        squares = _local(weight.grad).square() + SMALLEST
+        squares = local(weight.grad).square() + SQUARE_EPS
         if weight.ndim == 1:
             self._average(weight, "exp_avg_sq", squares)
             return squares[:0]
@@ -70,15 +70,15 @@ class ShardedAdafactor(Optimizer):
             self._average(weight, "exp_avg_sq_col", summed[:-1] / weight.shape[0])
 
     def _average(self, weight: Tensor, name: str, new: Tensor) -> Tensor:
-        past = 1 - float(self.state[weight]["step"]) ** DECAY
-        return _local(self.state[weight][name]).mul_(past).add_(new, alpha=1 - past)
+        past = 1 - float(self.state[weight]["step"]) ** DECAY_RATE
+        return local(self.state[weight][name]).mul_(past).add_(new, alpha=1 - past)
 
     def _update(self, weight: Tensor, summed: Tensor) -> Tensor:
         """This rank's part of the update, before it is clipped: the gradient over its size."""
-        state, gradient = self.state[weight], _local(weight.grad)
+        state, gradient = self.state[weight], local(weight.grad)
         if weight.ndim == 1:
-            return gradient * _local(state["exp_avg_sq"]).rsqrt()
-        row, column = _local(state["exp_avg_sq_row"]), _local(state["exp_avg_sq_col"])
+            return gradient * local(state["exp_avg_sq"]).rsqrt()
+        row, column = local(state["exp_avg_sq_row"]), local(state["exp_avg_sq_col"])
         mean = summed[-1] / weight.shape[0] if weight.ndim == 2 else row.mean(-1, keepdim=True)
         return gradient * (row / mean).rsqrt()[..., None] * column.rsqrt()[..., None, :]
 
@@ -103,7 +103,3 @@ def _over_ranks(vectors: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequenc
     flat = torch.cat(list(vectors))
     distributed.all_reduce(flat)
     return flat.split([len(vector) for vector in vectors])
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
