@@ -18,6 +18,7 @@ from torch import LongTensor
 PADDING_DOC = -1
 IGNORED_LABEL = -100
 WIDTHS = 8  # of rows for kernels that are compiled for a width: some seconds each, once
+NARROWEST = 128  # tokens of such a row: what flex attention takes narrower for decoding may fail
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,8 @@ def fixed_rows(
     """Rows of few different widths, for kernels compiled for each: (indices of `lengths`, width).
 
     Longest first, each into the first row that has room for it. A row is as wide as what is in it,
-    rounded up to a multiple of `capacity` / `widths`. Raises ValueError when a length exceeds
-    `capacity`.
+    rounded up to a multiple of `capacity` / `widths`, and no narrower than `NARROWEST`. Raises
+    ValueError when a length exceeds `capacity`.
     """
     if max(lengths, default=0) > capacity:
         raise ValueError(f"an example takes {max(lengths)} tokens, but a row holds {capacity}")
@@ -177,7 +178,7 @@ def fixed_rows(
     for row in _first_fit([lengths[index] for index in order], capacity):
         members = [order[place] for place in row]
         steps = -(-sum(lengths[index] for index in members) * widths // capacity)
-        yield members, max(1, steps) * capacity // widths
+        yield members, max(NARROWEST, max(1, steps) * capacity // widths)
 
 
 def forwards(

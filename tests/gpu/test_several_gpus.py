@@ -38,9 +38,10 @@ RUN = RECIPE | {
 
 def load(dtype, attention, compiled):
     torch.backends.cuda.matmul.allow_tf32 = False
-    size = replace(TOY, device="cuda", vocabulary=512, dtype=getattr(torch, dtype))
-    torch.manual_seed(0)
-    model = make_model(size, attention)
+    hardware = TOY.hardware | {"gpu": 1, "dtype": dtype}
+    model = make_model(
+        replace(TOY, shape=TOY.shape | {"vocabulary": 512}, hardware=hardware), attention
+    )
     if compiled:
         compile_layers(model)
     return model, tiny_tokenizer()

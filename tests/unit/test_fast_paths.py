@@ -17,7 +17,7 @@ import ablation.head as head_module
 from ablation.blocks import BLOCK, visible_blocks
 from ablation.head import float32_logits, summed_cross_entropy, token_scores
 from ablation.masks import MASKS, rule, sees_ahead
-from ablation.packing import Example, fixed_rows, forwards, pack
+from ablation.packing import NARROWEST, Example, fixed_rows, forwards, pack
 from ablation.precision import GradientSums, StochasticAdafactor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @given(
     lengths=st.lists(st.integers(0, 256), max_size=60),
-    capacity=st.sampled_from([256, 512, 1000]),
+    capacity=st.sampled_from([256, 512, 1000, 4096]),
     widths=st.sampled_from([1, 4, 8]),
 )
 def test_fixed_rows_hold_everything_once_in_few_widths(lengths, capacity, widths):
@@ -36,8 +36,9 @@ def test_fixed_rows_hold_everything_once_in_few_widths(lengths, capacity, widths
     assert sorted(i for members, _ in rows for i in members) == list(range(len(lengths)))
     for members, width in rows:
         used = sum(lengths[i] for i in members)
-        assert used <= width < used + capacity / widths or used == 0
-    assert {width for _, width in rows} <= {capacity * n // widths for n in range(1, widths + 1)}
+        assert used <= width < used + capacity / widths or width == NARROWEST or used == 0
+    multiples = {capacity * n // widths for n in range(1, widths + 1)}
+    assert {width for _, width in rows} <= {max(NARROWEST, width) for width in multiples}
 
 
 def test_a_long_batch_wastes_little():
