@@ -120,6 +120,25 @@ def test_every_arm_is_measured_on_every_question(both):
     assert set(table.kv_as_formula) == {"true"} and table.kv_saved_mb["latent"] > 0
 
 
+def test_every_arm_is_the_first_on_as_many_questions(both, monkeypatch):
+    from ablation.bridge import inference, train
+
+    order = []
+
+    def measured(pair, run, question):
+        order.append((question, run.__name__))
+        return inference.Cost("", 1, 1, 1.0, 1.0, 0.0, 1.0, None, None)
+
+    monkeypatch.setattr(inference, "measure", measured)
+    made = recipe()
+    translator = train.new_translator(made, 2, 48, both.target, 1)
+    records = [{"question": str(n), "answer": "1"} for n in range(10)]
+    inference.per_sample(both, translator, made, -1, records, warm_up=0)
+    first = [order[turn][1] for turn in range(0, len(order), 5)]
+    assert {first.count(arm) for arm in inference.ARMS} == {2}
+    assert len(set(order)) == len(order) == 50
+
+
 def test_the_published_evaluator_reads_the_last_number_and_ours_does_not():
     from ablation.bridge.prompts import extracted
     from ablation.bridge.published_evaluator import last_number, leaky_correct
