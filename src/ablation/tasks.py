@@ -134,21 +134,29 @@ def _asked(folder: Path, tasks: Iterable[str]) -> list[Path]:
 
 
 def data_files(folder: Path, tasks: Iterable[str]) -> list[str]:
-    """The local files that `tasks` read by `dataset_kwargs: data_files`, patterns resolved.
+    """The local files that `tasks` read: what `data_files` names, or all files of a data folder.
 
-    They are relative to the working directory, or to `data_dir`, as `datasets` has it. A file that
-    is not there is named all the same; what stands on the hub or elsewhere is not.
+    They are relative to the working directory, to `data_dir`, or to a folder that is the
+    `dataset_path`, as `datasets` has it. A file that is not there is named all the same; what
+    stands on the hub or elsewhere is not.
     """
     found: set[str] = set()
     for file in _asked(folder, tasks):
         said = own_files(folder)[file]
-        named = said.get("dataset_kwargs") if isinstance(said, dict) else None
-        if not isinstance(named, dict) or str(said.get("dataset_path", "")) not in ("", *BUILDERS):
+        if not isinstance(said, dict):
             continue
-        for name in _texts(named.get("data_files")):
-            if "://" not in name:
-                path = os.path.normpath(os.path.join(named.get("data_dir") or "", name))
-                found |= set(glob(path, recursive=True)) or {path}
+        kwargs, path = said.get("dataset_kwargs"), str(said.get("dataset_path", ""))
+        kwargs = kwargs if isinstance(kwargs, dict) else {}
+        if path not in ("", *BUILDERS) and not os.path.isdir(path):
+            continue
+        within = os.path.join("" if path in BUILDERS else path, kwargs.get("data_dir") or "")
+        names = list(_texts(kwargs.get("data_files")))
+        for name in (name for name in names if "://" not in name):
+            there = os.path.normpath(os.path.join(within, name))
+            found |= set(glob(there, recursive=True)) or {there}
+        if within and not names:
+            everything = glob(os.path.join(within, "**"), recursive=True)
+            found |= {os.path.normpath(name) for name in everything if os.path.isfile(name)}
     return sorted(found)
 
 

@@ -99,6 +99,24 @@ def test_changed_data_of_a_task_change_a_hash(folder, named, monkeypatch):
     assert {name for name in after if before[name] != after[name]} == {"data/a.jsonl"}
 
 
+@pytest.mark.parametrize(
+    "told",
+    ["dataset_path: data", "dataset_path: json\ndataset_kwargs: {data_dir: data}"],
+)
+def test_every_file_of_a_data_folder_changes_a_hash(folder, told, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "data/inner").mkdir(parents=True)
+    for name in ("data/a.jsonl", "data/inner/b.jsonl"):
+        (folder / name).write_text("1")
+    task = TASK.replace("NAME", "one").replace("dataset_path: json", told)
+    (folder / "tasks/one.yaml").write_text(task)
+    assert data_files(folder, ["one"]) == ["data/a.jsonl", "data/inner/b.jsonl"]
+    before = task_hashes(folder, ["one"])
+    (folder / "data/inner/b.jsonl").write_text("2")
+    after = task_hashes(folder, ["one"])
+    assert {name for name in after if before[name] != after[name]} == {"data/inner/b.jsonl"}
+
+
 def test_data_that_are_not_there_are_named_and_the_hubs_are_not(folder, monkeypatch):
     monkeypatch.chdir(folder)
     text = TASK.replace("NAME", "one")
