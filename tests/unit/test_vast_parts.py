@@ -2,19 +2,17 @@
 
 import json
 import subprocess
-import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
 import requests
-from vast_stands import Still
+from vast_stands import Account, Still
 
 import snakemake_executor_plugin_vast as plugin
 from ablation.machine import GIT_STATE
-from snakemake_executor_plugin_vast import api, rental, runs, transport, work
+from snakemake_executor_plugin_vast import api, rental, transport, work
 from snakemake_executor_plugin_vast import ledger as books
-from snakemake_executor_plugin_vast.api import Instance
 from snakemake_executor_plugin_vast.keeper import Keeper
 from snakemake_executor_plugin_vast.offers import Wish
 from snakemake_executor_plugin_vast.settings import SETUP, VENV
@@ -117,26 +115,6 @@ def test_the_key_is_found_where_the_official_client_puts_it(tmp_path):
 
 
 # ---- the keeper ----------------------------------------------------------------------------------
-
-
-class Account:
-    """Instances by label; `deaf` destroys are ignored, `down` listings fail."""
-
-    def __init__(self, *labels, deaf=0, down=0):
-        self.labels, self.deaf, self.down, self.destroyed = list(labels), deaf, down, []
-
-    def instances(self):
-        if self.down:
-            self.down -= 1
-            raise api.Unavailable("down")
-        return [Instance(label, label, "running", "", 1, 0.1, False, ()) for label in self.labels]
-
-    def destroy(self, id):  # here the label
-        self.destroyed.append(id)
-        if self.deaf:
-            self.deaf -= 1
-            raise api.Unavailable("500")
-        self.labels.remove(id)
 
 
 def keeper(account, ended=None):
@@ -279,51 +257,7 @@ def test_children_never_see_the_key(tmp_path, monkeypatch):
     assert KEY not in repr(seen)
 
 
-# ---- runs ----------------------------------------------------------------------------------------
-
-
-def test_a_run_is_dead_when_its_process_is(tmp_path):
-    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
-    assert runs.dead_runs(tmp_path) == []
-    run._lock.close()  # as the kernel does for a killed process
-    assert runs.dead_runs(tmp_path) == [run.folder]
-
-
-def test_a_run_that_ended_well_leaves_no_key(tmp_path):
-    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
-    (run.folder / "key").write_text("private")
-    run.over([])
-    assert not run.folder.exists() and runs.dead_runs(tmp_path) == []
-
-
-def test_reap_ends_what_a_killed_run_left_and_books_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "Clock", lambda scale: Still())
-    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
-    book = books.Ledger(tmp_path / "ledger.jsonl", run.name, lambda: 0.0)
-    label = f"{run.prefix}1-1"
-    facts = {"offer": 1, "machine": 1, "dph": 1.0, "seconds": 60.0}
-    book.write("intend", label=label, **facts)
-    run._lock.close()
-    account, said = Account(label, "another-run-1-1"), []
-    assert runs.reap(tmp_path, lambda: account, said.append) == []
-    assert account.labels == ["another-run-1-1"]
-    assert books.open_rentals(books.read(book.path)) == []
-    assert runs.dead_runs(tmp_path) == []
-
-
-def test_reap_asks_for_no_key_where_nothing_was_rented(tmp_path):
-    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
-    run._lock.close()
-    assert runs.reap(tmp_path, lambda: pytest.fail("asked"), print) == []
-
-
-def test_reap_needs_no_snakemake():
-    code = (
-        "import sys, snakemake_executor_plugin_vast.runs\n"
-        "print([m for m in ('snakemake', 'snakemake.workflow', 'torch') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
+# ---- the executor ------------------------------------------------------------------------------
 
 
 def test_a_renter_that_is_closing_rents_nothing():
