@@ -70,7 +70,8 @@ class Executor(RemoteExecutor):
         self._python = "python"
         self._ready = False
         self._environment = dict(os.environ)
-        os.environ.pop("VAST_API_KEY", None)  # no child process shall have it
+        for name in SECRET:  # no child process shall have them, Snakemake's own included
+            os.environ.pop(name, None)
 
     def _logs(self) -> Path:
         return self.workdir / ".snakemake" / "vast" / "logs"
@@ -161,7 +162,7 @@ class Executor(RemoteExecutor):
         site = Site(
             str(self.workdir), chosen.image, setup_of(chosen), chosen.activate, chosen.smoke,
             lambda: self._sources(known), chosen.silent_minutes * 60, chosen.keep_hours * 3600,
-            LONGEST * chosen.max_hours * 3600, os.environ.get("VAST_IMAGE_LOGIN", ""),
+            LONGEST * chosen.max_hours * 3600, self._environment.get("VAST_IMAGE_LOGIN", ""),
             chosen.state_uri.rstrip("/"),
             {k: v for k, v in os.environ.items() if k.startswith(OPENS_BUCKETS)},
         )  # fmt: skip

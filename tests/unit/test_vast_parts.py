@@ -1,6 +1,7 @@
 """The Vast executor's parts, each alone: API calls, keeper, files, runs. No network, no waits."""
 
 import json
+import os
 import subprocess
 import threading
 from types import SimpleNamespace
@@ -96,11 +97,12 @@ def test_all_pages_of_the_list_are_read(monkeypatch):
     assert sent[1][2]["params"]["after_token"] == "t"
 
 
-def test_the_key_is_in_no_message_and_no_argument(monkeypatch):
-    client, sent = vast(monkeypatch, (400, {"msg": f"bad key {KEY}"}))
+@pytest.mark.parametrize("before", ["bad key ", "x" * 285])  # messages are cut after 300
+def test_the_key_is_in_no_message_and_no_argument(monkeypatch, before):
+    client, sent = vast(monkeypatch, (400, {"msg": f"{before}{KEY}"}))
     with pytest.raises(api.Refused) as caught:
         client.create(1, {})
-    assert KEY not in str(caught.value) and "<key>" in str(caught.value)
+    assert KEY[:4] not in str(caught.value) and "<key>" in str(caught.value)
     assert KEY not in repr(sent)
 
 
@@ -258,6 +260,18 @@ def test_children_never_see_the_key(tmp_path, monkeypatch):
 
 
 # ---- the executor ------------------------------------------------------------------------------
+
+
+def test_no_child_of_snakemake_itself_gets_a_secret(tmp_path, monkeypatch):
+    """Local rules run outside of our own lane."""
+    monkeypatch.chdir(tmp_path)
+    for name in transport.SECRET:
+        monkeypatch.setenv(name, KEY)
+    executor = object.__new__(plugin.Executor)
+    executor.workflow = SimpleNamespace(executor_settings=None)
+    executor.__post_init__()
+    assert not {*transport.SECRET} & {*os.environ}
+    assert {*transport.SECRET} <= {*executor._environment}
 
 
 def test_a_renter_that_is_closing_rents_nothing():
