@@ -157,16 +157,18 @@ class Transport:
             self._transfer([*flags, "--files-from=-", *ends], there, "\n".join(names).encode())
 
     def _transfer(self, arguments: list[str], there: bool, data: bytes = b"") -> None:
-        """One rsync, `there` or here. Its time-out watches for silence; a transfer may last as long as it moves."""
+        """One rsync, `there` or here. Its time-out is for silence: it may last while it moves."""
         silence = max(10, int(2 * self.timeout))
         shell = shlex.join(self._ssh)
         command = ["rsync", f"--timeout={silence}", "-e", shell, *arguments]
         done = self._run(command, data, None)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
+            if "No space left" in said and there:
+                raise Failed(said[-2000:])
             if "No space left" in said:
-                raise Failed(said[-2000:]) if there else NoRoomHere(
-                    f"the disk of this computer is full: what {self.name} has made finds no room. "
+                raise NoRoomHere(
+                    f"the disk of this computer is full: no room for what {self.name} has made. "
                     "Make some and start again"
                 )
             self._lost(f"rsync exit {done.returncode}: {said}")
