@@ -111,11 +111,26 @@ def ledger_attempts(ledgers: Iterable[Path]) -> dict[str, list[dict]]:
     """{attempt that ended well: all attempts of its job since the last that did}.
 
     Ledgers are the executor's: a line an event, those with `what: attempt` name `attempt`,
-    `job`, `why` (`done`), `seconds` and `dollars`.
+    `job`, `why` (`done`), `seconds` and `dollars`. Raises StaleInput for any other.
     """
+    try:
+        return _attempts(ledgers)
+    except (ValueError, FileNotFoundError) as fault:
+        raise StaleInput(
+            f"the ledger cannot be read: {fault}. Mend or restore it, or name another by --ledger"
+        ) from None
+
+
+def _whole(line: Mapping) -> None:
+    lacking = {"attempt", "job"} - set(line) if line.get("what") == "attempt" else set()
+    if lacking:
+        raise ValueError(f"an attempt without {', '.join(sorted(lacking))}")
+
+
+def _attempts(ledgers: Iterable[Path]) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {}
     tried: dict[str, list[dict]] = {}
-    for line in (line for ledger in ledgers for line in read_json_lines(ledger, appended=True)):
+    for line in (x for file in ledgers for x in read_json_lines(file, _whole, appended=True)):
         if line.get("what") != "attempt":
             continue
         tried.setdefault(line["job"], []).append(line)

@@ -114,19 +114,26 @@ def benchmarked(market: Market, hardware: Mapping, file: Path) -> Rates:
     The fast path was measured as it is; for any other the published way's times stand, which are
     far above: better a plan that is too dear.
     """
-    found = json.loads(file.read_text("utf-8"))
-    gpu = market.gpu(found["machine"]["name"])
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        name = found["machine"]["name"]
+        step, items = found["training"]["step16_s"], found["scoring"]["items_per_s"]
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise NoOffers(
+            f"{file} holds no step times ({type(fault).__name__}: {fault}); what "
+            "benchmarks/gpu.py writes was expected: benchmarks/results/h100.json"
+        ) from None
+    gpu = market.gpu(name)
     if gpu is None:
-        raise NoOffers(f"{file}: {found['machine']['name']} is not in resources/planning")
-    step, items = found["training"]["step16_s"], found["scoring"]["items_per_s"]
+        raise NoOffers(f"{file}: {name} is not in resources/planning")
     fast = hardware["attention"] == "flex_attention" and hardware["compile"]
     if fast:
-        source = f"{MEASURED}, measured on {found['machine']['name']} (docs/performance.md)"
+        source = f"{MEASURED}, measured on {name} (docs/performance.md)"
         return Rates(gpu, step["ours"], items["ours_prefill_bidir"], source)
     way = f"attention: {hardware['attention']}, compile: {str(hardware['compile']).lower()}"
     times = step["seed"] / step["ours"]
     source = (
-        f"{MEASURED} trained the published way, measured on {found['machine']['name']}: nothing "
+        f"{MEASURED} trained the published way, measured on {name}: nothing "
         f"was measured for {way}. The fast path (docs/performance.md) takes {times:.0f} times less "
         "a step"
     )

@@ -209,3 +209,23 @@ def test_the_command_says_what_is_wrong_and_fails(here, capsys):
     assert "it has 3A, 3B" in capsys.readouterr().err
     assert main(["trace", "absent.csv", "--column", "gain"]) == 2
     assert "was not found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"recipe\n", b"a\n1\n1,2,3\n"])
+def test_what_is_no_table_is_refused_by_its_name(tmp_path, capsys, content):
+    file = tmp_path / "bad.csv"
+    file.write_bytes(content)
+    for command in (["table", str(file)], ["trace", str(file), "--column", "gain"]):
+        assert main(command) > 0
+        told = capsys.readouterr().err
+        assert str(file) in told and "make it again" in told, told
+
+
+@pytest.mark.parametrize("line", ["no json", '{"what": "attempt"}', None])
+def test_a_damaged_ledger_is_told_by_its_line(here, capsys, line):
+    if line:
+        Path("mine.jsonl").write_text(f"{line}\n\n")
+    options = ["--where", *(f"{k}={v}" for k, v in ROW.items()), "--column", "recovered"]
+    assert main(["trace", TABLE, *options, "--ledger", "mine.jsonl"]) == 2
+    told = capsys.readouterr().err
+    assert "mine.jsonl" in told and "restore it" in told and (not line or "line 1" in told)
