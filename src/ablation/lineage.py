@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ablation.machine import run_of
@@ -88,9 +89,21 @@ def _node(path: str, root: Path, attempts: Mapping[str, list[dict]]) -> dict:
 
 def _run(manifest: Path) -> dict | None:
     try:
-        return json.loads(run_of(manifest).read_text())
-    except (OSError, ValueError):
+        return read_run(run_of(manifest))
+    except (OSError, StaleInput):
         return None  # nobody's input: its loss damages no number
+
+
+def read_run(file: str | Path) -> dict:
+    """A run record. Raises StaleInput for what is none, OSError where there is no file."""
+    with suppress(ValueError):
+        record = json.loads(Path(file).read_text("utf-8"))
+        if isinstance(record, dict):
+            return record
+    raise StaleInput(
+        f"{file} is no run record: cut off or edited. Restore it, or make its job again: "
+        f"snakemake --cores all --force {file}"
+    )
 
 
 def _samples(file: Path) -> dict:

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablation.lineage import read_run
 from ablation.planning import STEP_EXAMPLES, Offer, Rates, several
+from ablation.provenance import StaleInput
 
 COUNTS = (1, 2, 4, 8)  # GPUs a machine
 PROVIDERS = ["vastai"]  # of those that gpuhunt knows, the one that a profile can rent from
@@ -143,7 +145,10 @@ def benchmarked(market: Market, hardware: Mapping, file: Path) -> Rates:
 def _seen(market: Market, results: Path) -> Iterator[tuple[str, float, str]]:
     """(GPU, seconds a step of STEP_EXAMPLES examples, where) of finished trainings."""
     for file in sorted(results.glob("stage[35]_*/*/seed*/run.json")):
-        run, told = json.loads(file.read_text("utf-8")), file.with_name("summary.json")
+        try:
+            run, told = read_run(file), file.with_name("summary.json")
+        except StaleInput:
+            continue  # speeds are seen elsewhere as well
         names = [gpu["name"] for gpu in run.get("gpus", ())]
         gpu = market.gpu(names[0]) if len(names) == 1 else None
         if gpu is None or not told.is_file():
