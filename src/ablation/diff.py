@@ -169,7 +169,8 @@ def show(found: Mapping, every_task: bool = False) -> None:
     for key, changes in found["config"].items():
         for change in changes:
             where = _where(change["results"])
-            console.print(f"config    {key}: {change['before']} -> {change['after']}  {where}")
+            told = f"config    {key}: {change['before']} -> {change['after']}  {where}"
+            console.print(told, markup=False)
     for kind in SETS:
         for name, (before, after) in found[kind].items():
             if kind == "code":

@@ -211,3 +211,10 @@ def test_sample_rows_that_were_damaged_are_refused(two):
     rows.write_bytes(rows.read_bytes()[:-100])
     with pytest.raises(provenance.StaleInput, match="samples.parquet has changed"):
         diff(folder("a"), folder("b"))
+
+
+def test_values_that_look_like_markup_are_shown_as_they_are(two, capsys):
+    found = diff(folder("a"), folder("a"))
+    change = {"before": "[/INST]", "after": "[b]", "results": ["r"]}
+    show(found | {"config": {"prompt": [change]}})
+    assert "prompt: [/INST] -> [b]" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from small_results import HOME, ITEMS, RECIPES, SEEDS, TASKS, make, manifest
 from ablation.__main__ import main
 from ablation.provenance import StaleInput, write_json_lines
 from ablation.trace import CannotTrace, trace
+from ablation.trace_tree import show
 
 TABLE = "results/recovery.csv"
 ROW = {"recipe": "3B", "seed": "1", "mask": "prefill_bidir", "task": "macro"}
@@ -229,3 +230,12 @@ def test_a_damaged_ledger_is_told_by_its_line(here, capsys, line):
     assert main(["trace", TABLE, *options, "--ledger", "mine.jsonl"]) == 2
     told = capsys.readouterr().err
     assert "mine.jsonl" in told and "restore it" in told and (not line or "line 1" in told)
+
+
+def test_a_text_that_looks_like_markup_is_shown_as_it_is(here, capsys):
+    """As models write it: [/INST] would be a closing tag."""
+    found = trace(TABLE, ROW, "recovered")
+    found["cell"] |= {"value": "[/INST] yes", "row": {"prompt": "[b]who?"}}
+    show(found)
+    told = capsys.readouterr().out
+    assert "[/INST] yes" in told and "[b]who?" in told
