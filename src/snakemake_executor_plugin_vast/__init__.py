@@ -32,7 +32,7 @@ from .permission import Permission
 from .pool import Pool
 from .rental import Renter, Site
 from .runs import Run, reap
-from .settings import ExecutorSettings, limits_of, market_of, setup_of, wish_default
+from .settings import ExecutorSettings, check, limits_of, market_of, setup_of, wish_default
 from .transport import SECRET, Keyring, Transport, manifest
 from .work import Pace
 
@@ -59,6 +59,7 @@ class Executor(RemoteExecutor):
 
     def __post_init__(self):
         self.settings: ExecutorSettings = self.workflow.executor_settings or ExecutorSettings()
+        check(self.settings)
         self.clock = Clock(self.settings.time_scale)
         self.next_seconds_between_status_checks = 0.2  # nothing is asked: outcomes lie ready
         self.workdir = Path.cwd()

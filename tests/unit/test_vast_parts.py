@@ -2,17 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import threading
 from types import SimpleNamespace
 
 import pytest
 import requests
+from snakemake_interface_common.exceptions import WorkflowError
 from vast_stands import Account, Still
 
 import snakemake_executor_plugin_vast as plugin
 from ablation.machine import GIT_STATE
-from snakemake_executor_plugin_vast import api, rental, transport, work
+from snakemake_executor_plugin_vast import api, rental, settings, transport, work
 from snakemake_executor_plugin_vast import ledger as books
 from snakemake_executor_plugin_vast.keeper import Keeper
 from snakemake_executor_plugin_vast.offers import Wish
@@ -260,6 +262,23 @@ def test_children_never_see_the_key(tmp_path, monkeypatch):
 
 
 # ---- the executor ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "nonsense, told",
+    [
+        ({"max_machines": 0}, "--vast-max-machines: 0 found, a number above 0"),
+        ({"max_hours": -1.0}, "--vast-max-hours: -1.0 found, a number above 0"),
+        ({"budget": float("nan")}, "--vast-budget: nan found, a number from 0"),
+        ({"regions": "DE, Poland"}, "--vast-regions: Poland found, two letters"),
+        ({"ledger": "{stduy}.jsonl"}, "--vast-ledger: {stduy}.jsonl found, only {study}"),
+    ],
+)
+def test_nonsense_settings_are_refused_before_anything_runs(nonsense, told):
+    """With no machine at a time a job would wait for ever."""
+    settings.check(plugin.ExecutorSettings())
+    with pytest.raises(WorkflowError, match=re.escape(told)):
+        settings.check(plugin.ExecutorSettings(**nonsense))
 
 
 def test_no_child_of_snakemake_itself_gets_a_secret(tmp_path, monkeypatch):
