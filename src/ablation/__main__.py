@@ -203,13 +203,14 @@ def _add_accept(commands) -> None:
 
 
 def _accept(arguments: argparse.Namespace) -> int:
-    from ablation.accept import NothingToAccept, accept
+    from ablation.accept import accept
+    from ablation.provenance import StaleInput
 
     refused = 0
     for stage in arguments.stage:
         try:
             print(accept(stage, arguments.why, ".", arguments.results))
-        except NothingToAccept as fault:
+        except (StaleInput, ValueError) as fault:
             print(fault, file=sys.stderr)
             refused = 1
     return refused
