@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -34,15 +35,30 @@ def _add_plan(commands) -> None:
     add("--profile", help="Snakemake's: vast, slurm, gpu; it names the study")
     add("--configfile", nargs="+", default=[], help="Snakemake's: another study")
     add("--config", nargs="+", default=[], metavar="KEY=VALUE", help="Snakemake's")
+    some, more = _number(0), _number(0, beyond=True)
     add("--machines", type=int, default=1, help="at most so many at once; default: 1")
     add("--live", action="store_true", help="ask today's market instead of the price table")
     add("--benchmark", type=Path, default=Path("benchmarks/results/h100.json"), help="step times")
-    add("--startup-minutes", type=float, default=4, help="of a machine; default: 4")
-    add("--setup-minutes", type=float, default=6, help="of its environment; default: 6")
-    add("--checkpoint-gb", type=float, default=7, help="of base and checkpoints; default: 7")
-    add("--megabits", type=float, default=500, help="a second, to and from it; default: 500")
+    add("--startup-minutes", type=some, default=4, help="of a machine; default: 4")
+    add("--setup-minutes", type=some, default=6, help="of its environment; default: 6")
+    add("--checkpoint-gb", type=some, default=7, help="of base and checkpoints; default: 7")
+    add("--megabits", type=more, default=500, help="a second, to and from it; default: 500")
     add("--json", action="store_true", help="the plan as JSON")
     plan.set_defaults(run=_plan)
+
+
+def _number(least: float, beyond: bool = False):
+    """A number from `least` on, or `beyond` it, as an argument."""
+
+    def read(text: str) -> float:
+        value = float(text)
+        if not (least < value < math.inf or value == least and not beyond):
+            bound = "above" if beyond else "from"
+            raise argparse.ArgumentTypeError(f"{text}: a number {bound} {least:g} was expected")
+        return value
+
+    read.__name__ = "number"  # what argparse calls it
+    return read
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -90,17 +106,15 @@ def _add_table(commands) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from ablation.tables import print_claims, print_recovery
+    from ablation.tables import NoTable, print_claims, print_recovery
 
-    if not arguments.file.is_file():
-        print(
-            f"{arguments.file} was not found. Make it: snakemake --cores all {arguments.file}",
-            file=sys.stderr,
-        )
+    try:
+        if arguments.file.name == "claims.csv":
+            return print_claims(arguments.file)
+        return print_recovery(arguments.file, arguments.seed, arguments.task)
+    except NoTable as fault:
+        print(fault, file=sys.stderr)
         return 1
-    if arguments.file.name == "claims.csv":
-        return print_claims(arguments.file)
-    return print_recovery(arguments.file, arguments.seed, arguments.task)
 
 
 def _add_sample(commands) -> None:
@@ -189,13 +203,14 @@ def _add_accept(commands) -> None:
 
 
 def _accept(arguments: argparse.Namespace) -> int:
-    from ablation.accept import NothingToAccept, accept
+    from ablation.accept import accept
+    from ablation.provenance import StaleInput
 
     refused = 0
     for stage in arguments.stage:
         try:
             print(accept(stage, arguments.why, ".", arguments.results))
-        except NothingToAccept as fault:
+        except (StaleInput, ValueError) as fault:
             print(fault, file=sys.stderr)
             refused = 1
     return refused

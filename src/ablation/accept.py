@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ablation.accepted import FILE, oldest, read, script_of
 from ablation.code_hash import code_hash
-from ablation.provenance import WORKFLOW_COPY, write_json
+from ablation.provenance import WORKFLOW_COPY, sealed_manifest, write_json
 
 
 class NothingToAccept(ValueError):
@@ -18,7 +17,8 @@ def accept(stage: str, why: str, root: str | Path, results: str | Path) -> str:
     """Record that the code of `stage` makes what stands in `results`; says what that did.
 
     Raises NothingToAccept without a reason, without results of the stage, where the code has not
-    changed, and where the results come from several codes: then not all can be equal to today's.
+    changed, and where the results come from several codes: then not all can be equal to today's;
+    StaleInput for a damaged manifest, ValueError for a damaged accepted.json.
     """
     root = Path(root)
     if not why.strip():
@@ -28,7 +28,7 @@ def accept(stage: str, why: str, root: str | Path, results: str | Path) -> str:
     for path in sorted((root / results).rglob("*manifest.json")):
         if WORKFLOW_COPY in path.parts:
             continue
-        stamp = json.loads(path.read_text()).get("stamp", {})
+        stamp = sealed_manifest(path)["stamp"]
         stages.add(stamp.get("stage"))
         if stamp.get("stage") == stage:
             found.setdefault(stamp["code"], []).append(path)

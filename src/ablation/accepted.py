@@ -38,10 +38,17 @@ def script_of(stage: str) -> str:
 def read(root: str | Path) -> list[dict]:
     """The entries of `root`/accepted.json, none where there is no file. ValueError if malformed."""
     file = Path(root) / FILE
-    entries = json.loads(file.read_text()) if file.is_file() else []
-    if not isinstance(entries, list) or any(set(entry) != KEYS for entry in entries):
-        raise ValueError(f"{file}: a list of objects with the keys {sorted(KEYS)} was expected")
-    return entries
+    try:
+        entries = json.loads(file.read_text("utf-8")) if file.is_file() else []
+        if isinstance(entries, list) and all(set(entry) == KEYS for entry in entries):
+            return entries
+        fault = "something else found"
+    except (ValueError, TypeError) as found:  # a conflict of a merge, for one
+        fault = str(found)
+    raise ValueError(
+        f"{file}: {fault}; a list of objects with the keys {', '.join(sorted(KEYS))} was expected: "
+        "mend it, or restore the committed one"
+    )
 
 
 def oldest(stage: str, code: str, entries: Sequence[Mapping]) -> str:

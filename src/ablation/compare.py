@@ -132,7 +132,10 @@ def _safetensors(old: Path, new: Path) -> Pairs:
             if one.shape != other.shape or one.dtype != other.dtype:
                 yield name, (one.dtype, one.shape), (other.dtype, other.shape)
             elif not torch.equal(one, other):
-                index = (one.double() - other.double()).abs().argmax()
+                one, other = one.double(), other.double()
+                apart = (one - other).abs()
+                both = one.isnan() & other.isnan()  # equal here, though not to torch
+                index = apart.masked_fill(both, 0.0).nan_to_num(torch.inf).argmax()
                 yield name, one.flatten()[index].item(), other.flatten()[index].item()
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from ablation.conditions import Condition, UnpairedItems, paired, read_conditions
 from ablation.names import ALL_SEEDS, MACROS, macros, metric_of
+from ablation.provenance import verify_outputs
 from ablation.sides import Side, side
 from ablation.statistics import paired_means
 from ablation.tables import WIDTH
@@ -85,7 +86,8 @@ def numbers(a: Side, b: Side, confidence: float = 0.95) -> list[dict]:
     A row: `stage, recipe, mask, seeds, task, n, before, after, difference, low, high, p`; one a
     task and macro, over the seeds that both have. `identical`: the sample rows are byte for byte
     the same, so that nothing is estimated. `unpaired` instead of an interval says why the items
-    could not be paired. The metric is that of the first side's recovery table, else `acc`.
+    could not be paired. The metric is that of the first side's recovery table, else `acc`. Raises
+    StaleInput for sample rows that are not as they were made.
     """
     groups: dict[tuple, list[str]] = {}
     for key in sorted(set(a.manifests) & set(b.manifests)):
@@ -99,6 +101,9 @@ def numbers(a: Side, b: Side, confidence: float = 0.95) -> list[dict]:
         known = {"stage": stage, "recipe": recipe, "mask": mask}
         known["seeds"] = [a.manifests[key].get("seed") for key in keys if recipe]
         sums = [[s.outputs[key]["samples.parquet"] for key in keys] for s in (a, b)]
+        for each in (a, b):
+            for key in keys:  # numbers are read from these rows: they must be those of the manifest
+                verify_outputs(each.home / key, each.manifests[key], {"samples.parquet"})
         before = read_conditions({str(a.home / key): a.manifests[key] for key in keys})
         after = before
         if sums[0] != sums[1]:
@@ -164,7 +169,8 @@ def show(found: Mapping, every_task: bool = False) -> None:
     for key, changes in found["config"].items():
         for change in changes:
             where = _where(change["results"])
-            console.print(f"config    {key}: {change['before']} -> {change['after']}  {where}")
+            told = f"config    {key}: {change['before']} -> {change['after']}  {where}"
+            console.print(told, markup=False)
     for kind in SETS:
         for name, (before, after) in found[kind].items():
             if kind == "code":

@@ -96,7 +96,7 @@ def resolve(overrides: Mapping, folder: Path, files: Iterable[str | Path] = ()) 
 def read_layer(file: str | Path) -> Layer:
     """Read one YAML file; a key that stands twice in a mapping is a fault.
 
-    Raises ConfigError, with file and line, for what is no YAML or no mapping.
+    Raises ConfigError, with file and line, for what is not there, no YAML or no mapping.
     """
     name = shown(file)
     try:
@@ -104,6 +104,10 @@ def read_layer(file: str | Path) -> Layer:
         node = loader.get_single_node()
         layer = Layer({}, {}, [])
         values = {} if node is None else _plain(loader, node, (), name, layer)
+    except OSError as fault:
+        raise ConfigError(
+            f"{name}: {fault.strerror}; the YAML file of a study was expected (config/README.md)"
+        ) from None
     except yaml.MarkedYAMLError as fault:
         line = fault.problem_mark.line + 1
         hint = "; indent with spaces, not with tabs" if r"'\t'" in str(fault.problem) else ""
@@ -151,7 +155,7 @@ def _from_snakemake(overrides: Mapping, files: Iterable[str | Path]) -> Layer:
     for file in files:
         try:
             layer = read_layer(file)
-        except (ConfigError, OSError):
+        except ConfigError:
             continue  # JSON with tabs, a template, a file left at home: Snakemake has read it
         said, places = merge(said, layer.values), places | layer.places
         faults += layer.faults

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ablation.machine import run_of
@@ -88,9 +89,21 @@ def _node(path: str, root: Path, attempts: Mapping[str, list[dict]]) -> dict:
 
 def _run(manifest: Path) -> dict | None:
     try:
-        return json.loads(run_of(manifest).read_text())
-    except (OSError, ValueError):
+        return read_run(run_of(manifest))
+    except (OSError, StaleInput):
         return None  # nobody's input: its loss damages no number
+
+
+def read_run(file: str | Path) -> dict:
+    """A run record. Raises StaleInput for what is none, OSError where there is no file."""
+    with suppress(ValueError):
+        record = json.loads(Path(file).read_text("utf-8"))
+        if isinstance(record, dict):
+            return record
+    raise StaleInput(
+        f"{file} is no run record: cut off or edited. Restore it, or make its job again: "
+        f"snakemake --cores all --force {file}"
+    )
 
 
 def _samples(file: Path) -> dict:
@@ -111,11 +124,26 @@ def ledger_attempts(ledgers: Iterable[Path]) -> dict[str, list[dict]]:
     """{attempt that ended well: all attempts of its job since the last that did}.
 
     Ledgers are the executor's: a line an event, those with `what: attempt` name `attempt`,
-    `job`, `why` (`done`), `seconds` and `dollars`.
+    `job`, `why` (`done`), `seconds` and `dollars`. Raises StaleInput for any other.
     """
+    try:
+        return _attempts(ledgers)
+    except (ValueError, FileNotFoundError) as fault:
+        raise StaleInput(
+            f"the ledger cannot be read: {fault}. Mend or restore it, or name another by --ledger"
+        ) from None
+
+
+def _whole(line: Mapping) -> None:
+    lacking = {"attempt", "job"} - set(line) if line.get("what") == "attempt" else set()
+    if lacking:
+        raise ValueError(f"an attempt without {', '.join(sorted(lacking))}")
+
+
+def _attempts(ledgers: Iterable[Path]) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {}
     tried: dict[str, list[dict]] = {}
-    for line in (line for ledger in ledgers for line in read_json_lines(ledger, appended=True)):
+    for line in (x for file in ledgers for x in read_json_lines(file, _whole, appended=True)):
         if line.get("what") != "attempt":
             continue
         tried.setdefault(line["job"], []).append(line)

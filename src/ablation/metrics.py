@@ -16,8 +16,17 @@ def item_correct(samples: pd.DataFrame, metric: str) -> dict[str, pd.Series]:
     """Per task, 1 where the best-scored choice of an item is its gold choice; ties: the first.
 
     A choice without scored tokens (the published protocol has some) counts as one of one token.
+    Raises ValueError for log-likelihoods that are NaN: the best choice would be one of the others.
     """
     name = "loglikelihood_float32" if metric == "acc_token_float32" else "loglikelihood"
+    if (none := samples[name].isna()).any():
+        first = samples[none].iloc[0]
+        raise ValueError(
+            f"{none.sum()} of {len(samples)} log-likelihoods are NaN, the first in {first.task}, "
+            f"doc_id {first.doc_id}, choice {first.choice}: nothing can be said of this model. Its "
+            "weights are not finite, or overflow in hardware.dtype: look at the checkpoint, or "
+            "score it in float32"
+        )
     scale = {"acc": 1, "acc_norm": samples.characters, "acc_bytes": samples.bytes}.get(
         metric, samples.tokens.clip(lower=1)
     )

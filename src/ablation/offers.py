@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablation.lineage import read_run
 from ablation.planning import STEP_EXAMPLES, Offer, Rates, several
+from ablation.provenance import StaleInput
 
 COUNTS = (1, 2, 4, 8)  # GPUs a machine
 PROVIDERS = ["vastai"]  # of those that gpuhunt knows, the one that a profile can rent from
@@ -114,19 +116,26 @@ def benchmarked(market: Market, hardware: Mapping, file: Path) -> Rates:
     The fast path was measured as it is; for any other the published way's times stand, which are
     far above: better a plan that is too dear.
     """
-    found = json.loads(file.read_text("utf-8"))
-    gpu = market.gpu(found["machine"]["name"])
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        name = found["machine"]["name"]
+        step, items = found["training"]["step16_s"], found["scoring"]["items_per_s"]
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise NoOffers(
+            f"{file} holds no step times ({type(fault).__name__}: {fault}); what "
+            "benchmarks/gpu.py writes was expected: benchmarks/results/h100.json"
+        ) from None
+    gpu = market.gpu(name)
     if gpu is None:
-        raise NoOffers(f"{file}: {found['machine']['name']} is not in resources/planning")
-    step, items = found["training"]["step16_s"], found["scoring"]["items_per_s"]
+        raise NoOffers(f"{file}: {name} is not in resources/planning")
     fast = hardware["attention"] == "flex_attention" and hardware["compile"]
     if fast:
-        source = f"{MEASURED}, measured on {found['machine']['name']} (docs/performance.md)"
+        source = f"{MEASURED}, measured on {name} (docs/performance.md)"
         return Rates(gpu, step["ours"], items["ours_prefill_bidir"], source)
     way = f"attention: {hardware['attention']}, compile: {str(hardware['compile']).lower()}"
     times = step["seed"] / step["ours"]
     source = (
-        f"{MEASURED} trained the published way, measured on {found['machine']['name']}: nothing "
+        f"{MEASURED} trained the published way, measured on {name}: nothing "
         f"was measured for {way}. The fast path (docs/performance.md) takes {times:.0f} times less "
         "a step"
     )
@@ -136,7 +145,10 @@ def benchmarked(market: Market, hardware: Mapping, file: Path) -> Rates:
 def _seen(market: Market, results: Path) -> Iterator[tuple[str, float, str]]:
     """(GPU, seconds a step of STEP_EXAMPLES examples, where) of finished trainings."""
     for file in sorted(results.glob("stage[35]_*/*/seed*/run.json")):
-        run, told = json.loads(file.read_text("utf-8")), file.with_name("summary.json")
+        try:
+            run, told = read_run(file), file.with_name("summary.json")
+        except StaleInput:
+            continue  # speeds are seen elsewhere as well
         names = [gpu["name"] for gpu in run.get("gpus", ())]
         gpu = market.gpu(names[0]) if len(names) == 1 else None
         if gpu is None or not told.is_file():

@@ -91,7 +91,7 @@ def _brought(uri: str, study: str | None, snapshot: str | None, scratch: Path) -
 
 
 def _only_study(store: Store) -> str:
-    studies = [Path(p).stem for p in store.fs.find(f"{store.root}/heads")]
+    studies = store.studies()
     if len(studies) != 1:
         raise NothingToCompare(
             f"{store.uri} holds {len(studies)} studies ({', '.join(studies)}): name one with "
@@ -152,6 +152,11 @@ def _of_commit(name: str, configfile: str | None, scratch: Path) -> Side:
         if script.is_file():
             found.code[stage] = {oldest(stage, code_hash(script, package), known)}
     file = scratch / (configfile or "config/default.yaml")
+    if not file.is_file():
+        raise NothingToCompare(
+            f"commit {name} has no {configfile or 'config/default.yaml'}: name a study's file of "
+            "that commit by --configfile"
+        )
     values = resolve(merge({}, read_layer(file).values), scratch / "config").values
     found.config["the study"] = dict(flat(values))
     for pins in ("requirements.txt", "requirements-torch.txt"):

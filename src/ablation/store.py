@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
@@ -44,7 +45,7 @@ class Store:
             self.fs, root = fsspec.url_to_fs(uri)
         except ImportError as fault:
             extra = EXTRAS.get(protocol)
-            remedy = f"pip install 'ablation[{extra}]'" if extra else str(fault)
+            remedy = f'pip install --editable ".[{extra}]"' if extra else str(fault)
             raise StoreError(f"{uri}: {protocol}:// needs another package: {remedy}") from None
         except ValueError as fault:
             raise StoreError(
@@ -55,13 +56,27 @@ class Store:
         self.local = "file" in _protocols(self.fs)
         self.hub = "hf" in _protocols(self.fs)
 
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """What keeps a service from answering has many kinds, few of them OSErrors."""
+        try:
+            yield
+        except (OSError, StoreError):
+            raise
+        except Exception as fault:
+            raise StoreError(
+                f"{self.uri} could not be used ({type(fault).__name__}: {fault}). Look at the "
+                "address, the network and the credentials in the environment (docs/provenance.md)"
+            ) from fault
+
     # ---- objects ---------------------------------------------------------------------------------
 
     def sizes(self) -> dict[str, int]:
         """{sha256: bytes} of every object that is there."""
         self.fs.invalidate_cache()
         try:
-            found = self.fs.find(f"{self.root}/objects", detail=True)
+            with self._reached():
+                found = self.fs.find(f"{self.root}/objects", detail=True)
         except FileNotFoundError:
             return {}
         return {path.rpartition("/")[2]: entry["size"] for path, entry in found.items()}
@@ -147,9 +162,15 @@ class Store:
             raise self._damaged(name, f"a push of {study}")
         return snapshot
 
+    def studies(self) -> list[str]:
+        """The names of all that were pushed."""
+        with self._reached():
+            return sorted(Path(path).stem for path in self.fs.find(f"{self.root}/heads"))
+
     def _whole_name(self, study: str, start: str) -> str:
         try:
-            found = self.fs.find(f"{self.root}/snapshots/{study}")
+            with self._reached():
+                found = self.fs.find(f"{self.root}/snapshots/{study}")
         except FileNotFoundError:
             found = []
         names = [Path(path).stem for path in found]
@@ -177,7 +198,8 @@ class Store:
         files = list(files)
         if self.hub:
             for start in range(0, len(files), FILES_A_COMMIT):
-                self._commit(files[start : start + FILES_A_COMMIT])
+                with self._reached():
+                    self._commit(files[start : start + FILES_A_COMMIT])
         else:
             _side_by_side(self._put_one, files, label)
 
@@ -185,7 +207,8 @@ class Store:
         name, source = item
         target = f"{self.root}/{name}"
         if not self.local:  # there a put is whole or nothing
-            self.fs.put_file(str(source), target)
+            with self._reached():
+                self.fs.put_file(str(source), target)
             return
         scratch = Path(target).with_name(f".{uuid4().hex}.part")  # others may send the same
         scratch.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +235,8 @@ class Store:
 
     def _get(self, name: str, target: Path, what: str) -> None:
         try:
-            self.fs.get_file(f"{self.root}/{name}", str(target))
+            with self._reached():
+                self.fs.get_file(f"{self.root}/{name}", str(target))
         except FileNotFoundError:
             raise StoreError(f"{self.uri} has no {name} ({what})") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -24,12 +25,38 @@ LEGEND = (
 WIDTH = 170  # where there is no terminal to ask
 
 
+# What tells a recovery table from others.
+RECOVERY = ("study", "recipe", "seed", "mask", "task", "comparable", "damage", "gain", "recovered")
+
+
+class NoTable(ValueError):
+    """A file is not the table that was asked for; the message says what it is."""
+
+
+def read_table(file: str | Path, columns: Iterable[str], **how: object) -> pd.DataFrame:
+    """A CSV file that has these columns and a row; `how` is pandas'. Raises NoTable."""
+    remedy = f"Another file, or make it again: snakemake --cores all --force {file}"
+    if not Path(file).is_file():
+        raise NoTable(f"{file} was not found. Make it: snakemake --cores all {file}")
+    try:
+        frame = pd.read_csv(file, **how)
+    except ValueError as fault:  # empty, ragged, or no text
+        raise NoTable(f"{file} is no table: {str(fault).strip()}. {remedy}") from None
+    lacking = [name for name in columns if name not in frame]
+    if lacking or frame.empty:
+        found = f"it has {', '.join(map(repr, frame.columns[:20]))}, {len(frame)} rows"
+        what = f"has no column {', '.join(lacking)}" if lacking else "has no rows"
+        raise NoTable(f"{file} {what}; {found}. {remedy}")
+    return frame
+
+
 def print_recovery(file: str | Path, seed: str, task: str) -> int:
     """Print the rows of one seed (or `all`) and one task, `macro` or `each`; 1 when there are none.
 
-    `macro` prints that of each protocol.
+    `macro` prints that of each protocol. Raises NoTable.
     """
-    frame = pd.read_csv(file, dtype={"seed": str, "recipe": str, "comparable": str})
+    text = dict.fromkeys(("seed", "recipe", "comparable", "mask", "task"), str)
+    frame = read_table(file, RECOVERY, dtype=text)
     rows = frame[frame.seed == seed]
     wanted = MACROS if task == MACRO else [task]
     rows = rows if task == "each" else rows[rows.task.isin(wanted)]
@@ -61,8 +88,8 @@ CLAIMS = ("regime", "claim", "value", "low", "high", "p", "verdict")  # of a bri
 
 
 def print_claims(file: str | Path) -> int:
-    """Print each claim of a bridge study with its value, interval and verdict."""
-    frame = pd.read_csv(file)
+    """Print each claim of a bridge study with its value, interval and verdict. Raises NoTable."""
+    frame = read_table(file, ("study", *CLAIMS))
     table = Table(title=f"{frame.study.iloc[0]}: claims", box=box.SIMPLE_HEAD)
     for name in CLAIMS:
         table.add_column(name, justify="right" if name in ("value", "low", "high", "p") else "left")

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from ablation.conditions import read_conditions
 from ablation.lineage import check_input, lineage, totals
 from ablation.metrics import accuracies
 from ablation.names import ALL_SEEDS, metric_of
 from ablation.provenance import StaleInput, sealed_manifest, sha256_file, verify_outputs
+from ablation.tables import NoTable, read_table
 
 ROLES = {  # which scored conditions a column of a recovery table stands on, and how
     "baseline": (("baseline",), "B"),
@@ -82,9 +81,10 @@ KEYS += ("step", "event", "pattern", "query", "key", "answer")
 
 def find_row(table: Path, where: Mapping[str, str], column: str) -> dict[str, str]:
     """The one row of `table` that `where` fits, cells as text."""
-    if not table.is_file():
-        raise CannotTrace(f"{table} was not found. Make it: snakemake --cores all {table}")
-    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
+    try:
+        frame = read_table(table, (), dtype=str, keep_default_na=False)
+    except NoTable as fault:
+        raise CannotTrace(str(fault)) from None
     for name in (column, *where):
         if name not in frame:
             raise CannotTrace(f"{table} has no column {name!r}; it has {', '.join(frame.columns)}")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.tree import Tree
 
 from ablation.lineage import machine, of_task, totals
@@ -19,7 +20,8 @@ def show(found: Mapping, console: Console | None = None) -> None:
     cell, nodes = found["cell"], found["manifests"]
     row = " ".join(f"{key}={value}" for key, value in cell["row"].items())
     formula = f" = {cell['formula']}" if cell["formula"] else ""
-    tree = Tree(f"[bold]{cell['column']}{formula} = {cell['value'] or 'nothing'}[/]  {row}")
+    value = escape(cell["value"] or "nothing")  # a text may hold what looks like markup
+    tree = Tree(f"[bold]{cell['column']}{formula} = {value}[/]  {escape(row)}")
     made = found["made_by"]
     tree.add(f"{cell['table']}  by {made['manifest']}  code {made['code'][:12]}")
     told: set[str] = set()
@@ -61,7 +63,7 @@ def _add(branch: Tree, path: str, nodes: Mapping, task: str | None, told: set[st
         inner.add(f"samples: {node['samples']['file']}, {rows:,} rows of {items:,} {task} items")
     packages = (f"{name} {version}" for name, version in node["packages"].items())
     inner.add(", ".join([f"stamp {node['stamp'][:12]}", f"code {node['code'][:12]}", *packages]))
-    inner.add(f"config: {_short(node['config'])}")
+    inner.add(escape(f"config: {_short(node['config'])}"))
     gone = [name for name, output in node["outputs"].items() if not output["here"]]
     size = sum(output["bytes"] for output in node["outputs"].values())
     inner.add(

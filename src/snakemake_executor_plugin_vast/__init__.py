@@ -32,7 +32,7 @@ from .permission import Permission
 from .pool import Pool
 from .rental import Renter, Site
 from .runs import Run, reap
-from .settings import ExecutorSettings, limits_of, market_of, setup_of, wish_default
+from .settings import ExecutorSettings, check, limits_of, market_of, setup_of, wish_default
 from .transport import SECRET, Keyring, Transport, manifest
 from .work import Pace
 
@@ -59,6 +59,7 @@ class Executor(RemoteExecutor):
 
     def __post_init__(self):
         self.settings: ExecutorSettings = self.workflow.executor_settings or ExecutorSettings()
+        check(self.settings)
         self.clock = Clock(self.settings.time_scale)
         self.next_seconds_between_status_checks = 0.2  # nothing is asked: outcomes lie ready
         self.workdir = Path.cwd()
@@ -70,7 +71,8 @@ class Executor(RemoteExecutor):
         self._python = "python"
         self._ready = False
         self._environment = dict(os.environ)
-        os.environ.pop("VAST_API_KEY", None)  # no child process shall have it
+        for name in SECRET:  # no child process shall have them, Snakemake's own included
+            os.environ.pop(name, None)
 
     def _logs(self) -> Path:
         return self.workdir / ".snakemake" / "vast" / "logs"
@@ -161,7 +163,7 @@ class Executor(RemoteExecutor):
         site = Site(
             str(self.workdir), chosen.image, setup_of(chosen), chosen.activate, chosen.smoke,
             lambda: self._sources(known), chosen.silent_minutes * 60, chosen.keep_hours * 3600,
-            LONGEST * chosen.max_hours * 3600, os.environ.get("VAST_IMAGE_LOGIN", ""),
+            LONGEST * chosen.max_hours * 3600, self._environment.get("VAST_IMAGE_LOGIN", ""),
             chosen.state_uri.rstrip("/"),
             {k: v for k, v in os.environ.items() if k.startswith(OPENS_BUCKETS)},
         )  # fmt: skip

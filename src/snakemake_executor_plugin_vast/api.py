@@ -226,7 +226,7 @@ class Vast:
         except requests.RequestException as fault:
             kind = LostReply if endpoint == "create" else Unavailable
             raise kind(self._clean(f"{what}: {type(fault).__name__}")) from None
-        text = self._clean(reply.text[:300])
+        text = self._clean(reply.text)[:300]  # a cut key would be no key to find
         if reply.status_code in (404, 410):
             raise NoSuchOffer(f"{what}: {reply.status_code} {text}")
         if reply.status_code == 429:

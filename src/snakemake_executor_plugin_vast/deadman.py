@@ -36,11 +36,15 @@ def call(url, method, body):
 
 
 def since_when(path, note=False):
-    """Seconds since a moment was noted in a file, by this machine's own clock; None: never."""
-    if note and not os.path.exists(path):
-        with open(path, "w") as file:
-            file.write(str(time.time()))
-    return time.time() - float(read(path)) if os.path.exists(path) else None
+    """Seconds since an empty file was made, by this machine's own clock; None: never.
+
+    Empty: a full disk has no room for a text.
+    """
+    with contextlib.suppress(OSError):
+        if note:
+            open(path, "a").close()
+        return time.time() - os.stat(path).st_mtime
+    return None
 
 
 def touched(path):
@@ -67,7 +71,7 @@ def main(folder, url, silent, grace, later, longest, tick):
             seen, since = touched(lease), time.monotonic()
             if os.path.exists(stopped):
                 os.remove(stopped)
-        age, stopped_for = since_when(born), since_when(stopped)
+        age, stopped_for = since_when(born) or 0, since_when(stopped)
         keep = bool(glob.glob(os.path.join(folder, "*", "keep")))
         act = decide(time.monotonic() - since, age, silent, longest, keep, stopped_for, later)
         if act is None:
@@ -82,8 +86,8 @@ def main(folder, url, silent, grace, later, longest, tick):
                 call(url, "PUT", b'{"state": "stopped"}')
             else:
                 call(url, "DELETE", b"{}")
-        except OSError:  # no network now: again at the next tick
-            pass
+        except Exception:  # no network now, or half an answer: again at the next tick
+            continue
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ class Permission:
 
     `config` and `files` are Snakemake's, `wish` is what the most demanding job needs, `search` asks
     the market for it. The cheapest plan on today's offers says what is asked for, on the price
-    table where the market does not answer; where the workflow is not a study of ours, it is all
-    that the jobs could cost.
+    table where the market does not answer. Of jobs that it does not count (the bridge's, or another
+    workflow's) it is all that they could cost, and that the budget leaves.
     """
 
     def __init__(
@@ -59,16 +59,27 @@ class Permission:
         chosen, budget, plan = self.settings, self.settings.budget or None, None
         if study:
             market = Market.read(PRICES)
-            found = self._today(market, wish, search) or market.prices
-            found = [offer for offer in found if offer.dollars_per_hour <= chosen.max_price]
+            models = {market.gpu(model) for model in wish.gpu_models}
+            found = [
+                offer
+                for offer in self._today(market, wish, search) or market.prices
+                if offer.dollars_per_hour <= chosen.max_price
+                and offer.gpus == wish.gpus
+                and (not models or offer.gpu in models)
+            ]
             plan = _plan(jobs, study, market, found, chosen.max_machines)
-        dollars = len(jobs) * chosen.max_price * chosen.max_hours
+        planned = plan and plan.estimates
+        dollars = plan.estimates[0].dollars if planned else 0.0
+        unknown = len(jobs) - (len(plan.works) if planned else 0)
+        most = unknown * chosen.max_price * chosen.max_hours
+        if budget:
+            most = min(most, max(0.0, budget - dollars))
         with borrowed():
-            if plan and plan.estimates:
+            if planned:
                 print_plan(plan, study.study, len(jobs))
-                dollars = plan.estimates[0].dollars
-            elif budget:
-                dollars = min(dollars, budget)
+            if unknown:
+                self.say(f"{unknown} jobs that no plan counts could cost ${most:.2f} more")
+            dollars += most
             allow_spending(dollars, yes=chosen.yes, budget=budget, ask=at_a_terminal())
 
     def _today(self, market: Market, wish: offers.Wish, search) -> list[Offer]:

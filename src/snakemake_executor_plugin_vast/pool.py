@@ -173,6 +173,16 @@ class Pool:
             self.renter.promise(machine, task.wish.seconds)
         else:
             machine = self.renter.rent(task.wish, slot)
+        try:
+            return self._work_at(task, machine)
+        except OverBudget:
+            self.renter.end(machine, "budget")
+            raise
+        except BaseException:  # the slot may not know it yet: nobody else would end it
+            self.renter.end(machine, "ended")
+            raise
+
+    def _work_at(self, task: Task, machine: Machine) -> Machine | None:
         while True:
             attempt = self._attempt(task, machine)
             why, detail, output, problem = "done", "", "", None
@@ -186,7 +196,6 @@ class Pool:
                 why, problem = "ended", fault
             self._note(attempt, why)
             if problem:
-                self.renter.end(machine, "ended")
                 raise problem
             if why == "done":
                 task.outcome = Outcome(log=str(attempt.log_file))
@@ -207,12 +216,13 @@ class Pool:
                     self.renter.end(machine, why)
                     return None
                 break
-            if remedy == "prune":
-                self._prune(machine, attempt)
-            elif remedy == "bigger" or why in watch.INFRASTRUCTURE:
+            if remedy == "bigger" or why in watch.INFRASTRUCTURE:
                 self.renter.end(machine, why)
                 self._hand_back(task, remedy)
                 return None
+            if remedy == "prune":
+                self._prune(machine, attempt)
+            self.renter.promise(machine, task.wish.seconds)  # a second time takes its time again
         self.renter.promise(machine, 0.0)
         return machine
 

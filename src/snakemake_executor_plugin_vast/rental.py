@@ -198,6 +198,7 @@ class Renter:
         self.keeper.want(label)
         try:
             machine.id = self._create(offer.id, body, label)
+            self.ledger.write("rent", label=label, instance=machine.id, dph=dph)
         except NoSuchOffer:
             self.end(machine, "taken", rented=False)
             return None
@@ -209,7 +210,6 @@ class Renter:
         except BaseException:
             self.end(machine, "ended")
             raise
-        self.ledger.write("rent", label=label, instance=machine.id, dph=dph)
         kind = "interruptible" if wish.interruptible else "on demand"
         place = f" in {offer.geolocation}" if offer.geolocation else ""
         self.log(f"{label}: {offer.num_gpus}x {offer.gpu_name}{place}, ${dph:.3f}/h, {kind}")

@@ -81,21 +81,27 @@ def reap(
 ) -> list[str]:
     """End the machines of dead runs, after bringing their jobs' states home; labels that are left.
 
-    `api` is called only when there may be machines. Raises VastError.
+    `api` is called only when there may be machines. A ledger that cannot be read keeps none alive:
+    its ValueError is raised after their end. Raises VastError.
     """
     left: list[str] = []
+    damage: ValueError | None = None
     for folder in dead_runs(workdir):
         facts = json.loads((folder / FACTS).read_text())
         clock = Clock(facts["scale"])
         ledger = books.Ledger(Path(facts["ledger"]), folder.name, clock.wall)
-        mine = [line for line in books.read(ledger.path) if line["run"] == folder.name]
+        lines, whole, told = [], True, ledger.path.is_file()
+        try:
+            lines = books.read(ledger.path)
+        except ValueError as fault:
+            damage, whole, told = fault, False, False
+        mine = [line for line in lines if line["run"] == folder.name]
         rented = {rental.label: rental for rental in books.open_rentals(mine)}
         stay = []
-        if rented:
-            ended: list[str] = []
-            keeper = Keeper(api(), facts["prefix"], clock, ended.append)
+        if rented or not told and (folder / "key").is_file():  # the key is made before all renting
+            keeper = Keeper(api(), facts["prefix"], clock)
             _rescue(keeper, folder, Path(facts["workdir"]), clock, log)
-            found = sorted({i.label for i in keeper.api.instances() if i.label in rented})
+            found = sorted(i.label for i in with_prefix(keeper.api.instances(), keeper.prefix))
             log(f"run {folder.name} was killed: {len(found)} machines to end {' '.join(found)}")
             stay = keeper.end_all(patience)
             for rental in rented.values():
@@ -107,8 +113,10 @@ def reap(
                 end = {"seconds": seconds, "dollars": dollars, "why": "driver killed"}
                 ledger.write("end", label=rental.label, **end)
         left += stay
-        if not stay:
+        if whole and not stay:
             forget(folder)
+    if damage:
+        raise damage
     return left
 
 
@@ -121,7 +129,11 @@ def _rescue(
     keys = Keyring(folder)
     try:
         for instance in with_prefix(keeper.api.instances(), keeper.prefix):
-            awake = _awake(keeper.api, instance, clock)
+            try:
+                awake = _awake(keeper.api, instance, clock)
+            except VastError as fault:  # of this machine; others may have a state as well
+                log(f"{instance.label}: {fault}")
+                continue
             ways = [
                 Transport(keys, awake.label, address, max(5.0, clock.real(30.0)))
                 for address in (awake.addresses if awake else ())

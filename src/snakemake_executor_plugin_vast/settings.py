@@ -1,7 +1,9 @@
 """The settings of `--executor vast`; each is `--vast-<name>` on the command line."""
 
+import math
 from dataclasses import dataclass, field
 
+from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.settings import ExecutorSettingsBase
 
 from .offers import Market, Wish
@@ -64,6 +66,32 @@ class ExecutorSettings(ExecutorSettingsBase):
     keep_hours: float = setting(48.0, "How long a machine so stopped is worth keeping.")
     ledger: str = setting("ledger/{study}.jsonl", "The ledger; {study} is config['study'].")
     time_scale: float = setting(1.0, "For tests: how fast the executor's clock runs.")
+
+
+# Numbers that may be 0; all others must be above it.
+MAY_BE_NONE = {"budget", "lost_bids", "reliability", "cuda", "inet_down", "local_cores"}
+MAY_BE_NONE |= {"idle_minutes", "retries", "state_minutes", "state_share", "keep_hours"}
+
+
+def check(chosen: ExecutorSettings) -> None:
+    """Raise WorkflowError for what would rent nothing, wait for ever, or end each job at once."""
+    problems = []
+    for name, value in vars(chosen).items():
+        option = f"--vast-{name.replace('_', '-')}"
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if name in MAY_BE_NONE and not 0 <= value < math.inf:
+                problems.append(f"{option}: {value} found, a number from 0 was expected")
+            if name not in MAY_BE_NONE and not 0 < value < math.inf:
+                problems.append(f"{option}: {value} found, a number above 0 was expected")
+    for region in filter(None, map(str.strip, chosen.regions.split(","))):
+        if not (len(region) == 2 and region.isalpha()):
+            problems.append(f"--vast-regions: {region} found, two letters a country were expected")
+    try:
+        chosen.ledger.format(study="")
+    except (KeyError, IndexError, ValueError):
+        problems.append(f"--vast-ledger: {chosen.ledger} found, only {{study}} is filled in")
+    if problems:
+        raise WorkflowError("\n".join(problems))
 
 
 def setup_of(chosen: ExecutorSettings) -> str:

@@ -33,6 +33,10 @@ class Failed(Exception):
     """The machine answered, and the command failed there."""
 
 
+class NoRoomHere(Failed):
+    """The disk of this computer is full: no other machine would help."""
+
+
 class Damaged(Exception):
     """What came home is not what left."""
 
@@ -133,8 +137,8 @@ class Transport:
         """
         Path(state).mkdir(parents=True, exist_ok=True)
         ways = [f"root@{self._host}:{copy}/", f"{state}/"]
-        self._transfer(["-rlp", "--exclude", f"/*/{onboard.SEAL}", *ways])
-        self._transfer(["-rlp", *ways])
+        self._transfer(["-rlp", "--exclude", f"/*/{onboard.SEAL}", *ways], False)
+        self._transfer(["-rlp", *ways], False)
         for entry in Path(state).iterdir():
             if entry.name not in parts and entry.is_dir():
                 (entry / onboard.SEAL).unlink(missing_ok=True)
@@ -150,18 +154,23 @@ class Transport:
         if names:
             ends = ["/", f"root@{self._host}:/"]
             ends = ends if there else ends[::-1]
-            self._transfer([*flags, "--files-from=-", *ends], "\n".join(names).encode())
+            self._transfer([*flags, "--files-from=-", *ends], there, "\n".join(names).encode())
 
-    def _transfer(self, arguments: list[str], data: bytes = b"") -> None:
-        """One rsync. Its time-out watches for silence; a transfer may last as long as it moves."""
+    def _transfer(self, arguments: list[str], there: bool, data: bytes = b"") -> None:
+        """One rsync, `there` or here. Its time-out is for silence: it may last while it moves."""
         silence = max(10, int(2 * self.timeout))
         shell = shlex.join(self._ssh)
         command = ["rsync", f"--timeout={silence}", "-e", shell, *arguments]
         done = self._run(command, data, None)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
-            if "No space left" in said:
+            if "No space left" in said and there:
                 raise Failed(said[-2000:])
+            if "No space left" in said:
+                raise NoRoomHere(
+                    f"the disk of this computer is full: no room for what {self.name} has made. "
+                    "Make some and start again"
+                )
             self._lost(f"rsync exit {done.returncode}: {said}")
 
     def _run(self, command: list[str], data: bytes, timeout: float | None):

@@ -20,7 +20,7 @@ from .clock import Clock
 from .keeper import Keeper
 from .offers import Wish
 from .rental import Closing, Lost, Machine, Site
-from .transport import Damaged, Denied, Failed, Transport, Unreachable
+from .transport import Damaged, Denied, Failed, NoRoomHere, Transport, Unreachable
 from .watch import Limits, Sight
 
 GPU_IDLE = 5  # percent
@@ -156,6 +156,7 @@ class Attempt:
         now = self.clock.now()
         started = contact = progress = carried = now
         offset, mark, home_mark, took, idle, alert = 0, None, None, 0.0, None, False
+        more = False  # output lies there that was not read
         while True:
             label = self.machine.label
             known, instance = self.keeper.find(label, self.machine.rented + 60.0)
@@ -168,10 +169,11 @@ class Attempt:
                 if why in ("overtime", "stalled"):
                     self.end()
                 raise Lost(why, f"{sight.now - contact:.0f} s since the last answer")
-            if self.clock.wait(watch.look_again(sight, self.limits), self.closing):
+            pause = 0.0 if more else watch.look_again(sight, self.limits)
+            if self.clock.wait(pause, self.closing):
                 self.end()
                 raise Closing
-            seen = self._look(offset)
+            seen, more = self._look(offset), False
             if seen is None:
                 continue
             contact = self.clock.now()
@@ -181,8 +183,8 @@ class Attempt:
                 offset += len(seen["output"])
                 alert = watch.alarming(self._keep(seen["output"].encode("latin-1")))
             idle = None if seen["gpu"] is None else seen["gpu"] < GPU_IDLE
-            if len(seen["output"]) >= transport.onboard.CHUNK:
-                continue  # there is more to read
+            if more := len(seen["output"]) >= transport.onboard.CHUNK:
+                continue
             if seen["exit"]:
                 return seen["exit"]
             if not seen["alive"]:
@@ -289,6 +291,8 @@ class Attempt:
             except Denied as fault:
                 self.reattach(self.machine)
                 problem = fault
+            except NoRoomHere as fault:
+                raise RuleFailed(str(fault), "") from None
             except Failed as fault:
                 if "No space left" in str(fault):
                     raise RuleFailed(str(fault), str(fault)) from None

@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from rich import box
@@ -116,11 +117,15 @@ def last_line(job: Job) -> str:
 
 
 def spent(root: Path) -> float:
-    """Dollars in the ledgers of the `vast` executor so far; 0 without any."""
+    """Dollars in the ledgers of the `vast` executor so far; 0 without any that can be read."""
     files = sorted(root.glob(LEDGERS))
     if not files:
         return 0.0
 
     from snakemake_executor_plugin_vast import ledger
 
-    return sum(ledger.account(ledger.read(file), time.time()).spent for file in files)
+    dollars = 0.0
+    for file in files:
+        with suppress(OSError, ValueError, KeyError):  # a view must not keep a study from its work
+            dollars += ledger.account(ledger.read(file), time.time()).spent
+    return dollars

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ablation.lineage import read_run as record_of
 from ablation.provenance import (
     StaleInput,
     read_json_lines,
@@ -103,7 +104,7 @@ def read_run(job: Job, home: str, ledger: Mapping[str, list[dict]]) -> Run:
                 file = os.path.normpath(os.path.join(os.path.dirname(path), name))
                 known[file] = File(file, entry["sha256"], entry["bytes"], _is_here(file, entry))
         elif path.endswith("run.json") and Path(path).is_file():
-            run.records.append(json.loads(Path(path).read_text("utf-8")))
+            run.records.append(record_of(path))
     run.sources = [file for path, file in known.items() if not path.startswith(f"{home}/")]
     for path in job.outputs:
         below = {p for p in known if p.startswith(f"{path}/")}

@@ -131,11 +131,22 @@ def test_a_circle_in_the_file_ends():
     assert oldest("s", "1", circle) in ("1", "2")
 
 
-@pytest.mark.parametrize("text", ['{"stage": "s"}', '[{"stage": "s"}]'])
-def test_a_malformed_file_is_named(work, text):
+@pytest.mark.parametrize("text", ['{"stage": "s"}', '[{"stage": "s"}]', "[1]", "<<<<<<< ours\n["])
+def test_a_malformed_file_is_named(work, monkeypatch, capsys, text):
+    """After a merge with a conflict, for one."""
     (work.root / "accepted.json").write_text(text)
-    with pytest.raises(ValueError, match="accepted.json: a list"):
+    with pytest.raises(ValueError, match="accepted.json: .* a list of objects .* restore the comm"):
         accepted.read(work.root)
+    monkeypatch.chdir(work.root)
+    assert main(["accept", "stage3_finetune", "--why", "renamed"]) == 1
+    assert "accepted.json: " in capsys.readouterr().err
+
+
+def test_a_damaged_manifest_is_named(work, monkeypatch, capsys):
+    work.manifest.write_text("{")
+    monkeypatch.chdir(work.root)
+    assert main(["accept", "stage3_finetune", "--why", "renamed"]) == 1
+    assert "stage/manifest.json is no manifest" in capsys.readouterr().err
 
 
 def test_the_command_says_what_it_did_or_why_not(work, monkeypatch, capsys):

@@ -101,3 +101,12 @@ def test_distance_is_symmetric_and_zero_only_between_equals(a, b):
     assert distance(a, b) == distance(b, a) >= 0
     assert (distance(a, b) == 0) == (a == b or abs(a - b) == 0)
     assert distance(math.nan, math.nan) == 0 and distance(a, math.nan) == math.inf
+
+
+def test_a_number_that_is_none_on_both_sides_hides_no_other(tmp_path):
+    from safetensors.numpy import save_file
+
+    for name, last in (("a", 1.0), ("b", 3.0)):
+        save_file({"w": np.array([np.nan, last, 0.0])}, tmp_path / f"{name}.safetensors")
+    verdict = compare(tmp_path / "a.safetensors", tmp_path / "b.safetensors", 1e-3)
+    assert (verdict.verdict, verdict.largest) == ("different", 2.0)

@@ -334,6 +334,13 @@ def test_stale_results_are_refused_by_name(jobs, fault):
     assert not Path("results/ro-crate-metadata.json").exists()
 
 
+def test_a_run_record_that_was_cut_off_is_named(jobs):
+    record = next(path for job in jobs for path in job.outputs if path.endswith("run.json"))
+    Path(record).write_text("{")
+    with pytest.raises(StaleInput, match=f"{record} is no run record"):
+        written(jobs)
+
+
 def test_the_copied_workflow_is_no_study(jobs):
     Path("resources/micro").mkdir()
     provenance.write_manifest("resources/micro/manifest.json", stamp("base_pretrain"), [])

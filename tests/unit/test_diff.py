@@ -120,7 +120,8 @@ def test_other_items_are_not_paired(two, capsys):
     samples.loc[samples.task == "a", "doc_hash"] += "other"
     samples.to_parquet(path, index=False)
     manifest = json.loads((path.parent / "manifest.json").read_text())
-    manifest["outputs"][path.name]["sha256"] = provenance.sha256_file(path)
+    facts = {"sha256": provenance.sha256_file(path), "bytes": path.stat().st_size}
+    manifest["outputs"][path.name] = facts
     provenance.write_json(path.parent / "manifest.json", manifest)
     restamp(path.parent / "manifest.json")
     found = diff(folder("a"), folder("b"))
@@ -202,3 +203,18 @@ def test_an_edited_manifest_is_refused(two):
     path.write_text(path.read_text().replace('"2.13.0"', '"2.14.0"'))
     with pytest.raises(provenance.StaleInput, match="base/manifest.json has been edited"):
         diff(folder("a"), folder("b"))
+
+
+def test_sample_rows_that_were_damaged_are_refused(two):
+    """A manifest says what they were; the numbers are read from what they are."""
+    rows = next(Path(folder("b")).rglob("samples.parquet"))
+    rows.write_bytes(rows.read_bytes()[:-100])
+    with pytest.raises(provenance.StaleInput, match="samples.parquet has changed"):
+        diff(folder("a"), folder("b"))
+
+
+def test_values_that_look_like_markup_are_shown_as_they_are(two, capsys):
+    found = diff(folder("a"), folder("a"))
+    change = {"before": "[/INST]", "after": "[b]", "results": ["r"]}
+    show(found | {"config": {"prompt": [change]}})
+    assert "prompt: [/INST] -> [b]" in capsys.readouterr().out

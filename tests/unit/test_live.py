@@ -1,6 +1,7 @@
 """Promises of the logger plugin `live`: what it counts and reads; all else is passed on."""
 
 import io
+import json
 import os
 import pty
 import subprocess
@@ -123,6 +124,16 @@ def test_a_job_without_progress_is_named_all_the_same():
 
 def test_no_ledger_no_money(tmp_path):
     assert spent(tmp_path) == 0.0
+
+
+def test_a_damaged_ledger_keeps_no_study_from_its_work(tmp_path):
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger/bad.jsonl").write_text("no json\n\n")
+    intend = {"what": "intend", "run": "r", "label": "m", "dph": 1, "seconds": 9, "time": 0}
+    end = {"what": "end", "run": "r", "label": "m", "time": 9, "dollars": 0.5, "seconds": 9}
+    text = "".join(json.dumps(line) + "\n" for line in (intend, end))
+    (tmp_path / "ledger/good.jsonl").write_text(text)
+    assert spent(tmp_path) == 0.5
 
 
 @pytest.mark.parametrize(

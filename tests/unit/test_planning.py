@@ -314,3 +314,29 @@ def test_spending_is_allowed(settings):
 def test_spending_is_not_allowed(settings, told):
     with pytest.raises(NotAllowed, match=told):
         allow_spending(7.0, **settings)
+
+
+NONSENSE = {
+    "no bandwidth": (["--megabits", "0"], "a number above 0 was expected"),
+    "time that runs back": (["--startup-minutes", "-5"], "a number from 0 was expected"),
+    "no number": (["--checkpoint-gb", "nan"], "a number from 0 was expected"),
+    "no file": (["--configfile", "none.yaml"], "none.yaml: No such file"),
+    "a folder": (["--configfile", "config"], "config: Is a directory"),
+}
+
+
+@pytest.mark.parametrize("arguments, told", NONSENSE.values(), ids=NONSENSE)
+def test_nonsense_is_refused_in_words(monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit):
+        raise SystemExit(main(["plan", *arguments]))
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", [None, "[]", "{}", "cut"])
+def test_step_times_that_are_none_are_named(tmp_path, text):
+    file = tmp_path / "times.json"
+    if text:
+        file.write_text(text)
+    with pytest.raises(offers.NoOffers, match=r"times\.json holds no step times"):
+        offers.benchmarked(MARKET, {}, file)

@@ -255,7 +255,7 @@ def test_a_missing_package_is_named_by_its_extra(here, monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec, "url_to_fs", absent)
-    with pytest.raises(StoreError, match=r"pip install 'ablation\[s3\]'"):
+    with pytest.raises(StoreError, match=r'pip install --editable "\.\[s3\]"'):
         Store("s3://bucket/folder")
     monkeypatch.undo()
     with pytest.raises(StoreError, match="s3://bucket/folder or hf://datasets/owner/name"):
@@ -279,3 +279,21 @@ def test_the_hub_gets_few_commits_not_one_a_file(here, monkeypatch):
     assert [len(paths) for *_, paths in commits] == [stores.FILES_A_COMMIT, 1]
     assert commits[0][:2] == ("o/n", "dataset")
     assert commits[0][2][0] == f"sub/objects/00/{0:064x}"
+
+
+def test_a_service_that_does_not_answer_is_told_with_what_to_look_at(here, monkeypatch):
+    """botocore's NoCredentialsError, for one, is no OSError."""
+
+    class NoCredentials(Exception):
+        pass
+
+    def refuse(*_, **__):
+        raise NoCredentials("Unable to locate credentials")
+
+    store = Store("memory://there")
+    for name in ("find", "get_file", "put_file"):
+        monkeypatch.setattr(type(store.fs), name, refuse)
+    for act in (store.sizes, store.studies, lambda: store.snapshot(STUDY),
+                lambda: store.send({"0" * 64: Path(WEIGHTS)}, "")):  # fmt: skip
+        with pytest.raises(StoreError, match="memory://there .*NoCredentials.*credentials in the"):
+            act()

@@ -306,6 +306,13 @@ def test_of_equal_choices_the_first_wins():
     assert item_correct(choices([-1.0, -1.0], gold=1), "acc")["a"].item() == 0
 
 
+@pytest.mark.parametrize("scores", [[np.nan, -1.0], [np.nan, np.nan]])
+def test_a_score_that_is_no_number_makes_no_item_right(scores):
+    """Left out, it would leave the other choice as the best one."""
+    with pytest.raises(ValueError, match="log-likelihoods are NaN, the first in a, doc_id 0, choi"):
+        item_correct(choices(scores, gold=1), "acc")
+
+
 def test_rows_may_come_in_any_order():
     frames = [
         choices([-3.0, -1.0, -2.0], gold=1).assign(doc_id=i, doc_hash=str(i)) for i in range(5)

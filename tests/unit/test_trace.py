@@ -10,6 +10,7 @@ from small_results import HOME, ITEMS, RECIPES, SEEDS, TASKS, make, manifest
 from ablation.__main__ import main
 from ablation.provenance import StaleInput, write_json_lines
 from ablation.trace import CannotTrace, trace
+from ablation.trace_tree import show
 
 TABLE = "results/recovery.csv"
 ROW = {"recipe": "3B", "seed": "1", "mask": "prefill_bidir", "task": "macro"}
@@ -209,3 +210,32 @@ def test_the_command_says_what_is_wrong_and_fails(here, capsys):
     assert "it has 3A, 3B" in capsys.readouterr().err
     assert main(["trace", "absent.csv", "--column", "gain"]) == 2
     assert "was not found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"recipe\n", b"a\n1\n1,2,3\n"])
+def test_what_is_no_table_is_refused_by_its_name(tmp_path, capsys, content):
+    file = tmp_path / "bad.csv"
+    file.write_bytes(content)
+    for command in (["table", str(file)], ["trace", str(file), "--column", "gain"]):
+        assert main(command) > 0
+        told = capsys.readouterr().err
+        assert str(file) in told and "make it again" in told, told
+
+
+@pytest.mark.parametrize("line", ["no json", '{"what": "attempt"}', None])
+def test_a_damaged_ledger_is_told_by_its_line(here, capsys, line):
+    if line:
+        Path("mine.jsonl").write_text(f"{line}\n\n")
+    options = ["--where", *(f"{k}={v}" for k, v in ROW.items()), "--column", "recovered"]
+    assert main(["trace", TABLE, *options, "--ledger", "mine.jsonl"]) == 2
+    told = capsys.readouterr().err
+    assert "mine.jsonl" in told and "restore it" in told and (not line or "line 1" in told)
+
+
+def test_a_text_that_looks_like_markup_is_shown_as_it_is(here, capsys):
+    """As models write it: [/INST] would be a closing tag."""
+    found = trace(TABLE, ROW, "recovered")
+    found["cell"] |= {"value": "[/INST] yes", "row": {"prompt": "[b]who?"}}
+    show(found)
+    told = capsys.readouterr().out
+    assert "[/INST] yes" in told and "[b]who?" in told

@@ -1,5 +1,6 @@
 """The Vast executor's part on a machine: its dead man's switch, states and jobs. No network."""
 
+import http.client
 import json
 from pathlib import Path
 
@@ -35,6 +36,38 @@ def test_the_switch_hears_the_lease_whatever_its_clock_says(tmp_path, monkeypatc
         deadman.main(str(tmp_path), "http://x", 30, 5, 1000, 1e6, 10)
     [(method, when)] = calls
     assert method == "PUT" and 120 <= when <= 150
+
+
+def test_neither_a_full_disk_nor_half_an_answer_breaks_the_switch(tmp_path, monkeypatch):
+    """Both would leave the machine running, and billed, with nobody who looks after it."""
+    now, calls = [0.0], []
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/keep").write_text("/state")
+    (tmp_path / "lease").touch()
+
+    def full(path, mode="r"):
+        """There is room for a name, none for what is to stand in it."""
+        if mode == "r":
+            return open(path)
+        Path(path).touch()
+        return open("/dev/full", mode)
+
+    def sleep(seconds):
+        now[0] += seconds
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    def call(url, method, body):
+        calls.append(method)
+        raise http.client.BadStatusLine("")
+
+    monkeypatch.setattr(deadman, "open", full, raising=False)
+    monkeypatch.setattr(deadman.time, "sleep", sleep)
+    monkeypatch.setattr(deadman.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(deadman, "call", call)
+    with pytest.raises(KeyboardInterrupt):
+        deadman.main(str(tmp_path), "http://x", 30, 5, 1000, 1e6, 10)
+    assert calls == ["PUT", "PUT"]
 
 
 def test_only_whole_parts_of_a_state_are_linked(tmp_path):

@@ -1,20 +1,21 @@
 """The Vast executor's parts, each alone: API calls, keeper, files, runs. No network, no waits."""
 
 import json
+import os
+import re
 import subprocess
-import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
 import requests
-from vast_stands import Still
+from snakemake_interface_common.exceptions import WorkflowError
+from vast_stands import Account, Still
 
 import snakemake_executor_plugin_vast as plugin
 from ablation.machine import GIT_STATE
-from snakemake_executor_plugin_vast import api, rental, runs, transport, work
+from snakemake_executor_plugin_vast import api, rental, settings, transport, work
 from snakemake_executor_plugin_vast import ledger as books
-from snakemake_executor_plugin_vast.api import Instance
 from snakemake_executor_plugin_vast.keeper import Keeper
 from snakemake_executor_plugin_vast.offers import Wish
 from snakemake_executor_plugin_vast.settings import SETUP, VENV
@@ -98,11 +99,12 @@ def test_all_pages_of_the_list_are_read(monkeypatch):
     assert sent[1][2]["params"]["after_token"] == "t"
 
 
-def test_the_key_is_in_no_message_and_no_argument(monkeypatch):
-    client, sent = vast(monkeypatch, (400, {"msg": f"bad key {KEY}"}))
+@pytest.mark.parametrize("before", ["bad key ", "x" * 285])  # messages are cut after 300
+def test_the_key_is_in_no_message_and_no_argument(monkeypatch, before):
+    client, sent = vast(monkeypatch, (400, {"msg": f"{before}{KEY}"}))
     with pytest.raises(api.Refused) as caught:
         client.create(1, {})
-    assert KEY not in str(caught.value) and "<key>" in str(caught.value)
+    assert KEY[:4] not in str(caught.value) and "<key>" in str(caught.value)
     assert KEY not in repr(sent)
 
 
@@ -117,26 +119,6 @@ def test_the_key_is_found_where_the_official_client_puts_it(tmp_path):
 
 
 # ---- the keeper ----------------------------------------------------------------------------------
-
-
-class Account:
-    """Instances by label; `deaf` destroys are ignored, `down` listings fail."""
-
-    def __init__(self, *labels, deaf=0, down=0):
-        self.labels, self.deaf, self.down, self.destroyed = list(labels), deaf, down, []
-
-    def instances(self):
-        if self.down:
-            self.down -= 1
-            raise api.Unavailable("down")
-        return [Instance(label, label, "running", "", 1, 0.1, False, ()) for label in self.labels]
-
-    def destroy(self, id):  # here the label
-        self.destroyed.append(id)
-        if self.deaf:
-            self.deaf -= 1
-            raise api.Unavailable("500")
-        self.labels.remove(id)
 
 
 def keeper(account, ended=None):
@@ -279,51 +261,36 @@ def test_children_never_see_the_key(tmp_path, monkeypatch):
     assert KEY not in repr(seen)
 
 
-# ---- runs ----------------------------------------------------------------------------------------
+# ---- the executor ------------------------------------------------------------------------------
 
 
-def test_a_run_is_dead_when_its_process_is(tmp_path):
-    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
-    assert runs.dead_runs(tmp_path) == []
-    run._lock.close()  # as the kernel does for a killed process
-    assert runs.dead_runs(tmp_path) == [run.folder]
+@pytest.mark.parametrize(
+    "nonsense, told",
+    [
+        ({"max_machines": 0}, "--vast-max-machines: 0 found, a number above 0"),
+        ({"max_hours": -1.0}, "--vast-max-hours: -1.0 found, a number above 0"),
+        ({"budget": float("nan")}, "--vast-budget: nan found, a number from 0"),
+        ({"regions": "DE, Poland"}, "--vast-regions: Poland found, two letters"),
+        ({"ledger": "{stduy}.jsonl"}, "--vast-ledger: {stduy}.jsonl found, only {study}"),
+    ],
+)
+def test_nonsense_settings_are_refused_before_anything_runs(nonsense, told):
+    """With no machine at a time a job would wait for ever."""
+    settings.check(plugin.ExecutorSettings())
+    with pytest.raises(WorkflowError, match=re.escape(told)):
+        settings.check(plugin.ExecutorSettings(**nonsense))
 
 
-def test_a_run_that_ended_well_leaves_no_key(tmp_path):
-    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
-    (run.folder / "key").write_text("private")
-    run.over([])
-    assert not run.folder.exists() and runs.dead_runs(tmp_path) == []
-
-
-def test_reap_ends_what_a_killed_run_left_and_books_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "Clock", lambda scale: Still())
-    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
-    book = books.Ledger(tmp_path / "ledger.jsonl", run.name, lambda: 0.0)
-    label = f"{run.prefix}1-1"
-    facts = {"offer": 1, "machine": 1, "dph": 1.0, "seconds": 60.0}
-    book.write("intend", label=label, **facts)
-    run._lock.close()
-    account, said = Account(label, "another-run-1-1"), []
-    assert runs.reap(tmp_path, lambda: account, said.append) == []
-    assert account.labels == ["another-run-1-1"]
-    assert books.open_rentals(books.read(book.path)) == []
-    assert runs.dead_runs(tmp_path) == []
-
-
-def test_reap_asks_for_no_key_where_nothing_was_rented(tmp_path):
-    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", 1.0)
-    run._lock.close()
-    assert runs.reap(tmp_path, lambda: pytest.fail("asked"), print) == []
-
-
-def test_reap_needs_no_snakemake():
-    code = (
-        "import sys, snakemake_executor_plugin_vast.runs\n"
-        "print([m for m in ('snakemake', 'snakemake.workflow', 'torch') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
+def test_no_child_of_snakemake_itself_gets_a_secret(tmp_path, monkeypatch):
+    """Local rules run outside of our own lane."""
+    monkeypatch.chdir(tmp_path)
+    for name in transport.SECRET:
+        monkeypatch.setenv(name, KEY)
+    executor = object.__new__(plugin.Executor)
+    executor.workflow = SimpleNamespace(executor_settings=None)
+    executor.__post_init__()
+    assert not {*transport.SECRET} & {*os.environ}
+    assert {*transport.SECRET} <= {*executor._environment}
 
 
 def test_a_renter_that_is_closing_rents_nothing():

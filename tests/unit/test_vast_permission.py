@@ -117,3 +117,20 @@ def test_a_market_that_does_not_answer_is_told_and_the_table_taken(terminal, cap
     Permission(ExecutorSettings(yes=True), said.append).get(JOBS, *OURS)
     assert len(said) == 1 and "no answer" in said[0] and "price table" in said[0]
     assert "1x H100_SXM" in capsys.readouterr().out
+
+
+def test_jobs_that_no_plan_counts_are_asked_for_at_their_most(terminal):
+    """The bridge's take hours of a GPU: they are not to be had for a yes to $0.00."""
+    asked, answers = terminal
+    answers.append("y")
+    bridge, said = [("bridge_cells", {}), ("bridge_states", {})], []
+    Permission(ExecutorSettings(max_price=2.0, max_hours=3.0), said.append).get(bridge, *OURS)
+    assert asked == ["Rent for about $12.00? [y/N] "]
+    assert any("2 jobs that no plan counts could cost $12.00" in text for text in said)
+
+
+def test_only_gpus_that_may_be_rented_are_planned_with(terminal, capsys):
+    wish = Wish(gpus=1, gpu_models=("H100_SXM", "H200"), max_price=5.0)
+    Permission(ExecutorSettings(yes=True)).get(JOBS, *OURS[:2], wish, silent)
+    shown = capsys.readouterr().out
+    assert "1x H100_SXM" in shown and "A100" not in shown and "2x" not in shown

@@ -264,6 +264,30 @@ def test_a_warm_machine_is_no_way_around_the_budget(make):
     assert wait(second) == ["budget of $1.00"] and renter.ended == [("m1", "budget")]
 
 
+@pytest.mark.parametrize("script", [["stalled"], ["full"]])
+def test_a_second_time_on_one_machine_is_asked_for_as_the_first(make, monkeypatch, script):
+    """A job that stalls after eleven hours may take eleven more."""
+    renter = Renter()
+    pool, job = make(renter), task(*script)
+    monkeypatch.setattr(pool, "_prune", lambda machine, attempt: None)
+    renter.over = "m1"
+    pool.submit(job)
+    assert wait(job) == ["budget of $1.00"] and renter.ended == [("m1", "budget")]
+
+
+def test_no_machine_stays_when_the_books_cannot_be_kept(make, monkeypatch):
+    renter = Renter()
+    pool, job = make(renter), task()
+
+    def full(*_, **facts):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pool.ledger, "write", full)
+    pool.submit(job)
+    assert "No space left" in wait(job)[0]
+    assert renter.ended == [("m1", "ended")]
+
+
 def test_nothing_to_rent_fails_that_job_alone(make):
     renter = Renter([NothingToRent("no offer")])
     pool, first = make(renter), task()

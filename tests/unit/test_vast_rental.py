@@ -67,6 +67,22 @@ def test_a_machine_dearer_than_the_cap_is_ended_at_once(renting, tmp_path):
     assert ends(tmp_path) == ["contract"]
 
 
+def test_a_machine_that_could_not_be_put_down_is_ended(renting, monkeypatch):
+    market = Market([offer(1)])
+    renter = renting(market)
+    write = renter.ledger.write
+
+    def full(what, **facts):
+        if what == "rent":
+            raise OSError(28, "No space left on device")
+        return write(what, **facts)
+
+    monkeypatch.setattr(renter.ledger, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        renter.rent(STEADY, 1)
+    assert market.created == [1] and not market.listed
+
+
 TROUBLE = {
     "fatal": {"comes": {1: {"status": "loading", "message": "toomanyrequests: pull rate limit"}}},
     "boot": {"comes": {1: {"status": "loading"}}},

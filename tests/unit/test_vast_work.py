@@ -2,11 +2,12 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from vast_stands import Market, Still, offer
 
-from snakemake_executor_plugin_vast import onboard, rental, work
+from snakemake_executor_plugin_vast import onboard, rental, transport, watch, work
 from snakemake_executor_plugin_vast.api import Instance
 from snakemake_executor_plugin_vast.offers import Wish
 from snakemake_executor_plugin_vast.watch import Limits
@@ -116,6 +117,21 @@ def test_it_is_calm_again_when_the_alarm_is_over(make):
     assert pauses(way, 2000 + SPARSE, OVER) == {SPARSE}
 
 
+def test_much_output_is_read_without_a_pause(make):
+    """A job that has ended must not hold its machine until all it has said is read, bit by bit."""
+    left = [100]
+
+    def told(now):
+        left[0] -= now >= OVER
+        if now < OVER or left[0] < 0:
+            return exit(now)
+        return exit(now) | {"output": "x" * onboard.CHUNK}
+
+    attempt, way = make(told)
+    attempt.run()
+    assert left[0] < 0 and attempt.clock.now() <= OVER + 2 * SPARSE
+
+
 # ---- ends ----------------------------------------------------------------------------------------
 
 
@@ -179,3 +195,19 @@ def test_outputs_logs_and_benchmarks_are_compared_before_success_is_told(make, t
         attempt.run()
     assert {way.request[key] == told[key] for key in told} == {True}
     assert set(way.pulled) == {str(tmp_path / name) for name in MADE}
+
+
+def test_a_full_disk_here_fails_the_job_and_buys_no_larger_machine(make, monkeypatch):
+    attempt, _ = make(exit, outputs=["results/model"])
+    ssh = transport.Transport.__new__(transport.Transport)
+    ssh._ssh, ssh._host, ssh.name, ssh.timeout = ["ssh"], "host", "m", 30.0
+    full = SimpleNamespace(returncode=11, stderr=b"rsync: write failed: No space left on device")
+    monkeypatch.setattr(ssh, "_run", lambda *_: full)
+    attempt.machine.transport.pull = ssh.pull
+    with pytest.raises(work.RuleFailed, match="disk of this computer is full") as failed:
+        attempt.run()
+    assert watch.remedy("failed", 1, 3, failed.value.output) == "fail"
+    attempt.machine.transport.push = ssh.push
+    with pytest.raises(work.RuleFailed) as failed:  # there it is another matter
+        attempt._steadily(lambda way: way.push(["/in"]))
+    assert watch.remedy("failed", 1, 3, failed.value.output) == "prune"

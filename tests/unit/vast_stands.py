@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from snakemake_executor_plugin_vast.api import Instance, NoSuchOffer, Offer
+from snakemake_executor_plugin_vast.api import Instance, NoSuchOffer, Offer, Unavailable
 from snakemake_executor_plugin_vast.transport import Failed
 
 
@@ -108,3 +108,23 @@ class Way:
 
     def close(self):
         pass
+
+
+class Account:
+    """Instances by label; `deaf` destroys are ignored, `down` listings fail."""
+
+    def __init__(self, *labels, deaf=0, down=0):
+        self.labels, self.deaf, self.down, self.destroyed = list(labels), deaf, down, []
+
+    def instances(self):
+        if self.down:
+            self.down -= 1
+            raise Unavailable("down")
+        return [Instance(label, label, "running", "", 1, 0.1, False, ()) for label in self.labels]
+
+    def destroy(self, id):  # here the label
+        self.destroyed.append(id)
+        if self.deaf:
+            self.deaf -= 1
+            raise Unavailable("500")
+        self.labels.remove(id)

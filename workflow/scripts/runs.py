@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ablation import provenance, runs
-from ablation.lineage import LEDGERS, ledger_attempts
+from ablation.lineage import LEDGERS, ledger_attempts, read_run
 from ablation.progress import logged
 
 
@@ -13,7 +13,7 @@ def main(smk):
     attempts = ledger_attempts(sorted(Path().glob(LEDGERS)))
     jobs = []
     for manifest, file in zip(manifests.values(), smk.input.runs, strict=True):
-        run = json.loads(Path(file).read_text())
+        run = read_run(file)
         job = {"stage": manifest["stamp"]["stage"], "run": run}
         job |= {name: manifest.get(name) for name in runs.NAMED}
         jobs.append(job | {"attempts": attempts.get(run.get("attempt"), [])})
