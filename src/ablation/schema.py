@@ -16,7 +16,7 @@ from ablation.bridge.schema import Bridge
 from ablation.names import MASKS, METRICS
 from ablation.recipes import NAME, RECIPES
 from ablation.sources import data_sets
-from ablation.strict import Seed, Shape, Strict, key
+from ablation.strict import GroupedShape, NoLearning, Plateau, Seed, Strict, key
 from ablation.world.schema import MicroWorld
 
 Mask = Literal[MASKS]
@@ -79,17 +79,6 @@ class Hardware(Strict):
         asked = self.model_dump(include={"gpu", *ASKED}, exclude_none=True)
         without = () if self.gpu else ("gpu_model", "gpu_mem_mb")
         return {k: v for k, v in asked.items() if k not in without}
-
-
-class NoLearning(Strict):
-    after_steps: int = key("judged from this step on", ge=1)
-    min_improvement: float = key("nats: first logged loss minus the best", gt=0)
-
-
-class Plateau(Strict):
-    patience: int = key("evaluations in a row without gain", ge=1)
-    min_delta: float = key("nats that count as a gain", ge=0)
-    min_steps: int = key("nothing counts before this step", ge=0)
 
 
 class Leak(Strict):
@@ -263,17 +252,9 @@ class Instructions(Strict):
     count: int = key("records: the first so many", ge=2)
 
 
-class RandomBase(Shape):
+class RandomBase(GroupedShape):
     seed: Seed = key("weights and texts")
     vocabulary: int = key("rows of the embeddings; the tokenizer may have fewer tokens", ge=512)
-    key_value_heads: int = key("of keys and values; a divisor of heads", ge=1)
-
-    @field_validator("key_value_heads")
-    @classmethod
-    def _shared_evenly(cls, shared: int, info: ValidationInfo) -> int:
-        if shared > 0 and info.data.get("heads", shared) % shared:
-            raise ValueError(f"no divisor of heads {info.data['heads']}")
-        return shared
 
 
 class Study(Strict):

@@ -7,41 +7,22 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from ablation.bridge.prompts import DATA_SETS, MODES, REGIMES, SOURCE_FREE
-from ablation.strict import Seed, Strict, key
+from ablation.strict import GroupedShape, NoLearning, Plateau, Seed, Strict, divides, key
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
-class Decoder(Strict):
-    width: int = key("of the residual stream", ge=1)
-    feed_forward: int = key("width between the two halves of a feed-forward block", ge=1)
-    layers: int = key("attention and feed-forward blocks", ge=1)
-    heads: int = key("of queries", ge=1)
-    key_value_heads: int = key("of keys and values; a divisor of heads", ge=1)
-    head_dim: int = key("dimensions a head, even for rotary positions", ge=2, multiple_of=2)
+class Decoder(GroupedShape):
     embedding_std: float = key("wide embeddings make tokens distinct from the first step", gt=0)
 
-    @field_validator("key_value_heads")
-    @classmethod
-    def _shared_evenly(cls, shared: int, info: ValidationInfo) -> int:
-        if shared > 0 and info.data.get("heads", shared) % shared:
-            raise ValueError(f"no divisor of heads {info.data['heads']}")
-        return shared
 
-
-class RandomModel(Strict):
+class RandomModel(GroupedShape):
     """A decoder of random weights, for a rehearsal: its shape, and the class of the real one."""
 
     family: Literal["mistral", "llama"] = key("whose class it is")
     seed: Seed = key("weights and tokenizer")
     vocabulary: int = key("rows of the embeddings; the tokenizer may have fewer tokens", ge=512)
-    width: int = key("of the residual stream", ge=1)
-    feed_forward: int = key("width between the two halves of a feed-forward block", ge=1)
-    layers: int = key("attention and feed-forward blocks", ge=1)
-    heads: int = key("of queries", ge=1)
-    key_value_heads: int = key("of keys and values; a divisor of heads", ge=1)
-    head_dim: int = key("dimensions a head, even for rotary positions", ge=2, multiple_of=2)
 
 
 class Pretrain(Strict):
@@ -110,12 +91,7 @@ class Translator(Strict):
     dropout: float = key("while training", ge=0, lt=1)
     steps: int = key("Euler steps of the diffusion", ge=1)
 
-    @field_validator("heads")
-    @classmethod
-    def _divides(cls, heads: int, info: ValidationInfo) -> int:
-        if heads > 0 and info.data.get("width", heads) % heads:
-            raise ValueError(f"no divisor of width {info.data['width']}")
-        return heads
+    _divides = field_validator("heads")(divides("width"))
 
 
 class Weights(Strict):
@@ -125,17 +101,6 @@ class Weights(Strict):
     temperature: float = key("of that contrast", gt=0)
     prompt_alignment: float = key("distance of soft tokens to the question's; 0: off", ge=0)
     flow: float = key("of the diffusion's velocity; 0: off", ge=0)
-
-
-class NoLearning(Strict):
-    after_steps: int = key("judged from this step on", ge=1)
-    min_improvement: float = key("nats: first logged loss minus the best", gt=0)
-
-
-class Plateau(Strict):
-    patience: int = key("looks at dev in a row without gain", ge=1)
-    min_delta: float = key("nats that count as a gain", ge=0)
-    min_steps: int = key("nothing counts before this step", ge=0)
 
 
 class Stops(Strict):
