@@ -16,7 +16,16 @@ from ablation.bridge.schema import Bridge
 from ablation.names import MASKS, METRICS
 from ablation.recipes import NAME, RECIPES
 from ablation.sources import data_sets
-from ablation.strict import GroupedShape, NoLearning, Plateau, Seed, Strict, key
+from ablation.strict import (
+    GroupedShape,
+    Learning,
+    NoLearning,
+    Plateau,
+    Seed,
+    Strict,
+    key,
+    whole_micro_batches,
+)
 from ablation.world.schema import MicroWorld
 
 Mask = Literal[MASKS]
@@ -99,8 +108,7 @@ class StopRules(Strict):
     leak: Leak | None = key("loss of probe samples under the training mask, against causal")
 
 
-class Training(Strict):
-    max_steps: int = key("optimizer steps", ge=1)
+class Training(Learning):
     batch_examples: int = key("examples an optimizer step, whatever the micro-batch", ge=1)
     micro_batch_examples: int = key(
         "examples a forward, on each GPU; memory only, the step stays the same", ge=1
@@ -109,20 +117,12 @@ class Training(Strict):
     row_tokens: int | None = key(
         "capacity of a packed row: memory and speed only; null, or less: max_seq_len", ge=8
     )
-    learning_rate: float = key("at its highest", gt=0)
-    weight_decay: float = key("of everything but norms and biases", ge=0)
-    warmup_steps: int = key("steps up to the learning rate, of max_steps", ge=0)
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = key("after the warm-up")
     optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adafactor_bf16"] = (
         key(
             "as the Trainer names it, over float32 copies of bfloat16 weights; adafactor_bf16 is "
             "adafactor without copies, weights rounded stochastically: 6 bytes a weight, not 10"
         )
     )
-    adam_beta2: float = key("short trainings want a short memory", gt=0, lt=1)
-    max_grad_norm: float = key("gradients are clipped to it", gt=0)
-    log_steps: int = key("steps between two points of the loss curve", ge=1)
-    save_steps: int = key("steps between two states to resume from; a multiple of log_steps", ge=1)
     eval_steps: int = key("steps between two looks at held-out and probe losses", ge=1)
     eval_samples: int = key("held-out examples at such a look", ge=1)
     heldout_fraction: float = key("held out by seed: the data has no validation split", gt=0, lt=1)
@@ -130,38 +130,7 @@ class Training(Strict):
         "ends before max_steps, each a success with a reason; null: never for this one"
     )
 
-    @field_validator("micro_batch_examples")
-    @classmethod
-    def _whole_micro_batches(cls, micro: int, info: ValidationInfo) -> int:
-        if micro > 0 and info.data.get("batch_examples", micro) % micro:
-            raise ValueError(f"batch_examples {info.data['batch_examples']} is no multiple of it")
-        return micro
-
-    @field_validator("warmup_steps")
-    @classmethod
-    def _warm_in_time(cls, warmup: int, info: ValidationInfo) -> int:
-        if warmup >= info.data.get("max_steps", warmup + 1):
-            raise ValueError(
-                f"the training has only {info.data['max_steps']} steps (max_steps): give fewer"
-            )
-        return warmup
-
-    @field_validator("save_steps")
-    @classmethod
-    def _saves_whole_means(cls, save: int, info: ValidationInfo) -> int:
-        if save % info.data.get("log_steps", save):
-            raise ValueError(
-                f"no multiple of log_steps {info.data['log_steps']}: a resumed training would log "
-                "other means"
-            )
-        return save
-
-    @field_validator("log_steps")
-    @classmethod
-    def _logs_in_time(cls, log: int, info: ValidationInfo) -> int:
-        if log > info.data.get("max_steps", log):
-            raise ValueError(f"beyond max_steps {info.data['max_steps']}: no loss would be logged")
-        return log
+    _whole = field_validator("micro_batch_examples")(whole_micro_batches)
 
     @field_validator("stops")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -48,6 +48,53 @@ class GroupedShape(Shape):
     key_value_heads: int = key("of keys and values; a divisor of heads", ge=1)
 
     _shared_evenly = field_validator("key_value_heads")(divides("heads"))
+
+
+class Learning(Strict):
+    """What every training is told."""
+
+    max_steps: int = key("optimizer steps", ge=1)
+    learning_rate: float = key("at its highest", gt=0)
+    weight_decay: float = key("of everything but norms and biases", ge=0)
+    warmup_steps: int = key("steps up to the learning rate, of max_steps", ge=0)
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = key("after the warm-up")
+    adam_beta2: float = key("short trainings want a short memory", gt=0, lt=1)
+    max_grad_norm: float = key("gradients are clipped to it", gt=0)
+    log_steps: int = key("steps between two points of the loss curve", ge=1)
+    save_steps: int = key("steps between two states to resume from; a multiple of log_steps", ge=1)
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def _warm_in_time(cls, warmup: int, info: ValidationInfo) -> int:
+        if warmup >= info.data.get("max_steps", warmup + 1):
+            raise ValueError(
+                f"the training has only {info.data['max_steps']} steps (max_steps): give fewer"
+            )
+        return warmup
+
+    @field_validator("log_steps")
+    @classmethod
+    def _logs_in_time(cls, log: int, info: ValidationInfo) -> int:
+        if log > info.data.get("max_steps", log):
+            raise ValueError(f"beyond max_steps {info.data['max_steps']}: no loss would be logged")
+        return log
+
+    @field_validator("save_steps")
+    @classmethod
+    def _saves_whole_means(cls, save: int, info: ValidationInfo) -> int:
+        if save % info.data.get("log_steps", save):
+            raise ValueError(
+                f"no multiple of log_steps {info.data['log_steps']}: a resumed training would log "
+                "other means"
+            )
+        return save
+
+
+def whole_micro_batches(micro: int, info: ValidationInfo) -> int:
+    """A check of `micro_batch_examples`, which a step's `batch_examples` are made of."""
+    if info.data.get("batch_examples", micro) % micro:
+        raise ValueError(f"batch_examples {info.data['batch_examples']} is no multiple of it")
+    return micro
 
 
 class NoLearning(Strict):

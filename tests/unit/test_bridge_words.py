@@ -101,6 +101,9 @@ def test_unknown_keys_and_impossible_values_die_at_load():
     refused({"training": {"max_steps": "many"}}, "bridge.training.max_steps", "integer")
     refused({"recipes": {"a": {"mode": "soft"}}}, "bridge.recipes.a.mode", "soft_only")
     refused({"training": {"translator": {"heads": 5}}}, "no divisor of width")
+    refused({"training": {"micro_batch_examples": 5}}, "batch_examples 32 is no multiple of it")
+    refused({"training": {"warmup_steps": 450}}, "bridge.training.warmup_steps", "only 450 steps")
+    refused({"training": {"log_steps": 475, "save_steps": 475}}, "no loss would be logged")
 
 
 def test_two_names_for_one_configuration_are_refused():

@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from ablation.bridge.prompts import DATA_SETS, MODES, REGIMES, SOURCE_FREE
-from ablation.strict import GroupedShape, NoLearning, Plateau, Seed, Strict, divides, key
+from ablation.strict import (
+    GroupedShape,
+    Learning,
+    NoLearning,
+    Plateau,
+    Seed,
+    Strict,
+    divides,
+    key,
+    whole_micro_batches,
+)
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
@@ -108,7 +118,7 @@ class Stops(Strict):
     plateau: Plateau | None = key("early stopping on dev cross entropy; null: off")
 
 
-class Recipe(Strict):
+class Recipe(Learning):
     """One kind of cell: the block `training` with the recipe's own keys on top."""
 
     regimes: list[Literal[(*REGIMES, *DATA_SETS)]] = key("where it is trained", min_length=1)
@@ -122,29 +132,15 @@ class Recipe(Strict):
     translator: Translator = key("what turns source states into soft tokens")
     weights: Weights = key("of the losses; cross entropy has 1")
     stops: Stops = key("ends before max_steps")
-    max_steps: int = key("optimizer steps", ge=1)
     batch_examples: int = key("questions an optimizer step", ge=2)
     micro_batch_examples: int = key("questions a forward; InfoNCE contrasts within it", ge=2)
-    learning_rate: float = key("at its highest", gt=0)
-    weight_decay: float = key("of everything but norms and biases", ge=0)
-    warmup_steps: int = key("steps up to the learning rate", ge=0)
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = key("after the warm-up")
     optimizer: Literal["adamw_torch", "adamw_torch_fused"] = key("as the Trainer names it")
-    adam_beta2: float = key("short trainings want a short memory", gt=0, lt=1)
-    max_grad_norm: float = key("gradients are clipped to it", gt=0)
-    log_steps: int = key("steps between two points of the loss curve", ge=1)
-    save_steps: int = key("steps between two states to resume from; a multiple of log_steps", ge=1)
     eval_steps: int = key("steps between two looks at dev", ge=1)
     eval_samples: int = key("dev questions at such a look", ge=1)
     eval_batch: int = key("questions a forward while answering: memory and speed only", ge=1)
     max_new_tokens: int = key("tokens that an answer may have", ge=1)
 
-    @field_validator("micro_batch_examples")
-    @classmethod
-    def _whole(cls, micro: int, info: ValidationInfo) -> int:
-        if micro > 0 and info.data.get("batch_examples", micro) % micro:
-            raise ValueError(f"batch_examples {info.data['batch_examples']} is no multiple of it")
-        return micro
+    _whole = field_validator("micro_batch_examples")(whole_micro_batches)
 
     @field_validator("eval_steps")
     @classmethod
@@ -152,13 +148,6 @@ class Recipe(Strict):
         if every > info.data.get("max_steps", every):
             raise ValueError(f"beyond max_steps {info.data['max_steps']}: dev would choose nothing")
         return every
-
-    @field_validator("save_steps")
-    @classmethod
-    def _saves_whole_means(cls, save: int, info: ValidationInfo) -> int:
-        if save % info.data.get("log_steps", save):
-            raise ValueError(f"no multiple of log_steps {info.data['log_steps']}")
-        return save
 
 
 class Inference(Strict):
