@@ -16,6 +16,7 @@ from transformers import Ministral3Config, Ministral3ForCausalLM
 
 from ablation.atomic import atomic_path
 from ablation.generated import alpaca_records
+from ablation.world.decoder import dimensions
 from ablation.world.tokenizer import train_tokenizer
 
 TOKENS, TEXTS = 8192, 4000  # at which a made-up word costs 1.3 tokens, as an English one does
@@ -33,12 +34,7 @@ def ministral_config(size: Mapping, **more) -> Ministral3Config:
     """The configuration of a Ministral-3 decoder of the shape that a `random:` block gives."""
     return Ministral3Config(
         vocab_size=size["vocabulary"],
-        hidden_size=size["width"],
-        intermediate_size=size["feed_forward"],
-        num_hidden_layers=size["layers"],
-        num_attention_heads=size["heads"],
-        num_key_value_heads=size["key_value_heads"],
-        head_dim=size["head_dim"],
+        **dimensions(size),
         tie_word_embeddings=True,
         **more,
     )

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ablation.atomic import atomic_path
 from ablation.generated import alpaca_records
+from ablation.world.decoder import dimensions
 from ablation.world.tokenizer import train_tokenizer
 
 RANDOM_WEIGHTS = "random_weights.json"
@@ -33,12 +34,7 @@ def write_random_model(size: Mapping, folder: str | Path) -> dict[str, int]:
     config = AutoConfig.for_model(
         size["family"],
         vocab_size=size["vocabulary"],
-        hidden_size=size["width"],
-        intermediate_size=size["feed_forward"],
-        num_hidden_layers=size["layers"],
-        num_attention_heads=size["heads"],
-        num_key_value_heads=size["key_value_heads"],
-        head_dim=size["head_dim"],
+        **dimensions(size),
         max_position_embeddings=32768,
         sliding_window=None,  # as Mistral 0.3 has it; Llama knows none
         tie_word_embeddings=False,
