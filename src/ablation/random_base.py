@@ -8,18 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import torch
 from transformers import Ministral3Config, Ministral3ForCausalLM
 
 from ablation.atomic import atomic_path
-from ablation.generated import alpaca_records
+from ablation.random_tokenizer import random_tokenizer
 from ablation.world.decoder import dimensions
-from ablation.world.tokenizer import train_tokenizer
 
-TOKENS, TEXTS = 8192, 4000  # at which a made-up word costs 1.3 tokens, as an English one does
 NOTICE = """\
 # {study}: a rehearsal
 
@@ -47,9 +44,7 @@ def write_random_base(
 
     Equal for equal `size` and versions of the packages. Returns {parameters, tokens}.
     """
-    records = islice(alpaca_records(TEXTS, size["seed"]), TEXTS)
-    texts = ("\n".join(record.values()) for record in records)
-    tokenizer = train_tokenizer(texts, min(TOKENS, size["vocabulary"]))
+    tokenizer = random_tokenizer(size)
     config = ministral_config(
         size,
         pad_token_id=tokenizer.pad_token_id,

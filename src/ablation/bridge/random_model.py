@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ablation.atomic import atomic_path
-from ablation.generated import alpaca_records
+from ablation.random_tokenizer import random_tokenizer
 from ablation.world.decoder import dimensions
-from ablation.world.tokenizer import train_tokenizer
 
 RANDOM_WEIGHTS = "random_weights.json"
-TOKENS, TEXTS = 8192, 4000  # at which a made-up word costs 1.3 tokens, as an English one does
 CHAT = "{{ bos_token }}{% for m in messages %}[user] {{ m['content'] }} [model]{% endfor %}"
 
 
 def write_random_model(size: Mapping, folder: str | Path) -> dict[str, int]:
     """config.json, tokenizer and the seed of the weights as `folder`; {parameters, tokens}."""
-    records = islice(alpaca_records(TEXTS, size["seed"]), TEXTS)
-    texts = ("\n".join(record.values()) for record in records)
-    tokenizer = train_tokenizer(texts, min(TOKENS, size["vocabulary"]))
+    tokenizer = random_tokenizer(size)
     tokenizer.chat_template = CHAT
     config = AutoConfig.for_model(
         size["family"],
