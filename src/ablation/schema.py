@@ -25,6 +25,7 @@ from ablation.strict import (
     Strict,
     key,
     whole_micro_batches,
+    without_repeats,
 )
 from ablation.world.schema import MicroWorld
 
@@ -190,7 +191,7 @@ class Evaluation(Strict):
     @field_validator("tasks")
     @classmethod
     def _distinct(cls, tasks: list[str]) -> list[str]:
-        return _without_repeats(tasks, "task")
+        return without_repeats(tasks, "task")
 
     @field_validator("batch_tokens")
     @classmethod
@@ -276,7 +277,7 @@ class Study(Strict):
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
-        return _without_repeats(seeds, "seed")
+        return without_repeats(seeds, "seed")
 
     def recipe(self, name: str) -> dict:
         """The recipe as a plain mapping with every key in place."""
@@ -300,10 +301,3 @@ class Study(Strict):
     def data_sets(self) -> dict[str, list[tuple[str, str]]]:
         """{hub data set: the (configuration, split) of it that the study is scored on}."""
         return data_sets(self.evaluation.tasks)
-
-
-def _without_repeats(values: list, kind: str) -> list:
-    again = sorted({value for value in values if values.count(value) > 1})
-    if again:
-        raise ValueError(f"{kind} {', '.join(map(str, again))} is named twice")
-    return values

@@ -21,6 +21,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+def without_repeats(values: list, kind: str) -> list:
+    """A list that names nothing twice. Raises ValueError for one that does."""
+    again = sorted({value for value in values if values.count(value) > 1})
+    if again:
+        raise ValueError(f"{kind} {', '.join(map(str, again))} is named twice")
+    return values
+
+
 def divides(other: str) -> Callable[[int, ValidationInfo], int]:
     """A check of a key that must be a divisor of the key `other` before it."""
 

@@ -106,6 +106,19 @@ def test_unknown_keys_and_impossible_values_die_at_load():
     refused({"training": {"log_steps": 475, "save_steps": 475}}, "no loss would be logged")
 
 
+@pytest.mark.parametrize(
+    ("over", "place"),
+    [
+        ({"seeds": [101, 102, 101]}, "bridge.seeds"),
+        ({"recipes": {"all_fixes": {"soft_tokens": [8, 4, 8]}}}, "bridge.recipes.all_fixes.soft"),
+        ({"recipes": {"no_kl": {"regimes": ["compression"] * 2}}}, "bridge.recipes.no_kl.regimes"),
+    ],
+)
+def test_nothing_is_trained_twice(over, place):
+    """Two cells of one name would be trained, and then no table could pair their rows."""
+    refused(over, place, "is named twice")
+
+
 def test_two_names_for_one_configuration_are_refused():
     refused({"recipes": {"with_kl": {}, "without": {}}}, "with_kl", "one configuration")
 

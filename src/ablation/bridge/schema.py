@@ -17,6 +17,7 @@ from ablation.strict import (
     divides,
     key,
     whole_micro_batches,
+    without_repeats,
 )
 
 Count = Annotated[int, Field(ge=1)]
@@ -140,6 +141,11 @@ class Recipe(Learning):
     eval_batch: int = key("questions a forward while answering: memory and speed only", ge=1)
     max_new_tokens: int = key("tokens that an answer may have", ge=1)
 
+    @field_validator("regimes", "soft_tokens")
+    @classmethod
+    def _distinct(cls, values: list, info: ValidationInfo) -> list:
+        return without_repeats(values, info.field_name)
+
     _whole = field_validator("micro_batch_examples")(whole_micro_batches)
 
     @field_validator("eval_steps")
@@ -190,6 +196,11 @@ class Bridge(Strict):
     recipes: dict[Name, Recipe] = key("each differs from `training` in something", min_length=1)
     inference: Inference = key("what the five arms cost")
     claims: Claims = key("what the claims table asks")
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        return without_repeats(seeds, "seed")
 
     @field_validator("recipes")
     @classmethod
