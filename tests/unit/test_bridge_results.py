@@ -222,8 +222,17 @@ def test_trends_are_seen_where_there_are_some():
     rng = np.random.default_rng(1)
     rising = [(rng.random((3, 200)) < p).astype(float) for p in (0.1, 0.5, 0.9)]
     flat = [(rng.random((3, 200)) < 0.5).astype(float) for _ in range(3)]
-    assert tables.trend(rising, [1, 4, 16])["p"] < 1e-6 < 0.01 < tables.trend(flat, [1, 4, 16])["p"]
-    assert tables.trend(rising[::-1], [1, 4, 16])["difference"] < 0
+    up, level = (tables.trend(scores, [1, 4, 16], 0.95) for scores in (rising, flat))
+    assert up["p"] < 1e-6 < 0.01 < level["p"]
+    assert tables.trend(rising[::-1], [1, 4, 16], 0.95)["difference"] < 0
+    wide = tables.trend(flat, [1, 4, 16], 0.999)
+    assert wide["low"] < level["low"] < level["high"] < wide["high"]
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_what_is_the_same_at_every_k_has_no_trend(right):
+    found = tables.trend([np.full((3, 50), right)] * 4, [16, 32, 48, 64], 0.95)
+    assert found == {"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
 
 
 def test_rounded_soft_tokens_are_compared_with_their_own(samples):
@@ -263,6 +272,17 @@ def test_claims_are_decided_by_rows(samples):
     worse = tables.Samples(*made_rows(all_fixes=0.3, no_fixes=0.9, source_free=0.05))
     assert verdicts(worse, costs_of())["stability fixes work"] == "refuted"
     assert verdicts(worse, costs_of())["beats the target alone"] == "refuted"
+    neither = tables.Samples(*made_rows(all_fixes=0.3, no_fixes=0.3, source_free=0.05))
+    assert verdicts(neither, costs_of())["stability fixes work"] == "refuted"  # below the bar
+
+
+def test_claims_are_open_where_their_interval_does_not_decide(samples):
+    one = costs_of()[lambda frame: frame.sample_id == 0]
+    assert verdicts(samples, one)["faster than the cascade"] == "open"  # of one question
+    near = tables.Samples(*made_rows(all_fixes=0.8, no_fixes=0.3, source_free=0.05))
+    assert verdicts(near, costs_of())["the largest K keeps the quality"] == "open"
+    far = tables.Samples(*made_rows(all_fixes=0.3, no_fixes=0.3, source_free=0.05))
+    assert verdicts(far, costs_of())["the largest K keeps the quality"] == "refuted"
 
 
 def test_identity_is_judged_by_every_word_and_a_leftover_of_the_source_refutes():
