@@ -7,8 +7,7 @@ that it is found whatever else is wrong. No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -24,6 +23,7 @@ from ablation.strict import (
     Seed,
     Strict,
     key,
+    stop_in_time,
     whole_micro_batches,
     without_repeats,
 )
@@ -133,35 +133,7 @@ class Training(Learning):
 
     _whole = field_validator("micro_batch_examples")(whole_micro_batches)
 
-    @field_validator("stops")
-    @classmethod
-    def _stops_in_time(cls, stops: StopRules, info: ValidationInfo) -> StopRules:
-        if not {"max_steps", "log_steps", "eval_steps"} <= info.data.keys():
-            return stops
-        last, first = info.data["max_steps"], _first_stops(stops, info.data)
-        late = {f"{rule}: null": step for rule, step in first.items() if step > last}
-        if late:
-            steps = ", ".join(f"{rule.partition(':')[0]} at step {late[rule]}" for rule in late)
-            raise ValueError(
-                f"{steps} at the earliest, beyond max_steps {last}: it would never stop; give "
-                f"fewer, or {', '.join(late)}"
-            )
-        return stops
-
-
-def _first_stops(stops: StopRules, steps: Mapping[str, Any]) -> dict[str, int]:
-    """{rule: the first step at which it could end a training}."""
-    first, every = {}, steps["eval_steps"]
-    if stops.no_learning:  # judged when a loss is logged
-        first["no_learning"] = _multiple(stops.no_learning.after_steps, steps["log_steps"])
-    if stops.plateau:  # the first evaluation of all is never without gain
-        counted = max(2 * every, _multiple(stops.plateau.min_steps, every))
-        first["plateau"] = counted + every * (stops.plateau.patience - 1)
-    return first | ({"leak": every} if stops.leak else {})
-
-
-def _multiple(least: int, step: int) -> int:
-    return -(-least // step) * step
+    _stop_in_time = field_validator("stops")(stop_in_time)
 
 
 class Recipe(Training):

@@ -114,3 +114,30 @@ class Plateau(Strict):
     patience: int = key("evaluations in a row without gain", ge=1)
     min_delta: float = key("nats that count as a gain", ge=0)
     min_steps: int = key("nothing counts before this step", ge=0)
+
+
+def stop_in_time(stops: Any, info: ValidationInfo) -> Any:
+    """A check of `stops`, which come after the steps that say when a rule first could end it."""
+    steps = info.data
+    if not {"max_steps", "log_steps", "eval_steps"} <= steps.keys():
+        return stops
+    last, every, first = steps["max_steps"], steps["eval_steps"], {}
+    if stops.no_learning:  # judged when a loss is logged
+        first["no_learning"] = _multiple(stops.no_learning.after_steps, steps["log_steps"])
+    if stops.plateau:  # the first evaluation of all is never without gain
+        counted = max(2 * every, _multiple(stops.plateau.min_steps, every))
+        first["plateau"] = counted + every * (stops.plateau.patience - 1)
+    if getattr(stops, "leak", None):
+        first["leak"] = every
+    late = {rule: step for rule, step in first.items() if step > last}
+    if late:
+        found = ", ".join(f"{rule} at step {step}" for rule, step in late.items())
+        raise ValueError(
+            f"{found} at the earliest, beyond max_steps {last}: it would never stop; give fewer, "
+            f"or {', '.join(f'{rule}: null' for rule in late)}"
+        )
+    return stops
+
+
+def _multiple(least: int, step: int) -> int:
+    return -(-least // step) * step

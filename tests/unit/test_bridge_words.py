@@ -104,6 +104,9 @@ def test_unknown_keys_and_impossible_values_die_at_load():
     refused({"training": {"micro_batch_examples": 5}}, "batch_examples 32 is no multiple of it")
     refused({"training": {"warmup_steps": 450}}, "bridge.training.warmup_steps", "only 450 steps")
     refused({"training": {"log_steps": 475, "save_steps": 475}}, "no loss would be logged")
+    late = {"stops": {"plateau": {"patience": 7}}}  # looks at 50, 100, ...; 200 counts first
+    said = ("bridge.recipes.no_kl.stops", "plateau at step 500 at the earliest", "plateau: null")
+    refused({"recipes": {"no_kl": late}}, *said)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ablation.strict import (
     Strict,
     divides,
     key,
+    stop_in_time,
     whole_micro_batches,
     without_repeats,
 )
@@ -132,7 +133,6 @@ class Recipe(Learning):
     noise_seeds: int = key("noises that a diffusion's test is repeated with", ge=1)
     translator: Translator = key("what turns source states into soft tokens")
     weights: Weights = key("of the losses; cross entropy has 1")
-    stops: Stops = key("ends before max_steps")
     batch_examples: int = key("questions an optimizer step", ge=2)
     micro_batch_examples: int = key("questions a forward; InfoNCE contrasts within it", ge=2)
     optimizer: Literal["adamw_torch", "adamw_torch_fused"] = key("as the Trainer names it")
@@ -140,6 +140,7 @@ class Recipe(Learning):
     eval_samples: int = key("dev questions at such a look", ge=1)
     eval_batch: int = key("questions a forward while answering: memory and speed only", ge=1)
     max_new_tokens: int = key("tokens that an answer may have", ge=1)
+    stops: Stops = key("ends before max_steps")
 
     @field_validator("regimes", "soft_tokens")
     @classmethod
@@ -147,6 +148,7 @@ class Recipe(Learning):
         return without_repeats(values, info.field_name)
 
     _whole = field_validator("micro_batch_examples")(whole_micro_batches)
+    _stop_in_time = field_validator("stops")(stop_in_time)
 
     @field_validator("eval_steps")
     @classmethod
