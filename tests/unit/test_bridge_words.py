@@ -126,6 +126,28 @@ def test_two_names_for_one_configuration_are_refused():
     refused({"recipes": {"with_kl": {}, "without": {}}}, "with_kl", "one configuration")
 
 
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"weights": {"flow": 0.0}},  # a resampler has none
+        {"translator": {"steps": 9}},
+        {"noise_seeds": 3},
+        {"eval_batch": 7},
+    ],
+)
+def test_a_toggle_that_does_nothing_makes_no_ablation(over):
+    refused({"recipes": {"plain": {}, "other": over}}, "plain", "other", "one configuration")
+
+
+def test_a_toggle_of_a_term_that_is_off_makes_no_ablation():
+    off = {"weights": {"info_nce": 0.0}}
+    other = {"weights": {"info_nce": 0.0, "temperature": 0.5}}
+    refused({"recipes": {"a": off, "b": other}}, "b and a", "one configuration")
+    free = {"translator": {"kind": "source_free"}}
+    wide = {"translator": {"kind": "source_free", "width": 128}, "weights": {"info_nce": 9.0}}
+    refused({"recipes": {"a": free, "b": wide}}, "b and a", "one configuration")
+
+
 def test_what_tables_compare_with_must_be_trained():
     refused({"claims": {"soft_tokens": 3}}, "bridge.claims", "all_fixes", "K = 3")
     refused({"claims": {"no_fixes": "none"}}, "bridge.claims", "no recipe none is trained")

@@ -158,6 +158,10 @@ class Recipe(Learning):
         return every
 
 
+# What a cell is asked and how, and what it could resume from: none of it changes what is learned.
+ASKED_ONLY = ("controls", "audit", "noise_seeds", "eval_batch", "save_steps")
+
+
 class Inference(Strict):
     recipe: Name = key("whose translators are timed, in every regime")
     soft_tokens: Count = key("at this K")
@@ -285,5 +289,26 @@ def _needs(recipes: dict[str, Recipe], name: str, regime: str, budgets: list[int
 
 def cells_of(recipe: Recipe) -> list[tuple]:
     """What tells the cells of a recipe from those of any other."""
-    own = recipe.model_dump_json(exclude={"regimes", "soft_tokens", "controls", "audit"})
+    own = repr(_working(recipe))
     return [(regime, k, own) for regime in recipe.regimes for k in recipe.soft_tokens]
+
+
+def _working(recipe: Recipe) -> dict[str, Any]:
+    """The keys that decide what this recipe learns: not those of terms and kinds it has not."""
+    found = recipe.model_dump(exclude={"regimes", "soft_tokens", *ASKED_ONLY})
+    weights, translator = found["weights"], found["translator"]
+    kind, without = translator["kind"], set()
+    if kind != "diffusion":
+        without |= {"flow", "steps"}
+    if kind != "resampler":
+        without |= {"gate"}
+    if kind == SOURCE_FREE:  # its tokens stand there whole, and know no question to be like
+        without |= {"info_nce", "prompt_alignment", *translator} - {"kind"}
+    if kind == SOURCE_FREE or not weights["info_nce"]:
+        without |= {"temperature"}
+    if not weights["kl"]:
+        without |= {"kl_ramp"}
+    for part in (weights, translator):
+        for name in without & part.keys():
+            del part[name]
+    return found
