@@ -160,6 +160,20 @@ def test_what_tables_compare_with_must_be_trained():
     refused({"recipes": alone | free | given}, "soft_plus_text", "nothing is compressed")
 
 
+def test_a_bridge_is_compared_with_arms_of_its_own_direction_and_length():
+    names = ("all_fixes", "no_fixes", "source_free")
+    different = ({"controls": True}, {"eos": False}, {"translator": {"kind": "source_free"}})
+    for name in names:
+        recipes = dict(zip(names, different, strict=True))
+        recipes[name] = recipes[name] | {"swapped": True}
+        refused({"recipes": recipes}, "bridge.claims", f"recipe {name} is swapped")
+    recipes = dict(zip(names, different, strict=True)) | {"turned": {"swapped": True}}
+    asked = {"inference": {"recipe": "turned"}}
+    refused({"recipes": recipes} | asked, "bridge.inference", "recipe turned is swapped")
+    longer = {"recipes": recipes | {"turned": {"swapped": True, "max_new_tokens": 9}}}
+    refused(longer, "bridge.recipes", "answers of turned may have 9 tokens", "alone 7")
+
+
 def test_shipped_models_know_one_world_and_a_bridge_is_not_compiled():
     refused({"world": {"stones": 100}}, "bridge.world.stones", "say `source: pretrain`")
     load_study(

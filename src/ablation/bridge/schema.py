@@ -224,6 +224,19 @@ class Bridge(Strict):
 
     @field_validator("recipes")
     @classmethod
+    def _answer_as_long(cls, recipes: dict[str, Recipe], info: ValidationInfo):
+        """The models alone are asked once, for all recipes."""
+        shared = info.data.get("training")
+        for name, recipe in recipes.items():
+            if shared and recipe.max_new_tokens != shared.max_new_tokens:
+                raise ValueError(
+                    f"answers of {name} may have {recipe.max_new_tokens} tokens (max_new_tokens), "
+                    f"those of the models alone {shared.max_new_tokens}: say it under `training`"
+                )
+        return recipes
+
+    @field_validator("recipes")
+    @classmethod
     def _differ(cls, recipes: dict[str, Recipe]) -> dict[str, Recipe]:
         """Two names for one configuration would measure noise and be read as an effect."""
         seen: dict[tuple, str] = {}
@@ -240,6 +253,7 @@ class Bridge(Strict):
         recipes = info.data.get("recipes", {})
         for regime in {r for recipe in recipes.values() for r in recipe.regimes}:
             _needs(recipes, asked.recipe, regime, [asked.soft_tokens])
+            _forward(recipes, asked.recipe)
         return asked
 
     @field_validator("claims")
@@ -250,6 +264,8 @@ class Bridge(Strict):
             _needs(recipes, name, regime, [claims.soft_tokens])
             _needs(recipes, claims.no_fixes, regime, [claims.soft_tokens])
             _needs(recipes, SOURCE_FREE, regime, recipes[name].soft_tokens)
+            for compared in (name, claims.no_fixes, SOURCE_FREE):
+                _forward(recipes, compared)
             if recipes[name].mode != "soft_only":
                 raise ValueError(
                     f"recipe {name} is {recipes[name].mode}: its target reads the question too, so "
@@ -285,6 +301,12 @@ def _needs(recipes: dict[str, Recipe], name: str, regime: str, budgets: list[int
     if not found or regime not in found.regimes or lacking:
         at = f" at K = {', '.join(map(str, lacking or budgets))}"
         raise ValueError(f"no recipe {name} is trained in {regime}{at}: tables compare with it")
+
+
+def _forward(recipes: dict[str, Recipe], name: str) -> None:
+    """Raise ValueError where source and target of a recipe have changed places."""
+    if recipes[name].swapped:
+        raise ValueError(f"recipe {name} is swapped: the arms that it is compared with are not")
 
 
 def cells_of(recipe: Recipe) -> list[tuple]:
