@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from decimal import Decimal, InvalidOperation
 
 REGIMES = ("compression", "enrichment")  # of the micro bridge's own world
 DATA_SETS = ("gsm8k", "hotpotqa")  # regimes whose questions are read (ablation.bridge.readers)
@@ -75,11 +74,12 @@ def extracted(text: str) -> str | None:
 
 def normalised(answer: str) -> str:
     plain = answer.strip().rstrip(".").replace(",", "").replace("$", "")
-    try:
-        number = Decimal(plain)
-    except InvalidOperation:
+    number = re.fullmatch(r"([-+]?)0*(\d*)(?:\.(\d*?)0*)?", plain, re.ASCII)
+    if not number or not re.search(r"\d", plain):
         return " ".join(answer.lower().split())
-    return format(number.normalize(), "f") if number.is_finite() else plain.lower()
+    sign, whole, part = number.groups(default="")
+    written = f"{whole or 0}.{part}".rstrip(".")
+    return f"-{written}" if sign == "-" and written != "0" else written
 
 
 def gold(answer: str) -> str:
