@@ -111,6 +111,12 @@ def test_raw_and_weighted_values_stand_in_the_curve(both, own, tmp_path):
     logged = [point for point in curve if "loss" in point]
     assert len(logged) == 4 and {"raw_kl", "weight_kl"} <= set(logged[0])
     assert logged[0]["weight_kl"] < logged[-1]["weight_kl"] < 0.1  # it comes in by and by
+    made = recipe()  # one micro-batch a step: the loss is that of what stands beside it
+    for point in logged:
+        weighted = [point[f"raw_{n}"] * point[f"weight_{n}"] for n in losses.TERMS[:4]]
+        assert point["loss"] == pytest.approx(sum(weighted), rel=1e-5)
+        ramp = losses.ramp(point["step"], made["warmup_steps"], made["weights"]["kl_ramp"])
+        assert point["weight_kl"] == max(ramp, 1e-6) * made["weights"]["kl"]
 
 
 def test_kl_is_taken_answer_token_by_answer_token_from_the_teacher_that_read_the_question(
