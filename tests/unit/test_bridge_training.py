@@ -216,6 +216,15 @@ def test_padding_of_the_source_says_nothing(kind):
     torch.testing.assert_close(fed(translator, states), fed(translator, wide, mask))
 
 
+def test_the_flow_leads_to_the_question_and_not_to_places_beyond_its_end(monkeypatch):
+    translator, states = made("diffusion"), torch.randn(2, 7, 48)
+    monkeypatch.setattr(translator, "velocity", lambda x, *_: torch.zeros_like(x))
+    present = torch.arange(K)[None] < torch.tensor([[1], [2]])
+    teacher = torch.zeros(2, K, 32).masked_fill(~present[..., None], 9.0)
+    flow = translator(states, torch.ones(2, 7, dtype=torch.bool), teacher=(teacher, present)).flow
+    assert 0.5 < flow.item() < 2  # the noise alone
+
+
 def test_the_source_free_prompt_reads_no_source():
     translator = made("source_free")
     assert torch.equal(

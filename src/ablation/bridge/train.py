@@ -148,7 +148,7 @@ class BridgeTrainer(MaskedTrainer):
         with torch.no_grad():
             question = table(asked.ids)
             parts, present = losses.stretches(question, asked.span, self.model.k)
-        wanted = parts if weights["flow"] else None
+        wanted = (parts, present) if weights["flow"] else None
         soft: Soft = self.model(part["states"].float(), part["mask"], teacher=wanted)
         logits, targets = self.said(rows, soft.tokens)
         terms = {"cross_entropy": losses.cross_entropy(logits, targets)}
