@@ -110,6 +110,8 @@ def test_unknown_keys_and_impossible_values_die_at_load():
     refused({"training": {"micro_batch_examples": 5}}, "batch_examples 32 is no multiple of it")
     refused({"training": {"warmup_steps": 450}}, "bridge.training.warmup_steps", "only 450 steps")
     refused({"training": {"log_steps": 475, "save_steps": 475}}, "no loss would be logged")
+    refused({"world": {"people": 11}}, "bridge.world.listed", "only 11 people")
+    refused({"world": {"test_percent": 85}}, "bridge.world.dev_percent", "no stone is left")
     late = {"stops": {"plateau": {"patience": 7}}}  # looks at 50, 100, ...; 200 counts first
     said = ("bridge.recipes.no_kl.stops", "plateau at step 500 at the earliest", "plateau: null")
     refused({"recipes": {"no_kl": late}}, *said)
@@ -180,13 +182,15 @@ def test_a_bridge_is_compared_with_arms_of_its_own_direction_and_length():
     refused(longer, "bridge.recipes", "answers of turned may have 9 tokens", "alone 7")
 
 
-def test_shipped_models_know_one_world_and_a_bridge_is_not_compiled():
+def test_shipped_models_know_one_world_and_a_bridge_is_neither_compiled_nor_spread():
     refused({"world": {"stones": 100}}, "bridge.world.stones", "say `source: pretrain`")
     load_study(
         {"extends": "bridge.yaml"}
         | {"bridge": {"source": "pretrain", "target": "pretrain", "world": {"stones": 100}}},
         CONFIG,
     )
+    with pytest.raises(ConfigError, match="hardware.gpu .*2 found, but one process trains a cell"):
+        load_study({"extends": "bridge.yaml", "hardware": {"gpu": 2}}, CONFIG)
     with pytest.raises(ConfigError, match="a bridge is not compiled"):
         load_study({"extends": "bridge.yaml", "hardware": {"compile": True}}, CONFIG)
 

@@ -64,12 +64,30 @@ class QuestionWorld(Strict):
     test_percent: int = key("stones that only test questions ask about", ge=1, le=90)
     dev_percent: int = key("stones that only dev questions ask about", ge=1, le=90)
 
+    @field_validator("listed")
+    @classmethod
+    def _lists_what_there_is(cls, listed: int, info: ValidationInfo) -> int:
+        for names in ("people", "stones"):  # the source reads lists of stones
+            if listed > info.data.get(names, listed):
+                raise ValueError(f"there are only {info.data[names]} {names}")
+        return listed
+
     @field_validator("asked")
     @classmethod
     def _asks_what_it_tells(cls, asked: int, info: ValidationInfo) -> int:
         if asked > info.data.get("listed", asked):
             raise ValueError(f"only {info.data['listed']} people are listed")
         return asked
+
+    @field_validator("dev_percent")
+    @classmethod
+    def _leaves_training(cls, dev: int, info: ValidationInfo) -> int:
+        if dev + info.data.get("test_percent", 0) >= 100:
+            raise ValueError(
+                f"with test_percent {info.data['test_percent']} no stone is left to train on: both "
+                "together must be below 100"
+            )
+        return dev
 
 
 class Questions(Strict):
