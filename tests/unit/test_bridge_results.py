@@ -334,8 +334,10 @@ def test_two_proportion_intervals_hold_the_difference(right, n):
 
 def test_figures_are_drawn_from_tables_and_equal_for_equal_tables(samples):
     runs = tables.runs_table(samples, "micro", 0.95)
-    chart = render(figures.accuracy_by_k(runs), ".svg")
-    assert b"<svg" in chart and chart == render(figures.accuracy_by_k(runs), ".svg")
+    chart = render(figures.accuracy_by_k(runs, "all_fixes"), ".svg")
+    assert b"<svg" in chart and chart == render(figures.accuracy_by_k(runs, "all_fixes"), ".svg")
+    renamed = runs.assign(recipe=runs.recipe.replace("all_fixes", "mine"))
+    assert chart == render(figures.accuracy_by_k(renamed, "mine"), ".svg")
     frame = costs_of().assign(study="micro", em=0.5, num_samples=20)
     frame = frame.rename(columns={"kv_cache_mb": "kv_cache_mb_mean"})
     frame["latency_sec_median"] = frame.latency_sec
@@ -346,4 +348,4 @@ def test_figures_are_drawn_from_tables_and_equal_for_equal_tables(samples):
         for step in (2, 4)
     ]
     assert b"<svg" in render(figures.bridge_curves(pd.DataFrame(looks)), ".svg")
-    assert b"no rows" in render(figures.accuracy_by_k(runs[:0]), ".svg")
+    assert b"no rows" in render(figures.accuracy_by_k(runs[:0], "all_fixes"), ".svg")
