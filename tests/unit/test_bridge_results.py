@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from bridge_tiny import RECORDS, pair, recipe, split
 
-from ablation.bridge import claims, costs, figures, published, tables
+from ablation.bridge import claims, costs, figures, prompts, published, tables
 from ablation.charts import render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def test_a_cell_is_asked_with_its_best_weights_and_with_every_control(both):
         n: {k: v.clone() for k, v in translator.state_dict().items()} for n in ("best", "last")
     }
     rows = pd.DataFrame(evaluate_cell(both, translator, weights, made, own, own.states))
-    assert {"bridged", "bridged_last", "int8", "int4", *tables.CONTROLS} <= set(rows.arm)
+    assert {"bridged", "bridged_last", "int8", "int4", *prompts.CONTROLS} <= set(rows.arm)
     assert (rows.groupby("arm").size() == len(RECORDS)).all()
     said = rows.set_index(["arm", "item"]).text
     assert (said.bridged == said.bridged_last).all()
@@ -102,20 +102,20 @@ def test_a_token_of_the_published_models_costs_an_eighth_of_a_mebibyte(shape):
 
 def test_every_arm_is_measured_on_every_question(both):
     from ablation.bridge import train
-    from ablation.bridge.inference import ARMS, per_sample
+    from ablation.bridge.inference import per_sample
 
     made = recipe()
     translator = train.new_translator(made, 2, 48, both.target, 1)
     found = per_sample(both, translator, made, -1, RECORDS[:2], warm_up=0)
     for sample in found:
-        assert set(ARMS) <= set(sample)
-        for arm in ARMS:
+        assert set(prompts.ARMS) <= set(sample)
+        for arm in prompts.ARMS:
             cost = sample[arm]
             assert cost["kv_cache_mb"] == cost["kv_formula_mb"] > 0 and cost["latency_sec"] > 0
         assert sample["latent"]["soft_tokens"] == 2
         assert sample["latent"]["input_len"] < sample["target_alone"]["input_len"]
         assert sample["cascade"]["source_kv_mb"] > 0 == sample["target_alone"]["source_kv_mb"]
-    frame = costs.flat({"compression": found}, ARMS)
+    frame = costs.flat({"compression": found}, prompts.ARMS)
     table = costs.inference_table(frame, "micro").set_index("arm")
     assert set(table.kv_as_formula) == {"true"} and table.kv_saved_mb["latent"] > 0
 
@@ -153,9 +153,9 @@ def made_rows(**accuracy):
                     "stop_reason": "max_steps",
                     "parameters": 7,
                 }
-                for arm in ("bridged", "bridged_last", *tables.CONTROLS, "int8", "int4"):
+                for arm in ("bridged", "bridged_last", *prompts.CONTROLS, "int8", "int4"):
                     chance = (
-                        level * (0.3 if k == 2 else 1) * (0.05 if arm in tables.CONTROLS else 1)
+                        level * (0.3 if k == 2 else 1) * (0.05 if arm in prompts.CONTROLS else 1)
                     )
                     for item in range(N):
                         right = int(rng.random() < chance)

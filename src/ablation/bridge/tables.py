@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ablation.bridge.prompts import SOURCE_FREE
+from ablation.bridge.prompts import CONTROLS, QUANTIZED, SOURCE_FREE
 from ablation.statistics import SMALLEST_P, Means, mcnemar, paired_means, wilson
 
 ALONE = ("source_alone", "target_alone", "cascade", "identity", "token_budget")
-CONTROLS = ("shuffled_source", "zero_soft_tokens", "mean_soft_tokens")
-FLOAT_BITS, QUANTIZED = 32, {"int8": 8, "int4": 4}
+FLOAT_BITS = 32
 
 
 class SameConfiguration(ValueError):
