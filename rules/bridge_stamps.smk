@@ -289,7 +289,8 @@ def bridge_published_stamp():
 
 def bridge_figure_stamp(figure):
     tables = {f"{BRIDGE}/tables.manifest.json": bridge_tables_stamp()}
-    slice = {"figure": figure, "options": {}}
+    options = {"accuracy_by_k": {"recipe": STUDY.bridge.claims.all_fixes}}
+    slice = {"figure": figure, "options": options.get(figure, {})}
     packages = ("altair", "pandas", "vl-convert-python")
     return make_stamp("bridge_figures", slice, packages, tables)
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import torch
 from transformers import Ministral3Config, Ministral3ForCausalLM
 
 from ablation.atomic import atomic_path
-from ablation.generated import alpaca_records
-from ablation.world.tokenizer import train_tokenizer
+from ablation.random_tokenizer import random_tokenizer
+from ablation.world.decoder import dimensions
 
-TOKENS, TEXTS = 8192, 4000  # at which a made-up word costs 1.3 tokens, as an English one does
 NOTICE = """\
 # {study}: a rehearsal
 
@@ -33,12 +31,7 @@ def ministral_config(size: Mapping, **more) -> Ministral3Config:
     """The configuration of a Ministral-3 decoder of the shape that a `random:` block gives."""
     return Ministral3Config(
         vocab_size=size["vocabulary"],
-        hidden_size=size["width"],
-        intermediate_size=size["feed_forward"],
-        num_hidden_layers=size["layers"],
-        num_attention_heads=size["heads"],
-        num_key_value_heads=size["key_value_heads"],
-        head_dim=size["head_dim"],
+        **dimensions(size),
         tie_word_embeddings=True,
         **more,
     )
@@ -51,9 +44,7 @@ def write_random_base(
 
     Equal for equal `size` and versions of the packages. Returns {parameters, tokens}.
     """
-    records = islice(alpaca_records(TEXTS, size["seed"]), TEXTS)
-    texts = ("\n".join(record.values()) for record in records)
-    tokenizer = train_tokenizer(texts, min(TOKENS, size["vocabulary"]))
+    tokenizer = random_tokenizer(size)
     config = ministral_config(
         size,
         pad_token_id=tokenizer.pad_token_id,

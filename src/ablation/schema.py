@@ -7,8 +7,7 @@ that it is found whatever else is wrong. No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -16,7 +15,18 @@ from ablation.bridge.schema import Bridge
 from ablation.names import MASKS, METRICS
 from ablation.recipes import NAME, RECIPES
 from ablation.sources import data_sets
-from ablation.strict import Seed, Shape, Strict, key
+from ablation.strict import (
+    GroupedShape,
+    Learning,
+    NoLearning,
+    Plateau,
+    Seed,
+    Strict,
+    key,
+    stop_in_time,
+    whole_micro_batches,
+    without_repeats,
+)
 from ablation.world.schema import MicroWorld
 
 Mask = Literal[MASKS]
@@ -81,17 +91,6 @@ class Hardware(Strict):
         return {k: v for k, v in asked.items() if k not in without}
 
 
-class NoLearning(Strict):
-    after_steps: int = key("judged from this step on", ge=1)
-    min_improvement: float = key("nats: first logged loss minus the best", gt=0)
-
-
-class Plateau(Strict):
-    patience: int = key("evaluations in a row without gain", ge=1)
-    min_delta: float = key("nats that count as a gain", ge=0)
-    min_steps: int = key("nothing counts before this step", ge=0)
-
-
 class Leak(Strict):
     ratio: float = key(
         "alarm when the loss under the training mask is below this share of the causal one, ...",
@@ -110,8 +109,7 @@ class StopRules(Strict):
     leak: Leak | None = key("loss of probe samples under the training mask, against causal")
 
 
-class Training(Strict):
-    max_steps: int = key("optimizer steps", ge=1)
+class Training(Learning):
     batch_examples: int = key("examples an optimizer step, whatever the micro-batch", ge=1)
     micro_batch_examples: int = key(
         "examples a forward, on each GPU; memory only, the step stays the same", ge=1
@@ -120,20 +118,12 @@ class Training(Strict):
     row_tokens: int | None = key(
         "capacity of a packed row: memory and speed only; null, or less: max_seq_len", ge=8
     )
-    learning_rate: float = key("at its highest", gt=0)
-    weight_decay: float = key("of everything but norms and biases", ge=0)
-    warmup_steps: int = key("steps up to the learning rate, of max_steps", ge=0)
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = key("after the warm-up")
     optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adafactor_bf16"] = (
         key(
             "as the Trainer names it, over float32 copies of bfloat16 weights; adafactor_bf16 is "
             "adafactor without copies, weights rounded stochastically: 6 bytes a weight, not 10"
         )
     )
-    adam_beta2: float = key("short trainings want a short memory", gt=0, lt=1)
-    max_grad_norm: float = key("gradients are clipped to it", gt=0)
-    log_steps: int = key("steps between two points of the loss curve", ge=1)
-    save_steps: int = key("steps between two states to resume from; a multiple of log_steps", ge=1)
     eval_steps: int = key("steps between two looks at held-out and probe losses", ge=1)
     eval_samples: int = key("held-out examples at such a look", ge=1)
     heldout_fraction: float = key("held out by seed: the data has no validation split", gt=0, lt=1)
@@ -141,68 +131,9 @@ class Training(Strict):
         "ends before max_steps, each a success with a reason; null: never for this one"
     )
 
-    @field_validator("micro_batch_examples")
-    @classmethod
-    def _whole_micro_batches(cls, micro: int, info: ValidationInfo) -> int:
-        if micro > 0 and info.data.get("batch_examples", micro) % micro:
-            raise ValueError(f"batch_examples {info.data['batch_examples']} is no multiple of it")
-        return micro
+    _whole = field_validator("micro_batch_examples")(whole_micro_batches)
 
-    @field_validator("warmup_steps")
-    @classmethod
-    def _warm_in_time(cls, warmup: int, info: ValidationInfo) -> int:
-        if warmup >= info.data.get("max_steps", warmup + 1):
-            raise ValueError(
-                f"the training has only {info.data['max_steps']} steps (max_steps): give fewer"
-            )
-        return warmup
-
-    @field_validator("save_steps")
-    @classmethod
-    def _saves_whole_means(cls, save: int, info: ValidationInfo) -> int:
-        if save % info.data.get("log_steps", save):
-            raise ValueError(
-                f"no multiple of log_steps {info.data['log_steps']}: a resumed training would log "
-                "other means"
-            )
-        return save
-
-    @field_validator("log_steps")
-    @classmethod
-    def _logs_in_time(cls, log: int, info: ValidationInfo) -> int:
-        if log > info.data.get("max_steps", log):
-            raise ValueError(f"beyond max_steps {info.data['max_steps']}: no loss would be logged")
-        return log
-
-    @field_validator("stops")
-    @classmethod
-    def _stops_in_time(cls, stops: StopRules, info: ValidationInfo) -> StopRules:
-        if not {"max_steps", "log_steps", "eval_steps"} <= info.data.keys():
-            return stops
-        last, first = info.data["max_steps"], _first_stops(stops, info.data)
-        late = {f"{rule}: null": step for rule, step in first.items() if step > last}
-        if late:
-            steps = ", ".join(f"{rule.partition(':')[0]} at step {late[rule]}" for rule in late)
-            raise ValueError(
-                f"{steps} at the earliest, beyond max_steps {last}: it would never stop; give "
-                f"fewer, or {', '.join(late)}"
-            )
-        return stops
-
-
-def _first_stops(stops: StopRules, steps: Mapping[str, Any]) -> dict[str, int]:
-    """{rule: the first step at which it could end a training}."""
-    first, every = {}, steps["eval_steps"]
-    if stops.no_learning:  # judged when a loss is logged
-        first["no_learning"] = _multiple(stops.no_learning.after_steps, steps["log_steps"])
-    if stops.plateau:  # the first evaluation of all is never without gain
-        counted = max(2 * every, _multiple(stops.plateau.min_steps, every))
-        first["plateau"] = counted + every * (stops.plateau.patience - 1)
-    return first | ({"leak": every} if stops.leak else {})
-
-
-def _multiple(least: int, step: int) -> int:
-    return -(-least // step) * step
+    _stop_in_time = field_validator("stops")(stop_in_time)
 
 
 class Recipe(Training):
@@ -232,7 +163,7 @@ class Evaluation(Strict):
     @field_validator("tasks")
     @classmethod
     def _distinct(cls, tasks: list[str]) -> list[str]:
-        return _without_repeats(tasks, "task")
+        return without_repeats(tasks, "task")
 
     @field_validator("batch_tokens")
     @classmethod
@@ -263,17 +194,9 @@ class Instructions(Strict):
     count: int = key("records: the first so many", ge=2)
 
 
-class RandomBase(Shape):
+class RandomBase(GroupedShape):
     seed: Seed = key("weights and texts")
     vocabulary: int = key("rows of the embeddings; the tokenizer may have fewer tokens", ge=512)
-    key_value_heads: int = key("of keys and values; a divisor of heads", ge=1)
-
-    @field_validator("key_value_heads")
-    @classmethod
-    def _shared_evenly(cls, shared: int, info: ValidationInfo) -> int:
-        if shared > 0 and info.data.get("heads", shared) % shared:
-            raise ValueError(f"no divisor of heads {info.data['heads']}")
-        return shared
 
 
 class Study(Strict):
@@ -326,7 +249,7 @@ class Study(Strict):
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
-        return _without_repeats(seeds, "seed")
+        return without_repeats(seeds, "seed")
 
     def recipe(self, name: str) -> dict:
         """The recipe as a plain mapping with every key in place."""
@@ -350,10 +273,3 @@ class Study(Strict):
     def data_sets(self) -> dict[str, list[tuple[str, str]]]:
         """{hub data set: the (configuration, split) of it that the study is scored on}."""
         return data_sets(self.evaluation.tasks)
-
-
-def _without_repeats(values: list, kind: str) -> list:
-    again = sorted({value for value in values if values.count(value) > 1})
-    if again:
-        raise ValueError(f"{kind} {', '.join(map(str, again))} is named twice")
-    return values

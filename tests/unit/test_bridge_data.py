@@ -129,6 +129,8 @@ def hotpot(answer):
         ("#### no", "no place", False, 0.0),
         ("so it is yes", "yes", False, 0.0),  # nothing was marked
         ("#### ", "a", False, 0.0),  # nothing said, though gold normalises to nothing too
+        ("#### .", "The", False, 0.0),  # the official rules leave nothing of either
+        ("#### The", "the", True, 0.0),
         ("#### 1,969\n#### 7", "1969", True, 1.0),
     ],
 )

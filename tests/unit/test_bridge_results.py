@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from bridge_tiny import RECORDS, pair, recipe, split
 
-from ablation.bridge import claims, costs, figures, published, tables
+from ablation.bridge import claims, costs, figures, prompts, published, tables
 from ablation.charts import render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def test_a_cell_is_asked_with_its_best_weights_and_with_every_control(both):
         n: {k: v.clone() for k, v in translator.state_dict().items()} for n in ("best", "last")
     }
     rows = pd.DataFrame(evaluate_cell(both, translator, weights, made, own, own.states))
-    assert {"bridged", "bridged_last", "int8", "int4", *tables.CONTROLS} <= set(rows.arm)
+    assert {"bridged", "bridged_last", "int8", "int4", *prompts.CONTROLS} <= set(rows.arm)
     assert (rows.groupby("arm").size() == len(RECORDS)).all()
     said = rows.set_index(["arm", "item"]).text
     assert (said.bridged == said.bridged_last).all()
@@ -102,20 +102,20 @@ def test_a_token_of_the_published_models_costs_an_eighth_of_a_mebibyte(shape):
 
 def test_every_arm_is_measured_on_every_question(both):
     from ablation.bridge import train
-    from ablation.bridge.inference import ARMS, per_sample
+    from ablation.bridge.inference import per_sample
 
     made = recipe()
     translator = train.new_translator(made, 2, 48, both.target, 1)
     found = per_sample(both, translator, made, -1, RECORDS[:2], warm_up=0)
     for sample in found:
-        assert set(ARMS) <= set(sample)
-        for arm in ARMS:
+        assert set(prompts.ARMS) <= set(sample)
+        for arm in prompts.ARMS:
             cost = sample[arm]
             assert cost["kv_cache_mb"] == cost["kv_formula_mb"] > 0 and cost["latency_sec"] > 0
         assert sample["latent"]["soft_tokens"] == 2
         assert sample["latent"]["input_len"] < sample["target_alone"]["input_len"]
         assert sample["cascade"]["source_kv_mb"] > 0 == sample["target_alone"]["source_kv_mb"]
-    frame = costs.flat({"compression": found}, ARMS)
+    frame = costs.flat({"compression": found}, prompts.ARMS)
     table = costs.inference_table(frame, "micro").set_index("arm")
     assert set(table.kv_as_formula) == {"true"} and table.kv_saved_mb["latent"] > 0
 
@@ -172,9 +172,9 @@ def made_rows(**accuracy):
                     "stop_reason": "max_steps",
                     "parameters": 7,
                 }
-                for arm in ("bridged", "bridged_last", *tables.CONTROLS, "int8", "int4"):
+                for arm in ("bridged", "bridged_last", *prompts.CONTROLS, "int8", "int4"):
                     chance = (
-                        level * (0.3 if k == 2 else 1) * (0.05 if arm in tables.CONTROLS else 1)
+                        level * (0.3 if k == 2 else 1) * (0.05 if arm in prompts.CONTROLS else 1)
                     )
                     for item in range(N):
                         right = int(rng.random() < chance)
@@ -241,8 +241,17 @@ def test_trends_are_seen_where_there_are_some():
     rng = np.random.default_rng(1)
     rising = [(rng.random((3, 200)) < p).astype(float) for p in (0.1, 0.5, 0.9)]
     flat = [(rng.random((3, 200)) < 0.5).astype(float) for _ in range(3)]
-    assert tables.trend(rising, [1, 4, 16])["p"] < 1e-6 < 0.01 < tables.trend(flat, [1, 4, 16])["p"]
-    assert tables.trend(rising[::-1], [1, 4, 16])["difference"] < 0
+    up, level = (tables.trend(scores, [1, 4, 16], 0.95) for scores in (rising, flat))
+    assert up["p"] < 1e-6 < 0.01 < level["p"]
+    assert tables.trend(rising[::-1], [1, 4, 16], 0.95)["difference"] < 0
+    wide = tables.trend(flat, [1, 4, 16], 0.999)
+    assert wide["low"] < level["low"] < level["high"] < wide["high"]
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_what_is_the_same_at_every_k_has_no_trend(right):
+    found = tables.trend([np.full((3, 50), right)] * 4, [16, 32, 48, 64], 0.95)
+    assert found == {"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
 
 
 def test_rounded_soft_tokens_are_compared_with_their_own(samples):
@@ -282,6 +291,17 @@ def test_claims_are_decided_by_rows(samples):
     worse = tables.Samples(*made_rows(all_fixes=0.3, no_fixes=0.9, source_free=0.05))
     assert verdicts(worse, costs_of())["stability fixes work"] == "refuted"
     assert verdicts(worse, costs_of())["beats the target alone"] == "refuted"
+    neither = tables.Samples(*made_rows(all_fixes=0.3, no_fixes=0.3, source_free=0.05))
+    assert verdicts(neither, costs_of())["stability fixes work"] == "refuted"  # below the bar
+
+
+def test_claims_are_open_where_their_interval_does_not_decide(samples):
+    one = costs_of()[lambda frame: frame.sample_id == 0]
+    assert verdicts(samples, one)["faster than the cascade"] == "open"  # of one question
+    near = tables.Samples(*made_rows(all_fixes=0.8, no_fixes=0.3, source_free=0.05))
+    assert verdicts(near, costs_of())["the largest K keeps the quality"] == "open"
+    far = tables.Samples(*made_rows(all_fixes=0.3, no_fixes=0.3, source_free=0.05))
+    assert verdicts(far, costs_of())["the largest K keeps the quality"] == "refuted"
 
 
 def test_identity_is_judged_by_every_word_and_a_leftover_of_the_source_refutes():
@@ -333,8 +353,10 @@ def test_two_proportion_intervals_hold_the_difference(right, n):
 
 def test_figures_are_drawn_from_tables_and_equal_for_equal_tables(samples):
     runs = tables.runs_table(samples, "micro", 0.95)
-    chart = render(figures.accuracy_by_k(runs), ".svg")
-    assert b"<svg" in chart and chart == render(figures.accuracy_by_k(runs), ".svg")
+    chart = render(figures.accuracy_by_k(runs, "all_fixes"), ".svg")
+    assert b"<svg" in chart and chart == render(figures.accuracy_by_k(runs, "all_fixes"), ".svg")
+    renamed = runs.assign(recipe=runs.recipe.replace("all_fixes", "mine"))
+    assert chart == render(figures.accuracy_by_k(renamed, "mine"), ".svg")
     frame = costs_of().assign(study="micro", em=0.5, num_samples=20)
     frame = frame.rename(columns={"kv_cache_mb": "kv_cache_mb_mean"})
     frame["latency_sec_median"] = frame.latency_sec
@@ -345,4 +367,4 @@ def test_figures_are_drawn_from_tables_and_equal_for_equal_tables(samples):
         for step in (2, 4)
     ]
     assert b"<svg" in render(figures.bridge_curves(pd.DataFrame(looks)), ".svg")
-    assert b"no rows" in render(figures.accuracy_by_k(runs[:0]), ".svg")
+    assert b"no rows" in render(figures.accuracy_by_k(runs[:0], "all_fixes"), ".svg")

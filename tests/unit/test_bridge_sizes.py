@@ -103,6 +103,12 @@ def test_states_are_those_of_the_layer_that_was_asked_for(both, layer):
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("layer", [-9, 9])
+def test_a_layer_that_the_source_has_not_is_told_with_its_key(both, layer):
+    with pytest.raises(ValueError, match=rf"layer {layer} .*bridge.layer.*, but the last is 2"):
+        cache.source_states(both.source, both.source_words, ["Who?"], layer, 4)
+
+
 def test_states_in_several_files_are_read_as_one_and_are_not_copied(both, tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "FILE_QUESTIONS", 4)
     home, options = tmp_path / "states", {"layer": -1, "teacher_top": 8}

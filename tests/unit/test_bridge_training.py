@@ -111,6 +111,12 @@ def test_raw_and_weighted_values_stand_in_the_curve(both, own, tmp_path):
     logged = [point for point in curve if "loss" in point]
     assert len(logged) == 4 and {"raw_kl", "weight_kl"} <= set(logged[0])
     assert logged[0]["weight_kl"] < logged[-1]["weight_kl"] < 0.1  # it comes in by and by
+    made = recipe()  # one micro-batch a step: the loss is that of what stands beside it
+    for point in logged:
+        weighted = [point[f"raw_{n}"] * point[f"weight_{n}"] for n in losses.TERMS[:4]]
+        assert point["loss"] == pytest.approx(sum(weighted), rel=1e-5)
+        ramp = losses.ramp(point["step"], made["warmup_steps"], made["weights"]["kl_ramp"])
+        assert point["weight_kl"] == max(ramp, 1e-6) * made["weights"]["kl"]
 
 
 def test_kl_is_taken_answer_token_by_answer_token_from_the_teacher_that_read_the_question(
@@ -208,6 +214,15 @@ def test_padding_of_the_source_says_nothing(kind):
     wide = torch.cat([states, torch.full((1, 3, 48), 9.0)], 1)
     mask = torch.arange(10)[None] < 7
     torch.testing.assert_close(fed(translator, states), fed(translator, wide, mask))
+
+
+def test_the_flow_leads_to_the_question_and_not_to_places_beyond_its_end(monkeypatch):
+    translator, states = made("diffusion"), torch.randn(2, 7, 48)
+    monkeypatch.setattr(translator, "velocity", lambda x, *_: torch.zeros_like(x))
+    present = torch.arange(K)[None] < torch.tensor([[1], [2]])
+    teacher = torch.zeros(2, K, 32).masked_fill(~present[..., None], 9.0)
+    flow = translator(states, torch.ones(2, 7, dtype=torch.bool), teacher=(teacher, present)).flow
+    assert 0.5 < flow.item() < 2  # the noise alone
 
 
 def test_the_source_free_prompt_reads_no_source():

@@ -21,6 +21,12 @@ from ablation.layers import merge
         (" #### 1,234.", "1234"),
         (" #### $18.00\nQ: next #### 7", "18"),
         ("#### Ann Lee ", "ann lee"),
+        ("#### -0.0", "0"),
+        ("#### +007", "7"),
+        ("#### .50", "0.5"),
+        ("#### 1e9999999", "1e9999999"),  # a loop of digits, or worse, is text like any other
+        ("#### 12345678901234567890123456789012345", "12345678901234567890123456789012345"),
+        ("#### ...", "..."),
         ("no mark, last number 18", None),
         ("####", None),
         ("", None),
@@ -101,10 +107,53 @@ def test_unknown_keys_and_impossible_values_die_at_load():
     refused({"training": {"max_steps": "many"}}, "bridge.training.max_steps", "integer")
     refused({"recipes": {"a": {"mode": "soft"}}}, "bridge.recipes.a.mode", "soft_only")
     refused({"training": {"translator": {"heads": 5}}}, "no divisor of width")
+    refused({"training": {"micro_batch_examples": 5}}, "batch_examples 32 is no multiple of it")
+    refused({"training": {"warmup_steps": 450}}, "bridge.training.warmup_steps", "only 450 steps")
+    refused({"training": {"log_steps": 475, "save_steps": 475}}, "no loss would be logged")
+    refused({"world": {"people": 11}}, "bridge.world.listed", "only 11 people")
+    refused({"world": {"test_percent": 85}}, "bridge.world.dev_percent", "no stone is left")
+    late = {"stops": {"plateau": {"patience": 7}}}  # looks at 50, 100, ...; 200 counts first
+    said = ("bridge.recipes.no_kl.stops", "plateau at step 500 at the earliest", "plateau: null")
+    refused({"recipes": {"no_kl": late}}, *said)
+
+
+@pytest.mark.parametrize(
+    ("over", "place"),
+    [
+        ({"seeds": [101, 102, 101]}, "bridge.seeds"),
+        ({"recipes": {"all_fixes": {"soft_tokens": [8, 4, 8]}}}, "bridge.recipes.all_fixes.soft"),
+        ({"recipes": {"no_kl": {"regimes": ["compression"] * 2}}}, "bridge.recipes.no_kl.regimes"),
+    ],
+)
+def test_nothing_is_trained_twice(over, place):
+    """Two cells of one name would be trained, and then no table could pair their rows."""
+    refused(over, place, "is named twice")
 
 
 def test_two_names_for_one_configuration_are_refused():
     refused({"recipes": {"with_kl": {}, "without": {}}}, "with_kl", "one configuration")
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"weights": {"flow": 0.0}},  # a resampler has none
+        {"translator": {"steps": 9}},
+        {"noise_seeds": 3},
+        {"eval_batch": 7},
+    ],
+)
+def test_a_toggle_that_does_nothing_makes_no_ablation(over):
+    refused({"recipes": {"plain": {}, "other": over}}, "plain", "other", "one configuration")
+
+
+def test_a_toggle_of_a_term_that_is_off_makes_no_ablation():
+    off = {"weights": {"info_nce": 0.0}}
+    other = {"weights": {"info_nce": 0.0, "temperature": 0.5}}
+    refused({"recipes": {"a": off, "b": other}}, "b and a", "one configuration")
+    free = {"translator": {"kind": "source_free"}}
+    wide = {"translator": {"kind": "source_free", "width": 128}, "weights": {"info_nce": 9.0}}
+    refused({"recipes": {"a": free, "b": wide}}, "b and a", "one configuration")
 
 
 def test_what_tables_compare_with_must_be_trained():
@@ -119,13 +168,29 @@ def test_what_tables_compare_with_must_be_trained():
     refused({"recipes": alone | free | given}, "soft_plus_text", "nothing is compressed")
 
 
-def test_shipped_models_know_one_world_and_a_bridge_is_not_compiled():
+def test_a_bridge_is_compared_with_arms_of_its_own_direction_and_length():
+    names = ("all_fixes", "no_fixes", "source_free")
+    different = ({"controls": True}, {"eos": False}, {"translator": {"kind": "source_free"}})
+    for name in names:
+        recipes = dict(zip(names, different, strict=True))
+        recipes[name] = recipes[name] | {"swapped": True}
+        refused({"recipes": recipes}, "bridge.claims", f"recipe {name} is swapped")
+    recipes = dict(zip(names, different, strict=True)) | {"turned": {"swapped": True}}
+    asked = {"inference": {"recipe": "turned"}}
+    refused({"recipes": recipes} | asked, "bridge.inference", "recipe turned is swapped")
+    longer = {"recipes": recipes | {"turned": {"swapped": True, "max_new_tokens": 9}}}
+    refused(longer, "bridge.recipes", "answers of turned may have 9 tokens", "alone 7")
+
+
+def test_shipped_models_know_one_world_and_a_bridge_is_neither_compiled_nor_spread():
     refused({"world": {"stones": 100}}, "bridge.world.stones", "say `source: pretrain`")
     load_study(
         {"extends": "bridge.yaml"}
         | {"bridge": {"source": "pretrain", "target": "pretrain", "world": {"stones": 100}}},
         CONFIG,
     )
+    with pytest.raises(ConfigError, match="hardware.gpu .*2 found, but one process trains a cell"):
+        load_study({"extends": "bridge.yaml", "hardware": {"gpu": 2}}, CONFIG)
     with pytest.raises(ConfigError, match="a bridge is not compiled"):
         load_study({"extends": "bridge.yaml", "hardware": {"compile": True}}, CONFIG)
 

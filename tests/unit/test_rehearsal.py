@@ -5,12 +5,13 @@ import statistics
 import pytest
 import torch
 
-from ablation import models, random_base
+from ablation import models
 from ablation.config import load_study
 from ablation.generated import COUNTS, LENGTHS, alpaca_records, benchmark_documents, write_copies
 from ablation.masks import MASKS, leak_audit
 from ablation.provenance import file_table
 from ablation.random_base import write_random_base
+from ablation.random_tokenizer import random_tokenizer
 from ablation.sources import data_sets, documents
 
 SIZE = load_study({}).random.model_dump()
@@ -82,10 +83,7 @@ def test_lengths_are_those_asked_for():
 
 
 def test_a_made_up_word_costs_as_many_tokens_as_an_english_one():
-    from ablation.world.tokenizer import train_tokenizer
-
-    texts = ["\n".join(record.values()) for record in alpaca_records(random_base.TEXTS, 1)]
-    tokenizer = train_tokenizer(texts, random_base.TOKENS)
+    tokenizer = random_tokenizer({"vocabulary": 131072, "seed": 1})
     fresh = ["\n".join(record.values()) for record in alpaca_records(200, seed=2)]
     tokens = sum(len(ids) for ids in tokenizer(fresh)["input_ids"])
     assert tokens / sum(map(words, fresh)) == pytest.approx(1.3, abs=0.1)

@@ -17,7 +17,8 @@ TINY = {
         "seeds": [1, 2],
         "questions": {"train": 64, "dev": 20, "test": 40},
         "training": {"max_steps": 8, "warmup_steps": 2, "log_steps": 2, "save_steps": 4}
-        | {"eval_steps": 4, "eval_samples": 20, "batch_examples": 16, "micro_batch_examples": 16},
+        | {"eval_steps": 4, "eval_samples": 20, "batch_examples": 16, "micro_batch_examples": 16}
+        | {"stops": {"plateau": None}},
         "recipes": {
             "all_fixes": {"soft_tokens": [2, 8], "controls": True},
             "source_free": {"soft_tokens": [2, 8], "translator": {"kind": "source_free"}},

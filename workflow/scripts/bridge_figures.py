@@ -13,7 +13,7 @@ def main(smk):
     stamp = json.loads(smk.params.stamp)
     provenance.read_inputs(stamp)
     draw = getattr(figures, stamp["config"]["figure"])
-    chart = draw(*map(charts.read, smk.input.tables))
+    chart = draw(*map(charts.read, smk.input.tables), **stamp["config"]["options"])
     drawn = [Path(path) for path in smk.output if Path(path).suffix != ".json"]
     for path in drawn:
         provenance.write_bytes(path, charts.render(chart, path.suffix))

@@ -10,9 +10,9 @@ import pandas as pd
 
 from ablation.bridge import costs, tables
 from ablation.bridge.claims import claims_table
+from ablation.bridge.prompts import ARMS
 from ablation.provenance import read_json_lines
 
-ARMS = ("source_alone", "target_alone", "latent", "token_budget", "cascade")
 COSTS = "inference_per_sample.jsonl"
 
 

@@ -47,7 +47,13 @@ def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def source_states(
     model: PreTrainedModel, words: Words, questions: Sequence[str], layer: int, batch_size: int
 ) -> Ragged:
-    """Hidden states [tokens, width] of each question at `layer` (-1: the last, after its norm)."""
+    """Hidden states [tokens, width] of each question at `layer` (-1: the last, after its norm).
+
+    0 are the embeddings. Raises ValueError for a layer that the model has not.
+    """
+    last = model.config.get_text_config().num_hidden_layers
+    if not -last - 1 <= layer <= last:
+        raise ValueError(f"layer {layer} was asked for (bridge.layer), but the last is {last}")
     rows = [words.question(question) for question in questions]
 
     def read(chosen: list[int]) -> list[Tensor]:

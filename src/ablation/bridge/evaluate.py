@@ -19,12 +19,10 @@ from ablation.bridge.batches import Row, Words
 from ablation.bridge.forwards import Meter
 from ablation.bridge.generate import Generated, generate
 from ablation.bridge.pair import Pair
+from ablation.bridge.prompts import QUANTIZED
 from ablation.bridge.published_evaluator import leaky_answers, leaky_correct
 from ablation.bridge.scoring import score
 from ablation.bridge.train import Split
-
-CONTROLS = ("shuffled_source", "zero_soft_tokens", "mean_soft_tokens")  # and recipe source_free
-QUANTIZED = {"int8": 8, "int4": 4}
 
 
 def shuffled(count: int) -> list[int]:

@@ -18,7 +18,15 @@ def faults_of(values: Mapping) -> Iterator[Fault]:
     block, hardware = values.get("bridge"), values.get("hardware")
     if not isinstance(block, dict):
         return
-    if isinstance(hardware, dict) and hardware.get("compile"):
+    hardware = hardware if isinstance(hardware, dict) else {}
+    gpus = hardware.get("gpu")
+    if isinstance(gpus, int) and gpus > 1:
+        yield Fault(
+            ("hardware", "gpu"),
+            f"{gpus} found, but one process trains a cell, on one GPU: others would be paid for "
+            "and idle; say 1, and run jobs side by side",
+        )
+    if hardware.get("compile"):
         yield Fault(
             ("hardware", "compile"),
             "true found, but a bridge is not compiled: it generates at ever other widths, each of "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from ablation.bridge.prompts import SOURCE_FREE
 from ablation.charts import FAINT, INK, blank, sheet
 
 COLOURS = ("#2a7fb8", "#d1495b", "#4c566a", "#8fbc5a", "#c98b2b")
@@ -15,16 +16,16 @@ LINES = {
     "target_alone": "target alone",
     "source_alone": "source alone",
     "token_budget": "K tokens of text",
-    "source_free": "prompt without source (floor)",
+    SOURCE_FREE: "prompt without source (floor)",
 }
 
 
-def accuracy_by_k(runs: pd.DataFrame) -> alt.TopLevelMixin:
-    """Accuracy against K between floor and ceiling, a point a seed."""
-    full = runs[runs.recipe == "all_fixes"]
+def accuracy_by_k(runs: pd.DataFrame, recipe: str) -> alt.TopLevelMixin:
+    """Accuracy of `recipe` against K between floor and ceiling, a point a seed."""
+    full = runs[runs.recipe == recipe]
     if full.empty:
         return blank(runs, "Accuracy by number of soft tokens")
-    free = runs[runs.recipe == "source_free"].assign(arm="source_free", value=lambda f: f.accuracy)
+    free = runs[runs.recipe == SOURCE_FREE].assign(arm=SOURCE_FREE, value=lambda f: f.accuracy)
     parts = [full.assign(arm="bridged", value=full.accuracy)]
     parts += [full.assign(arm=arm, value=full[arm]) for arm in LINES if arm in full]
     frame = pd.concat([*parts, free])[["regime", "k", "seed", "arm", "value", "n"]]
@@ -45,7 +46,7 @@ def accuracy_by_k(runs: pd.DataFrame) -> alt.TopLevelMixin:
         .mark_line(strokeWidth=2)
         .encode(x=x, y=alt.Y("mean(value):Q"), color=colour, strokeDash=dash)
     )
-    trained = alt.FieldOneOfPredicate("arm", ["bridged", LINES["source_free"]])
+    trained = alt.FieldOneOfPredicate("arm", ["bridged", LINES[SOURCE_FREE]])
     points = (
         alt.Chart()
         .mark_circle(size=36, opacity=0.8)

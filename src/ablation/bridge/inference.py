@@ -19,10 +19,9 @@ from ablation.bridge.asking import translate
 from ablation.bridge.forwards import MIB, Meter
 from ablation.bridge.generate import generate
 from ablation.bridge.pair import Pair
+from ablation.bridge.prompts import ARMS
 from ablation.bridge.scoring import score
 from ablation.progress import Progress
-
-ARMS = ("source_alone", "target_alone", "latent", "token_budget", "cascade")
 
 
 def cache_bytes(held: DynamicCache) -> int:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from decimal import Decimal, InvalidOperation
 
 REGIMES = ("compression", "enrichment")  # of the micro bridge's own world
 DATA_SETS = ("gsm8k", "hotpotqa")  # regimes whose questions are read (ablation.bridge.readers)
 SPLITS = ("train", "dev", "test")
 MODES = ("soft_only", "soft_plus_text", "adapter")  # what the target reads beside soft tokens
 SOURCE_FREE = "source_free"  # the recipe, and the translator, of the control that reads no source
+ARMS = ("source_alone", "target_alone", "latent", "token_budget", "cascade")  # whose cost is told
+CONTROLS = ("shuffled_source", "zero_soft_tokens", "mean_soft_tokens")  # and the recipe above
+QUANTIZED = {"int8": 8, "int4": 4}  # bits of a number of a soft token
 MARK = "####"
 SUFFIX = "\nAnswer:"
 INSTRUCTIONS = {  # models of the hub know no `####`; every arm is told alike
@@ -75,11 +77,12 @@ def extracted(text: str) -> str | None:
 
 def normalised(answer: str) -> str:
     plain = answer.strip().rstrip(".").replace(",", "").replace("$", "")
-    try:
-        number = Decimal(plain)
-    except InvalidOperation:
+    number = re.fullmatch(r"([-+]?)0*(\d*)(?:\.(\d*?)0*)?", plain, re.ASCII)
+    if not number or not re.search(r"\d", plain):
         return " ".join(answer.lower().split())
-    return format(number.normalize(), "f") if number.is_finite() else plain.lower()
+    sign, whole, part = number.groups(default="")
+    written = f"{whole or 0}.{part}".rstrip(".")
+    return f"-{written}" if sign == "-" and written != "0" else written
 
 
 def gold(answer: str) -> str:

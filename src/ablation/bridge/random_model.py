@@ -9,36 +9,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ablation.atomic import atomic_path
-from ablation.generated import alpaca_records
-from ablation.world.tokenizer import train_tokenizer
+from ablation.random_tokenizer import random_tokenizer
+from ablation.world.decoder import dimensions
 
 RANDOM_WEIGHTS = "random_weights.json"
-TOKENS, TEXTS = 8192, 4000  # at which a made-up word costs 1.3 tokens, as an English one does
 CHAT = "{{ bos_token }}{% for m in messages %}[user] {{ m['content'] }} [model]{% endfor %}"
 
 
 def write_random_model(size: Mapping, folder: str | Path) -> dict[str, int]:
     """config.json, tokenizer and the seed of the weights as `folder`; {parameters, tokens}."""
-    records = islice(alpaca_records(TEXTS, size["seed"]), TEXTS)
-    texts = ("\n".join(record.values()) for record in records)
-    tokenizer = train_tokenizer(texts, min(TOKENS, size["vocabulary"]))
+    tokenizer = random_tokenizer(size)
     tokenizer.chat_template = CHAT
     config = AutoConfig.for_model(
         size["family"],
         vocab_size=size["vocabulary"],
-        hidden_size=size["width"],
-        intermediate_size=size["feed_forward"],
-        num_hidden_layers=size["layers"],
-        num_attention_heads=size["heads"],
-        num_key_value_heads=size["key_value_heads"],
-        head_dim=size["head_dim"],
+        **dimensions(size),
         max_position_embeddings=32768,
         sliding_window=None,  # as Mistral 0.3 has it; Llama knows none
         tie_word_embeddings=False,

@@ -7,41 +7,34 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from ablation.bridge.prompts import DATA_SETS, MODES, REGIMES, SOURCE_FREE
-from ablation.strict import Seed, Strict, key
+from ablation.strict import (
+    GroupedShape,
+    Learning,
+    NoLearning,
+    Plateau,
+    Seed,
+    Strict,
+    divides,
+    key,
+    stop_in_time,
+    whole_micro_batches,
+    without_repeats,
+)
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
-class Decoder(Strict):
-    width: int = key("of the residual stream", ge=1)
-    feed_forward: int = key("width between the two halves of a feed-forward block", ge=1)
-    layers: int = key("attention and feed-forward blocks", ge=1)
-    heads: int = key("of queries", ge=1)
-    key_value_heads: int = key("of keys and values; a divisor of heads", ge=1)
-    head_dim: int = key("dimensions a head, even for rotary positions", ge=2, multiple_of=2)
+class Decoder(GroupedShape):
     embedding_std: float = key("wide embeddings make tokens distinct from the first step", gt=0)
 
-    @field_validator("key_value_heads")
-    @classmethod
-    def _shared_evenly(cls, shared: int, info: ValidationInfo) -> int:
-        if shared > 0 and info.data.get("heads", shared) % shared:
-            raise ValueError(f"no divisor of heads {info.data['heads']}")
-        return shared
 
-
-class RandomModel(Strict):
+class RandomModel(GroupedShape):
     """A decoder of random weights, for a rehearsal: its shape, and the class of the real one."""
 
     family: Literal["mistral", "llama"] = key("whose class it is")
     seed: Seed = key("weights and tokenizer")
     vocabulary: int = key("rows of the embeddings; the tokenizer may have fewer tokens", ge=512)
-    width: int = key("of the residual stream", ge=1)
-    feed_forward: int = key("width between the two halves of a feed-forward block", ge=1)
-    layers: int = key("attention and feed-forward blocks", ge=1)
-    heads: int = key("of queries", ge=1)
-    key_value_heads: int = key("of keys and values; a divisor of heads", ge=1)
-    head_dim: int = key("dimensions a head, even for rotary positions", ge=2, multiple_of=2)
 
 
 class Pretrain(Strict):
@@ -71,12 +64,30 @@ class QuestionWorld(Strict):
     test_percent: int = key("stones that only test questions ask about", ge=1, le=90)
     dev_percent: int = key("stones that only dev questions ask about", ge=1, le=90)
 
+    @field_validator("listed")
+    @classmethod
+    def _lists_what_there_is(cls, listed: int, info: ValidationInfo) -> int:
+        for names in ("people", "stones"):  # the source reads lists of stones
+            if listed > info.data.get(names, listed):
+                raise ValueError(f"there are only {info.data[names]} {names}")
+        return listed
+
     @field_validator("asked")
     @classmethod
     def _asks_what_it_tells(cls, asked: int, info: ValidationInfo) -> int:
         if asked > info.data.get("listed", asked):
             raise ValueError(f"only {info.data['listed']} people are listed")
         return asked
+
+    @field_validator("dev_percent")
+    @classmethod
+    def _leaves_training(cls, dev: int, info: ValidationInfo) -> int:
+        if dev + info.data.get("test_percent", 0) >= 100:
+            raise ValueError(
+                f"with test_percent {info.data['test_percent']} no stone is left to train on: both "
+                "together must be below 100"
+            )
+        return dev
 
 
 class Questions(Strict):
@@ -110,12 +121,7 @@ class Translator(Strict):
     dropout: float = key("while training", ge=0, lt=1)
     steps: int = key("Euler steps of the diffusion", ge=1)
 
-    @field_validator("heads")
-    @classmethod
-    def _divides(cls, heads: int, info: ValidationInfo) -> int:
-        if heads > 0 and info.data.get("width", heads) % heads:
-            raise ValueError(f"no divisor of width {info.data['width']}")
-        return heads
+    _divides = field_validator("heads")(divides("width"))
 
 
 class Weights(Strict):
@@ -127,23 +133,12 @@ class Weights(Strict):
     flow: float = key("of the diffusion's velocity; 0: off", ge=0)
 
 
-class NoLearning(Strict):
-    after_steps: int = key("judged from this step on", ge=1)
-    min_improvement: float = key("nats: first logged loss minus the best", gt=0)
-
-
-class Plateau(Strict):
-    patience: int = key("looks at dev in a row without gain", ge=1)
-    min_delta: float = key("nats that count as a gain", ge=0)
-    min_steps: int = key("nothing counts before this step", ge=0)
-
-
 class Stops(Strict):
     no_learning: NoLearning | None = key("first logged loss minus the best; null: never")
     plateau: Plateau | None = key("early stopping on dev cross entropy; null: off")
 
 
-class Recipe(Strict):
+class Recipe(Learning):
     """One kind of cell: the block `training` with the recipe's own keys on top."""
 
     regimes: list[Literal[(*REGIMES, *DATA_SETS)]] = key("where it is trained", min_length=1)
@@ -156,30 +151,22 @@ class Recipe(Strict):
     noise_seeds: int = key("noises that a diffusion's test is repeated with", ge=1)
     translator: Translator = key("what turns source states into soft tokens")
     weights: Weights = key("of the losses; cross entropy has 1")
-    stops: Stops = key("ends before max_steps")
-    max_steps: int = key("optimizer steps", ge=1)
     batch_examples: int = key("questions an optimizer step", ge=2)
     micro_batch_examples: int = key("questions a forward; InfoNCE contrasts within it", ge=2)
-    learning_rate: float = key("at its highest", gt=0)
-    weight_decay: float = key("of everything but norms and biases", ge=0)
-    warmup_steps: int = key("steps up to the learning rate", ge=0)
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = key("after the warm-up")
     optimizer: Literal["adamw_torch", "adamw_torch_fused"] = key("as the Trainer names it")
-    adam_beta2: float = key("short trainings want a short memory", gt=0, lt=1)
-    max_grad_norm: float = key("gradients are clipped to it", gt=0)
-    log_steps: int = key("steps between two points of the loss curve", ge=1)
-    save_steps: int = key("steps between two states to resume from; a multiple of log_steps", ge=1)
     eval_steps: int = key("steps between two looks at dev", ge=1)
     eval_samples: int = key("dev questions at such a look", ge=1)
     eval_batch: int = key("questions a forward while answering: memory and speed only", ge=1)
     max_new_tokens: int = key("tokens that an answer may have", ge=1)
+    stops: Stops = key("ends before max_steps")
 
-    @field_validator("micro_batch_examples")
+    @field_validator("regimes", "soft_tokens")
     @classmethod
-    def _whole(cls, micro: int, info: ValidationInfo) -> int:
-        if micro > 0 and info.data.get("batch_examples", micro) % micro:
-            raise ValueError(f"batch_examples {info.data['batch_examples']} is no multiple of it")
-        return micro
+    def _distinct(cls, values: list, info: ValidationInfo) -> list:
+        return without_repeats(values, info.field_name)
+
+    _whole = field_validator("micro_batch_examples")(whole_micro_batches)
+    _stop_in_time = field_validator("stops")(stop_in_time)
 
     @field_validator("eval_steps")
     @classmethod
@@ -188,12 +175,9 @@ class Recipe(Strict):
             raise ValueError(f"beyond max_steps {info.data['max_steps']}: dev would choose nothing")
         return every
 
-    @field_validator("save_steps")
-    @classmethod
-    def _saves_whole_means(cls, save: int, info: ValidationInfo) -> int:
-        if save % info.data.get("log_steps", save):
-            raise ValueError(f"no multiple of log_steps {info.data['log_steps']}")
-        return save
+
+# What a cell is asked and how, and what it could resume from: none of it changes what is learned.
+ASKED_ONLY = ("controls", "audit", "noise_seeds", "eval_batch", "save_steps")
 
 
 class Inference(Strict):
@@ -237,6 +221,11 @@ class Bridge(Strict):
     inference: Inference = key("what the five arms cost")
     claims: Claims = key("what the claims table asks")
 
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        return without_repeats(seeds, "seed")
+
     @field_validator("recipes")
     @classmethod
     def _have_questions(cls, recipes: dict[str, Recipe], info: ValidationInfo):
@@ -249,6 +238,19 @@ class Bridge(Strict):
                 if regime not in own and regime not in info.data["data"]:
                     place = f"data.{regime}" if regime in DATA_SETS else "world and questions"
                     raise ValueError(f"{name} is trained on {regime}, but there is no {place}")
+        return recipes
+
+    @field_validator("recipes")
+    @classmethod
+    def _answer_as_long(cls, recipes: dict[str, Recipe], info: ValidationInfo):
+        """The models alone are asked once, for all recipes."""
+        shared = info.data.get("training")
+        for name, recipe in recipes.items():
+            if shared and recipe.max_new_tokens != shared.max_new_tokens:
+                raise ValueError(
+                    f"answers of {name} may have {recipe.max_new_tokens} tokens (max_new_tokens), "
+                    f"those of the models alone {shared.max_new_tokens}: say it under `training`"
+                )
         return recipes
 
     @field_validator("recipes")
@@ -269,6 +271,7 @@ class Bridge(Strict):
         recipes = info.data.get("recipes", {})
         for regime in {r for recipe in recipes.values() for r in recipe.regimes}:
             _needs(recipes, asked.recipe, regime, [asked.soft_tokens])
+            _forward(recipes, asked.recipe)
         return asked
 
     @field_validator("claims")
@@ -279,6 +282,8 @@ class Bridge(Strict):
             _needs(recipes, name, regime, [claims.soft_tokens])
             _needs(recipes, claims.no_fixes, regime, [claims.soft_tokens])
             _needs(recipes, SOURCE_FREE, regime, recipes[name].soft_tokens)
+            for compared in (name, claims.no_fixes, SOURCE_FREE):
+                _forward(recipes, compared)
             if recipes[name].mode != "soft_only":
                 raise ValueError(
                     f"recipe {name} is {recipes[name].mode}: its target reads the question too, so "
@@ -316,7 +321,34 @@ def _needs(recipes: dict[str, Recipe], name: str, regime: str, budgets: list[int
         raise ValueError(f"no recipe {name} is trained in {regime}{at}: tables compare with it")
 
 
+def _forward(recipes: dict[str, Recipe], name: str) -> None:
+    """Raise ValueError where source and target of a recipe have changed places."""
+    if recipes[name].swapped:
+        raise ValueError(f"recipe {name} is swapped: the arms that it is compared with are not")
+
+
 def cells_of(recipe: Recipe) -> list[tuple]:
     """What tells the cells of a recipe from those of any other."""
-    own = recipe.model_dump_json(exclude={"regimes", "soft_tokens", "controls", "audit"})
+    own = repr(_working(recipe))
     return [(regime, k, own) for regime in recipe.regimes for k in recipe.soft_tokens]
+
+
+def _working(recipe: Recipe) -> dict[str, Any]:
+    """The keys that decide what this recipe learns: not those of terms and kinds it has not."""
+    found = recipe.model_dump(exclude={"regimes", "soft_tokens", *ASKED_ONLY})
+    weights, translator = found["weights"], found["translator"]
+    kind, without = translator["kind"], set()
+    if kind != "diffusion":
+        without |= {"flow", "steps"}
+    if kind != "resampler":
+        without |= {"gate"}
+    if kind == SOURCE_FREE:  # its tokens stand there whole, and know no question to be like
+        without |= {"info_nce", "prompt_alignment", *translator} - {"kind"}
+    if kind == SOURCE_FREE or not weights["info_nce"]:
+        without |= {"temperature"}
+    if not weights["kl"]:
+        without |= {"kl_ramp"}
+    for part in (weights, translator):
+        for name in without & part.keys():
+            del part[name]
+    return found

@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ablation.bridge.prompts import SOURCE_FREE
-from ablation.statistics import Means, mcnemar, paired_means, wilson
+from ablation.bridge.prompts import CONTROLS, QUANTIZED, SOURCE_FREE
+from ablation.statistics import SMALLEST_P, Means, mcnemar, paired_means, wilson
 
 ALONE = ("source_alone", "target_alone", "cascade", "identity", "token_budget")
-CONTROLS = ("shuffled_source", "zero_soft_tokens", "mean_soft_tokens")
-FLOAT_BITS, QUANTIZED = 32, {"int8": 8, "int4": 4}
+FLOAT_BITS = 32
 
 
 class SameConfiguration(ValueError):
@@ -219,7 +218,28 @@ def controls_table(samples: Samples, claims: Mapping, study: str, confidence: fl
     return pd.DataFrame(rows)
 
 
-def trend(scores: Sequence[np.ndarray], ks: Sequence[int]) -> dict:
+def of_mean(values: np.ndarray, confidence: float) -> dict:
+    """Mean of independent values with its t interval and the p of zero.
+
+    One value says nothing of how far it may be off: p is 1. Nor do values that are all zero.
+    """
+    value = float(values.mean())
+    if len(values) < 2:
+        return {"difference": value, "low": np.nan, "high": np.nan, "p": 1.0}
+    if np.ptp(values) == 0:
+        p = SMALLEST_P if value else 1.0
+        return {"difference": value, "low": value, "high": value, "p": p}
+    test = stats.ttest_1samp(values, 0.0)
+    interval = test.confidence_interval(confidence)
+    return {
+        "difference": value,
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "p": max(SMALLEST_P, float(test.pvalue)),
+    }
+
+
+def trend(scores: Sequence[np.ndarray], ks: Sequence[int], confidence: float) -> dict:
     """Does accuracy rise with K? Slope of each item's correctness on log2 K, tested against zero.
 
     `scores` [seeds, items] for each K; items are paired over K, so each has a slope of its own, and
@@ -228,14 +248,8 @@ def trend(scores: Sequence[np.ndarray], ks: Sequence[int]) -> dict:
     x = np.log2(ks) - np.log2(ks).mean()
     of_items = np.stack([s.mean(axis=0) for s in scores])  # [K, items]
     slopes = (x[:, None] * of_items).sum(0) / (x**2).sum()
-    test = stats.ttest_1samp(slopes, 0.0)
-    interval = test.confidence_interval()
-    return {
-        "difference": float(slopes.mean()),
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "p": max(1e-300, float(test.pvalue)),
-    }
+    slopes[np.ptp(of_items, axis=0) == 0] = 0.0  # not what rounding leaves of zero
+    return of_mean(slopes, confidence)
 
 
 def compression_table(samples: Samples, claims: Mapping, costs: Mapping, study: str, confidence):

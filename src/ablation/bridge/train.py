@@ -109,7 +109,9 @@ class BridgeTrainer(MaskedTrainer):
         self.rms = embedding_rms(target.get_input_embeddings().weight)
         self.parts, self.clock = parts, Clock()
         self.add_callback(self.clock)
-        self.terms: dict[str, float] = {}  # raw values of the last step, for the curve
+        # of the last step, for the curve: raw values, and the weights that they had in it
+        self.terms: dict[str, Tensor] = {}
+        self.applied: dict[str, float] = {}
 
     def rows(self, split: Split, chosen: Sequence[int]) -> list[Row]:
         recipe, k = self.recipe, self.model.k
@@ -146,7 +148,7 @@ class BridgeTrainer(MaskedTrainer):
         with torch.no_grad():
             question = table(asked.ids)
             parts, present = losses.stretches(question, asked.span, self.model.k)
-        wanted = parts if weights["flow"] else None
+        wanted = (parts, present) if weights["flow"] else None
         soft: Soft = self.model(part["states"].float(), part["mask"], teacher=wanted)
         logits, targets = self.said(rows, soft.tokens)
         terms = {"cross_entropy": losses.cross_entropy(logits, targets)}
@@ -211,13 +213,13 @@ class BridgeTrainer(MaskedTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         terms = self.loss_terms(inputs)
         self.terms = {name: value.detach() for name, value in terms.items()}
-        return losses.total(terms, self.weights())
+        self.applied = self.weights()
+        return losses.total(terms, self.applied)
 
     def log(self, logs, *args, **kwargs):
         if "loss" in logs:
-            weights = self.weights()
             logs |= {f"raw_{n}": v.item() for n, v in self.terms.items()}
-            logs |= {f"weight_{n}": weights[n] for n in self.terms}
+            logs |= {f"weight_{n}": self.applied[n] for n in self.terms}
         super().log(logs, *args, **kwargs)
 
     @torch.no_grad()

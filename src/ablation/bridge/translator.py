@@ -191,7 +191,8 @@ class Diffusion(Translator):
     """Noise carried to soft tokens by a learned velocity, `steps` Euler steps from t = 0 to 1.
 
     While training, a flow loss towards `teacher` (target embeddings of the question, never of the
-    answer) is returned beside the tokens; both give gradients.
+    answer; and which of the K places the question reaches) is returned beside the tokens; both give
+    gradients.
     """
 
     def __init__(self, k: int, source_width: int, target_width: int, rms: float, size: Mapping):
@@ -220,7 +221,7 @@ class Diffusion(Translator):
         self,
         states: Tensor,
         mask: Tensor,
-        teacher: Tensor | None = None,
+        teacher: tuple[Tensor, Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> Soft:
         """As `Resampler`; `generator` (on the CPU) fixes the noise of an evaluation."""
@@ -231,16 +232,19 @@ class Diffusion(Translator):
         for step in range(self.steps):
             t = torch.full((len(x),), step / self.steps).to(source)
             x = x + self.velocity(x, t, source, mask) / self.steps
-        flow = None if teacher is None else self._flow(teacher, source, mask)
+        flow = None if teacher is None else self._flow(*teacher, source, mask)
         return Soft(self.scale(x), flow)
 
-    def _flow(self, teacher: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error of the velocity on the straight way from noise to `teacher`."""
+    def _flow(self, teacher: Tensor, present: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error of the velocity on the straight way from noise to `teacher`.
+
+        Where nothing is `present`, the way leads nowhere and no velocity is wrong.
+        """
         end = (teacher / self.rms).to(source)
         start, t = torch.randn_like(end), torch.rand(len(end)).to(end)
         at = t[:, None, None]
         predicted = self.velocity((1 - at) * start + at * end, t, source, mask)
-        return (predicted - (end - start)).pow(2).mean()
+        return (predicted - (end - start))[present].pow(2).mean()
 
 
 class Prompt(Translator):

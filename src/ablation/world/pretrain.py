@@ -14,18 +14,20 @@ from random import Random
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import Ministral3Config, Ministral3ForCausalLM, PreTrainedTokenizerFast
+from transformers import Ministral3ForCausalLM, PreTrainedTokenizerFast
 
 from ablation.models import target_logits
 from ablation.packing import Example, Rows, pack
 from ablation.progress import Progress
 from ablation.world.corpus import documents, primer
+from ablation.world.decoder import random_decoder
 from ablation.world.optimizers import Optimizers
 from ablation.world.scenes import TASKS, World, world_of
 from ablation.world.tasks import items, requests
 from ablation.world.tokenizer import train_tokenizer
 
 CHECK_ROWS = 64  # rows of development items a forward
+LONGEST = 512  # tokens that the base reads
 
 
 def pretrain(config: Mapping, out_folder: str | Path, progress: bool = True) -> dict:
@@ -68,34 +70,14 @@ def pretrain(config: Mapping, out_folder: str | Path, progress: bool = True) -> 
 
 def build_model(vocabulary: int, size: Mapping) -> Ministral3ForCausalLM:
     """A Ministral-3 decoder with random float32 weights."""
-    config = Ministral3Config(
-        vocab_size=vocabulary,
-        hidden_size=size["width"],
-        intermediate_size=size["feed_forward"],
-        num_hidden_layers=size["layers"],
-        num_attention_heads=size["heads"],
-        num_key_value_heads=size["heads"],
-        head_dim=size["head_dim"],
-        max_position_embeddings=512,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-        rope_parameters={
-            "rope_type": "yarn",  # as Ministral-3 has it; a factor of 1 stretches nothing
-            "factor": 1.0,
-            "rope_theta": 10_000.0,
-            "llama_4_scaling_beta": 0.0,
-            "original_max_position_embeddings": 512,
-        },
-    )
-    model = Ministral3ForCausalLM(config).float()
-    # Wide embeddings make tokens distinct from the first step on; with the usual 0.02 binding
-    # forms later by hundreds of steps.
-    std = model.config.initializer_range
-    model.get_input_embeddings().weight.data.mul_(size["embedding_std"] / std)
-    return model
+    yarn = {
+        "rope_type": "yarn",  # as Ministral-3 has it; a factor of 1 stretches nothing
+        "factor": 1.0,
+        "rope_theta": 10_000.0,
+        "llama_4_scaling_beta": 0.0,
+        "original_max_position_embeddings": LONGEST,
+    }
+    return random_decoder(Ministral3ForCausalLM, vocabulary, size, LONGEST, rope_parameters=yarn)
 
 
 def train(

@@ -9,7 +9,7 @@ from random import Random
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ablation.bridge import prompts
 from ablation.bridge.batches import Words
@@ -18,10 +18,12 @@ from ablation.bridge.world.questions import TEXTS, Numbers
 from ablation.models import target_logits
 from ablation.packing import Example, Rows, pack
 from ablation.progress import Progress
+from ablation.world.decoder import random_decoder
 from ablation.world.optimizers import Optimizers
 from ablation.world.tokenizer import train_tokenizer
 
 EXAMINED = 100  # questions a skill
+LONGEST = 256  # tokens that a model reads
 
 
 class NotLearned(RuntimeError):
@@ -48,7 +50,8 @@ def pretrain(
             ["".join(next(sample)) for _ in range(recipe["tokenizer_documents"])],
             recipe["vocabulary"],
         )
-        model = build_model(len(tokenizer), recipe["model"]).to(device)
+        model = random_decoder(LlamaForCausalLM, len(tokenizer), recipe["model"], LONGEST)
+        model.to(device)
         texts = TEXTS[role](numbers, Random(f"{role} {seed}"))
         losses = _train(
             model, _batches(texts, tokenizer, recipe), recipe, f"the {role}, seed {seed}"
@@ -104,7 +107,7 @@ def examined(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, numbers: Numbers, role: str
 ) -> dict[str, float]:
     """{skill: accuracy} on questions drawn for this alone: codes, and what only this model can."""
-    rng, words = Random(f"examination {role}"), Words(tokenizer, 256)
+    rng, words = Random(f"examination {role}"), Words(tokenizer, LONGEST)
     own = {
         "source": lambda: numbers.known(rng, 0.0, numbers.config["asked"]),
         "target": lambda: numbers.told_sum(rng),
@@ -121,29 +124,6 @@ def examined(
         found[skill] = sum(right) / EXAMINED
     model.train()
     return found
-
-
-def build_model(vocabulary: int, size: Mapping) -> LlamaForCausalLM:
-    """A Llama decoder with random float32 weights and grouped key/value heads."""
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=size["width"],
-        intermediate_size=size["feed_forward"],
-        num_hidden_layers=size["layers"],
-        num_attention_heads=size["heads"],
-        num_key_value_heads=size["key_value_heads"],
-        head_dim=size["head_dim"],
-        max_position_embeddings=256,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-    )
-    model = LlamaForCausalLM(config).float()
-    scale = size["embedding_std"] / config.initializer_range  # as ablation.world.pretrain, and why
-    model.get_input_embeddings().weight.data.mul_(scale)
-    return model
 
 
 def _batches(
