@@ -8,6 +8,29 @@ import pytest
 
 CONTEXT = "https://w3id.org/ro/crate/1.1/context"
 
+# Files whose tests take long, in the order in which they begin; the others fill what is left. The
+# micro study is begun first. What looks at it elsewhere comes when it is made.
+LONG = """
+test_micro_study test_bridge_pipeline test_bridge_rehearsal test_resume test_several_ranks
+test_any_model test_gpu_benchmark test_rehearsal_study test_hub_study
+test_provenance_study test_staleness
+""".split()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests that share what a fixture of their file made stay together; long ones begin first.
+
+    Without a group every worker would make it again.
+    """
+    for item in items:
+        fixtures = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
+        shares = any(fixture.scope == "module" for fixture in fixtures)
+        if shares and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
 
 @pytest.fixture
 def crate_findings(tmp_path_factory, monkeypatch):

@@ -1,5 +1,6 @@
 """One real micro study, run once, that the workflow tests look at and push around."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,18 +107,35 @@ def shorten_stage_5(folder: Path) -> None:
         "eval_steps: 20": "eval_steps: 10",
         "min_steps: 60": "min_steps: 20",
         "stops: {plateau": "stops: {no_learning: null, plateau",  # judged from step 150 on
-        "max_steps: 650": "max_steps: 80, stops: {no_learning: null}",  # 5C
+        "max_steps: 650": "max_steps: 50, stops: {no_learning: null}",  # 5C
     }.items():
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     file.write_text(text)
 
 
+def _make_micro(folder: Path) -> None:
+    checkout = Checkout(copy_of_the_repository(folder / "study"))
+    shorten_stage_5(checkout.folder)
+    done = checkout.make("demo")
+    said = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+    (folder / "said.json").write_text(json.dumps(said))
+
+
 @pytest.fixture(scope="session")
 def micro(tmp_path_factory) -> Checkout:
-    """The micro study as `make demo` makes it in a clean folder, but for a short stage 5."""
-    checkout = Checkout(copy_of_the_repository(tmp_path_factory.mktemp("micro")))
-    shorten_stage_5(checkout.folder)
-    checkout.first = checkout.make("demo")
-    assert checkout.first.returncode == 0, checkout.first.stdout + checkout.first.stderr
+    """The micro study as `make demo` makes it in a clean folder, but for a short stage 5.
+
+    The worker that asks first makes it; each works on a copy of its own.
+    """
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made"
+    with FileLock(f"{made}.lock"):
+        if not (made / "said.json").exists():
+            _make_micro(made)
+    said = json.loads((made / "said.json").read_text())
+    assert said["returncode"] == 0, said["stdout"] + said["stderr"]
+    folder = tmp_path_factory.mktemp("micro") / "study"
+    checkout = Checkout(shutil.copytree(made / "study", folder, symlinks=True))
+    checkout.said = said
     return checkout

@@ -1,7 +1,6 @@
 """Promises of the shipped micro study, on its frozen seeds, as `make demo` runs it."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -39,12 +38,6 @@ def row(frame, **wanted):
 
 def macro(recovery, recipe, mask, seed="all"):
     return row(recovery, recipe=recipe, mask=mask, seed=seed, task="macro")
-
-
-@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process")
-def test_one_worker_makes_the_study_for_all(request):
-    # without its group, every worker would run the whole study for itself
-    assert request.node.nodeid.endswith("@micro")
 
 
 def test_the_table_has_the_promised_shape(recovery):
@@ -106,7 +99,7 @@ def test_long_runs_end_as_their_recipes_say(micro):
             folder = micro.folder / f"results/micro/stage5_longrun/{recipe}/seed{seed}"
             summary = json.loads((folder / "summary.json").read_text())
             ends.setdefault(recipe, []).append((summary["stop_reason"], summary["steps"]))
-    assert set(ends["5C"]) == {("max_steps", 80)}
+    assert set(ends["5C"]) == {("max_steps", 50)}
     for reason, steps in ends["5A"]:
         assert reason in ("plateau", "max_steps") and 20 < steps <= 60
 
@@ -179,11 +172,12 @@ def test_samples_name_a_seed_as_every_other_table_does(micro):
     assert set(samples.seed[samples.model != "base"]) == {"31"}
 
 
-def test_the_same_job_gives_the_same_bytes(micro):
-    folder = micro.folder / "results/micro/stage3_finetune/3B/seed31"
+def test_the_same_bytes_made_again_move_nothing_above_them(micro):
+    """That a training gives the same bytes again: test_provenance_study.py."""
+    folder = micro.folder / "results/micro/stage1_baseline"
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "run.json"}
-    manifest = "results/micro/stage3_finetune/3B/seed31/manifest.json"
-    micro.run("--force", "--allowed-rules", "stage3_finetune", "--", manifest)
+    manifest = "results/micro/stage1_baseline/manifest.json"
+    micro.run("--force", "--allowed-rules", "stage1_baseline", "--", manifest)
     assert {p: p.read_bytes() for p in before} == before
     assert micro.stale("results/micro/recovery.csv") == set()
 
@@ -222,7 +216,7 @@ def test_the_table_prints_readably(micro):
 
 
 def test_stderr_is_free_of_warnings(micro):
-    lines = micro.first.stderr.splitlines()
+    lines = micro.said["stderr"].splitlines()
     assert not [line for line in lines if "warn" in line.lower()]
 
 

@@ -8,7 +8,7 @@ from conftest import Checkout, copy_of_the_repository, shorten_stage_5
 from test_staleness import LONG, SCORED, SHORT, TABLES, edited
 
 # the first of these tests runs the whole study, perhaps on cores that others use as well
-pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.study, pytest.mark.timeout(1800)]
 
 
 def times(folder):
@@ -34,7 +34,7 @@ def clone(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "stage, part",
+    "stage, parts",
     [
         ("base", ""),
         ("stage1", ""),
@@ -43,12 +43,12 @@ def clone(store, tmp_path):
         ("stage4", "3B/seed31"),
         ("stage5", "5A/seed31"),
         ("recovery", ""),
-        ("figures", ""),
+        ("figures", "mask curves"),
     ],
 )
-def test_each_stage_made_again_is_identical_and_touches_nothing(micro, stage, part):
+def test_each_stage_made_again_is_identical_and_touches_nothing(micro, stage, parts):
     before = times(micro.folder)
-    done = micro.ablation("reproduce", stage, *(["--only", part] if part else []))
+    done = micro.ablation("reproduce", stage, *(["--only", *parts.split()] if parts else []))
     assert f"{stage}: identical" in done.stdout
     assert times(micro.folder) == before
 
@@ -86,7 +86,7 @@ def test_after_a_pull_nothing_is_to_be_done(clone):
 
 def test_after_a_pull_another_evaluation_needs_no_training(clone):
     file = clone.folder / "config/default.yaml"
-    with edited(file, ("batch_tokens: 4096", "batch_tokens: 2048")):
+    with edited(file, ("limit: null", "limit: 4")):
         assert clone.stale() == SCORED | TABLES | {"stage1_baseline", "stage2_ablation"}
         target = "results/micro/stage4_posteval/3B/seed31/causal/manifest.json"
         clone.run("--allowed-rules", "stage4_posteval", "--", target)
