@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from dry_run import dry_run
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,9 +42,12 @@ class Checkout:
     folder: Path
     seconds: float = 0.0
 
-    def _call(self, command: list[str], path: str):
+    def _environment(self, path: str) -> dict[str, str]:
         search = os.pathsep.join(filter(None, [path, str(self.folder / "src")]))
-        environment = os.environ | {"PYTHONPATH": search, "HF_HUB_OFFLINE": "1"}
+        return os.environ | {"PYTHONPATH": search, "HF_HUB_OFFLINE": "1"}
+
+    def _call(self, command: list[str], path: str):
+        environment = self._environment(path)
         return subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True
         )
@@ -79,8 +83,10 @@ class Checkout:
 
     def stale(self, *targets: str, options: tuple[str, ...] = (), path: str = "") -> set[str]:
         """The rules of a dry run; those of stages 3 to 5 as `rule:recipe`."""
-        arguments = ["-n", *(targets or ("results/recovery.csv",)), *options]
-        text = self.snakemake(*arguments, path=path).stdout
+        arguments = [*(targets or ("results/recovery.csv",)), *options]
+        done = dry_run(arguments, self.folder, self._environment(path))
+        text = done.stdout
+        assert done.returncode == 0, text
         if "Job stats:" not in text:
             assert "Nothing to be done" in text, text
             return set()

@@ -1,0 +1,40 @@
+"""Snakemake's dry runs, each in a fork of a process that has imported Snakemake and nothing of ours.
+
+More than half of a dry run is the import of Snakemake and of what its plugins stand on. The forked
+process reads the checkout's rules and modules afresh, as one of a user does.
+"""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["snakemake.cli", "snakemake_storage_plugin_s3", "snakemake_executor_plugin_slurm"]
+)
+
+
+def _snakemake(arguments: list[str], folder: Path, environment: dict[str, str], said: str) -> None:
+    file = os.open(said, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ |= environment
+    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    from snakemake.cli import main
+
+    main(arguments)
+
+
+def dry_run(arguments: list[str], folder: Path, environment: dict[str, str]):
+    """What `snakemake -n` with these arguments prints in `folder`: both streams as `stdout`."""
+    with NamedTemporaryFile("r+") as said:
+        given = (["-n", *arguments], folder, environment, said.name)
+        process = FORKS.Process(target=_snakemake, args=given)
+        process.start()
+        process.join()
+        return subprocess.CompletedProcess(arguments, process.exitcode, said.read(), "")
