@@ -1,4 +1,4 @@
-"""Snakemake's dry runs, each in a fork of a process that has imported Snakemake and nothing of ours.
+"""Dry runs of Snakemake, each in a fork of a process that has imported it and nothing of ours.
 
 More than half of a dry run is the import of Snakemake and of what its plugins stand on. The forked
 process reads the checkout's rules and modules afresh, as one of a user does.
@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -17,7 +18,9 @@ FORKS.set_forkserver_preload(
 )
 
 
-def _snakemake(arguments: list[str], folder: Path, environment: dict[str, str], said: str) -> None:
+def _snakemake(
+    arguments: Sequence[str], folder: Path, environment: dict[str, str], said: str
+) -> None:
     file = os.open(said, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -27,13 +30,13 @@ def _snakemake(arguments: list[str], folder: Path, environment: dict[str, str], 
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
     from snakemake.cli import main
 
-    main(arguments)
+    main([*arguments])
 
 
-def dry_run(arguments: list[str], folder: Path, environment: dict[str, str]):
-    """What `snakemake -n` with these arguments prints in `folder`: both streams as `stdout`."""
+def dry_run(arguments: Sequence[str], folder: Path, environment: dict[str, str]):
+    """What `snakemake ARGUMENTS`, with a -n, prints in `folder`; `stdout` holds both streams."""
     with NamedTemporaryFile("r+") as said:
-        given = (["-n", *arguments], folder, environment, said.name)
+        given = (arguments, folder, environment, said.name)
         process = FORKS.Process(target=_snakemake, args=given)
         process.start()
         process.join()

@@ -20,7 +20,7 @@ TASKS = [
     "micro_winogrande",
 ]
 SEEDS = ["31", "32", "33"]
-LONG_RECIPES = ("5A", "5C")
+LONG_RECIPES = ("5A",)
 RECIPES = ("3A", "3B", "3B-leaky", *LONG_RECIPES)
 
 
@@ -92,16 +92,11 @@ def test_training_on_leaked_targets_is_degenerate(micro):
         assert summary["probe_loss_train_mask"] < 0.5 * summary["probe_loss_causal"]
 
 
-def test_long_runs_end_as_their_recipes_say(micro):
-    ends = {}
-    for recipe in LONG_RECIPES:
-        for seed in SEEDS:
-            folder = micro.folder / f"results/micro/stage5_longrun/{recipe}/seed{seed}"
-            summary = json.loads((folder / "summary.json").read_text())
-            ends.setdefault(recipe, []).append((summary["stop_reason"], summary["steps"]))
-    assert set(ends["5C"]) == {("max_steps", 50)}
-    for reason, steps in ends["5A"]:
-        assert reason in ("plateau", "max_steps") and 20 < steps <= 60
+def test_long_runs_end_as_their_recipe_says(micro):
+    for seed in SEEDS:
+        folder = micro.folder / f"results/micro/stage5_longrun/5A/seed{seed}"
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["stop_reason"] in ("plateau", "max_steps") and 20 < summary["steps"] <= 60
 
 
 def test_whether_longer_training_helps_is_told_under_each_mask(micro):
