@@ -1,5 +1,6 @@
 """Fixtures of every folder of tests."""
 
+import gc
 import io
 import socket
 from importlib import resources
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
     place = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
+def pytest_collection_finish():
+    """What was imported is there to stay: the garbage collector need not walk through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
