@@ -15,6 +15,7 @@ from dry_run import dry_run
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
+START = str(Path(__file__).with_name("start"))  # see there
 
 
 def copy_of_the_repository(folder: Path) -> Path:
@@ -49,7 +50,7 @@ class Checkout:
     seconds: float = 0.0  # of processor, of what `make` or `run` last started
 
     def _environment(self, path: str) -> dict[str, str]:
-        search = os.pathsep.join(filter(None, [path, str(self.folder / "src")]))
+        search = os.pathsep.join(filter(None, [path, str(self.folder / "src"), START]))
         return os.environ | {"PYTHONPATH": search, "HF_HUB_OFFLINE": "1"}
 
     def _call(self, command: list[str], path: str):

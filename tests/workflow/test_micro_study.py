@@ -169,10 +169,11 @@ def test_samples_name_a_seed_as_every_other_table_does(micro):
 
 def test_the_same_bytes_made_again_move_nothing_above_them(micro):
     """That a training gives the same bytes again: test_provenance_study.py."""
-    folder = micro.folder / "results/micro/stage1_baseline"
-    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "run.json"}
-    manifest = "results/micro/stage1_baseline/manifest.json"
-    micro.run("--force", "--allowed-rules", "stage1_baseline", "--", manifest)
+    folder = micro.folder / "results/micro/base/items"
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "run.json"]
+    before = {p: p.read_bytes() for p in files}
+    manifest = "results/micro/base/items/manifest.json"
+    micro.run("--force", "--allowed-rules", "base_items", "--", manifest)
     assert {p: p.read_bytes() for p in before} == before
     assert micro.stale("results/micro/recovery.csv") == set()
 
