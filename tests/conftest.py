@@ -9,13 +9,13 @@ import pytest
 
 CONTEXT = "https://w3id.org/ro/crate/1.1/context"
 
-# Files whose tests take long, in the order in which they begin; the others fill what is left. The
-# micro study is begun first. What looks at it elsewhere comes when it is made.
-LONG = """
-test_micro_study test_bridge_pipeline test_bridge_rehearsal test_resume test_several_ranks
-test_any_model test_gpu_benchmark test_rehearsal_study test_hub_study
-test_provenance_study test_staleness
+# In which order files begin: the micro study, then what takes long. What looks at the micro study on
+# any worker is last, when it is made.
+FIRST = """
+test_micro_study test_bridge_pipeline test_bridge_rehearsal test_any_model test_several_ranks
+test_resume test_gpu_benchmark test_rehearsal_study test_hub_study
 """.split()
+LAST = ["test_provenance_study", "test_staleness"]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,8 +29,8 @@ def pytest_collection_modifyitems(items):
         shares = any(fixture.scope == "module" for fixture in fixtures)
         if shares and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    place = {name: number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+    place = {name: number for number, name in enumerate([*FIRST, "", *LAST])}
+    items.sort(key=lambda item: place.get(item.path.stem, place[""]))
 
 
 def pytest_collection_finish():

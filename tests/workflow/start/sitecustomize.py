@@ -1,4 +1,4 @@
-"""Python reads this as it starts: the many short processes of a study's tests collect garbage seldom.
+"""Python reads this as it starts: the short processes of a study's tests collect garbage seldom.
 
 A fifth of importing torch and transformers is the collector's walks through what was just imported.
 """
