@@ -1,4 +1,4 @@
-"""Dry runs of Snakemake, each in a fork of a process that has imported it and nothing of ours.
+"""Dry runs of Snakemake, each in a fork of a process that has imported it.
 
 More than half of a dry run is the import of Snakemake and of what its plugins stand on. The forked
 process reads the checkout's rules and modules afresh, as one of a user does.
@@ -28,6 +28,8 @@ def _snakemake(
     os.environ.clear()
     os.environ |= environment
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    for name in [name for name in sys.modules if name.split(".")[0] == "ablation"]:
+        del sys.modules[name]  # Snakemake has imported our plugins, with modules of another folder
     from snakemake.cli import main
 
     main([*arguments])
