@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from dry_run import dry_run
 from filelock import FileLock
+
+from tests.dry_run import dry_run
 
 ROOT = Path(__file__).resolve().parents[2]
 START = str(Path(__file__).with_name("start"))  # see there
