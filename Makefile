@@ -36,7 +36,7 @@ demo-bridge: $(VENV)/.ready  # the second study on this machine, ending with its
 	@$(BIN)/ablation table results/micro/bridge/claims.csv
 
 test: $(VENV)/.ready-dev  # every test that needs no GPU
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu and not slurm and not e2e"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not slurm and not e2e"
 
 test-bridge: $(VENV)/.ready-dev  # the micro bridge on its frozen seeds keeps its promises (10 minutes)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_bridge_study.py

@@ -1,5 +1,6 @@
 """Fixtures of every folder of tests."""
 
+import gc
 import io
 import socket
 from importlib import resources
@@ -7,6 +8,35 @@ from importlib import resources
 import pytest
 
 CONTEXT = "https://w3id.org/ro/crate/1.1/context"
+
+# In which order files begin: the micro study, then what takes long. What looks at the micro study
+# on any worker is last, when it is made.
+FIRST = """
+test_micro_study test_bridge_pipeline test_bridge_rehearsal test_any_model test_several_ranks
+test_resume test_gpu_benchmark test_rehearsal_study test_hub_study
+""".split()
+LAST = ["test_provenance_study", "test_staleness"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests that share what a fixture of their file made stay together; long ones begin first.
+
+    Without a group every worker would make it again.
+    """
+    for item in items:
+        fixtures = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
+        shares = any(fixture.scope == "module" for fixture in fixtures)
+        if shares and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    place = {name: number for number, name in enumerate([*FIRST, "", *LAST])}
+    items.sort(key=lambda item: place.get(item.path.stem, place[""]))
+
+
+def pytest_collection_finish():
+    """What was imported is there to stay: the garbage collector need not walk through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

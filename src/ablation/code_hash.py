@@ -20,6 +20,7 @@ NEUTRAL_MODULES = frozenset(
 )
 
 
+@cache  # a module is used by several stages
 def code_tokens(source: str) -> str:
     """The tokens of a Python file without comments, blank lines and docstrings.
 
@@ -75,7 +76,8 @@ def module_file(module: str, package: Path = PACKAGE) -> Path | None:
     return None
 
 
-def _imported_modules(source: str, parent: str, package: Path) -> set[str]:
+@cache
+def _imported_modules(source: str, parent: str, package: Path) -> frozenset[str]:
     """The `ablation` modules that a source in `parent` names in its imports, lazy ones included."""
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -85,13 +87,14 @@ def _imported_modules(source: str, parent: str, package: Path) -> set[str]:
             base = ".".join(parent.split(".")[: len(parent.split(".")) - node.level + 1])
             stem = f"{base}.{node.module or ''}".strip(".") if node.level else node.module
             found |= {stem} | {f"{stem}.{alias.name}" for alias in node.names}
-    return {m for m in found if m.split(".")[0] == "ablation" and module_file(m, package)}
+    ours = {m for m in found if m.split(".")[0] == "ablation"}
+    return frozenset(m for m in ours if module_file(m, package))
 
 
 def code_closure(script: str | Path, package: Path = PACKAGE) -> list[str]:
     """The `ablation` modules that a script uses, directly or through others, sorted."""
     seen: set[str] = set()
-    pending = _imported_modules(Path(script).read_text(), "", package)
+    pending = set(_imported_modules(Path(script).read_text(), "", package))
     while pending:
         module = pending.pop()
         if module in seen or module in NEUTRAL_MODULES:

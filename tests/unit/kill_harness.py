@@ -8,6 +8,7 @@ are there, and the process is gone. Children are forked from this process, which
 once. Prints one JSON line: see `main`.
 """
 
+import gc
 import json
 import os
 import random
@@ -146,6 +147,10 @@ def main(home: Path, kills: int, dtype: str = "float32", optimizer: str = "adamw
     torch.set_num_threads(1)
     home.mkdir(parents=True, exist_ok=True)
     write_records(home / "data.jsonl")
+    # What every child would else do again: transformers' table of conversions, and the garbage
+    # collector's walks through all that was imported.
+    save(tiny_model("ministral3"), tiny_tokenizer(), home / "first")
+    gc.freeze()
     whole = home / "whole"
     whole.mkdir()
     assert attempt(whole, dtype, optimizer, None)

@@ -1,4 +1,4 @@
-"""Promise: stages 0 to 4 run on other decoders by configuration alone."""
+"""Promises: stages 0 to 4 run on other decoders by configuration alone; two studies keep apart."""
 
 import json
 
@@ -22,37 +22,68 @@ SHAPE = {
 }
 
 
-@pytest.mark.parametrize(
-    "name, kind, settings",
-    [("llama", LlamaForCausalLM, LlamaConfig), ("qwen3", Qwen3ForCausalLM, Qwen3Config)],
-)
-def test_stages_run_on_another_decoder(tmp_path, name, kind, settings):
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "resources/micro/base")
-    model = kind(settings(vocab_size=len(tokenizer), tie_word_embeddings=name == "qwen3", **SHAPE))
-    model.save_pretrained(tmp_path / name)
-    tokenizer.save_pretrained(tmp_path / name)
-    (tmp_path / name / ".gitattributes").write_text("*.safetensors lfs\n")  # as a hub clone has
+KINDS = {"llama": (LlamaForCausalLM, LlamaConfig), "qwen3": (Qwen3ForCausalLM, Qwen3Config)}
 
-    checkout = Checkout(copy_of_the_repository(tmp_path / "clone"))
-    config = {
-        "study": name,
-        "base": str(tmp_path / name),
-        "seeds": [1],
-        "recipes": {"3B": {"train_mask": "prefill_bidir"}},
-        "finetune": {"max_steps": 3, "warmup_steps": 1, "log_steps": 1, "eval_steps": 2}
-        | {"stops": {"no_learning": None}},
-        "evaluation": {"limit": 5},
-    }
-    (checkout.folder / "other.yaml").write_text(yaml.safe_dump(config))
-    checkout.run("results/recovery.csv", "--configfile", "other.yaml")
 
-    table = pd.read_csv(checkout.folder / "results/recovery.csv")
+class Study:
+    """A study of a decoder with random weights, beside others in one clone."""
+
+    def __init__(self, checkout, name):
+        torch.manual_seed(0)
+        kind, settings = KINDS[name]
+        tokenizer = AutoTokenizer.from_pretrained(ROOT / "resources/micro/base")
+        tied = {"tie_word_embeddings": name == "qwen3"}
+        self.model = kind(settings(vocab_size=len(tokenizer), **tied, **SHAPE))
+        self.checkout, self.base = checkout, checkout.folder.parent / name
+        self.model.save_pretrained(self.base)
+        tokenizer.save_pretrained(self.base)
+        (self.base / ".gitattributes").write_text("*.safetensors lfs\n")  # as a hub clone has
+        self.config = {
+            "study": name,
+            "base": str(self.base),
+            "seeds": [1],
+            "recipes": {"3B": {"train_mask": "prefill_bidir"}},
+            "finetune": {"max_steps": 3, "warmup_steps": 1, "log_steps": 1, "eval_steps": 2}
+            | {"stops": {"no_learning": None}},
+            "evaluation": {"limit": 5},
+        }
+        (checkout.folder / f"{name}.yaml").write_text(yaml.safe_dump(self.config))
+        self.options = ("--configfile", f"{name}.yaml")
+        checkout.run("results/recovery.csv", *self.options)
+
+    def stale(self):
+        return self.checkout.stale(options=self.options)
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """Each made after the other, in one clone."""
+    checkout = Checkout(copy_of_the_repository(tmp_path_factory.mktemp("models") / "clone"))
+    return {name: Study(checkout, name) for name in KINDS}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_stages_run_on_another_decoder(studies, name):
+    results = studies[name].checkout.folder / "results" / name
+    table = pd.read_csv(results / "recovery.csv")
     assert set(table.study) == {name} and set(table.n) == {5, 25}
-    summary = checkout.folder / f"results/{name}/stage3_finetune/3B/seed1/summary.json"
+    summary = results / "stage3_finetune/3B/seed1/summary.json"
     assert json.loads(summary.read_text())["steps"] == 3
 
-    model.get_input_embeddings().weight.data.add_(0.5)
-    model.save_pretrained(tmp_path / name)  # other weights in the same folder are another base
-    stale = checkout.stale(options=("--configfile", "other.yaml"))
+
+def test_another_study_beside_it_takes_the_name_that_they_share_and_nothing_else(studies):
+    first, second = (studies[name] for name in KINDS)
+    named, own = (first.checkout.folder / f"results/{name}recovery.csv" for name in ("", "llama/"))
+    assert second.stale() == set()
+    assert first.stale() == {"recovery_named"} and named.read_bytes() != own.read_bytes()
+    first.checkout.run("results/recovery.csv", *first.options)
+    assert first.stale() == set() and named.read_bytes() == own.read_bytes()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_other_weights_in_the_same_folder_are_another_base(studies, name):
+    study = studies[name]
+    study.model.get_input_embeddings().weight.data.add_(0.5)
+    study.model.save_pretrained(study.base)
+    stale = study.stale()
     assert stale >= {"base", "stage1_baseline", "stage2_ablation", "stage3_finetune:3B"}

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import Checkout, copy_of_the_repository
 
-pytestmark = [pytest.mark.study, pytest.mark.xdist_group("bridge")]
+pytestmark = pytest.mark.study
 
 OFF = {"kl": 0.0, "info_nce": 0.0, "prompt_alignment": 0.0}
 TINY = {

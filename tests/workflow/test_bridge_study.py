@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from conftest import Checkout, copy_of_the_repository
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("bridge"), pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")

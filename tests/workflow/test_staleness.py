@@ -11,11 +11,11 @@ import yaml
 from conftest import Checkout, copy_of_the_repository, shorten_stage_5
 
 # the first of these tests runs the whole study, perhaps on cores that others use as well
-pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.study, pytest.mark.timeout(1800)]
 
 TABLES = {"recovery", "recovery_named"}
 FIGURES = {f"figure_{name}" for name in ("accuracy", "recovery", "curves", "flips", "masks")}
-SHORT, LONG = ("3A", "3B", "3B-leaky"), ("5A", "5C")
+SHORT, LONG = ("3A", "3B", "3B-leaky"), ("5A",)
 TRAINED = {f"stage3_finetune:{r}" for r in SHORT} | {f"stage5_longrun:{r}" for r in LONG}
 SCORED = {f"stage4_posteval:{r}" for r in SHORT} | {f"stage5_posteval:{r}" for r in LONG}
 
@@ -118,11 +118,11 @@ def test_an_accepted_refactoring_runs_nothing_again(micro):
         try:
             study = ("--results", "results/micro")
             done = micro.ablation("accept", *stages, *study, "--why", "once is the same")
-            assert "9 results stand" in done.stdout and "6 results stand" in done.stdout
+            assert "9 results stand" in done.stdout and "3 results stand" in done.stdout
             assert micro.stale("all") == set()
             # what reads a manifest agrees with what decided to run
-            target = "results/micro/stage4_posteval/3A/seed31/causal/manifest.json"
-            micro.run("--force", "--allowed-rules", "stage4_posteval", "--", target)
+            target = "results/micro/curves.csv"
+            micro.run("--force", "--allowed-rules", "curves", "--", target)
         finally:
             (micro.folder / "accepted.json").unlink(missing_ok=True)
     assert micro.stale("all") == set()
@@ -203,21 +203,6 @@ def test_a_development_package_bumped(micro, tmp_path):
 
 def test_a_package_that_shapes_tables_bumped(micro, tmp_path):
     assert micro.stale(path=_installed(tmp_path, "scipy", "99.0")) == TABLES
-
-
-def test_another_study_beside_it(micro):
-    small = {"study": "beside", "seeds": "[1]", "recipes": "{3A: {train_mask: causal}}"}
-    small |= {"evaluation": "{limit: 4}"}
-    stops = "{no_learning: null, leak: null}"
-    small |= {"finetune": f"{{max_steps: 2, warmup_steps: 1, log_steps: 1, stops: {stops}}}"}
-    options = [f"{k}={v}" for k, v in small.items()]
-    named = micro.folder / "results/recovery.csv"
-    before = named.read_bytes()
-    micro.run("results/recovery.csv", "--config", *options)
-    assert named.read_bytes() == (micro.folder / "results/beside/recovery.csv").read_bytes()
-    assert micro.stale() == {"recovery_named"}  # the one name that two studies share
-    micro.run("results/recovery.csv")
-    assert named.read_bytes() == before and micro.stale("all") == set()
 
 
 def test_touched_outputs_after_an_edit_are_not_believed(micro, tmp_path):
