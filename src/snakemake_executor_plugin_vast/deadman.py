@@ -59,8 +59,17 @@ def read(path):
         return file.read()
 
 
+def worth_keeping(folder):
+    """Is there a state of any job? Those that are done have removed theirs."""
+    for note in glob.glob(os.path.join(folder, "*", "keep")):
+        with contextlib.suppress(OSError):
+            if any(map(glob.glob, (f"{glob.escape(state)}/*" for state in read(note).split("\n")))):
+                return True
+    return False
+
+
 def main(folder, url, silent, grace, later, longest, tick):
-    """`folder` holds `lease`, `born`, `stopped`; and jobs: */pid, */keep where there is a state."""
+    """`folder` holds `lease`, `born`, `stopped`; and jobs: */pid, */keep that names its states."""
     born, stopped = os.path.join(folder, "born"), os.path.join(folder, "stopped")
     lease = os.path.join(folder, "lease")
     since_when(born, note=True)
@@ -72,16 +81,15 @@ def main(folder, url, silent, grace, later, longest, tick):
             if os.path.exists(stopped):
                 os.remove(stopped)
         age, stopped_for = since_when(born) or 0, since_when(stopped)
-        keep = bool(glob.glob(os.path.join(folder, "*", "keep")))
-        act = decide(time.monotonic() - since, age, silent, longest, keep, stopped_for, later)
-        if act is None:
+        facts = (time.monotonic() - since, age, silent, longest)
+        if decide(*facts, True, stopped_for, later) is None:
             continue
         for pid in glob.glob(os.path.join(folder, "*", "pid")):
             with contextlib.suppress(OSError, ValueError):
                 os.killpg(int(read(pid)), signal.SIGTERM)
         time.sleep(grace)
         try:
-            if act == "stop":
+            if decide(*facts, worth_keeping(folder), stopped_for, later) == "stop":
                 since_when(stopped, note=True)
                 call(url, "PUT", b'{"state": "stopped"}')
             else:

@@ -96,6 +96,8 @@ class Permission:
                     gpu, offer.num_gpus, offers.hourly(offer, wish, rules), market.speed(gpu),
                     round(offer.gpu_ram), f"today, {offer.geolocation}", wish.interruptible,
                 )  # fmt: skip
+        if not best:
+            self.say("no offer of the market would do now: the plan is made with the price table")
         return list(best.values())
 
 

@@ -9,6 +9,43 @@ import pytest
 from snakemake_executor_plugin_vast import deadman, onboard, transport
 
 
+def a_job_with_a_state(folder):
+    """Two folders of states that the job has, of which one was removed and one holds something."""
+    (folder / "job").mkdir()
+    (folder / "state").mkdir()
+    (folder / "state/checkpoint-1").touch()
+    (folder / "job/keep").write_text(f"{folder}/none\n{folder}/state")
+
+
+@pytest.mark.parametrize(
+    "before, after, expected",
+    [(True, True, "PUT"), (True, False, "DELETE"), (False, True, "PUT"), (False, False, "DELETE")],
+)
+def test_a_machine_is_kept_for_a_state_that_is_there_once_jobs_have_ended(
+    tmp_path, monkeypatch, before, after, expected
+):
+    """A stopped machine's disk is billed until somebody ends it: a job that is done wants none."""
+    now, calls = [0.0], []
+    a_job_with_a_state(tmp_path)
+    file = tmp_path / "state/checkpoint-1"
+    if not before:
+        file.unlink()
+
+    def sleep(seconds):
+        now[0] += seconds
+        if seconds == 5:  # the grace in which jobs save, or remove, what they have
+            file.touch() if after else file.unlink(missing_ok=True)
+        if calls:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(deadman.time, "sleep", sleep)
+    monkeypatch.setattr(deadman.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(deadman, "call", lambda url, method, body: calls.append(method))
+    with pytest.raises(KeyboardInterrupt):
+        deadman.main(str(tmp_path), "http://x", 30, 5, 1000, 1e6, 10)
+    assert calls == [expected]
+
+
 def test_the_switch_hears_the_lease_whatever_its_clock_says(tmp_path, monkeypatch):
     """It ends the machine by the changes of the lease that it sees, not by their times."""
     now, calls = [0.0], []
@@ -30,8 +67,7 @@ def test_the_switch_hears_the_lease_whatever_its_clock_says(tmp_path, monkeypatc
 
     monkeypatch.setattr(deadman.time, "time", lambda: 0.0)
     monkeypatch.setattr(deadman, "call", lambda url, method, body: calls.append((method, now[0])))
-    (tmp_path / "job").mkdir()
-    (tmp_path / "job/keep").write_text("/state")
+    a_job_with_a_state(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         deadman.main(str(tmp_path), "http://x", 30, 5, 1000, 1e6, 10)
     [(method, when)] = calls
@@ -41,8 +77,7 @@ def test_the_switch_hears_the_lease_whatever_its_clock_says(tmp_path, monkeypatc
 def test_neither_a_full_disk_nor_half_an_answer_breaks_the_switch(tmp_path, monkeypatch):
     """Both would leave the machine running, and billed, with nobody who looks after it."""
     now, calls = [0.0], []
-    (tmp_path / "job").mkdir()
-    (tmp_path / "job/keep").write_text("/state")
+    a_job_with_a_state(tmp_path)
     (tmp_path / "lease").touch()
 
     def full(path, mode="r"):

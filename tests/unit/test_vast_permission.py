@@ -112,10 +112,15 @@ def test_the_plan_is_made_of_todays_offers_that_would_do(terminal, capsys):
     assert "today, SE" in shown and len(asked) == 1
 
 
-def test_a_market_that_does_not_answer_is_told_and_the_table_taken(terminal, capsys):
+@pytest.mark.parametrize(
+    "search, told", [(silent, "no answer"), (lambda query: [], "no offer of the market")]
+)
+def test_a_market_without_an_answer_or_an_offer_is_told_and_the_table_taken(
+    terminal, capsys, search, told
+):
     said = []
-    Permission(ExecutorSettings(yes=True), said.append).get(JOBS, *OURS)
-    assert len(said) == 1 and "no answer" in said[0] and "price table" in said[0]
+    Permission(ExecutorSettings(yes=True), said.append).get(JOBS, *OURS[:3], search)
+    assert len(said) == 1 and told in said[0] and "price table" in said[0]
     assert "1x H100_SXM" in capsys.readouterr().out
 
 
