@@ -363,8 +363,12 @@ def test_figures_are_drawn_from_tables_and_equal_for_equal_tables(samples):
     assert b"<svg" in render(figures.quality_and_cost(frame), ".svg")
     looks = [
         {"study": "micro", "regime": "compression", "recipe": "all_fixes", "k": 8, "seed": 1}
-        | {"step": step, "accuracy": step / 10}
-        for step in (2, 4)
+        | {"step": step, "accuracy": accuracy, "eval_loss": 1 / step}
+        for step, accuracy in ((2, 0.5), (4, 0.5), (6, 0.25))
     ]
-    assert b"<svg" in render(figures.bridge_curves(pd.DataFrame(looks)), ".svg")
+    curves = figures.bridge_curves(pd.DataFrame(looks))
+    assert b"<svg" in render(curves, ".svg")
+    drawn = [row for rows in curves.to_dict()["datasets"].values() for row in rows]
+    [peak] = [row for row in drawn if row.get("point") == "peak"]
+    assert peak["step"] == 4  # of equals the one whose weights are reported: the lower loss
     assert b"no rows" in render(figures.accuracy_by_k(runs[:0], "all_fixes"), ".svg")

@@ -243,3 +243,9 @@ def test_a_model_that_fails_its_examination_is_an_error_that_says_what_to_do(tmp
     for part in (f"the {role} failed", "code 0.00", "0.95", "steps or attempts", "shipped"):
         assert part in str(fault.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_cascade_hands_on_the_sources_own_words():
+    head = prompts.drafted_head("Where?", " by the sea\n#### The Hague\nProblem: ")
+    assert head == f"{prompts.problem('Where?')}\nDraft: The Hague"
+    assert prompts.drafted_head("Where?", " At sea. ").endswith("\nDraft: At sea.")

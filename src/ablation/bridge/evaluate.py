@@ -145,10 +145,7 @@ def alone(
         return said[arm, k].texts
 
     drafts = ask("source_alone", [source_words.text(q) for q in questions])
-    heads = [
-        prompts.drafted_head(q, prompts.extracted(d) or d.strip())
-        for q, d in zip(questions, drafts, strict=True)
-    ]
+    heads = map(prompts.drafted_head, questions, drafts)
     texts = zip(questions, heads, strict=True)
     ask("target_alone", [target_words.text(q) for q in questions])
     ask("cascade", [target_words.text(q, head=head) for q, head in texts])

@@ -101,7 +101,8 @@ def bridge_curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
     if looks.empty:
         return blank(curves, "Peak and last step")
     cell = ["regime", "recipe", "k", "seed"]
-    peak = looks.loc[looks.groupby(cell).accuracy.idxmax()].assign(point="peak")
+    best_first = looks.sort_values("eval_loss")  # of equal accuracies, as train.best_step has it
+    peak = looks.loc[best_first.groupby(cell).accuracy.idxmax()].assign(point="peak")
     last = looks.loc[looks.groupby(cell).step.idxmax()].assign(point="last step")
     rows = []
     for regime in sorted(looks.regime.unique()):

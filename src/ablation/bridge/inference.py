@@ -91,8 +91,7 @@ def arms(
     def cascade(question):
         own = source_words.text(question)
         draft = say(source, source_words, own)
-        said = prompts.extracted(draft.texts[0]) or draft.texts[0].strip()
-        row = target_words.text(question, head=prompts.drafted_head(question, said))
+        row = target_words.text(question, head=prompts.drafted_head(question, draft.texts[0]))
         held = len(own.ids) + draft.lengths[0] - 1
         return target, say(target, target_words, row), len(row.ids), held
 

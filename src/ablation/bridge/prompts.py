@@ -44,9 +44,12 @@ def prompt(question: str) -> str:
     return problem(question) + SUFFIX
 
 
-def drafted_head(question: str, draft: str) -> str:
-    """What stands before the suffix in a cascade: the question, and what the source answered."""
-    return f"{problem(question)}\nDraft: {draft}"
+def drafted_head(question: str, said: str) -> str:
+    """What stands before the suffix in a cascade: the question, and the source's own words.
+
+    That is its marked answer, or all that it `said` where it marked none.
+    """
+    return f"{problem(question)}\nDraft: {marked(said) or said.strip()}"
 
 
 def worked(answer: str, solution: str = "") -> str:
