@@ -38,8 +38,8 @@ demo-bridge: $(VENV)/.ready  # the second study on this machine, ending with its
 test: $(VENV)/.ready-dev  # every test that needs no GPU
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not slurm and not e2e"
 
-test-bridge: $(VENV)/.ready-dev  # the micro bridge on its frozen seeds keeps its promises (10 minutes)
-	$(BIN)/python -m pytest -m e2e tests/workflow/test_bridge_study.py
+test-bridge: $(VENV)/.ready-dev  # the micro bridge on its frozen seeds, and a toy of the 7B/8B study (11 minutes)
+	$(BIN)/python -m pytest -m e2e tests/workflow/test_bridge_rehearsal.py tests/workflow/test_bridge_study.py
 
 test-faults: $(VENV)/.ready-dev  # the vast executor against a fake Vast, every fault; docs/vast.md gets the table
 	@rm -rf .pytest_cache/faults

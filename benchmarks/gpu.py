@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -33,14 +34,14 @@ from workload import FULL, TOY, Size
 from ablation.provenance import processor
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/h100.json"))
     parser.add_argument("--toy", action="store_true", help="toy size, on a CPU")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--only", nargs="*", help="names of sections")
     parser.add_argument("--commit", help="of the code, where there is no git")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     size, started = (TOY if args.toy else FULL), time.monotonic()
 
     kept = args.out.with_suffix(".sections.json")

@@ -12,7 +12,7 @@ CONTEXT = "https://w3id.org/ro/crate/1.1/context"
 # In which order files begin: the micro study, then what takes long. What looks at the micro study
 # on any worker is last, when it is made.
 FIRST = """
-test_micro_study test_bridge_pipeline test_bridge_rehearsal test_any_model test_several_ranks
+test_micro_study test_bridge_pipeline test_any_model test_several_ranks
 test_resume test_gpu_benchmark test_rehearsal_study test_hub_study
 """.split()
 LAST = ["test_provenance_study", "test_staleness"]

@@ -11,22 +11,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def bench(folder, *arguments):
-    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--toy", "--commit", "abc"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, "--out", str(folder / "toy.json"), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where the benchmark has been through once."""
     folder = tmp_path_factory.mktemp("bench")
-    ran = bench(folder)
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--toy", "--commit", "abc"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    command += ["--out", str(folder / "toy.json")]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return folder
 
@@ -52,13 +44,19 @@ def test_the_fast_step_is_the_plain_step(folder):
     assert check["gradient_error"]["fast"] < 1e-4
 
 
-def test_finished_sections_are_kept_for_the_same_machine_driver_and_commit(folder):
+def test_finished_sections_are_kept_for_the_same_machine_driver_and_commit(
+    folder, monkeypatch, capsys
+):
     kept = folder / "toy.sections.json"
     before = json.loads(kept.read_text())
     del before["sections"]["machine"]
     kept.write_text(json.dumps(before))
-    again = bench(folder)
-    lines = [line.split()[0] for line in again.stdout.splitlines() if "section_seconds" in line]
-    assert again.returncode == 0 and lines == ["machine"]
-    assert bench(folder, "--commit", "other", "--seconds", "-1").returncode == 1
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from gpu import main
+
+    same = ["--toy", "--commit", "abc", "--out", str(folder / "toy.json")]
+    assert main(same) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told if "section_seconds" in line] == ["machine"]
+    assert main([*same, "--commit", "other", "--seconds", "-1"]) == 1
     assert json.loads((folder / "toy.json").read_text())["sections"] == {}

@@ -1,5 +1,5 @@
 """Promises: the study of the large models runs from random weights on both data sets, says what its
-numbers are worth and what it took; the real one is planned without key, network or hub."""
+numbers are worth and what it took; planned without key, network or hub, it is whole."""
 
 import csv
 import io
@@ -66,13 +66,18 @@ GPU_RULES = {"bridge_states": 3, "bridge_cells": 6, "bridge_inference": 2}
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    checkout = Checkout(copy_of_the_repository(tmp_path_factory.mktemp("toybridge")))
-    (checkout.folder / "toy.yaml").write_text(yaml.safe_dump(TOY))
-    checkout.run(*ASKED)
-    return checkout
+def clone(tmp_path_factory):
+    return Checkout(copy_of_the_repository(tmp_path_factory.mktemp("toybridge")))
 
 
+@pytest.fixture(scope="module")
+def toy(clone):
+    (clone.folder / "toy.yaml").write_text(yaml.safe_dump(TOY))
+    clone.run(*ASKED)
+    return clone
+
+
+@pytest.mark.e2e
 def test_both_data_sets_run_from_random_weights(toy):
     home = toy.folder / "results/toybridge/bridge"
     runs = pd.read_csv(home / "runs.csv")
@@ -86,6 +91,7 @@ def test_both_data_sets_run_from_random_weights(toy):
     assert 60 < tokens.gsm8k < 250 and 1000 < tokens.hotpotqa < 2000
 
 
+@pytest.mark.e2e
 def test_no_weights_stand_on_the_disk_and_states_are_read_once(toy):
     home = toy.folder / "results/toybridge/bridge"
     assert not list((home / "random").rglob("*.safetensors"))
@@ -94,6 +100,7 @@ def test_no_weights_stand_on_the_disk_and_states_are_read_once(toy):
     assert found == wanted | {f"states/hotpotqa/forward/{s}" for s in SPLITS}
 
 
+@pytest.mark.e2e
 def test_its_tables_and_its_folder_say_that_the_numbers_mean_nothing(toy):
     home = toy.folder / "results/toybridge/bridge"
     assert "# toybridge: a rehearsal" in (home / "README.md").read_text()
@@ -101,6 +108,7 @@ def test_its_tables_and_its_folder_say_that_the_numbers_mean_nothing(toy):
     assert (pd.read_csv(home / "claims.csv").verdict == "none: a rehearsal").all()
 
 
+@pytest.mark.e2e
 def test_what_was_read_and_left_out_is_told(toy):
     manifest = toy.folder / "results/toybridge/bridge/questions/manifest.json"
     read = json.loads(manifest.read_text())["read"]
@@ -109,6 +117,7 @@ def test_what_was_read_and_left_out_is_told(toy):
     assert set(rows.ended) <= {0, 1}
 
 
+@pytest.mark.e2e
 def test_every_arm_and_step_has_its_time(toy):
     told = toy.python("tools/bridge_times.py", "results/toybridge").stdout
     rows = list(csv.DictReader(io.StringIO(told)))
@@ -121,32 +130,33 @@ def test_every_arm_and_step_has_its_time(toy):
     assert re.search(r"gsm8k all_fixes-k8 seed 81: bridged: 5 in [\d.]+ s, [\d.]+ s each", log)
 
 
+@pytest.mark.e2e
 def test_asking_again_runs_nothing(toy):
     done = toy.snakemake("-n", *ASKED)
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("profile", ["vast", "slurm", "gpu"])
-def test_the_real_study_is_planned_without_key_network_and_hub(toy, profile, monkeypatch):
+def test_the_real_study_is_planned_without_key_network_and_hub(clone, profile, monkeypatch):
     for name, value in {"HOME": "/nonexistent", "VAST_API_KEY": ""}.items():
         monkeypatch.setenv(name, value)
     real = ("--configfile", "config/bridge7b.yaml", "--", "bridge")
-    done = toy.snakemake("--profile", profile, "-n", *real)
+    done = clone.snakemake("--profile", profile, "-n", *real)
     text = done.stdout + done.stderr
     assert "4 hub repositories have no commit yet" in text
     for rule, count in GPU_RULES.items():
         assert re.search(rf"^{rule} +{count}$", text, re.M), text
 
 
-def test_the_rules_that_run_models_ask_for_the_study_s_hardware(toy):
-    text = (toy.folder / "rules/bridge.smk").read_text()
+def test_the_rules_that_run_models_ask_for_the_study_s_hardware(clone):
+    text = (clone.folder / "rules/bridge.smk").read_text()
     for rule in GPU_RULES:
         block = text.split(f"rule {rule}:")[1].split("\nrule ")[0]
         assert "**STUDY.hardware.asked()" in block
         assert rule not in text.split("localrules:")[1].split("wildcard_constraints:")[0]
 
 
-def test_a_real_run_without_commits_is_refused_and_says_what_to_do(toy):
+def test_a_real_run_without_commits_is_refused_and_says_what_to_do(clone):
     real = ("--configfile", "config/bridge7b.yaml", "--", "bridge")
-    done = toy.snakemake("--cores", "1", *real, check=False)
+    done = clone.snakemake("--cores", "1", *real, check=False)
     assert done.returncode and "ablation pin FILE" in done.stdout + done.stderr
