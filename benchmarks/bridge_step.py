@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ablation.arguments import training_arguments
@@ -34,8 +35,8 @@ def read(pair, records, block) -> Split:
     asked = [record["question"] for record in records]
     states = cache.source_states(pair.source, pair.source_words, asked, block.layer, 64)
     teacher = cache.teacher_logprobs(pair.target, pair.target_words, records, block.teacher_top, 64)
-    parts = dict(zip(("states", "teacher", "teacher_ids"), (states, *teacher), strict=True))
-    return Split.of(records, parts)
+    parts = zip(("states", "teacher", "teacher_ids"), (states, *teacher), strict=True)
+    return Split.of(records, {name: part.rows() for name, part in parts})
 
 
 def step(trainer: BridgeTrainer, split: Split, chosen: list[int]) -> float:
@@ -49,16 +50,17 @@ def step(trainer: BridgeTrainer, split: Split, chosen: list[int]) -> float:
     return loss.item()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     ask = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     ask.add_argument("--steps", type=int, default=30, help="of each kind")
     ask.add_argument("--threads", type=int, default=1)
-    asked = ask.parse_args()
+    asked = ask.parse_args(arguments)
     block = load_study({"extends": "bridge.yaml"}, ROOT / "config").bridge
     recipe, k = block.recipe(block.claims.all_fixes), block.claims.soft_tokens
     hardware = {"gpu": 0, "threads": asked.threads, "dtype": "float32"}
     hardware |= {"attention": "sdpa", "compile": False}
-    pair = load_pair(MODELS, hardware, block.max_tokens)
+    words = {"regime": "compression", "max_tokens": block.max_tokens, "chat": block.chat}
+    pair = load_pair(MODELS, hardware, words)
     size = recipe["batch_examples"]
     world = Numbers(block.world.model_dump())
     records = world.questions("compression", "train", size * asked.steps)

@@ -1,6 +1,8 @@
 """Promises of translators and their training: every term moves them, every toggle is real."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -340,3 +342,15 @@ def test_a_training_that_is_no_longer_finite_keeps_its_last_whole_state(both, ow
         calls.extend([None] * 4)
         patch.setattr(train.BridgeTrainer, "compute_loss", breaks)
         trained(both, own, tmp_path, "at once")
+
+
+def test_the_benchmark_tells_what_cached_states_save_and_that_they_change_no_loss(
+    monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
+    from bridge_step import main
+
+    assert main(["--steps", "2"]) == 0
+    told = json.loads(capsys.readouterr().out)  # `make bench` keeps it: nothing else is printed
+    assert told["steps"] == 2 and told["largest_difference_of_losses"] < 1e-3
+    assert min(told["seconds_cached"], told["seconds_uncached"]) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,8 @@ def load_side(
 ) -> tuple[PreTrainedModel, Words]:
     started = time.perf_counter()
     model, tokenizer = _load(folder, hardware)
-    print(f"{os.path.relpath(folder)}: loaded in {time.perf_counter() - started:.1f} s", flush=True)
+    taken = time.perf_counter() - started
+    print(f"{os.path.relpath(folder)}: loaded in {taken:.1f} s", file=sys.stderr, flush=True)
     suffix = prompts.suffix(words["regime"])
     made = Words(tokenizer, words["max_tokens"], suffix, words["chat"])
     return model.requires_grad_(False), made
