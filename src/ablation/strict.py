@@ -40,6 +40,20 @@ def divides(other: str) -> Callable[[int, ValidationInfo], int]:
     return check
 
 
+def leaves_some(other: str) -> Callable[[int, ValidationInfo], int]:
+    """A check of a percentage that must leave something beside `other`, the one before it."""
+
+    def check(value: int, info: ValidationInfo) -> int:
+        if value + info.data.get(other, 0) >= 100:
+            raise ValueError(
+                f"with {other} {info.data[other]} nothing is left to train on: both together must "
+                "be below 100"
+            )
+        return value
+
+    return check
+
+
 class Shape(Strict):
     """Of a decoder of random weights."""
 

@@ -111,7 +111,9 @@ def test_unknown_keys_and_impossible_values_die_at_load():
     refused({"training": {"warmup_steps": 450}}, "bridge.training.warmup_steps", "only 450 steps")
     refused({"training": {"log_steps": 475, "save_steps": 475}}, "no loss would be logged")
     refused({"world": {"people": 11}}, "bridge.world.listed", "only 11 people")
-    refused({"world": {"test_percent": 85}}, "bridge.world.dev_percent", "no stone is left")
+    refused(
+        {"world": {"test_percent": 85}}, "bridge.world.dev_percent", "nothing is left to train on"
+    )
     late = {"stops": {"plateau": {"patience": 7}}}  # looks at 50, 100, ...; 200 counts first
     said = ("bridge.recipes.no_kl.stops", "plateau at step 500 at the earliest", "plateau: null")
     refused({"recipes": {"no_kl": late}}, *said)

@@ -16,6 +16,7 @@ from ablation.strict import (
     Strict,
     divides,
     key,
+    leaves_some,
     stop_in_time,
     whole_micro_batches,
     without_repeats,
@@ -79,15 +80,7 @@ class QuestionWorld(Strict):
             raise ValueError(f"only {info.data['listed']} people are listed")
         return asked
 
-    @field_validator("dev_percent")
-    @classmethod
-    def _leaves_training(cls, dev: int, info: ValidationInfo) -> int:
-        if dev + info.data.get("test_percent", 0) >= 100:
-            raise ValueError(
-                f"with test_percent {info.data['test_percent']} no stone is left to train on: both "
-                "together must be below 100"
-            )
-        return dev
+    _leaves_training = field_validator("dev_percent")(leaves_some("test_percent"))
 
 
 class Questions(Strict):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ablation.strict import Seed, Shape, Strict, key
+from ablation.strict import Seed, Shape, Strict, key, leaves_some
 from ablation.world.scenes import TASKS
 
 Record = Literal[(*TASKS, "open")]
@@ -122,15 +122,7 @@ class MicroWorld(Strict):
     finetuning: Finetuning = key("Alpaca records from training scenes")
     pretrain: Pretrain = key("only under `base: pretrain`")
 
-    @field_validator("dev_percent")
-    @classmethod
-    def _leaves_training(cls, dev: int, info: ValidationInfo) -> int:
-        if dev + info.data.get("eval_percent", 0) >= 100:
-            raise ValueError(
-                f"with eval_percent {info.data['eval_percent']} nothing is left to train on: both "
-                "together must be below 100"
-            )
-        return dev
+    _leaves_training = field_validator("dev_percent")(leaves_some("eval_percent"))
 
 
 def _not_all_zero(weights: dict[str, int]) -> dict[str, int]:
