@@ -1,8 +1,6 @@
 """Promises of the figures: every row is drawn, leaks are named, equal tables give equal bytes."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -166,15 +164,6 @@ def test_an_empty_table_says_so(tables, figure):
 def test_an_unknown_form_is_refused(tables):
     with pytest.raises(ValueError, match=r"'\.pdf'.*\.svg, \.png or \.html"):
         render(figures.masks(*tables["masks"]), ".pdf")
-
-
-def test_figures_need_no_torch():
-    code = (
-        "import sys; from ablation import charts, curves, figures, flips\n"
-        "print({'torch', 'transformers'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "set()", done.stderr
 
 
 # ---- accuracy and recovery --------------------------------------------------------------------

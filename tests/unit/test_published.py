@@ -1,7 +1,6 @@
 """Promises of published.csv: the printed digits come back, ours stand beside them and are named."""
 
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -150,11 +149,3 @@ def test_the_same_tasks_and_items_stand_under_the_same_names():
     frame = side_by_side(PUBLISHED, recovery, {"named": SAME, "criteria": CRITERIA})
     mine, theirs = (frame[frame.source == source] for source in ("ours", "published"))
     assert set(mine.note) == {""} and set(mine.task) == set(theirs.task)
-
-
-def test_tables_need_no_torch():
-    import subprocess
-
-    code = "import sys, ablation.published; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

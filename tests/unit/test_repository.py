@@ -63,6 +63,20 @@ def test_reading_the_rules_imports_no_torch():
     assert "LOADED []" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "modules, without",
+    [
+        ("ablation.charts, ablation.curves, ablation.figures, ablation.flips", {"transformers"}),
+        ("ablation.published, ablation.recovery, ablation.statistics", {"transformers"}),
+        ("snakemake_executor_plugin_vast.runs", {"snakemake"}),  # `ablation reap`
+    ],
+)
+def test_tables_figures_and_the_end_of_machines_need_no_torch(modules, without):
+    code = f"import sys, {modules}; print(sorted({without | {'torch'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
 def test_files_stay_short():
     for file in [*(ROOT / "src").rglob("*.py"), *(ROOT / "rules").glob("*.smk")]:
         assert len(file.read_text().splitlines()) <= 400, file
