@@ -125,7 +125,7 @@ def scoring_growth(size: Size) -> dict:
         found["prompt"].append(
             {"prompt_tokens": prompt} | measured(make_items(size, count, prompt))
         )
-    for row_tokens in (256,) if size.toy else (4096, 8192, 16_384):
+    for row_tokens in (256,) if size.toy else (4096, 8192, 8448, 16_384):
         lm.row_tokens = row_tokens
         found["row"].append({"row_tokens": row_tokens} | measured(make_items(size, size.items)))
     return found

@@ -1,4 +1,4 @@
-"""Flex-attention block masks from block sums: which 128 x 128 blocks of a row need looking at.
+"""Flex-attention block masks from block sums: which blocks of a row's pairs need looking at.
 
 `create_block_mask` asks the rule about every pair of tokens: 268 million at 16k tokens, a tenth of
 a second, and minutes when compiled. Smallest and largest doc of each block say nearly the same.
@@ -12,41 +12,61 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import pad
+from transformers import PreTrainedModel
 
-BLOCK = 128
+BLOCK = 128  # tokens to a side, as torch's kernels have it
+# Examples are as short as a block: without gradients blocks of 64 leave out a third of the pairs.
+# The kernel has to be told, or it takes 128 queries at a time.
+SMALL = 64
+SMALL_KERNEL = {"BLOCK_M": SMALL, "BLOCK_N": SMALL, "num_warps": 4, "num_stages": 3}
+
+
+def takes_small(model: PreTrainedModel, tokens: int) -> bool:
+    """Whether a forward of rows of `tokens` can have blocks of `SMALL`.
+
+    That is without gradients, where tiles of the model's heads fit on chip, and where torch does
+    not take another kernel, that for few queries.
+    """
+    config = model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    fits = width <= 128 and model.dtype.itemsize == 2 and tokens >= BLOCK
+    return model.device.type == "cuda" and fits and not torch.is_grad_enabled()
 
 
 def block_mask(
-    function: Callable, free: Tensor, doc: Tensor, branch: Tensor, sliding: bool
+    function: Callable, free: Tensor, doc: Tensor, branch: Tensor, sliding: bool, block: int = BLOCK
 ) -> BlockMask:
     """The rule `function` of `ablation.masks` over rows, without a host synchronization.
 
     free, doc, branch: [rows, tokens], see `masks.sees_ahead` and `packing.Rows`.
     sliding: the rule has a window too; then every block that may matter is looked at in part.
+    block: tokens to a side of a block.
     """
     length = doc.shape[1]
-    part, full = visible_blocks(free, doc, branch)
+    part, full = visible_blocks(free, doc, branch, block)
     if sliding:
         part, full = part | full, torch.zeros_like(full)
     return BlockMask.from_kv_blocks(
         *_ordered(part),
         *_ordered(full),
-        BLOCK_SIZE=BLOCK,
+        BLOCK_SIZE=block,
         mask_mod=function,
         seq_lengths=(length, length),
     )
 
 
-def visible_blocks(free: Tensor, doc: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+def visible_blocks(
+    free: Tensor, doc: Tensor, branch: Tensor, block: int = BLOCK
+) -> tuple[Tensor, Tensor]:
     """Two bool tensors [rows, query blocks, key blocks]: seen in part, and seen in every pair.
 
     A block in neither holds no visible pair. One seen in part may hold none: ranges of docs, not
     docs, are compared.
     """
-    padding = -doc.shape[1] % BLOCK
-    doc = pad(doc, (0, padding), value=-1).unflatten(1, (-1, BLOCK))
-    branch = pad(branch, (0, padding)).unflatten(1, (-1, BLOCK))
-    free = pad(free, (0, padding)).unflatten(1, (-1, BLOCK))
+    padding = -doc.shape[1] % block
+    doc = pad(doc, (0, padding), value=-1).unflatten(1, (-1, block))
+    branch = pad(branch, (0, padding)).unflatten(1, (-1, block))
+    free = pad(free, (0, padding)).unflatten(1, (-1, block))
     real = doc >= 0
     index = torch.arange(doc.shape[1], device=doc.device)
     before, same = index[:, None] > index[None, :], index[:, None] == index[None, :]

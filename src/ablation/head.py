@@ -44,7 +44,9 @@ def token_scores(logits: Tensor, row: Tensor, token: Tensor) -> tuple[Tensor, Te
     Of equals the first is the argmax. float32 `logits` are consumed. Both are [tokens].
     """
     if logits.is_cuda and logits.dtype == torch.float32:
-        normalizer, best = _on_gpu(_normalizer)(logits)
+        from ablation.head_kernels import normalizers  # needs Triton
+
+        normalizer, best = normalizers(logits)
         return logits[row, token] - normalizer[row], best[row] == token
     if logits.is_cuda:
         return torch.log_softmax(logits, -1)[row, token], logits.argmax(-1)[row] == token
@@ -167,10 +169,6 @@ def _loss_and_gradient(logits: Tensor, target: Tensor, dtype: torch.dtype) -> tu
     # softmax minus one-hot in one pass over the logits
     gradient = (logits - normalizer).exp() - (column == target[:, None]).float()
     return loss, gradient.to(dtype)
-
-
-def _normalizer(logits: Tensor) -> tuple[Tensor, Tensor]:
-    return logits.logsumexp(-1), logits.argmax(-1)
 
 
 @cache

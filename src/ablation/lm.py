@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ablation.head import RowScores, score_rows
-from ablation.masks import attention_mask, wants_fixed_rows
+from ablation.masks import forward_inputs, wants_fixed_rows
 from ablation.names import MASKS, PROTOCOLS
 from ablation.packing import (
     PADDING_DOC,
@@ -35,7 +35,10 @@ from ablation.progress import Progress
 
 IN_FLIGHT = 2  # forwards that a GPU is given ahead of the one it is at
 BLOCK = 2048  # requests encoded and scored together
-SMALLEST_ROW, LARGEST_ROW = 512, 8192  # tokens; longer ones make a GPU no faster
+SMALLEST_ROW = 512  # tokens
+# Of the longest row, for each multiprocessor: then products, cut into tiles of 128 to 256 tokens,
+# leave none idle at their end. Longer rows make a GPU no faster.
+TOKENS_A_PROCESSOR = 64
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def _fill(lengths: Sequence[int], capacity: int) -> Iterator[list[int]]:
 
 
 def _row_tokens(model: PreTrainedModel) -> int:
-    """Tokens of a row that fit into the free memory of the model's GPU: a power of two."""
+    """Tokens of a row: the most that make a GPU faster, or a power of two that its memory holds."""
     if model.device.type != "cuda":
         return 256
     config = model.config.get_text_config()
@@ -78,7 +81,9 @@ def _row_tokens(model: PreTrainedModel) -> int:
     free = torch.cuda.mem_get_info(model.device)[0] + held
     # half for activations: the rest is for logits and what compiled code keeps
     tokens = int(free // 2 // (wide * model.dtype.itemsize))
-    return min(LARGEST_ROW, max(SMALLEST_ROW, 1 << (max(1, tokens).bit_length() - 1)))
+    processors = torch.cuda.get_device_properties(model.device).multi_processor_count
+    power = 1 << (max(1, tokens).bit_length() - 1)
+    return max(SMALLEST_ROW, min(TOKENS_A_PROCESSOR * processors, power))
 
 
 class MaskedLM(HFLM):
@@ -248,14 +253,14 @@ class MaskedLM(HFLM):
                     f"request {request}: a continuation of {len(continuation)} tokens cannot be "
                     f"scored under {self.mask!r}; expected 1 to {limit - 1} (the model's context)"
                 )
-            whole = [*context, *continuation][-limit:]
-            prompt = tuple(whole[: len(whole) - len(continuation)])
-            truncated.append(len(whole) < len(context) + len(continuation))
+            room = limit - len(continuation)
+            prompt = tuple(context[max(0, len(context) - room) :])
+            truncated.append(len(prompt) < len(context))
             new_tokens = len(continuation) - (0 if self._keep_last else 1)
             index = None if self._keep_last else open_example.get(prompt)
             # Attention is quadratic in a row: a thousand choices of a short prompt make many rows.
-            room = max(self.row_tokens, 4 * len(prompt))
-            if index is None or lengths[index] + new_tokens > room:
+            most = max(self.row_tokens, 4 * len(prompt))
+            if index is None or lengths[index] + new_tokens > most:
                 index = open_example[prompt] = len(prompts)
                 prompts.append(prompt)
                 continuations.append([])
@@ -372,12 +377,7 @@ class MaskedLM(HFLM):
         # Made without the model's config, all its layers keep all tokens: a sliding layer that had
         # forgotten some could not be cropped. Its window is still in stock generate's masks.
         cache = DynamicCache()
-        self.model.get_decoder()(
-            input_ids=context,
-            attention_mask=attention_mask(self.model, self.mask, rows),
-            position_ids=rows.position_ids,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        inputs = forward_inputs(self.model, self.mask, rows)
+        self.model.get_decoder()(**(inputs | {"past_key_values": cache, "use_cache": True}))
         cache.crop(-1)
         return cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from ablation.blocks import block_mask
+from ablation.blocks import BLOCK, SMALL, SMALL_KERNEL, block_mask, takes_small
 from ablation.names import MASKS
 from ablation.packing import Example, Rows, pack
 
@@ -82,6 +83,21 @@ def sees_ahead(mask: str, branch: Tensor) -> Tensor:
     return torch.full_like(branch, mask == "full_bidir", dtype=torch.bool)
 
 
+def forward_inputs(model: PreTrainedModel, mask: str, rows: Rows) -> dict[str, Any]:
+    """Keyword arguments of a forward of `rows` under `mask`, by the model or its decoder.
+
+    Raises as `attention_mask`.
+    """
+    inputs = {
+        "input_ids": rows.input_ids,
+        "attention_mask": attention_mask(model, mask, rows),
+        "position_ids": rows.position_ids,
+        "use_cache": False,
+    }
+    small = wants_fixed_rows(model) and takes_small(model, rows.doc.shape[1])
+    return inputs | ({"kernel_options": SMALL_KERNEL} if small else {})
+
+
 def attention_mask(model: PreTrainedModel, mask: str, rows: Rows) -> ReadyMask:
     """`mask` over `rows`, in the form that the model's attention implementation takes.
 
@@ -105,7 +121,8 @@ def attention_mask(model: PreTrainedModel, mask: str, rows: Rows) -> ReadyMask:
             doc, branch = rows.doc.int(), rows.branch.int()
             function = rule(mask, doc, branch, rows.position_ids, window)
             free = sees_ahead(mask, branch)
-            return block_mask(function, free, doc, branch, sliding=window is not None)
+            block = SMALL if takes_small(model, length) else BLOCK
+            return block_mask(function, free, doc, branch, window is not None, block)
         function = rule(mask, rows.doc, rows.branch, rows.position_ids, window)
         return ALL_MASK_ATTENTION_FUNCTIONS[implementation](
             batch_size=count,
@@ -228,16 +245,10 @@ def leak_audit(model: PreTrainedModel, mask: str, width: int | None = None) -> L
     was_training = model.training
     model.eval()
     try:
-        ready = attention_mask(model, mask, rows)
+        inputs = forward_inputs(model, mask, rows)
 
         def logits(ids: Tensor) -> Tensor:
-            output = model(
-                input_ids=ids,
-                attention_mask=ready,
-                position_ids=rows.position_ids,
-                use_cache=False,
-            )
-            return output.logits[0].float()
+            return model(**(inputs | {"input_ids": ids})).logits[0].float()
 
         def movement(position: int) -> Tensor:
             """[tokens]: the largest change of a logit when the token at `position` is another."""

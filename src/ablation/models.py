@@ -30,7 +30,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ablation.atomic import atomic_path
-from ablation.masks import AUDITED, UnsupportedArchitecture, attention_mask, refuse_unsupported
+from ablation.masks import AUDITED, UnsupportedArchitecture, forward_inputs, refuse_unsupported
 from ablation.packing import Example, Rows, pack
 from ablation.provenance import processor
 
@@ -259,12 +259,7 @@ def last_states(
     Where a model does more than apply its head (soft-capping, a logit scale), the states are the
     logits of the whole forward and the head changes nothing.
     """
-    inputs = {
-        "input_ids": rows.input_ids,
-        "attention_mask": attention_mask(model, mask, rows),
-        "position_ids": rows.position_ids,
-        "use_cache": False,
-    }
+    inputs = forward_inputs(model, mask, rows)
     if _has_plain_head(model):
         return model.get_decoder()(**inputs).last_hidden_state, model.get_output_embeddings()
     return model(**inputs).logits, lambda logits: logits
@@ -292,12 +287,7 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
         was_training = model.training
         model.eval()
         try:
-            logits = model(
-                input_ids=rows.input_ids,
-                attention_mask=attention_mask(model, "causal", rows),
-                position_ids=rows.position_ids,
-                use_cache=False,
-            ).logits
+            logits = model(**forward_inputs(model, "causal", rows)).logits
             _plain_heads[model] = len(seen) == 1 and torch.equal(head(seen[0]), logits)
         finally:
             hook.remove()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import LongTensor
 
@@ -126,8 +127,8 @@ def pack(
         first_owner.append(owners)
         owners += len(example.continuations)
 
-    columns: list[list[list[int]]] = [[], [], [], []]  # input_ids, doc, branch, position_ids
-    targets: list[tuple[int, int, int, int]] = []
+    columns: list[list[int]] = [[], [], [], []]  # input_ids, doc, branch, position_ids
+    targets: list[list[int]] = [[], [], [], []]  # row, position, id, owner
     for row_index, row in enumerate(members):
         ids: list[int] = []
         doc: list[int] = []
@@ -145,22 +146,24 @@ def pack(
                 ids.extend(kept)
                 branch.extend([number + 1] * len(kept))
                 position_ids.extend(range(len(prompt), len(prompt) + len(kept)))
-                for offset, token in enumerate(continuation):
-                    if offset == 0 and len(prompt) == 0:
-                        continue
-                    predictor = (end_of_prompt if offset == 0 else start + offset) - 1
-                    targets.append((row_index, predictor, token, first_owner[index] + number))
+                predicted = continuation if len(prompt) else continuation[1:]
+                if len(prompt) and len(continuation):
+                    targets[1].append(end_of_prompt - 1)
+                targets[1].extend(range(start, start + len(continuation) - 1))
+                targets[2].extend(predicted)
+                targets[3].extend([first_owner[index] + number] * len(predicted))
             doc.extend([index] * (len(ids) - len(doc)))
+        targets[0].extend([row_index] * (len(targets[1]) - len(targets[0])))
         padding = width - len(ids)
-        columns[0].append(ids + padding * [0])
-        columns[1].append(doc + padding * [PADDING_DOC])
-        columns[2].append(branch + padding * [0])
-        columns[3].append(position_ids + padding * [0])
+        columns[0].extend(ids + padding * [0])
+        columns[1].extend(doc + padding * [PADDING_DOC])
+        columns[2].extend(branch + padding * [0])
+        columns[3].extend(position_ids + padding * [0])
 
-    shape = (len(members), width)
-    tensors = [torch.tensor(column, dtype=torch.long).view(shape) for column in columns]
-    target_columns = torch.tensor(targets, dtype=torch.long).view(-1, 4).unbind(1)
-    return Rows(*tensors, *target_columns, continuations=owners)
+    # by way of numpy, which reads lists in half the time
+    tensors = [torch.from_numpy(np.array(column, dtype=np.int64)) for column in columns + targets]
+    shaped = [tensor.view(len(members), width) for tensor in tensors[:4]]
+    return Rows(*shaped, *tensors[4:], continuations=owners)
 
 
 def fixed_rows(

@@ -12,16 +12,18 @@ from dataclasses import replace
 
 from gpu_training import timed_recipe
 from torch._dynamo.utils import counters
-from torch.nn.functional import cross_entropy
+from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import TrainerCallback
 from workload import TOY, as_ids, make_items, make_model, make_samples, make_tokenizer
 
 from ablation.arguments import own_optimizer, training_arguments
 from ablation.head import score_rows
+from ablation.head_kernels import normalizers
 from ablation.lm import MaskedLM
-from ablation.masks import MASKS, leak_audit
+from ablation.masks import MASKS, forward_inputs, leak_audit, rule
 from ablation.models import target_logits
-from ablation.packing import forwards, pack
+from ablation.packing import Example, forwards, pack
 from ablation.precision import GradientSums, StochasticAdafactor
 from ablation.stops import Stops
 from ablation.trainer import MaskedTrainer, summed_loss
@@ -56,6 +58,48 @@ def test_scores_of_long_compiled_rows_are_those_of_dense_masks(fast, plain, mask
     expected = MaskedLM(plain, tokenizer, mask=mask)._loglikelihood_tokens(ids)
     for (ours, greedy), (theirs, theirs_greedy) in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, abs=2e-2) and greedy == theirs_greedy
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_in_small_blocks_is_that_of_a_dense_mask(mask):
+    size = replace(SIZE, hardware=SIZE.hardware | {"dtype": "bfloat16"})
+    items = make_items(size, 24) + make_items(size, 1, prompt=700)
+    if mask == "full_bidir":
+        items = [Example(item.prompt, item.continuations[:1]) for item in items]
+    rows = pack(items, 8192, width=8192).to("cuda")
+    random = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (
+        torch.randn(1, heads, 8192, 128, device="cuda", generator=random).bfloat16()
+        for heads in (8, 2, 2)
+    )
+    inputs = forward_inputs(make_model(size), mask, rows)
+    blocks, options = inputs["attention_mask"], inputs["kernel_options"]
+    assert blocks.BLOCK_SIZE == (64, 64)
+    found = torch.compile(flex_attention)(
+        q, k, v, block_mask=blocks, enable_gqa=True, kernel_options=options
+    )
+    index = torch.arange(8192, device="cuda")
+    zero = index.new_zeros(1, 1)
+    dense = rule(mask, rows.doc, rows.branch, rows.position_ids)(
+        zero, zero, index[:, None], index[None, :]
+    )
+    expected = scaled_dot_product_attention(
+        *(x.float() for x in (q, k, v)), attn_mask=dense, enable_gqa=True
+    )
+    assert (found - expected).abs().max() < 3e-2
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (3, 1024), (7, 50_001), (2048, 131_072)])
+def test_log_sum_exp_and_argmax_in_one_pass_are_those_of_torch(shape):
+    logits = 5 * torch.randn(shape, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    logits[-1] = -torch.inf
+    logits[-1, shape[1] // 2 :] = 7.0  # the first of equals counts
+    logits[0, 0] = torch.nan
+    normalizer, best = normalizers(logits)
+    torch.testing.assert_close(normalizer, logits.logsumexp(-1), equal_nan=True)
+    assert normalizer[0].isnan() and best[1:].tolist() == logits.argmax(-1)[1:].tolist()
+    assert best[-1] == shape[1] // 2 or shape[0] == 1
 
 
 @pytest.mark.parametrize("mask", MASKS)

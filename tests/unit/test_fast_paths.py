@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers.optimization import Adafactor
 
 import ablation.head as head_module
-from ablation.blocks import BLOCK, visible_blocks
+from ablation.blocks import BLOCK, SMALL, visible_blocks
 from ablation.head import float32_logits, summed_cross_entropy, token_scores
 from ablation.masks import MASKS, rule, sees_ahead
 from ablation.packing import NARROWEST, Example, fixed_rows, forwards, pack
@@ -57,6 +57,7 @@ def test_an_example_longer_than_a_row_is_refused():
 # --- block masks --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("block", [BLOCK, SMALL])
 @pytest.mark.parametrize("mask", MASKS)
 @settings(max_examples=15, deadline=None)
 @given(
@@ -67,7 +68,7 @@ def test_an_example_longer_than_a_row_is_refused():
     ),
     padding=st.integers(0, 200),
 )
-def test_blocks_left_out_hold_no_visible_pair_and_full_ones_only_such(mask, sizes, padding):
+def test_blocks_left_out_hold_no_visible_pair_and_full_ones_only_such(mask, block, sizes, padding):
     examples = [
         Example(
             ids(n, i), [ids(m, i) for m in (branches if mask != "full_bidir" else branches[:1])]
@@ -76,14 +77,14 @@ def test_blocks_left_out_hold_no_visible_pair_and_full_ones_only_such(mask, size
     ]
     length = sum(len(e.prompt) + sum(map(len, e.continuations)) for e in examples)
     rows = pack(examples, length, width=length + padding)
-    part, full = visible_blocks(sees_ahead(mask, rows.branch), rows.doc, rows.branch)
+    part, full = visible_blocks(sees_ahead(mask, rows.branch), rows.doc, rows.branch, block)
     index = torch.arange(length + padding)
     zero = torch.zeros(1, 1, dtype=torch.long)
     function = rule(mask, rows.doc, rows.branch, rows.position_ids)
     pairs = function(zero, zero, index[:, None], index[None, :])
-    short = -len(index) % BLOCK
+    short = -len(index) % block
     pairs = torch.nn.functional.pad(pairs, (0, short, 0, short))
-    pairs = pairs.unflatten(0, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).transpose(1, 2)
+    pairs = pairs.unflatten(0, (-1, block)).unflatten(2, (-1, block)).transpose(1, 2)
     assert not (part & full).any()
     assert not (pairs.any(-1).any(-1) & ~part[0] & ~full[0]).any()
     assert pairs.all(-1).all(-1)[full[0]].all()
