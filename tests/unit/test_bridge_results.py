@@ -300,6 +300,8 @@ def test_claims_are_open_where_their_interval_does_not_decide(samples):
     assert verdicts(samples, one)["faster than the cascade"] == "open"  # of one question
     near = tables.Samples(*made_rows(all_fixes=0.8, no_fixes=0.3, source_free=0.05))
     assert verdicts(near, costs_of())["the largest K keeps the quality"] == "open"
+    at_the_bar = tables.Samples(*made_rows(all_fixes=0.72, no_fixes=0.3, source_free=0.05))
+    assert verdicts(at_the_bar, costs_of())["stability fixes work"] == "open"  # its bar is .7
     far = tables.Samples(*made_rows(all_fixes=0.3, no_fixes=0.3, source_free=0.05))
     assert verdicts(far, costs_of())["the largest K keeps the quality"] == "refuted"
 
