@@ -120,8 +120,9 @@ def test_on_a_narrow_screen_the_page_has_its_whole_width(report):
         browser.resize(400, 860)
         browser.open(report)
         browser.wait("document.querySelector('#rulegraph canvas, #rulegraph svg')")
-        left = "document.querySelector('#app h1.title').getBoundingClientRect().left"
-        assert browser.run(left) < 40
+        title = "document.querySelector('#app h1.title').getBoundingClientRect()"
+        assert browser.run(f"{title}.left") < 40
+        assert browser.run(f"{title}.width") > 340
 
 
 def test_every_page_opens_and_no_error_is_logged(visited):
