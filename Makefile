@@ -35,7 +35,7 @@ demo-bridge: $(VENV)/.ready  # the second study on this machine, ending with its
 	$(BIN)/snakemake --cores all --quiet reason host --configfile config/bridge.yaml -- bridge
 	@$(BIN)/ablation table results/micro/bridge/claims.csv
 
-test: $(VENV)/.ready-dev  # every test that needs no GPU
+test: $(VENV)/.ready-dev  # every test that needs no GPU, cluster or fake market
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not slurm and not e2e"
 
 test-bridge: $(VENV)/.ready-dev  # the micro bridge on its frozen seeds, and a toy of the 7B/8B study (11 minutes)

@@ -92,7 +92,7 @@ def numbers(a: Side, b: Side, confidence: float = 0.95) -> list[dict]:
     groups: dict[tuple, list[str]] = {}
     for key in sorted(set(a.manifests) & set(b.manifests)):
         manifest = a.manifests[key]
-        if "samples.parquet" in manifest["outputs"]:
+        if "samples.parquet" in manifest["outputs"] and "mask" in manifest:  # not of a bridge
             name = (manifest["stamp"]["stage"], manifest.get("recipe"), manifest["mask"])
             groups.setdefault(name, []).append(key)
     metric = _metric(a)

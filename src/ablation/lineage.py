@@ -82,7 +82,7 @@ def _node(path: str, root: Path, attempts: Mapping[str, list[dict]]) -> dict:
         "run": run,
         "attempts": attempts.get((run or {}).get("attempt"), []),
     }
-    if "samples.parquet" in outputs:
+    if "samples.parquet" in outputs and "mask" in manifest:  # a bridge's rows have no tasks
         node["samples"] = _samples(file.parent / "samples.parquet")
     return node
 

@@ -154,7 +154,8 @@ class Evaluation(Strict):
     )
     limit: int | None = key("items a task, for a quick look; null: all that there are", ge=1)
     row_tokens: int | None = key(
-        "capacity of a packed row: memory and speed only; null: what fits into the GPU", ge=32
+        "capacity of a packed row: memory and speed only; null: as fast and as fits the GPU",
+        ge=32,
     )
     batch_tokens: int = key(
         "tokens a forward: memory and speed only; under flex_attention a forward is one row", ge=64

@@ -56,7 +56,9 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
     Source: Q. McNemar, Psychometrika 12 (1947) 153-157, with binomial probabilities.
     """
     worse, better = int(np.sum(before > after)), int(np.sum(before < after))
-    return float(stats.binomtest(worse, worse + better).pvalue) if worse + better else 1.0
+    if not worse + better:
+        return 1.0
+    return max(SMALLEST_P, float(stats.binomtest(worse, worse + better).pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

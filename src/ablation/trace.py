@@ -122,7 +122,9 @@ def _table_manifest(table: Path, row: Mapping) -> tuple[str, Path]:
     for path in sorted(home.glob("*.manifest.json")):
         manifest = sealed_manifest(path)
         if table.name in manifest["outputs"]:
-            root = home.parents[1]
+            # a bridge's tables stand one folder deeper
+            whole = (p for p in home.parents if all((p / n).exists() for n in manifest["inputs"]))
+            root = next(whole, home.parents[1])
             return path.relative_to(root).as_posix(), root
     named = home / row.get("study", "") / table.name  # results/recovery.csv: a copy
     if row.get("study") and named.is_file():
@@ -171,8 +173,9 @@ def _fits(manifest: Mapping, row: Mapping) -> bool:
     recipes = {row[key] for key in ("recipe", "against") if key in row}
     if not recipes and "model" in row:  # samples.csv: a recipe, or the base
         recipes = {row["model"]}
-    if recipe is None and mask is None:
-        return True  # data
+    if recipe is None and mask is None:  # data, or a bridge's cells
+        own = [key for key in ("regime", "seed") if key in manifest]
+        return all(row.get(key, "") in ("", ALL_SEEDS, str(manifest[key])) for key in own)
     if "stage" in row and row["stage"] != manifest["stamp"]["stage"]:
         return False  # per_task.csv has a row a condition
     if recipe is None:

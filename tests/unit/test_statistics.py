@@ -179,6 +179,7 @@ def test_no_p_is_ever_zero():
     rng = np.random.default_rng(4)
     scores = np.stack([np.ones((1, 100_000)), rng.random((1, 100_000)) < 0.5])
     assert paired_means([scores], 0.95).difference(1, 0).p == SMALLEST_P
+    assert mcnemar(np.ones(2000), np.zeros(2000)) == SMALLEST_P
 
 
 # Ratios

@@ -7,6 +7,9 @@ import pytest
 import yaml
 from conftest import Checkout, copy_of_the_repository
 
+from ablation.__main__ import main
+from ablation.trace import trace
+
 pytestmark = pytest.mark.study
 
 OFF = {"kl": 0.0, "info_nce": 0.0, "prompt_alignment": 0.0}
@@ -98,6 +101,21 @@ def test_a_plan_says_that_it_does_not_count_the_bridge(tiny):
     told = tiny.ablation("plan", "all", "--configfile", "tiny.yaml").stdout
     assert "bridge_cells" in told and "NOT COUNTED" in told
     written(tiny)
+
+
+def test_a_cell_leads_back_to_what_it_is_made_from(home):
+    row = {"regime": "compression", "recipe": "all_fixes", "k": "8", "seed": "1"}
+    found = trace(home / "runs.csv", row, "accuracy")
+    cells = [path for paths in found["conditions"].values() for path in paths if "/cells/" in path]
+    assert cells == ["results/tiny/bridge/cells/compression/seed1/manifest.json"]
+    assert {"bridge_states", "bridge_questions"} <= {
+        n["stage"] for n in found["manifests"].values()
+    }
+
+
+def test_two_bridges_are_compared_by_their_files(home, capsys):
+    assert main(["diff", str(home.parent), str(home.parent)]) == 0
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_changed_sample_file_is_noticed_by_the_tables(tiny, home):

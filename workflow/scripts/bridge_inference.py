@@ -27,7 +27,9 @@ def main(smk):
         found = per_sample(pair, translator, recipe, layer, records, warm_up)
         record |= {"sections": spent(found)}
     provenance.write_json_lines(smk.output.samples, found)
-    provenance.write_manifest(smk.output.manifest, stamp, [smk.output.samples])
+    provenance.write_manifest(
+        smk.output.manifest, stamp, [smk.output.samples], regime=config["regime"]
+    )
 
 
 if __name__ == "__main__":
