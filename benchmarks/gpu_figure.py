@@ -52,7 +52,9 @@ def tables(record: dict) -> str:
         f"{peak} TFLOP/s there, a copy at {record['machine']['copy_gb_per_s']:.0f} GB/s.\n",
         "| work | ours | peer | peer's | ratio |",
         "|---|---|---|---|---|",
-        *(f"| {work} | {a:,} | {peer} | {b:,} | {a / b:.2f} |" for work, a, peer, b in rows),
+        *(  # TRL's is null where it is not installed
+            f"| {work} | {a:,} | {peer} | {b:,} | {a / b:.2f} |" for work, a, peer, b in rows if b
+        ),
         f"| s a step of 16 samples | {steps['ours']} | the published way | {steps['seed']} | "
         f"{steps['seed'] / steps['ours']:.1f} |",
         f"| log-likelihood error | {errors['ours']} | HFLM | {errors['hflm']} | "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,26 @@ def test_every_section_runs_and_the_record_has_its_names(folder):
     assert record["libraries"]["torch"] and record["commit"] == "abc"
     growth = record["sections"]["scoring_growth"]
     assert [g["times"] for g in growth["work"]] == [1, 2, 4]
+
+
+def test_the_page_is_made_of_the_record_with_or_without_trl(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from gpu_figure import main
+
+    def made_of(record: Path) -> str:
+        shutil.copy(ROOT / "docs/performance.md", tmp_path)
+        monkeypatch.setattr(sys, "argv", ["gpu_figure.py", str(record), "--docs", str(tmp_path)])
+        main()
+        return (tmp_path / "performance.md").read_text()
+
+    measured = ROOT / "benchmarks/results/h100.json"
+    page = made_of(measured)
+    assert page == (ROOT / "docs/performance.md").read_text()
+    record = json.loads(measured.read_text())
+    record["training"]["tokens_per_s"]["trl"] = None
+    (tmp_path / "without.json").write_text(json.dumps(record))
+    lines = made_of(tmp_path / "without.json").splitlines()
+    assert lines == [line for line in page.splitlines() if "TRL, packed" not in line]
 
 
 def test_the_fast_step_is_the_plain_step(folder):
