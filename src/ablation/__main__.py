@@ -140,7 +140,8 @@ def _add_sample(commands) -> None:
     add("--sampling-seed", type=int, default=0, help="of a temperature above 0; default: 0")
     add("--device", default="cpu", help="cpu (default), cuda")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="default: float32")
-    add("--out", type=Path, help="write the continuations there as well: .jsonl, .csv or .md")
+    out = commands_of_records.file_to_write
+    add("--out", type=out, help="write the continuations there as well: .jsonl, .csv or .md")
     sample.set_defaults(run=_sample)
 
 
@@ -156,7 +157,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
     results, out = Path("results") / arguments.study, arguments.out
     try:
-        if arguments.max_new_tokens < 1 or arguments.temperature < 0:
+        if arguments.max_new_tokens < 1 or not 0 <= arguments.temperature < math.inf:
             raise sample.CannotSample("--max-new-tokens starts at 1, --temperature at 0")
         if out and out.suffix not in sample.FORMS:
             raise sample.CannotSample(f"--out {out}: expected {', '.join(sample.FORMS)}")
@@ -176,11 +177,11 @@ def _sample(arguments: argparse.Namespace) -> int:
                 dtype=arguments.dtype,
             )
         )
-    except (sample.CannotSample, HubError, StaleInput) as fault:
+        if out:
+            sample.write(found, out)
+    except (sample.CannotSample, HubError, StaleInput, OSError) as fault:
         print(fault, file=sys.stderr)
         return 1
-    if out:
-        sample.write(found, out)
     sample.show(found)
     if out:
         print(f"{len(found)} continuations in {out}")
@@ -259,13 +260,19 @@ def _add_reap(commands) -> None:
 def _reap(arguments: argparse.Namespace) -> int:
     # Not at the top: whoever rents nothing needs no executor.
     from snakemake_executor_plugin_vast.api import Vast, VastError, find_key
-    from snakemake_executor_plugin_vast.runs import reap
+    from snakemake_executor_plugin_vast.runs import PLACE, reap
 
     try:
         left = reap(Path.cwd(), lambda: Vast(find_key(dict(os.environ), Path.home())), print)
     except (VastError, ValueError) as fault:
         print(fault, file=sys.stderr)
         return 1
+    if not (Path.cwd() / PLACE).is_dir():
+        print(
+            f"{Path.cwd()}: no run has rented from here, so nothing was looked up. Call it where "
+            "Snakemake was started"
+        )
+        return 0
     print(f"still listed: {' '.join(left)}" if left else "no machines of killed runs are left")
     return 1 if left else 0
 

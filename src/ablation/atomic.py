@@ -14,7 +14,8 @@ def atomic_path(path: str | Path):
 
     Works for files and for folders; what stood at `path` stays until the new one is whole. No
     folder can be renamed onto another: the old one is set aside for a moment, as `.<name>.old`.
-    After a kill in that moment it is put back by the next call for the same `path`.
+    After a kill in that moment it is put back by the next call for the same `path`. Raises
+    IsADirectoryError rather than putting a file where a folder stands.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,6 +25,8 @@ def atomic_path(path: str | Path):
     try:
         yield scratch
         if path.is_dir():
+            if not scratch.is_dir():
+                raise IsADirectoryError(f"{path} is a folder, but a file would be written there")
             os.replace(path, aside)
         os.replace(scratch, path)
     finally:

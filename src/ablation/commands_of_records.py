@@ -30,6 +30,14 @@ def _told(run):
     return wrapped
 
 
+def file_to_write(text: str) -> Path:
+    """A path for a file, refused before any work is done where it could not be written."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; a file was expected")
+    return path
+
+
 def _add_trace(commands) -> None:
     trace = commands.add_parser(
         "trace",
@@ -42,7 +50,9 @@ def _add_trace(commands) -> None:
         "--where", nargs="+", default=[], type=_pair, metavar="COLUMN=VALUE", help="the row"
     )
     trace.add_argument("--column", required=True, help="the cell in that row")
-    trace.add_argument("--json", type=Path, metavar="FILE", help="as JSON; `-` prints it instead")
+    trace.add_argument(
+        "--json", type=file_to_write, metavar="FILE", help="as JSON; `-` prints it instead"
+    )
     trace.add_argument("--ledger", type=Path, help="of an executor that pays for machines")
     trace.set_defaults(run=_trace)
 
@@ -91,7 +101,8 @@ def _add_diff(commands) -> None:
     add("--study", help="of a store that holds several")
     add("--task", choices=("macro", "each"), default="macro", help="which numbers to print")
     add("--configfile", help="the study's file, when commits are compared")
-    add("--json", type=Path, metavar="FILE", help="everything as JSON; `-` prints it instead")
+    everything = "everything as JSON; `-` prints it instead"
+    add("--json", type=file_to_write, metavar="FILE", help=everything)
     compare.set_defaults(run=_diff)
 
 
@@ -120,7 +131,7 @@ def _add_reproduce(commands) -> None:
     add("--tolerance", type=float, default=0.0, help="between numbers, absolute (default: 0)")
     add("--only", nargs="+", default=[], metavar="PART", help="results with this in their path")
     add("--cores", default="all", help="for Snakemake (default: all)")
-    add("--json", type=Path, metavar="FILE", help="the verdicts as JSON")
+    add("--json", type=file_to_write, metavar="FILE", help="the verdicts as JSON")
     _add_study(again)
     again.set_defaults(run=_reproduce)
 

@@ -44,6 +44,12 @@ def load_study(
     run it. Raises ConfigError with one line per fault: the key, its file and line, what was found,
     what was expected.
     """
+    files = list(files)
+    if len(files) > 1:  # Snakemake would mix their recipes
+        raise ConfigError(
+            f"one file of a study was expected, not {', '.join(map(str, files))}: let one "
+            "of them extend the other (`extends: name.yaml`)"
+        )
     layer = resolve(overrides, Path(folder), files)
     values = _with_whole_recipes(layer.values, "finetune")
     if isinstance(values.get("bridge"), dict):

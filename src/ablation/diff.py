@@ -5,6 +5,7 @@ Differences of accuracies are paired: the same items, and the same seeds, on bot
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -66,10 +67,19 @@ def _plain(value: object) -> object:
 
 
 def _config(a: Side, b: Side) -> dict[str, list[dict]]:
-    """{key: [{before, after, results}]}, the same change of many results told once."""
+    """{key: [{before, after, results}]}, the same change of many results told once.
+
+    Results that stand on one side only are compared with the first of another seed there.
+    """
     found: dict[str, dict[str, dict]] = {}
-    for result in sorted(set(a.config) & set(b.config)):
-        for key, (before, after) in _unequal(a.config[result], b.config[result]).items():
+    pairs = [(result, result) for result in sorted(set(a.config) & set(b.config))]
+    alone = [
+        {re.sub(r"/seed\d+", "", r): r for r in sorted(set(one.config) - set(other.config))[::-1]}
+        for one, other in ((a, b), (b, a))
+    ]
+    pairs += [(alone[0][r], alone[1][r]) for r in sorted(set(alone[0]) & set(alone[1]))]
+    for result, other in pairs:
+        for key, (before, after) in _unequal(a.config[result], b.config[other]).items():
             change = found.setdefault(key, {}).setdefault(
                 f"{before}\0{after}", {"before": before, "after": after, "results": []}
             )
@@ -182,6 +192,8 @@ def show(found: Mapping, every_task: bool = False) -> None:
         if results:
             console.print(f"only in {name}: {_where(results)}")
     same = [kind for kind in ("config", *SETS, "data") if not found[kind]]
+    if not found["compared"]:
+        same.remove("hardware")  # a commit has none
     if same:
         console.print(f"the same: {', '.join(same)}")
     if not found["compared"]:

@@ -14,6 +14,7 @@ from ablation.machine import run_of
 from ablation.names import MACROS, macros
 from ablation.provenance import (
     StaleInput,
+    made_by,
     read_json_lines,
     sealed_manifest,
     sha256_file,
@@ -68,7 +69,7 @@ def _node(path: str, root: Path, attempts: Mapping[str, list[dict]]) -> dict:
     outputs = manifest["outputs"]
     here = {n for n in outputs if Path(n).suffix not in WEIGHTS or (file.parent / n).is_file()}
     verify_outputs(file, manifest, None if len(here) == len(outputs) else here)
-    stamp, run = manifest["stamp"], _run(file)
+    stamp, run = manifest["stamp"], run_beside(file)
     node = {
         "sha256": sha256_file(file),
         "stage": stamp["stage"],
@@ -87,7 +88,8 @@ def _node(path: str, root: Path, attempts: Mapping[str, list[dict]]) -> dict:
     return node
 
 
-def _run(manifest: Path) -> dict | None:
+def run_beside(manifest: Path) -> dict | None:
+    """The run record of a manifest, None where there is none to be read."""
     try:
         return read_run(run_of(manifest))
     except (OSError, StaleInput):
@@ -102,7 +104,7 @@ def read_run(file: str | Path) -> dict:
             return record
     raise StaleInput(
         f"{file} is no run record: cut off or edited. Restore it, or make its job again: "
-        f"snakemake --cores all --force {file}"
+        f"{made_by(file)}"
     )
 
 

@@ -267,7 +267,18 @@ def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | N
 
 
 def _remedy(path: str | Path) -> str:
-    return f"Restore it, or make it again: snakemake --cores all --force {path}"
+    return f"Restore it, or make it again: {made_by(path)}"
+
+
+def made_by(path: str | Path) -> str:
+    """The command that makes `path`, as it is typed in the root of the repository."""
+    parts = Path(path).parts
+    if "results" not in parts:
+        return f"snakemake --cores all --force {path}"
+    below = parts[len(parts) - parts[::-1].index("results") :]
+    another = len(below) > 1 and below[0] != "micro"
+    study = f" --configfile (the file of {below[0]})" if another else ""
+    return f"snakemake --cores all --force {'/'.join(('results', *below))}{study}"
 
 
 def processor() -> str:

@@ -108,12 +108,17 @@ def prompts_of(
     if file is not None:
         if not file.is_file():
             raise CannotSample(f"{file} was not found")
-        lines = file.suffix != ".jsonl"
-        given += (
-            [{"prompt": line} for line in file.read_text().splitlines() if line.strip()]
-            if lines
-            else read_json_lines(file)
-        )
+        try:
+            read = (
+                read_json_lines(file)
+                if file.suffix == ".jsonl"
+                else [{"prompt": line} for line in file.read_text().splitlines() if line.strip()]
+            )
+        except ValueError as fault:  # no JSON, or no text at all
+            raise CannotSample(f"{file} cannot be read: {fault}") from None
+        if not read:
+            raise CannotSample(f"{file} holds no prompt; one a line was expected")
+        given += read
     if not given:
         given = list(_items(results / "base" / "items"))
     prompts = []
@@ -158,6 +163,12 @@ def sample(
     `temperature` 0 decodes greedily; above it, `seed` is set anew for each continuation, so that
     one does not depend on the others. Raises CannotSample when a prompt is too long.
     """
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise CannotSample(f"--device {device}: cpu or cuda was expected") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise CannotSample(f"--device {device}: torch sees no GPU here; leave it out for the CPU")
     wanted = {"until": [], "max_gen_toks": max_new_tokens, "do_sample": temperature > 0}
     if temperature > 0:
         wanted |= {"temperature": temperature}

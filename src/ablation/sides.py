@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ablation.accepted import SCRIPTS, oldest, read
+from ablation.accepted import SCRIPTS, oldest, read, script_of
 from ablation.code_hash import code_hash
 from ablation.layers import merge, read_layer, resolve
 from ablation.machine import run_of
@@ -20,7 +20,6 @@ from ablation.provenance import WORKFLOW_COPY, sealed_manifest, sha256_file, vis
 from ablation.store import Store
 
 SMALL = ("manifest.json", "run.json", "samples.parquet")  # what of a push is brought to compare
-STAGES = (*SCRIPTS, "recovery", "bag_of_words", "published", "flips", "curves", "figures")
 
 
 class NothingToCompare(ValueError):
@@ -147,8 +146,9 @@ def _of_commit(name: str, configfile: str | None, scratch: Path) -> Side:
     subprocess.run(["tar", "-x", "-C", str(scratch)], input=archive, check=True)
     found, known = Side(name), read(scratch)
     package = scratch / "src/ablation"
-    for stage in STAGES:
-        script = scratch / f"workflow/scripts/{SCRIPTS.get(stage, stage)}.py"
+    scripts = {file.stem for file in (scratch / "workflow/scripts").glob("*.py")}
+    for stage in sorted({*SCRIPTS, *scripts - {*SCRIPTS.values()}}):
+        script = scratch / script_of(stage)
         if script.is_file():
             found.code[stage] = {oldest(stage, code_hash(script, package), known)}
     file = scratch / (configfile or "config/default.yaml")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ablation.conditions import read_conditions
-from ablation.lineage import check_input, lineage, totals
+from ablation.lineage import check_input, lineage, run_beside, totals
 from ablation.metrics import accuracies
 from ablation.names import ALL_SEEDS, metric_of
 from ablation.provenance import StaleInput, sealed_manifest, sha256_file, verify_outputs
@@ -55,6 +55,7 @@ def trace(
         chosen = {p: role for p, role in chosen.items() if role is None or role in roles[0]}
     recorded = {below: _recorded(path, below, root) for below in chosen}
     nodes = lineage(recorded, path, root, ledger)
+    own = {"run": run_beside(root / path), "attempts": []}  # no machine is rented for a table
     conditions: dict[str, list[str]] = {}
     order = [*LETTERS, "after_against", None]
     for below, role in sorted(chosen.items(), key=lambda item: (order.index(item[1]), item[0])):
@@ -67,11 +68,16 @@ def trace(
             "value": row[column],
             "formula": roles[1],
         },
-        "made_by": {"manifest": path, "sha256": sha256_file(root / path), **_code(manifest)},
+        "made_by": {
+            "manifest": path,
+            "sha256": sha256_file(root / path),
+            **_code(manifest),
+            "run": own["run"],
+        },
         "conditions": conditions,
         "accuracies": _recomputed(conditions, nodes, row, manifest, root),
         "manifests": nodes,
-        "totals": totals(nodes.values()),
+        "totals": totals([own, *nodes.values()]),
     }
 
 

@@ -11,7 +11,7 @@ from rich.tree import Tree
 
 from ablation.lineage import machine, of_task, totals
 from ablation.tables import WIDTH
-from ablation.trace import LETTERS
+from ablation.trace import LETTERS, ROLES
 
 
 def show(found: Mapping, console: Console | None = None) -> None:
@@ -19,11 +19,14 @@ def show(found: Mapping, console: Console | None = None) -> None:
     console = console or Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     cell, nodes = found["cell"], found["manifests"]
     row = " ".join(f"{key}={value}" for key, value in cell["row"].items())
-    formula = f" = {cell['formula']}" if cell["formula"] else ""
+    # of an interval's end, a p value or a hash it says only what that is of
+    formula = f" = {cell['formula']}" if cell["column"] in ROLES else f" (of {cell['formula']})"
+    formula = formula if cell["formula"] else ""
     value = escape(cell["value"] or "nothing")  # a text may hold what looks like markup
     tree = Tree(f"[bold]{cell['column']}{formula} = {value}[/]  {escape(row)}")
     made = found["made_by"]
-    tree.add(f"{cell['table']}  by {made['manifest']}  code {made['code'][:12]}")
+    table = tree.add(f"{cell['table']}  by {made['manifest']}  code {made['code'][:12]}")
+    table.add(_ran({"run": made["run"], "attempts": []}))
     told: set[str] = set()
     for role, paths in found["conditions"].items():
         name = f"{LETTERS.get(role, '')} {role}".strip()
