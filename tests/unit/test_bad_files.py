@@ -62,10 +62,12 @@ def test_a_fault_of_a_config_file_is_told_by_its_line(configs):
     file.write_text("study: mine\nhardware: {gpu: -1}\nstudy: mine\n")
     merged = yaml.safe_load(file.read_text()) | {"seeds": ["1", "x"]}
     with pytest.raises(ConfigError) as error:
-        load_study(merged, configs, [file, configs / "left at home.yaml"])
+        load_study(merged, configs, [file])
     message = str(error.value)
     assert f"hardware.gpu ({file}:2)" in message and f"study ({file}:3): stands twice" in message
     assert "seeds[1] (--configfile/--config): 'x' found" in message and "seeds[0]" not in message
+    with pytest.raises(ConfigError, match=r"seeds\[1\] \(--configfile/--config\)"):
+        load_study({"seeds": ["1", "x"]}, configs, [configs / "left at home.yaml"])
 
 
 # ---- task files ----------------------------------------------------------------------------------

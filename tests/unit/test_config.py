@@ -173,6 +173,15 @@ def test_exponents_are_numbers_without_a_dot_too(configs):
 
 
 leaves = st.integers(0, 9) | st.none() | st.lists(st.integers(0, 9), max_size=2)
+
+
+def test_two_files_of_a_study_are_refused(tmp_path):
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text("seeds: [1]")
+    with pytest.raises(ConfigError, match="one file of a study was expected.*a.yaml.*b.yaml"):
+        load_study({"seeds": [1]}, CONFIG, [tmp_path / "a.yaml", tmp_path / "b.yaml"])
+
+
 blocks = st.dictionaries(st.sampled_from("abc"), leaves, max_size=3)
 mappings = st.dictionaries(st.sampled_from(["a", "b", "seeds"]), leaves | blocks, max_size=3)
 

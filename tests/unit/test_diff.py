@@ -112,6 +112,20 @@ def test_results_of_one_side_only_are_told(two):
     assert len(found["only"][folder("a")]) == 6 and found["only"][folder("b")] == []
 
 
+def test_configurations_are_compared_where_only_seeds_differ(two):
+    """Of another seed's training as well, which stands under another name."""
+    shutil.copytree("a", "c")
+    home = Path(folder("c"))
+    for seed in (1, 2):
+        old = home / f"stage3_finetune/3A/seed{seed}"
+        config = {"name": "3A", "seed": seed + 6, "recipe": {"learning_rate": 0.5}}
+        restamp(old / "manifest.json", config=config)
+        old.rename(old.with_name(f"seed{seed + 6}"))
+    found = diff(folder("a"), folder("c"))["config"]
+    (change,) = found["recipe.learning_rate"]
+    assert (change["before"], change["after"]) == (1e-3, 0.5)
+
+
 def test_other_items_are_not_paired(two, capsys):
     shutil.rmtree("b")
     shutil.copytree("a", "b")
@@ -162,12 +176,13 @@ def test_commits_are_compared_by_what_they_execute(tmp_path, monkeypatch):
     edit("src/ablation/finetune.py", "\nfrom __future__", "\n# a remark\n\nfrom __future__")
     edit("requirements-torch.txt", "torch==", "torch==9")
     edit("resources/published/prefill.json", "{", "{ ")
+    edit("src/ablation/bridge/claims.py", "p < limit and low", "p <= limit and low")
     commit("second")
     found = diff("HEAD~1", "HEAD")
     assert {key: changes[0]["after"] for key, changes in found["config"].items()} == {
         "statistics.confidence": 0.9
     }
-    assert {"recovery", "bag_of_words", "flips"} <= set(found["code"])
+    assert {"recovery", "bag_of_words", "flips", "bridge_tables"} <= set(found["code"])
     assert not {"stage3_finetune", "stage4_posteval", "curves"} & set(found["code"])
     assert list(found["packages"]) == ["torch"]
     assert list(found["data"]) == ["resources/published/prefill.json"]

@@ -243,6 +243,29 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing_and_leaves_no_half(tmp_
     assert seen == {"old", "gone", "new"}
 
 
+def test_a_file_never_takes_a_folders_place(tmp_path):
+    write_folder(tmp_path / "results", "kept")
+    before = content(tmp_path / "results")
+    with pytest.raises(IsADirectoryError, match="results is a folder"):
+        provenance.write_text(tmp_path / "results", "x")
+    assert content(tmp_path / "results") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+@pytest.mark.parametrize(
+    "path, command",
+    [
+        ("results/micro/recovery.csv", "snakemake --cores all --force results/micro/recovery.csv"),
+        ("/a/results/b/results/micro/x/manifest.json", "--force results/micro/x/manifest.json"),
+        ("/a/results/mine/x/m.json", "results/mine/x/m.json --configfile (the file of mine)"),
+        ("results/recovery.csv", "--force results/recovery.csv"),
+        ("elsewhere/base/manifest.json", "--force elsewhere/base/manifest.json"),
+    ],
+)
+def test_a_remedy_is_a_command_for_the_repositorys_root(path, command):
+    assert provenance.made_by(path).endswith(command)
+
+
 def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path, monkeypatch):
     folder, real = tmp_path / "model", os.replace
     write_folder(folder, "old")

@@ -167,12 +167,38 @@ def test_the_command_prints_and_writes(study, monkeypatch, capsys):
         (["--out", "s.xlsx"], "expected .jsonl, .csv, .md"),
         (["--file", "none.txt"], "none.txt was not found"),
         (["--max-new-tokens", "0"], "starts at 1"),
+        (["--temperature", "nan"], "--temperature at 0"),
+        (["--device", "foo"], "cpu or cuda was expected"),
+        (["--device", "cuda"], "torch sees no GPU here"),
     ],
 )
 def test_the_command_says_why_it_cannot(study, monkeypatch, capsys, arguments, told):
     monkeypatch.chdir(study.parents[1])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["sample", *arguments]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_a_folder_is_no_file_to_write_to(study, monkeypatch, capsys):
+    monkeypatch.chdir(study.parents[1])
+    with pytest.raises(SystemExit):
+        main(["sample", "--out", "results"])
+    assert "results is a folder; a file was expected" in capsys.readouterr().err
+    assert (study / "base/manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "name, content, told",
+    [
+        ("empty.txt", b"\n \n", "holds no prompt"),
+        ("broken.jsonl", b"{", "cannot be read"),
+        ("binary.txt", b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_file_of_prompts_that_cannot_be_read_is_named(study, tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CannotSample, match=f"{name}.*{told}|{name} {told}"):
+        prompts_of(study, [], tmp_path / name, False)
 
 
 def test_a_changed_weight_is_refused_by_name(study, monkeypatch, capsys):

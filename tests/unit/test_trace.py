@@ -8,7 +8,7 @@ import pytest
 from small_results import HOME, ITEMS, RECIPES, SEEDS, TASKS, make, manifest
 
 from ablation.__main__ import main
-from ablation.provenance import StaleInput, write_json_lines
+from ablation.provenance import StaleInput, write_json, write_json_lines
 from ablation.trace import CannotTrace, trace
 from ablation.trace_tree import show
 
@@ -61,6 +61,18 @@ def test_a_cell_leads_to_conditions_runs_samples_weights_and_data(here):
 )
 def test_a_column_leads_only_to_what_it_is_computed_from(here, column, roles):
     assert set(trace(TABLE, ROW, column)["conditions"]) == roles
+
+
+def test_what_made_the_table_counts_and_a_p_value_is_no_difference(here, capsys):
+    record = {"host": "t", "processor": "q", "seconds": 2.5, "started": "then"}
+    write_json(f"{HOME}/recovery.run.json", record)
+    found = trace(TABLE, ROW, "damage_p")
+    below = sum(n["run"]["seconds"] for n in found["manifests"].values() if n["run"])
+    assert found["totals"]["seconds"] == pytest.approx(below + 2.5)
+    assert found["totals"]["machines"] == ["h (p)", "t (q)"]
+    show(found)
+    told = capsys.readouterr().out
+    assert "damage_p (of A - B) = " in told and "ran then for 2.5 s on t (q)" in told
 
 
 def test_accuracies_are_computed_again_from_the_sample_rows(here):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from vast_stands import Account, Still
 
+from ablation.__main__ import main
 from snakemake_executor_plugin_vast import api, runs
 from snakemake_executor_plugin_vast import ledger as books
 from snakemake_executor_plugin_vast.api import Instance
@@ -74,6 +75,13 @@ def test_a_machine_that_cannot_be_woken_costs_no_other_its_state(tmp_path, monke
     watch = SimpleNamespace(api=account, prefix="p-")
     runs._rescue(watch, tmp_path, tmp_path, Still(), said.append)
     assert home == ["p-2"] and said == ["p-1: PUT: 400 outbid"]
+
+
+def test_reap_says_where_nothing_could_be_looked_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reap"]) == 0
+    told = capsys.readouterr().out
+    assert f"{tmp_path}: no run has rented from here" in told and "are left" not in told
 
 
 def test_reap_asks_for_no_key_where_nothing_was_rented(tmp_path):
