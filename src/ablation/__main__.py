@@ -106,13 +106,16 @@ def _add_table(commands) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from ablation.tables import NoTable, print_claims, print_recovery
+    from ablation.provenance import StaleInput
+    from ablation.tables import print_claims, print_recovery
+    from ablation.trace import verify_table
 
     try:
+        verify_table(arguments.file)
         if arguments.file.name == "claims.csv":
             return print_claims(arguments.file)
         return print_recovery(arguments.file, arguments.seed, arguments.task)
-    except NoTable as fault:
+    except (StaleInput, ValueError) as fault:  # no table, an edited one, or text for numbers
         print(fault, file=sys.stderr)
         return 1
 

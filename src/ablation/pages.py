@@ -106,6 +106,7 @@ def contrasts(contrasts: pd.DataFrame) -> str:
             "against": row.against,
             "seed": str(row.seed),
             "mask": row["mask"],
+            "leaks": _leaks(row),
             "task": row.task,
             "n": _text(row.n),
             "P": _digits(row.after),
@@ -188,10 +189,12 @@ def trainings(curves: pd.DataFrame) -> str:
 
 def flips(flips: pd.DataFrame) -> str:
     """flips.csv with a column a pattern."""
-    keys = ["recipe", "seed", "mask", "task", "n"]
+    flips = flips.assign(leaks=[_leaks(row) for _, row in flips.iterrows()])
+    keys = ["recipe", "seed", "mask", "leaks", "task", "n"]
     counts = flips.pivot_table(index=keys, columns="pattern", values="items", sort=False)
     rows = [
         dict(zip(keys, map(_text, index), strict=True))
+        | {"leaks": _alarm(index[3])}
         | {pattern: _text(row.get(pattern)) for pattern in PATTERNS}
         for index, row in counts.iterrows()
     ]
@@ -216,11 +219,14 @@ def bag_of_words(bags: pd.DataFrame) -> str:
             "near chance": near,
             "n": _text(row.n),
             "accuracy": held,
-            "reported items": _text(row.scored_n),
-            "accuracy on them": "{:.3f} [{:.3f}, {:.3f}]".format(*scored),
+            "items of the task": _text(row.scored_n),
+            "accuracy on those": "{:.3f} [{:.3f}, {:.3f}]".format(*scored),
         }
 
-    notes = ["A model of word counts, trained on many items and tested on held-out scenes."]
+    notes = [
+        "A model of word counts, trained on many items, tested on n fresh ones of held-out scenes "
+        "and on those that the study writes for the task (it may score fewer). 95 % intervals."
+    ]
     parts = [Section("Tasks", [told(row) for _, row in bags.iterrows()])]
     return html_page("What each task gives away without word order", notes, parts)
 

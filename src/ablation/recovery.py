@@ -34,7 +34,8 @@ WORDS = {"study", "recipe", "against", "seed", "mask", "task", "comparable", "re
     "criteria_met",
 }
 CONTRAST_COLUMNS = [
-    *("study", "recipe", "against", "seed", "mask", "task", "n", "after", "after_against"),
+    *("study", "recipe", "against", "seed", "mask", "train_leaks", "eval_leaks", "task", "n"),
+    *("after", "after_against"),
     *("recovered_difference", "recovered_difference_low", "recovered_difference_high"),
     "recovered_status",
 ]
@@ -115,6 +116,7 @@ def contrast_rows(
     both = {s: [after[s], after_against[s]] for s in set(after) & set(after_against)}
     for seed, pairs in _by_seed(both):
         scores = _scores([baseline, ablated], list(zip(*pairs, strict=True)), config)
+        finetuned = list(chain(*pairs))
         for task, means in _means(scores, config).items():
             row = {
                 "study": config["study"],
@@ -122,6 +124,8 @@ def contrast_rows(
                 "against": against,
                 "seed": seed,
                 "mask": mask,
+                "train_leaks": any(c.train_leaks for c in finetuned),
+                "eval_leaks": any(c.eval_leaks for c in (baseline, ablated, *finetuned)),
                 "task": task,
                 "n": _items(scores, task),
                 "after": means.values[2],

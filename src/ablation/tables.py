@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ablation.names import MACRO, MACROS
 from ablation.planning import Plan
+from ablation.provenance import made_by
 
 LEGEND = (
     "B: base under causal. A: base under the mask. P: after finetuning, under the mask. All on the "
@@ -35,9 +36,13 @@ class NoTable(ValueError):
 
 def read_table(file: str | Path, columns: Iterable[str], **how: object) -> pd.DataFrame:
     """A CSV file that has these columns and a row; `how` is pandas'. Raises NoTable."""
-    remedy = f"Another file, or make it again: snakemake --cores all --force {file}"
+    remedy = f"Another file, or make it again: {made_by(file)}"
+    if Path(file).suffix != ".csv":
+        remedy = "A table of a study is a .csv file"
+    if Path(file).is_dir():
+        raise NoTable(f"{file} is a folder; one of its tables was expected, recovery.csv for one")
     if not Path(file).is_file():
-        raise NoTable(f"{file} was not found. Make it: snakemake --cores all {file}")
+        raise NoTable(f"{file} was not found. {remedy}")
     try:
         frame = pd.read_csv(file, **how)
     except ValueError as fault:  # empty, ragged, or no text

@@ -85,6 +85,16 @@ KEYS = ("source", "study", "stage", "model", "recipe", "against", "seed", "mask"
 KEYS += ("step", "event", "pattern", "query", "key", "answer")
 
 
+def verify_table(table: Path) -> None:
+    """Raise StaleInput when a manifest of its study knows other bytes of `table`."""
+    row = read_table(table, (), dtype=str, keep_default_na=False).iloc[0].to_dict()
+    try:
+        path, root = _table_manifest(table, row)
+    except CannotTrace:
+        return  # a copy, somewhere
+    verify_outputs(root / path, sealed_manifest(root / path), {table.name})
+
+
 def find_row(table: Path, where: Mapping[str, str], column: str) -> dict[str, str]:
     """The one row of `table` that `where` fits, cells as text."""
     try:

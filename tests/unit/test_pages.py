@@ -108,6 +108,24 @@ def test_what_cannot_be_compared_is_said():
     assert "NOT COMPARABLE" not in pages.recovery(recovery_table())
 
 
+def test_no_page_of_numbers_hides_a_leak():
+    row = {
+        "study": "s",
+        "recipe": "3B-leaky",
+        "seed": "1",
+        "mask": "full_bidir",
+        "task": "a",
+        "n": 4,
+    }
+    row |= {"train_leaks": True, "eval_leaks": True, "pattern": "RWR", "items": 4, "against": "3B"}
+    row |= {"after": 0.5, "after_against": 0.4}
+    row |= dict.fromkeys([f"recovered_difference{end}" for end in ("", "_low", "_high")], 0.1)
+    whole = pd.DataFrame([row, row | {"task": "macro", "seed": "all"}])
+    for page in (pages.contrasts(whole), pages.flips(whole)):
+        found = [t for t in Tables(page).tables if t]
+        assert found and all("train eval" in row for t in found for row in t[1:])
+
+
 def test_samples_stand_side_by_side():
     texts = pd.DataFrame(
         [

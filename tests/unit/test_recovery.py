@@ -139,8 +139,13 @@ def test_a_leak_in_scoring_or_training_is_in_every_row_that_used_it():
     conditions += [
         condition(0.6, m, "3B-leaky", 1, train_leaks=True) for m in ("causal", "full_bidir")
     ]
-    frame = table(study_tables(conditions, CONFIG)[0])
-    assert frame.train_leaks.all()
+    conditions += [condition(0.7, m, "3B", 1) for m in ("causal", "full_bidir")]
+    recovery, contrasts = study_tables(conditions, CONFIG)
+    frame = table(recovery)
+    assert (frame.train_leaks == (frame.recipe == "3B-leaky")).all()
+    assert (frame.eval_leaks == (frame["mask"] == "full_bidir")).all()
+    frame = table(contrasts, CONTRAST_COLUMNS)
+    assert len(frame) and frame.train_leaks.all()  # one of the two recipes is the leaky one
     assert (frame.eval_leaks == (frame["mask"] == "full_bidir")).all()
 
 

@@ -234,6 +234,18 @@ def test_what_is_no_table_is_refused_by_its_name(tmp_path, capsys, content):
         assert str(file) in told and "make it again" in told, told
 
 
+def test_the_command_table_believes_no_edited_table(here, capsys):
+    assert main(["table", TABLE]) == 0
+    for table in (Path(TABLE), Path(HOME) / "recovery.csv"):
+        whole = table.read_text()
+        table.write_text(whole.replace("0.", "1.", 1))
+        assert main(["table", str(table)]) == 1
+        assert "recovery.csv" in capsys.readouterr().err
+        table.write_text(whole)
+    assert main(["table", "results"]) == 1
+    assert "results is a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("line", ["no json", '{"what": "attempt"}', None])
 def test_a_damaged_ledger_is_told_by_its_line(here, capsys, line):
     if line:
