@@ -33,6 +33,11 @@ if workflow.storage_settings.default_storage_provider:  # and stamps name manife
     )
 STUDY_FILES = (ROOT / "config", workflow.overwrite_configfiles)
 STUDY = load_study(config, *STUDY_FILES, pinned=False)
+if workflow.overwrite_configfiles and "study" not in config:
+    logger.warning(
+        f"{', '.join(map(str, workflow.overwrite_configfiles))} names no `study:`: what it makes "
+        f"takes the place of the results of {STUDY.study}, results/{STUDY.study}/."
+    )
 if unpinned(STUDY):
     logger.warning(
         f"{len(unpinned(STUDY))} hub repositories have no commit yet (pins:): this shows what would "

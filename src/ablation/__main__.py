@@ -20,7 +20,11 @@ def main(argv: list[str] | None = None) -> int:
     for add in (*own, *commands_of_records.ALL):
         add(commands)
     arguments = parser.parse_args(argv)
-    return arguments.run(arguments)
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130  # as a shell says it
 
 
 def _add_plan(commands) -> None:

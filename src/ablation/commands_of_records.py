@@ -141,8 +141,10 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from ablation.provenance import write_json
-    from ablation.reproduce import reproduce
+    from ablation.reproduce import CannotReproduce, reproduce
 
+    if not arguments.tolerance >= 0:
+        raise CannotReproduce(f"--tolerance {arguments.tolerance}: a number from 0 on was expected")
     file = arguments.configfile
     verdicts = reproduce(
         arguments.stage,

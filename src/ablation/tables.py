@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ablation.names import MACRO, MACROS
 from ablation.planning import Plan
-from ablation.provenance import made_by
+from ablation.provenance import made_by, sealed_manifest
 
 LEGEND = (
     "B: base under causal. A: base under the mask. P: after finetuning, under the mask. All on the "
@@ -85,8 +85,17 @@ def print_recovery(file: str | Path, seed: str, task: str) -> int:
     )
     for line in warnings_of(rows):
         console.print(line, style="bold red")
-    console.print(LEGEND, style="dim")
+    console.print(_legend(Path(file).parent, study), style="dim")
     return 0
+
+
+def _legend(home: Path, study: str) -> str:
+    """With the confidence of the intervals, where the table's manifest is there to say it."""
+    for manifest in (home / "recovery.manifest.json", home / study / "recovery.manifest.json"):
+        if manifest.is_file():
+            level = sealed_manifest(manifest)["stamp"]["config"]["statistics"]["confidence"]
+            return LEGEND.replace("brackets: intervals", f"brackets: {100 * level:g} % intervals")
+    return LEGEND
 
 
 CLAIMS = ("regime", "claim", "value", "low", "high", "p", "verdict")  # of a bridge's claims.csv

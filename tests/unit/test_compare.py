@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ablation.__main__ import main
 from ablation.compare import compare, distance
 
 
@@ -110,3 +111,18 @@ def test_a_number_that_is_none_on_both_sides_hides_no_other(tmp_path):
         save_file({"w": np.array([np.nan, last, 0.0])}, tmp_path / f"{name}.safetensors")
     verdict = compare(tmp_path / "a.safetensors", tmp_path / "b.safetensors", 1e-3)
     assert (verdict.verdict, verdict.largest) == ("different", 2.0)
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "nan"])
+def test_a_tolerance_is_no_less_than_nothing(tolerance, capsys):
+    assert main(["reproduce", "recovery", "--tolerance", tolerance]) == 2
+    assert "a number from 0 on was expected" in capsys.readouterr().err
+
+
+def test_a_command_that_is_interrupted_says_so_in_a_line(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ablation.reproduce.reproduce", interrupted)
+    assert main(["reproduce", "recovery"]) == 130
+    assert capsys.readouterr().err == "stopped\n"

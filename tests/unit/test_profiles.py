@@ -112,6 +112,14 @@ def test_a_real_run_of_an_unpinned_study_is_refused_before_anything_runs(tmp_pat
     assert "Finished job" not in refused and not (ROOT / "results/unpinned").exists()
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_file_without_a_study_is_told_whose_results_it_replaces(tmp_path, named):
+    file = tmp_path / "mine.yaml"
+    file.write_text("seeds: [1]\n" + "study: mine\n" * named)
+    told = snakemake("-n", "stage1", "--configfile", str(file))
+    assert ("takes the place of the results of micro" in told) != named
+
+
 def test_only_a_dry_run_may_leave_pins_open():
     loose = {"extends": "ministral3b.yaml", "pins": {"yahma/alpaca-cleaned": "main"}}
     study = load_study(loose, ROOT / "config", pinned=False)

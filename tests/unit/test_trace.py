@@ -236,6 +236,7 @@ def test_what_is_no_table_is_refused_by_its_name(tmp_path, capsys, content):
 
 def test_the_command_table_believes_no_edited_table(here, capsys):
     assert main(["table", TABLE]) == 0
+    assert "In brackets: 95 % intervals" in capsys.readouterr().out
     for table in (Path(TABLE), Path(HOME) / "recovery.csv"):
         whole = table.read_text()
         table.write_text(whole.replace("0.", "1.", 1))
