@@ -30,18 +30,21 @@ def diff(first: str, second: str, study: str | None = None, configfile: str | No
     """What differs between two folders of results, two pushes, or two commits.
 
     Returns `sides` (their names), `config` ({key: {values before and after: [results]}}), `code`,
-    `packages`, `hardware` ({name: [before, after]}), `data` ({file: [sha256, sha256]}), `only`
+    `packages`, `hardware` ({name: [before, after]}), `data` ({file: [sha256, sha256]}; of a commit
+    beside results these four hold what both sides know), `only`
     ({side: results that the other lacks}), `changed` (results whose files differ), `compared`
     (results on both sides) and `numbers` (see `numbers`).
     """
     with ExitStack() as stack:
         a, b = (stack.enter_context(side(n, study, configfile)) for n in (first, second))
         both = sorted(set(a.outputs) & set(b.outputs))
+        # a commit locks every package and has all stages; results know those they were made by
+        shared = (a.home is None) != (b.home is None)
         return {
             "sides": [a.name, b.name],
             "config": _config(a, b),
-            **{kind: _unequal(getattr(a, kind), getattr(b, kind)) for kind in SETS},
-            "data": _unequal(a.data, b.data),
+            **{kind: _unequal(getattr(a, kind), getattr(b, kind), shared) for kind in SETS},
+            "data": _unequal(a.data, b.data, shared),
             "only": {
                 a.name: sorted(set(a.outputs) - set(b.outputs)),
                 b.name: sorted(set(b.outputs) - set(a.outputs)),
@@ -52,10 +55,10 @@ def diff(first: str, second: str, study: str | None = None, configfile: str | No
         }
 
 
-def _unequal(a: Mapping, b: Mapping) -> dict[str, list]:
+def _unequal(a: Mapping, b: Mapping, shared: bool = False) -> dict[str, list]:
     return {
         key: [_plain(a.get(key)), _plain(b.get(key))]
-        for key in sorted({*a, *b})
+        for key in sorted({*a} & {*b} if shared else {*a, *b})
         if a.get(key) != b.get(key)
     }
 
@@ -192,8 +195,8 @@ def show(found: Mapping, every_task: bool = False) -> None:
         if results:
             console.print(f"only in {name}: {_where(results)}")
     same = [kind for kind in ("config", *SETS, "data") if not found[kind]]
-    if not found["compared"]:
-        same.remove("hardware")  # a commit has none
+    if not found["compared"]:  # a commit has none of these
+        same = [kind for kind in same if kind != "hardware"]
     if same:
         console.print(f"the same: {', '.join(same)}")
     if not found["compared"]:

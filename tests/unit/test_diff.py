@@ -187,6 +187,9 @@ def test_commits_are_compared_by_what_they_execute(tmp_path, monkeypatch):
     assert list(found["packages"]) == ["torch"]
     assert list(found["data"]) == ["resources/published/prefill.json"]
     assert found["numbers"] == [] and not any(diff("HEAD", "HEAD")[kind] for kind in KINDS)
+    make(tmp_path)
+    beside = diff("HEAD", HOME)  # results know few packages and stages; the others are no change
+    assert set(beside["packages"]) <= {"torch", "lm_eval"} and "samples" not in beside["code"]
 
 
 def git(*arguments):
