@@ -189,14 +189,13 @@ def trainings(curves: pd.DataFrame) -> str:
 
 def flips(flips: pd.DataFrame) -> str:
     """flips.csv with a column a pattern."""
-    flips = flips.assign(leaks=[_leaks(row) for _, row in flips.iterrows()])
-    keys = ["recipe", "seed", "mask", "leaks", "task", "n"]
+    keys = ["recipe", "seed", "mask", "train_leaks", "eval_leaks", "task", "n"]
     counts = flips.pivot_table(index=keys, columns="pattern", values="items", sort=False)
     rows = [
-        dict(zip(keys, map(_text, index), strict=True))
-        | {"leaks": _alarm(index[3])}
+        {key: _text(row[key]) for key in ("recipe", "seed", "mask")}
+        | {"leaks": _leaks(row), "task": row.task, "n": _text(row.n)}
         | {pattern: _text(row.get(pattern)) for pattern in PATTERNS}
-        for index, row in counts.iterrows()
+        for _, row in counts.reset_index().iterrows()
     ]
     notes = [
         "R right, W wrong: of the base under causal, of the base under the mask, of the finetuned "
