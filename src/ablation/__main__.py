@@ -269,17 +269,17 @@ def _reap(arguments: argparse.Namespace) -> int:
     from snakemake_executor_plugin_vast.api import Vast, VastError, find_key
     from snakemake_executor_plugin_vast.runs import PLACE, reap
 
-    try:
-        left = reap(Path.cwd(), lambda: Vast(find_key(dict(os.environ), Path.home())), print)
-    except (VastError, ValueError) as fault:
-        print(fault, file=sys.stderr)
-        return 1
-    if not (Path.cwd() / PLACE).is_dir():
+    if not PLACE.is_dir():
         print(
             f"{Path.cwd()}: no run has rented from here, so nothing was looked up. Call it where "
             "Snakemake was started"
         )
         return 0
+    try:
+        left = reap(Path.cwd(), lambda: Vast(find_key(dict(os.environ), Path.home())), print)
+    except (VastError, ValueError) as fault:
+        print(fault, file=sys.stderr)
+        return 1
     print(f"still listed: {' '.join(left)}" if left else "no machines of killed runs are left")
     return 1 if left else 0
 

@@ -194,9 +194,10 @@ def show(found: Mapping, every_task: bool = False) -> None:
     for name, results in found["only"].items():
         if results:
             console.print(f"only in {name}: {_where(results)}")
-    same = [kind for kind in ("config", *SETS, "data") if not found[kind]]
-    if not found["compared"]:  # a commit has none of these
-        same = [kind for kind in same if kind != "hardware"]
+    kinds = ["config", *SETS, "data"]
+    if not found["compared"]:
+        kinds.remove("hardware")  # a commit has none
+    same = [kind for kind in kinds if not found[kind]]
     if same:
         console.print(f"the same: {', '.join(same)}")
     if not found["compared"]:

@@ -172,9 +172,6 @@ def test_exponents_are_numbers_without_a_dot_too(configs):
     assert load_study({"extends": "rate.yaml"}, configs).finetune.learning_rate == 2e-5
 
 
-leaves = st.integers(0, 9) | st.none() | st.lists(st.integers(0, 9), max_size=2)
-
-
 def test_two_files_of_a_study_are_refused(tmp_path):
     for name in ("a.yaml", "b.yaml"):
         (tmp_path / name).write_text("seeds: [1]")
@@ -182,6 +179,7 @@ def test_two_files_of_a_study_are_refused(tmp_path):
         load_study({"seeds": [1]}, CONFIG, [tmp_path / "a.yaml", tmp_path / "b.yaml"])
 
 
+leaves = st.integers(0, 9) | st.none() | st.lists(st.integers(0, 9), max_size=2)
 blocks = st.dictionaries(st.sampled_from("abc"), leaves, max_size=3)
 mappings = st.dictionaries(st.sampled_from(["a", "b", "seeds"]), leaves | blocks, max_size=3)
 
