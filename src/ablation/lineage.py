@@ -14,7 +14,7 @@ from ablation.machine import run_of
 from ablation.names import MACROS, macros
 from ablation.provenance import (
     StaleInput,
-    made_by,
+    command_for,
     read_json_lines,
     sealed_manifest,
     sha256_file,
@@ -104,7 +104,7 @@ def read_run(file: str | Path) -> dict:
             return record
     raise StaleInput(
         f"{file} is no run record: cut off or edited. Restore it, or make its job again: "
-        f"{made_by(file)}"
+        f"{command_for(file)}"
     )
 
 

@@ -267,10 +267,10 @@ def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | N
 
 
 def _remedy(path: str | Path) -> str:
-    return f"Restore it, or make it again: {made_by(path)}"
+    return f"Restore it, or make it again: {command_for(path)}"
 
 
-def made_by(path: str | Path) -> str:
+def command_for(path: str | Path) -> str:
     """The command that makes `path`, as it is typed in the root of the repository."""
     parts = Path(path).parts
     if "results" not in parts:

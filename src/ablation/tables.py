@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ablation.names import MACRO, MACROS
 from ablation.planning import Plan
-from ablation.provenance import made_by, sealed_manifest
+from ablation.provenance import command_for, sealed_manifest
 
 LEGEND = (
     "B: base under causal. A: base under the mask. P: after finetuning, under the mask. All on the "
@@ -36,7 +36,7 @@ class NoTable(ValueError):
 
 def read_table(file: str | Path, columns: Iterable[str], **how: object) -> pd.DataFrame:
     """A CSV file that has these columns and a row; `how` is pandas'. Raises NoTable."""
-    remedy = f"Another file, or make it again: {made_by(file)}"
+    remedy = f"Another file, or make it again: {command_for(file)}"
     if Path(file).suffix != ".csv":
         remedy = "A table of a study is a .csv file"
     if Path(file).is_dir():

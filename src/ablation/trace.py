@@ -138,9 +138,8 @@ def _table_manifest(table: Path, row: Mapping) -> tuple[str, Path]:
     for path in sorted(home.glob("*.manifest.json")):
         manifest = sealed_manifest(path)
         if table.name in manifest["outputs"]:
-            # a bridge's tables stand one folder deeper
-            whole = (p for p in home.parents if all((p / n).exists() for n in manifest["inputs"]))
-            root = next(whole, home.parents[1])
+            # results/<study>/, or a folder below it: a bridge's
+            root = next((p.parent for p in home.parents if p.name == "results"), home.parents[1])
             return path.relative_to(root).as_posix(), root
     named = home / row.get("study", "") / table.name  # results/recovery.csv: a copy
     if row.get("study") and named.is_file():

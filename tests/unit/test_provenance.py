@@ -263,7 +263,7 @@ def test_a_file_never_takes_a_folders_place(tmp_path):
     ],
 )
 def test_a_remedy_is_a_command_for_the_repositorys_root(path, command):
-    assert provenance.made_by(path).endswith(command)
+    assert provenance.command_for(path).endswith(command)
 
 
 def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path, monkeypatch):

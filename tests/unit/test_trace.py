@@ -93,6 +93,13 @@ def test_the_same_cell_by_the_studys_own_table(here):
     assert ours["manifests"] == named["manifests"]
 
 
+def test_a_table_without_inputs_is_named_from_the_root_as_well(here):
+    Path(f"{HOME}/cells.csv").write_text("query,key\n1,2\n")
+    manifest("cells.manifest.json", "mask_cells", {}, ["cells.csv"])
+    found = trace(f"{HOME}/cells.csv", {"query": "1"}, "key")
+    assert found["made_by"]["manifest"] == f"{HOME}/cells.manifest.json"
+
+
 def test_other_tables_lead_back_as_well(here):
     both = {"recipe": "3B", "against": "3A", "seed": "1", "mask": "full_bidir", "task": "a"}
     found = trace(f"{HOME}/contrasts.csv", both, "recovered_difference")
