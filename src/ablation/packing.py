@@ -128,7 +128,10 @@ def pack(
         owners += len(example.continuations)
 
     columns: list[list[int]] = [[], [], [], []]  # input_ids, doc, branch, position_ids
-    targets: list[list[int]] = [[], [], [], []]  # row, position, id, owner
+    target_row: list[int] = []
+    target_position: list[int] = []
+    target_id: list[int] = []
+    target_owner: list[int] = []
     for row_index, row in enumerate(members):
         ids: list[int] = []
         doc: list[int] = []
@@ -148,12 +151,12 @@ def pack(
                 position_ids.extend(range(len(prompt), len(prompt) + len(kept)))
                 predicted = continuation if len(prompt) else continuation[1:]
                 if len(prompt) and len(continuation):
-                    targets[1].append(end_of_prompt - 1)
-                targets[1].extend(range(start, start + len(continuation) - 1))
-                targets[2].extend(predicted)
-                targets[3].extend([first_owner[index] + number] * len(predicted))
+                    target_position.append(end_of_prompt - 1)
+                target_position.extend(range(start, start + len(continuation) - 1))
+                target_id.extend(predicted)
+                target_owner.extend([first_owner[index] + number] * len(predicted))
             doc.extend([index] * (len(ids) - len(doc)))
-        targets[0].extend([row_index] * (len(targets[1]) - len(targets[0])))
+        target_row.extend([row_index] * (len(target_id) - len(target_row)))
         padding = width - len(ids)
         columns[0].extend(ids + padding * [0])
         columns[1].extend(doc + padding * [PADDING_DOC])
@@ -161,7 +164,8 @@ def pack(
         columns[3].extend(position_ids + padding * [0])
 
     # by way of numpy, which reads lists in half the time
-    tensors = [torch.from_numpy(np.array(column, dtype=np.int64)) for column in columns + targets]
+    columns += [target_row, target_position, target_id, target_owner]
+    tensors = [torch.from_numpy(np.array(column, dtype=np.int64)) for column in columns]
     shaped = [tensor.view(len(members), width) for tensor in tensors[:4]]
     return Rows(*shaped, *tensors[4:], continuations=owners)
 
