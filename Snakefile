@@ -1,19 +1,14 @@
-# Prefill-mask ablation: take the causal mask away during prefill, measure, finetune, measure again.
-# A table of contents; every rule stands in the file of its stage.
+# Ablation of the prefill mask: remove the causal mask during prefill, measure what is lost,
+# finetune, and measure what comes back. With a `bridge:` block, the cross-model bridge instead.
+#
+# This file is a table of contents; each rule is in the file of its stage.
+# Needs a configuration (config/default.yaml, or --configfile). Makes results/ and logs/.
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 
 include: "rules/common.smk"
-include: "rules/stamps.smk"
-
-
-if STUDY.bridge:
-
-    include: "rules/bridge_stamps.smk"
-
-
 include: "rules/targets.smk"
 include: "rules/base.smk"
 include: "rules/stage1_baseline.smk"
@@ -21,6 +16,7 @@ include: "rules/stage2_ablation.smk"
 include: "rules/stage3_finetune.smk"
 include: "rules/stage4_posteval.smk"
 include: "rules/stage5_longrun.smk"
+include: "rules/metrics.smk"
 include: "rules/recovery.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
@@ -31,21 +27,9 @@ if STUDY.bridge:
     include: "rules/bridge.smk"
 
 
-localrules:
-    all,
-
-
 rule all:
-    """The study: its tables, its figures and the pages of its report; or those of its bridge."""
+    """Every table, figure and page of the study, or of its bridge if it has one."""
+    default_target: True
     input:
-        (
-            rules.bridge.input
-            if STUDY.bridge
-            else [
-                "results/recovery.csv",
-                f"{RESULTS}/published.csv",
-                [f"{RESULTS}/bag_of_words.csv"] if WORLD else [],
-                expand(f"{RESULTS}/figures/{{figure}}.svg", figure=FIGURES),
-                expand(f"{RESULTS}/report/{{page}}.html", page=[*PAGES, "costs", "environment"]),
-            ]
-        ),
+        rules.bridge.input if STUDY.bridge else rules.study.input,
+    localrule: True

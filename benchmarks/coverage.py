@@ -1,4 +1,4 @@
-"""How often the tables' 95 % intervals hold the truth: simulated studies whose truth is known.
+"""Measures how often the tables' 95 % intervals contain the truth, in simulated studies.
 
     python benchmarks/coverage.py [--studies 1000] [--workers 2] [--write docs/statistics.md]
 
@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from ablation.statistics import Interval, fieller, paired_means, wilson
+from ablation.analysis.statistics import Interval, fieller, paired_means, wilson
 
 CONFIDENCE, RESAMPLES, ITEM, OWN = 0.95, 1000, 0.5, 0.3
 B, A, P, Q = range(4)  # base, ablated, after one recipe, after another
-# What is reported: (name, of one seed or of all, numerator, denominator or none)
+# The reported numbers: (name, of one seed or of all, numerator, denominator or none)
 ROWS = [
     ("damage", "one", (A, B), None),
     ("gain", "one", (P, A), None),
@@ -36,7 +36,7 @@ ROWS = [
     ("R", "all", (P, A), (B, A)),
     ("R - R'", "all", (P, Q), (B, A)),
 ]
-# Per regime: accuracies [conditions, tasks], items a task; the first task stands for one task.
+# For each regime: accuracies [conditions, tasks] and items of a task. Single tasks are the first.
 MICRO = [
     [0.987, 0.9995, 0.9995, 0.9995, 0.9995],
     [0.44, 0.58, 0.41, 0.94, 0.90],
@@ -70,7 +70,7 @@ def simulate(accuracies, n, spread, rng):
 
 
 def bootstrap_draws(scores, weights, seed_weights):
-    """Means of resamples, [conditions, resamples]: items drawn anew, and seeds."""
+    """Means of resamples [conditions, resamples], in which items and seeds are drawn again."""
     draws = 0
     for task, drawn in zip(scores, weights, strict=True):
         by_seed = task.astype(np.float32) @ drawn
@@ -79,7 +79,7 @@ def bootstrap_draws(scores, weights, seed_weights):
 
 
 def by_bootstrap(means, draws, top, bottom):
-    """The interval that the plain bootstrap gives, None when unbounded."""
+    """The interval of the plain bootstrap, or None if it is unbounded."""
     above = draws[top[0]] - draws[top[1]]
     if bottom is None:
         tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
@@ -133,7 +133,7 @@ def count(regime, spread, studies):
 
 
 def tables(results):
-    """One table a regime: coverage in %, ours / the plain bootstrap's."""
+    """One table for each regime: coverage in %, of the tables / of the plain bootstrap."""
     texts = []
     for regime in REGIMES:
         columns = [rest for name, *rest in results if name == regime]
@@ -167,7 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--write", type=Path, help="put the table between this file's marks")
+    parser.add_argument("--write", type=Path, help="write the table between the marks of this file")
     arguments = parser.parse_args()
     started = time.perf_counter()
     jobs = [(regime, spread, arguments.studies) for regime in REGIMES for spread in SPREADS]

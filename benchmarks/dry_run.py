@@ -1,4 +1,4 @@
-"""Seconds and memory of a dry run, by the number of recipes of a sweep.
+"""Measures seconds and memory of a dry run, by the number of recipes of a sweep.
 
     python benchmarks/dry_run.py [--recipes 10 100 1000] [--seeds 1]
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from ablation.provenance import processor
+from ablation.provenance.run_records import processor_name
 
 
 def dry_run(*options: str) -> dict:
@@ -51,7 +51,7 @@ def dry_run(*options: str) -> dict:
 
 
 def sweep(recipes: int, seeds: int, folder: Path) -> Path:
-    """A study with so many variants of 3B beside the shipped recipes."""
+    """A study with `recipes` variants of 3B in addition to the shipped recipes."""
     shipped = yaml.safe_load(Path("config/default.yaml").read_text())["recipes"]
     variants = {f"3B-lr{n}": {"learning_rate": 1e-3 * (1 + n / recipes)} for n in range(recipes)}
     study = {"study": f"sweep{recipes}", "seeds": list(range(1, seeds + 1))}
@@ -73,7 +73,7 @@ def main() -> int:
             file = sweep(recipes, arguments.seeds, Path(folder))
             rows.append({"recipes": recipes, **dry_run("--configfile", str(file))})
     found = {
-        "processor": processor(),
+        "processor": processor_name(),
         "processors": os.cpu_count(),
         "python": sys.version.split()[0],
         "load": round(os.getloadavg()[0], 1),

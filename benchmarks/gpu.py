@@ -1,7 +1,7 @@
-"""Scoring and training of a 3.4 B model on one GPU, beside what a user would do otherwise.
+"""Scoring and training of a 3.4 billion weight model on one GPU, compared with alternatives.
 
     python benchmarks/gpu.py [--out benchmarks/results/h100.json] [--seconds 1500] [--only NAME ...]
-    python benchmarks/gpu.py --toy      # the same at toy size, on a CPU: it runs, it means nothing
+    python benchmarks/gpu.py --toy      # the same at toy size on a CPU; its numbers mean nothing
 
 One section after the other; a finished one is kept in <out>.sections.json and not run again on the
 same machine, driver and commit. No section is begun after --seconds. Exits 1 while one is missing.
@@ -31,7 +31,7 @@ from gpu_training import (
 from measuring import free, rate
 from workload import FULL, TOY, Size
 
-from ablation.provenance import processor
+from ablation.provenance.run_records import processor_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,11 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def identify(size: Size, commit: str | None) -> dict:
-    """What must be equal for sections to belong together."""
+    """The circumstances that must be equal for all sections of one record."""
     if commit is None:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
         commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
-    machine, driver = processor(), "none"
+    machine, driver = processor_name(), "none"
     if size.device == "cuda":
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         machine, driver = subprocess.check_output(query, text=True).splitlines()[0].split(", ")
@@ -86,7 +86,7 @@ def identify(size: Size, commit: str | None) -> dict:
 
 
 def report(done: dict) -> dict:
-    """The sections as one record, by the names that the issue gives."""
+    """All sections as one record."""
     sections = done["sections"]
 
     def at(section: str, key: str):
@@ -133,7 +133,7 @@ def report(done: dict) -> dict:
 
 
 def machine(size: Size) -> dict:
-    """Rates of a bfloat16 matrix product and of a copy."""
+    """The rates of a bfloat16 matrix product and of a copy."""
     n = size.matrix
     a, b = (torch.randn(n, n, device=size.device, dtype=torch.bfloat16) for _ in range(2))
     out = torch.empty_like(a)

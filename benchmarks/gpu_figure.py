@@ -1,4 +1,4 @@
-"""Tables and figure of docs/performance.md, from a result of benchmarks/gpu.py.
+"""Makes the tables and the figure of docs/performance.md from a result of benchmarks/gpu.py.
 
 python benchmarks/gpu_figure.py benchmarks/results/h100.json [--docs docs]
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
-from ablation.charts import render, sheet
+from ablation.report.charts import render, sheet
 
 MARK = "<!-- measured -->\n"
 
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def tables(record: dict) -> str:
-    """What was measured beside its peers, and how it grows, as markdown."""
+    """The rates compared with alternatives, and their growth with the work, as markdown."""
     scoring, training, sections = record["scoring"], record["training"], record["sections"]
     rates, errors = scoring["items_per_s"], scoring["relative_error"]
     steps, tokens = training["step16_s"], training["tokens_per_s"]

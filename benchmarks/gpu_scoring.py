@@ -1,4 +1,4 @@
-"""Scoring, ours and theirs: each function is a section of benchmarks/gpu.py."""
+"""Scoring by this repository and by others; functions of one argument are sections of gpu.py."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from measuring import peak_gib, rate, seconds
 from workload import STUDY, Size, as_ids, as_strings, make_items, make_model, make_tokenizer
 
-from ablation.lm import MaskedLM
-from ablation.packing import Example
+from ablation.model.packing import Example
+from ablation.scoring.masked_lm import MaskedLM
+from ablation.vocabulary.masks import CAUSAL
 
-MASKS = ("causal", "prefill_bidir")
-LONGEST = 16_384  # tokens that a scorer takes
+MASKS = (CAUSAL, STUDY.recipes["3B"].train_mask)
+LONGEST = 16_384  # most tokens of an item
 
 
 def our_scorer(size: Size, mask: str, **options) -> tuple[MaskedLM, torch.nn.Module]:
@@ -46,7 +47,7 @@ def scoring_hflm(size: Size) -> dict:
 
 
 def scoring_seed_loop(size: Size) -> dict:
-    """One choice a forward."""
+    """The published scorer: one choice in each forward."""
     model, items = make_model(size, "sdpa"), make_items(size, size.loop_items)
     peers.score_one_by_one(model, items[:2])
     taken = seconds(lambda: peers.score_one_by_one(model, items))
@@ -70,7 +71,7 @@ def scoring_ours(size: Size) -> dict:
 
 
 def scoring_error(size: Size) -> dict:
-    """|difference| / |log-likelihoods| against the same weights computed in float32."""
+    """|difference| / |log-likelihoods|, compared with the same weights in float32."""
     items = make_items(size, size.checked_items)
     ids, tokenizer = as_ids(items), make_tokenizer(size)
 
@@ -104,7 +105,7 @@ def scoring_error(size: Size) -> dict:
 
 
 def scoring_growth(size: Size) -> dict:
-    """Items and tokens a second at 1, 2, 4 times the work, by prompt length and row width."""
+    """Items and tokens a second at 1, 2 and 4 times the work, by prompt length and row width."""
     lm, _ = our_scorer(size, "prefill_bidir")
     found = {"work": [], "prompt": [], "row": []}
 

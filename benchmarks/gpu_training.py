@@ -1,4 +1,4 @@
-"""Training, ours and theirs: each function with one argument is a section of benchmarks/gpu.py."""
+"""Training by this repository and by others; functions of one argument are sections of gpu.py."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 from workload import STUDY, Size, make_model, make_samples
 
-from ablation.arguments import own_optimizer, training_arguments
-from ablation.masks import wants_fixed_rows
-from ablation.models import target_logits
-from ablation.packing import WIDTHS, Example, forwards, pack, token_count
-from ablation.stops import Stops
-from ablation.trainer import MaskedTrainer, summed_loss
+from ablation.config.study import Recipe, StopRules
+from ablation.model.forward import target_logits
+from ablation.model.masks import uses_fixed_rows
+from ablation.model.packing import WIDTHS, Example, forwards, pack, token_count
+from ablation.training.early_stopping import Stops
+from ablation.training.trainer import MaskedTrainer, summed_loss
+from ablation.training.trainer_arguments import custom_optimizer, training_arguments
 
-MEMORY_GIB = 38.0  # reserved, so that a card of 40 GB does it
+RECIPE = STUDY.recipes["3B"]
+MEMORY_GIB = 38.0  # at most this is reserved, so that a card of 40 GB suffices
 
 
 class Clock(TrainerCallback):
@@ -43,12 +45,12 @@ class Clock(TrainerCallback):
             self.tokens = state.num_input_tokens_seen - self.tokens
 
 
-def timed_recipe(steps: int, batch: int) -> dict:
-    """The study's 3B, which looks at no loss in between and never stops early."""
+def timed_recipe(steps: int, batch: int) -> Recipe:
+    """The study's 3B without evaluations and early stopping."""
     looks = dict.fromkeys(("log_steps", "save_steps", "eval_steps"), 1000)
-    stops = dict.fromkeys(("no_learning", "plateau", "leak"))
+    stops = StopRules(no_learning=None, plateau=None, leak=None)
     length = {"max_steps": steps, "warmup_steps": 2, "batch_examples": batch}
-    return STUDY.recipe("3B") | length | looks | {"eval_samples": 1, "stops": stops}
+    return RECIPE.model_copy(update=length | looks | {"eval_samples": 1, "stops": stops})
 
 
 def compile_widths(model, samples: list[Example], batch: int, row_tokens: int) -> None:
@@ -57,13 +59,13 @@ def compile_widths(model, samples: list[Example], batch: int, row_tokens: int) -
     step = row_tokens // WIDTHS
     widths = set(range(step, row_tokens + 1, step))
     if len({token_count(s) for s in samples}) == 1:
-        first = forwards(samples[:batch], row_tokens, wants_fixed_rows(model))
+        first = forwards(samples[:batch], row_tokens, uses_fixed_rows(model))
         widths = {rows.input_ids.shape[1] for rows in first}
     for width in sorted(widths):
         fitting = next((s for s in samples if token_count(s) <= width), None)
         if fitting is not None:
             rows = pack([fitting], width, width=width).to(model.device)
-            summed_loss(model, rows, STUDY.recipe("3B")["train_mask"])[0].backward()
+            summed_loss(model, rows, RECIPE.train_mask)[0].backward()
             model.zero_grad()  # beside sums in float32 nothing is compiled
 
 
@@ -85,7 +87,7 @@ def train(
     """Optimizer steps of `batch` samples by this repository's trainer. Compiles before it."""
     steps = len(samples) // batch
     recipe, clock = timed_recipe(steps, batch), Clock(skip)
-    kind, settings = own_optimizer(recipe)
+    kind, settings = custom_optimizer(recipe)
     compiling = seconds(lambda: compile_widths(model, samples, batch, row_tokens))
     compiling += seconds(lambda: compile_optimizer(model, kind, settings))
     free()
@@ -100,7 +102,7 @@ def train(
             recipe=recipe,
             row_tokens=row_tokens,
             probe=[],
-            stops=Stops(recipe["stops"]),
+            stops=Stops(),
             callbacks=[clock],
         )
         trainer.train()
@@ -148,12 +150,12 @@ def training_check(size: Size) -> dict:
         if way == "float32":
             model = model.float()
         losses[way] = 0.0
-        for rows in forwards(samples, 2048, fixed=wants_fixed_rows(model)):
+        for rows in forwards(samples, 2048, fixed=uses_fixed_rows(model)):
             rows = rows.to(size.device)
             if way == "fast":
-                loss, _ = summed_loss(model, rows, "prefill_bidir")
+                loss, _ = summed_loss(model, rows, RECIPE.train_mask)
             else:
-                logits = target_logits(model, rows, "prefill_bidir").float()
+                logits = target_logits(model, rows, RECIPE.train_mask).float()
                 loss = cross_entropy(logits, rows.target_id, reduction="sum")
             (loss / targets).backward()
             losses[way] += loss.item() / targets

@@ -1,4 +1,4 @@
-"""Seconds, rates and peaks on a GPU that works while the host runs ahead."""
+"""Measures seconds, rates and peak memory on a GPU, which works asynchronously to the host."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def rate(count: int, work: Callable[[], object], repeats: int = 3) -> float:
-    """`count` a second, the median of `repeats` after one to warm up."""
+    """`count` divided by the median seconds of `repeats` calls, after one call to warm up."""
     work()
     return round(count / statistics.median(seconds(work) for _ in range(repeats)), 2)

@@ -1,4 +1,4 @@
-"""What a user would do otherwise: stock HFLM, one choice at a time, one sample at a time, TRL."""
+"""The alternatives to this repository: stock HFLM, the published scorer and trainer, and TRL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.optimization import Adafactor
 from workload import STUDY, Size, make_model, make_samples, make_tokenizer
 
-from ablation.packing import Example
+from ablation.model.packing import Example
 
 
 def hflm(model: PreTrainedModel, tokenizer, batch_size: int) -> HFLM:
@@ -27,7 +27,7 @@ def hflm(model: PreTrainedModel, tokenizer, batch_size: int) -> HFLM:
 
 @torch.no_grad()
 def score_one_by_one(model: PreTrainedModel, items: Sequence[Example]) -> list[float]:
-    """The published scorer's loop: one choice a forward, log-softmax of all logits, one number."""
+    """The published scorer's loop: one choice in each forward, log-softmax of all its logits."""
     found = []
     for item in items:
         for ending in item.continuations:
@@ -51,7 +51,7 @@ def adafactor(model: PreTrainedModel) -> Adafactor:
 
 
 def step_one_by_one(model: PreTrainedModel, optimizer, samples: Sequence[Example]) -> None:
-    """The published step: a sample a forward under a dense prefix mask, accumulated."""
+    """The published step: one sample in each forward under a dense prefix mask, accumulated."""
     for sample in samples:
         (response,) = sample.continuations
         ids = torch.tensor([[*sample.prompt, *response]], device=model.device)

@@ -1,4 +1,4 @@
-"""Items a second on a CPU: stock lm_eval HFLM at its best batch size against our shared prompts.
+"""Items a second on a CPU: lm_eval's HFLM at its best batch size, and scoring by shared prompts.
 
     python benchmarks/scoring_cpu.py [--items 48] [--threads 1] [--quick]
 
@@ -25,14 +25,14 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Ministral3Config, Ministral3ForCausalLM, PreTrainedTokenizerFast
 
-from ablation.lm import MaskedLM
-from ablation.provenance import processor
+from ablation.provenance.run_records import processor_name
+from ablation.scoring.masked_lm import MaskedLM
 
 VOCABULARY = 32_000
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word: w3 ... w31999."""
+    """One token for each word, w3 ... w31999."""
     specials = ["<unk>", "<s>", "</s>"]
     words = specials + [f"w{i}" for i in range(len(specials), VOCABULARY)]
     tokenizer = Tokenizer(
@@ -130,7 +130,7 @@ def main() -> int:
         "items": items,
         "repeats": repeats,
         "threads": args.threads,
-        "processor": processor(),
+        "processor": processor_name(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "items_per_second": {name: round(rate, 3) for name, rate in rates.items()},

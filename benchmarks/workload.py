@@ -1,12 +1,11 @@
-"""What the GPU benchmark is measured on: a random model of 3.4 B weights, items and samples.
+"""The workload of the GPU benchmark: a random model of 3.4 billion weights, items and samples.
 
-Shape, hardware and recipe are those of config/rehearsal3b.yaml, so of the real study.
+Shape, hardware and recipe are those of config/rehearsal3b.yaml, and so of the real study.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Ministral3ForCausalLM, PreTrainedTokenizerFast
 
-from ablation.config import load_study
-from ablation.models import compile_layers
-from ablation.packing import Example
-from ablation.random_base import ministral_config
+from ablation.config.load import load_study
+from ablation.config.study import ComputeSettings, RandomBase
+from ablation.model.checkpoints import compile_layers
+from ablation.model.packing import Example
+from ablation.model.random_base import ministral_config
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 STUDY = load_study({"extends": "rehearsal3b.yaml"}, CONFIG)  # the real one, but for the weights
@@ -27,34 +27,34 @@ MICRO = load_study({}, CONFIG)
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything. `toy` is a rehearsal: its numbers mean nothing."""
+    """The size of a benchmark. `toy` marks a rehearsal, whose numbers mean nothing."""
 
     toy: bool
-    shape: Mapping  # of the model, as a study's `random:` block
-    hardware: Mapping  # of what is ours, as a study's `hardware:` block
+    shape: RandomBase  # of the model
+    hardware: ComputeSettings  # of this repository's scoring and training
     items: int
-    loop_items: int  # for scorers that take seconds an item
-    checked_items: int  # scored in float32 too
+    loop_items: int  # for scorers that take seconds for an item
+    checked_items: int  # these are scored in float32 too
     steps: int  # timed optimizer steps
-    row_tokens: tuple[int, ...]  # of training
-    throughput_examples: int  # an optimizer step of some 16 thousand tokens
+    row_tokens: tuple[int, ...]  # capacities of rows in training
+    throughput_examples: int  # they make an optimizer step of some 16 thousand tokens
     prompt_lengths: tuple[int, ...]
     growth_tokens: int  # scored at each prompt length
     matrix: int
 
     @property
     def device(self) -> str:
-        return "cuda" if self.hardware["gpu"] else "cpu"
+        return "cuda" if self.hardware.gpu else "cpu"
 
     @property
     def vocabulary(self) -> int:
-        return self.shape["vocabulary"]
+        return self.shape.vocabulary
 
 
 FULL = Size(
     toy=False,
-    shape=STUDY.random.model_dump(),
-    hardware=STUDY.hardware.model_dump(),
+    shape=STUDY.random,
+    hardware=STUDY.hardware,
     items=512,
     loop_items=32,
     checked_items=48,
@@ -67,8 +67,8 @@ FULL = Size(
 )
 TOY = Size(
     toy=True,
-    shape=MICRO.random.model_dump(),
-    hardware=MICRO.hardware.model_dump(),
+    shape=MICRO.random,
+    hardware=MICRO.hardware,
     items=6,
     loop_items=2,
     checked_items=4,
@@ -82,23 +82,23 @@ TOY = Size(
 
 
 def make_model(size: Size, attention: str | None = None) -> Ministral3ForCausalLM:
-    """A decoder of random weights, in eval mode; `attention` other than ours is uncompiled."""
+    """A decoder of random weights, in eval mode; with a given `attention` it is not compiled."""
     config = ministral_config(size.shape, use_cache=False)
     config.name_or_path = "random"
     torch.manual_seed(0)
     with torch.device(size.device):
         model = Ministral3ForCausalLM._from_config(
             config,
-            dtype=getattr(torch, size.hardware["dtype"]),
-            attn_implementation=attention or size.hardware["attention"],
+            dtype=getattr(torch, size.hardware.dtype),
+            attn_implementation=attention or size.hardware.attention,
         )
-    if attention is None and size.hardware["compile"]:
+    if attention is None and size.hardware.compile:
         compile_layers(model)
     return model.eval()
 
 
 def make_tokenizer(size: Size) -> PreTrainedTokenizerFast:
-    """One token a word: four special ones, then w4 ... to the end of the vocabulary."""
+    """One token for each word: four special ones, then w4, w5, ... up to the vocabulary's end."""
     words = [
         "<unk>",
         "<s>",
@@ -137,12 +137,12 @@ def make_items(size: Size, count: int, prompt: int | None = None) -> list[Exampl
 
 
 def as_ids(items: list[Example]) -> list[tuple[tuple[str, str], list[int], list[int]]]:
-    """Requests as `_loglikelihood_tokens` takes them."""
+    """Requests in the form that `_loglikelihood_tokens` takes."""
     return [(("", ""), item.prompt, ending) for item in items for ending in item.continuations]
 
 
 def as_strings(items: list[Example]) -> list[Instance]:
-    """Requests as `loglikelihood` takes them."""
+    """Requests in the form that `loglikelihood` takes."""
 
     def text(ids: list[int]) -> str:
         return " ".join(f"w{i}" for i in ids)

@@ -1,29 +1,25 @@
-# Stage 0: the pinned base model, the items it is scored on and the data it is finetuned on.
-# `base: shipped` takes resources/micro, `pretrain` and `random` make the model here; else it is the
-# folder of a Hugging Face checkpoint, or a hub model at its pinned commit, whose weights stay in the
-# hub's cache of the machine that needs them. Makes results/<study>/base/.
+# Stage 0: the pinned base model, the items on which it is scored and its finetuning data.
+# Needs `base:`. `shipped` is the model in resources/micro; `pretrain` and `random` make a model
+# here; any other value is the folder of a Hugging Face checkpoint or a model of the hub at its
+# pinned commit, whose weights are downloaded by each machine that needs them.
+# Makes results/<study>/base/.
 #
-# Without a GPU, so here: nothing of this is sent to a cluster or a rented machine.
-
-
-localrules:
-    base,
-    base_items,
-    base_instructions,
+# All jobs run on this computer, because none of them needs a GPU.
 
 
 rule base_items:
     """The micro-world's multiple-choice items, from held-out scenes."""
     output:
-        expand(f"{ITEMS}/{{task}}.jsonl", task=WORLD_TASKS),
-        manifest=f"{ITEMS}/manifest.json",
-        run=f"{ITEMS}/run.json",
+        PATHS.every_world_item,
+        manifest=f"{PATHS.items}/manifest.json",
+        run=f"{PATHS.items}/run.json",
     log:
         f"{LOGS}/base_items.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(items_stamp()),
+        fingerprint=FINGERPRINTS.text("base_items"),
     message:
         "Stage 0: writing the micro-world's items"
     script:
@@ -33,50 +29,51 @@ rule base_items:
 if STUDY.data_sets:
 
     rule base_benchmarks:
-        """The splits that the benchmarks are scored on, from the hub's pinned data sets."""
+        """The splits on which benchmarks are scored, from pinned data sets of the hub."""
         output:
-            directory(expand(f"{ITEMS}/{{data}}", data=STUDY.data_sets)),
-            manifest=BENCHMARKS,
-            run=f"{ITEMS}/benchmarks.run.json",
+            directory([f"{PATHS.items}/{data}" for data in STUDY.data_sets]),
+            manifest=PATHS.benchmarks,
+            run=f"{PATHS.items}/benchmarks.run.json",
         log:
             f"{LOGS}/base_benchmarks.log",
         localrule: True
         conda:
             "../environment.yml"
         params:
-            stamp=provenance.canonical_json(benchmarks_stamp()),
+            fingerprint=FINGERPRINTS.text(FINGERPRINTS.items_stage),
         message:
-            "Stage 0: bringing the benchmarks' data sets"
+            "Stage 0: downloading the benchmarks' data sets"
         script:
-            f"../{script_of(BRING + '_items')}"
+            f"../workflow/scripts/{FINGERPRINTS.items_stage}.py"
 
 
 rule base_instructions:
-    """The finetuning data: Alpaca records of the micro-world, or of a data set of the hub."""
+    """The finetuning data: Alpaca records of the micro-world or of a data set of the hub."""
     output:
-        records=f"{INSTRUCTIONS}/finetune.jsonl",
-        manifest=f"{INSTRUCTIONS}/manifest.json",
-        run=f"{INSTRUCTIONS}/run.json",
+        records=f"{PATHS.instructions}/finetune.jsonl",
+        manifest=f"{PATHS.instructions}/manifest.json",
+        run=f"{PATHS.instructions}/run.json",
     log:
         f"{LOGS}/base_instructions.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(instructions_stamp()),
+        fingerprint=FINGERPRINTS.text(FINGERPRINTS.instructions_stage),
     message:
         "Stage 0: writing the finetuning data"
     script:
-        f"../{script_of(LEARNED)}"
+        f"../workflow/scripts/{FINGERPRINTS.instructions_stage.removeprefix('base_')}.py"
 
 
 if STUDY.pretrained_here:
 
     rule base_pretrain:
-        """The micro base from nothing: runs only under `base: pretrain`, on the CPU."""
+        """The micro base, pretrained on the CPU from random weights (`base: pretrain`)."""
         output:
-            model=directory(f"{PRETRAINED}/base"),
-            manifest=f"{PRETRAINED}/manifest.json",
-            run=f"{PRETRAINED}/run.json",
+            model=directory(f"{PATHS.pretrained}/base"),
+            manifest=f"{PATHS.pretrained}/manifest.json",
+            run=f"{PATHS.pretrained}/run.json",
         log:
             f"{LOGS}/base_pretrain.log",
         benchmark:
@@ -86,9 +83,9 @@ if STUDY.pretrained_here:
             "../environment.yml"
         threads: STUDY.world.pretrain.threads
         params:
-            stamp=provenance.canonical_json(pretrain_stamp()),
+            fingerprint=FINGERPRINTS.text("base_pretrain"),
         message:
-            "Stage 0: pretraining the micro base from nothing"
+            "Stage 0: pretraining the micro base from random weights"
         script:
             "../workflow/scripts/pretrain.py"
 
@@ -96,11 +93,11 @@ if STUDY.pretrained_here:
 if STUDY.rehearsal:
 
     rule base_random:
-        """A decoder of random weights, and a notice that its numbers mean nothing."""
+        """A decoder of random weights, and a notice that its accuracies mean nothing (`base: random`)."""
         output:
-            model=directory(f"{RANDOM}/base"),
-            manifest=f"{RANDOM}/manifest.json",
-            run=f"{RANDOM}/run.json",
+            model=directory(f"{PATHS.random}/base"),
+            manifest=f"{PATHS.random}/manifest.json",
+            run=f"{PATHS.random}/run.json",
             notice=f"{RESULTS}/README.md",
         log:
             f"{LOGS}/base_random.log",
@@ -110,7 +107,7 @@ if STUDY.rehearsal:
         conda:
             "../environment.yml"
         params:
-            stamp=provenance.canonical_json(random_stamp()),
+            fingerprint=FINGERPRINTS.text("base_random"),
         message:
             "Stage 0: writing a base of random weights"
         script:
@@ -118,19 +115,20 @@ if STUDY.rehearsal:
 
 
 rule base:
-    """One manifest that names every file of the base model by its hash."""
+    """The manifest of the base model: every file with its hash."""
     input:
-        base_files(),
-        record=base_record(),
+        PATHS.base_files,
+        record=PATHS.base_record or [],
     output:
-        manifest=BASE,
+        manifest=PATHS.base,
         run=f"{RESULTS}/base/run.json",
     log:
         f"{LOGS}/base.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(base_stamp()),
+        fingerprint=FINGERPRINTS.text("base"),
     message:
         "Stage 0: pinning the base model"
     script:

@@ -1,46 +1,42 @@
-# The second study: one model reads, a translator speaks soft tokens, another model answers.
-# Only in a study with a `bridge:` block. Makes results/<study>/bridge/.
+# The second study, the cross-model bridge: the source reads a question, a trained translator turns
+# its hidden states into soft tokens, and the target answers from them.
+# Needs a `bridge:` block in the configuration. Makes results/<study>/bridge/.
 
+from ablation.vocabulary.bridge import SPLITS
+from ablation.vocabulary.catalogue import BRIDGE
 
-localrules:
-    bridge,
-    bridge_questions,
-    bridge_random,
-    bridge_source,
-    bridge_target,
-    bridge_tables,
-    bridge_published,
-    bridge_figures,
-    bridge_pages,
+B = LOADED.bridge_paths
 
 
 wildcard_constraints:
-    role="|".join(ROLES),
-    regime="|".join(REGIMES_RUN),
+    role="source|target",
+    regime="|".join(B.regimes),
     direction="forward|swapped",
 
 
 rule bridge:
     """Every table and figure of the second study."""
     input:
-        expand(f"{BRIDGE}/{{table}}.csv", table=(*BRIDGE_TABLES, "published", "published_repeats")),
-        expand(f"{BRIDGE}/figures/{{figure}}.svg", figure=BRIDGE_FIGURES),
-        expand(f"{BRIDGE}/report/{{page}}.html", page=[*BRIDGE_PAGES, "costs", "environment"]),
+        [B.table(table) for table in BRIDGE.tables],
+        [f"{B.results}/figures/{figure}.svg" for figure in B.figures],
+        [f"{B.results}/report/{page}.html" for page in BRIDGE.pages],
+    localrule: True
 
 
 rule bridge_questions:
-    """Questions of every regime, in three splits that share none."""
+    """The questions of every regime, in three splits that share no question."""
     output:
-        expand(f"{BRIDGE}/questions/{{regime}}/{{split}}.jsonl", regime=REGIMES_RUN, split=SPLITS),
-        [f"{BRIDGE}/README.md"] if STUDY.bridge.rehearsal else [],
-        manifest=QUESTIONS,
-        run=f"{BRIDGE}/questions/run.json",
+        [file for regime in B.regimes for file in B.asked(regime)],
+        [f"{B.results}/README.md"] if STUDY.bridge.rehearsal else [],
+        manifest=B.questions,
+        run=f"{B.results}/questions/run.json",
     log:
         f"{LOGS}/bridge/questions.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(questions_stamp()),
+        fingerprint=LOADED.bridge.text("bridge_questions"),
     message:
         "Bridge: writing questions"
     script:
@@ -48,11 +44,11 @@ rule bridge_questions:
 
 
 rule bridge_pretrain:
-    """A model of the micro bridge from nothing: runs only where `bridge:` says `pretrain`."""
+    """The source or target of the micro bridge, pretrained from random weights (`pretrain`)."""
     output:
-        model=directory(f"{BRIDGE}/pretrained/{{role}}/model"),
-        manifest=f"{BRIDGE}/pretrained/{{role}}/manifest.json",
-        run=f"{BRIDGE}/pretrained/{{role}}/run.json",
+        model=directory(f"{B.results}/pretrained/{{role}}/model"),
+        manifest=f"{B.results}/pretrained/{{role}}/manifest.json",
+        run=f"{B.results}/pretrained/{{role}}/run.json",
     log:
         f"{LOGS}/bridge/pretrain-{{role}}.log",
     benchmark:
@@ -60,46 +56,48 @@ rule bridge_pretrain:
     conda:
         "../environment.yml"
     resources:
-        **STUDY.hardware.asked(),
+        **STUDY.hardware.resources(),
     params:
-        stamp=lambda w: provenance.canonical_json(bridge_pretrain_stamp(w.role)),
+        fingerprint=lambda w: LOADED.bridge.text("bridge_pretrain", w.role),
     message:
-        "Bridge: pretraining the {wildcards.role} from nothing"
+        "Bridge: pretraining the {wildcards.role} from random weights"
     script:
         "../workflow/scripts/bridge_pretrain.py"
 
 
 rule bridge_random:
-    """A model of random weights: runs only where `bridge:` says `random`, a rehearsal."""
+    """Shape and tokenizer of a model with random weights, for a rehearsal (`random`)."""
     output:
-        model=directory(f"{BRIDGE}/random/{{role}}/model"),
-        manifest=f"{BRIDGE}/random/{{role}}/manifest.json",
+        model=directory(f"{B.results}/random/{{role}}/model"),
+        manifest=f"{B.results}/random/{{role}}/manifest.json",
     log:
         f"{LOGS}/bridge/random-{{role}}.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=lambda w: provenance.canonical_json(bridge_random_stamp(w.role)),
+        fingerprint=lambda w: LOADED.bridge.text("bridge_random", w.role),
     message:
-        "Bridge: shape and tokenizer of a random {wildcards.role}"
+        "Bridge: writing shape and tokenizer of a random {wildcards.role}"
     script:
         "../workflow/scripts/bridge_random.py"
 
 
 rule bridge_source:
-    """One manifest that names every file of the source by its hash."""
+    """The manifest of the source: every file with its hash."""
     input:
-        bridge_files("source"),
-        record=bridge_record("source"),
+        B.files("source"),
+        record=B.record("source") or [],
     output:
-        manifest=bridge_model("source"),
-        run=f"{BRIDGE}/models/source.run.json",
+        manifest=B.model("source"),
+        run=f"{B.results}/models/source.run.json",
     log:
         f"{LOGS}/bridge/source.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(bridge_model_stamp("source")),
+        fingerprint=LOADED.bridge.text("bridge_source"),
     message:
         "Bridge: pinning the source"
     script:
@@ -108,34 +106,32 @@ rule bridge_source:
 
 use rule bridge_source as bridge_target with:
     input:
-        bridge_files("target"),
-        record=bridge_record("target"),
+        B.files("target"),
+        record=B.record("target") or [],
     output:
-        manifest=bridge_model("target"),
-        run=f"{BRIDGE}/models/target.run.json",
+        manifest=B.model("target"),
+        run=f"{B.results}/models/target.run.json",
     log:
         f"{LOGS}/bridge/target.log",
     params:
-        stamp=provenance.canonical_json(bridge_model_stamp("target")),
+        fingerprint=LOADED.bridge.text("bridge_target"),
     message:
         "Bridge: pinning the target"
 
 
 rule bridge_states:
-    """What the frozen models say once: source states, teacher log-probabilities, arms alone."""
+    """Cached source activations, teacher log-probabilities, and answers without a translator."""
     input:
-        asked_files,
-        weights=bridge_weights(),
-        questions=QUESTIONS,
-        source=bridge_model("source"),
-        target=bridge_model("target"),
+        lambda w: B.asked(w.regime),
+        weights=ancient(B.weights),
+        questions=B.questions,
+        source=B.model("source"),
+        target=B.model("target"),
     output:
-        directory(
-            expand(f"{BRIDGE}/states/{{{{regime}}}}/{{{{direction}}}}/{{split}}", split=SPLITS)
-        ),
-        samples=f"{BRIDGE}/states/{{regime}}/{{direction}}/samples.parquet",
-        manifest=f"{BRIDGE}/states/{{regime}}/{{direction}}/manifest.json",
-        run=f"{BRIDGE}/states/{{regime}}/{{direction}}/run.json",
+        directory([f"{B.results}/states/{{regime}}/{{direction}}/{split}" for split in SPLITS]),
+        samples=f"{B.results}/states/{{regime}}/{{direction}}/samples.parquet",
+        manifest=f"{B.results}/states/{{regime}}/{{direction}}/manifest.json",
+        run=f"{B.results}/states/{{regime}}/{{direction}}/run.json",
     log:
         f"{LOGS}/bridge/states-{{regime}}-{{direction}}.log",
     benchmark:
@@ -144,32 +140,32 @@ rule bridge_states:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **STUDY.hardware.asked(),
+        **STUDY.hardware.resources(),
     params:
-        stamp=lambda w: provenance.canonical_json(bridge_states_stamp(w.regime, w.direction)),
+        fingerprint=lambda w: LOADED.bridge.text("bridge_states", w.regime, w.direction),
     message:
-        "Bridge: reading {wildcards.regime} questions, {wildcards.direction}"
+        "Bridge: caching activations of {wildcards.regime} questions, {wildcards.direction}"
     script:
         "../workflow/scripts/bridge_states.py"
 
 
 rule bridge_cells:
-    """Every translator of one regime and seed, trained and asked: several cells in one process."""
+    """Every translator of one regime and seed, trained and evaluated in one process."""
     input:
-        asked_files,
-        read_files,
-        weights=bridge_weights(),
-        questions=QUESTIONS,
-        source=bridge_model("source"),
-        target=bridge_model("target"),
-        states=lambda w: [bridge_states(w.regime, d) for d in directions(w.regime)],
+        lambda w: B.asked(w.regime),
+        lambda w: ancient(B.activation_files(w.regime)),
+        weights=ancient(B.weights),
+        questions=B.questions,
+        source=B.model("source"),
+        target=B.model("target"),
+        activations=lambda w: B.every_activations(w.regime),
     output:
-        translators=directory(f"{BRIDGE}/cells/{{regime}}/seed{{seed}}/translators"),
-        samples=f"{BRIDGE}/cells/{{regime}}/seed{{seed}}/samples.parquet",
-        summary=f"{BRIDGE}/cells/{{regime}}/seed{{seed}}/summary.json",
-        curve=f"{BRIDGE}/cells/{{regime}}/seed{{seed}}/curve.jsonl",
-        manifest=f"{BRIDGE}/cells/{{regime}}/seed{{seed}}/manifest.json",
-        run=f"{BRIDGE}/cells/{{regime}}/seed{{seed}}/run.json",
+        translators=directory(f"{B.results}/cells/{{regime}}/seed{{seed}}/translators"),
+        samples=f"{B.results}/cells/{{regime}}/seed{{seed}}/samples.parquet",
+        summary=f"{B.results}/cells/{{regime}}/seed{{seed}}/summary.json",
+        curve=f"{B.results}/cells/{{regime}}/seed{{seed}}/curve.jsonl",
+        manifest=f"{B.results}/cells/{{regime}}/seed{{seed}}/manifest.json",
+        run=f"{B.results}/cells/{{regime}}/seed{{seed}}/run.json",
     log:
         f"{LOGS}/bridge/cells-{{regime}}-{{seed}}.log",
     benchmark:
@@ -180,10 +176,10 @@ rule bridge_cells:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **STUDY.hardware.asked(),
+        **STUDY.hardware.resources(),
     params:
-        stamp=lambda w: provenance.canonical_json(bridge_cells_stamp(w.regime, w.seed)),
-        state=lambda w: bridge_training_state(w.regime, w.seed),
+        fingerprint=lambda w: LOADED.bridge.text("bridge_cells", w.regime, w.seed),
+        state=lambda w: LOADED.bridge.training_state(w.regime, w.seed),
     message:
         "Bridge: training translators for {wildcards.regime}, seed {wildcards.seed}"
     script:
@@ -191,19 +187,19 @@ rule bridge_cells:
 
 
 rule bridge_inference:
-    """Cache memory, latency and quality of the five arms, one question at a time."""
+    """KV cache, latency and quality of the five arms, one question at a time."""
     input:
-        asked_files,
-        weights=bridge_weights(),
-        questions=QUESTIONS,
-        source=bridge_model("source"),
-        target=bridge_model("target"),
-        translators=ancient(f"{TIMED}/translators"),
-        cells=f"{TIMED}/manifest.json",
+        lambda w: B.asked(w.regime),
+        weights=ancient(B.weights),
+        questions=B.questions,
+        source=B.model("source"),
+        target=B.model("target"),
+        translators=ancient(B.timed_translators),
+        cells=lambda w: B.timed(w.regime),
     output:
-        samples=f"{BRIDGE}/inference/{{regime}}/inference_per_sample.jsonl",
-        manifest=f"{BRIDGE}/inference/{{regime}}/manifest.json",
-        run=f"{BRIDGE}/inference/{{regime}}/run.json",
+        samples=f"{B.results}/inference/{{regime}}/inference_per_sample.jsonl",
+        manifest=f"{B.results}/inference/{{regime}}/manifest.json",
+        run=f"{B.results}/inference/{{regime}}/run.json",
     log:
         f"{LOGS}/bridge/inference-{{regime}}.log",
     benchmark:
@@ -212,71 +208,73 @@ rule bridge_inference:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **STUDY.hardware.asked(),
+        **STUDY.hardware.resources(),
     params:
-        stamp=lambda w: provenance.canonical_json(bridge_inference_stamp(w.regime)),
+        fingerprint=lambda w: LOADED.bridge.text("bridge_inference", w.regime),
     message:
-        "Bridge: measuring what the arms cost, {wildcards.regime}"
+        "Bridge: measuring the costs of the arms, {wildcards.regime}"
     script:
         "../workflow/scripts/bridge_inference.py"
 
 
 rule bridge_tables:
-    """Runs, effects, controls, compression, quantization, costs, claims, plan and audit."""
+    """Every table that is computed from sample rows, with the claims."""
     input:
-        list(bridge_measured()),
-        bridge_samples(),
+        B.measured,
+        B.read_by_tables,
     output:
         tables=[
             report(
-                f"{BRIDGE}/{table}.csv",
+                f"{B.results}/{table}.csv",
                 caption="../workflow/report/bridge_tables.rst",
-                category="5 Tables as CSV",
+                category=TABLES,
                 labels={"table": table},
             )
-            for table in BRIDGE_TABLES
+            for table in B.tables
         ],
-        manifest=f"{BRIDGE}/tables.manifest.json",
-        run=f"{BRIDGE}/tables.run.json",
+        manifest=f"{B.results}/tables.manifest.json",
+        run=f"{B.results}/tables.run.json",
     log:
         f"{LOGS}/bridge/tables.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(bridge_tables_stamp()),
+        fingerprint=LOADED.bridge.text("bridge_tables"),
     message:
-        "Bridge: tables"
+        "Bridge: writing tables"
     script:
         "../workflow/scripts/bridge_tables.py"
 
 
 rule bridge_published:
-    """The 42 published runs: which of them test a bridge, and what repeats of one config differ by."""
+    """The 42 published runs: which of them test a bridge, and the noise between repeats."""
     input:
         published="resources/published/bridge.json",
     output:
         runs=report(
-            f"{BRIDGE}/published.csv",
+            f"{B.results}/published.csv",
             caption="../workflow/report/bridge_published.rst",
-            category="5 Tables as CSV",
+            category=TABLES,
             labels={"table": "published"},
         ),
         repeats=report(
-            f"{BRIDGE}/published_repeats.csv",
+            f"{B.results}/published_repeats.csv",
             caption="../workflow/report/bridge_published.rst",
-            category="5 Tables as CSV",
+            category=TABLES,
             labels={"table": "published_repeats"},
         ),
-        manifest=f"{BRIDGE}/published.manifest.json",
-        run=f"{BRIDGE}/published.run.json",
+        manifest=f"{B.results}/published.manifest.json",
+        run=f"{B.results}/published.run.json",
     log:
         f"{LOGS}/bridge/published.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(bridge_published_stamp()),
+        fingerprint=LOADED.bridge.text("bridge_published"),
     message:
-        "Bridge: published runs"
+        "Bridge: writing tables of the published runs"
     script:
         "../workflow/scripts/bridge_published.py"
 
@@ -284,57 +282,61 @@ rule bridge_published:
 rule bridge_figures:
     """One figure, drawn from the tables beside it."""
     input:
-        tables=lambda w: [f"{BRIDGE}/{table}.csv" for table in BRIDGE_FIGURES[w.figure]],
-        manifest=f"{BRIDGE}/tables.manifest.json",
+        tables=lambda w: [B.table(table) for table in B.figures[w.figure]],
+        manifest=f"{B.results}/tables.manifest.json",
     output:
-        report(
-            f"{BRIDGE}/figures/{{figure}}.svg",
-            caption="../workflow/report/bridge_figures.rst",
-            category="2 Figures",
-            labels=lambda w: {"page": BRIDGE_TITLES[w.figure]},
-        ),
-        f"{BRIDGE}/figures/{{figure}}.png",
-        f"{BRIDGE}/figures/{{figure}}.html",
-        manifest=f"{BRIDGE}/figures/{{figure}}.manifest.json",
-        run=f"{BRIDGE}/figures/{{figure}}.run.json",
+        figures=[
+            report(
+                f"{B.results}/figures/{{figure}}.svg",
+                caption="../workflow/report/bridge_figures.rst",
+                category=FIGURES,
+                labels=lambda w: {"page": BRIDGE.title_of(w.figure)},
+            ),
+            f"{B.results}/figures/{{figure}}.png",
+            f"{B.results}/figures/{{figure}}.html",
+        ],
+        manifest=f"{B.results}/figures/{{figure}}.manifest.json",
+        run=f"{B.results}/figures/{{figure}}.run.json",
     log:
         f"{LOGS}/bridge/figure-{{figure}}.log",
     wildcard_constraints:
-        figure="|".join(BRIDGE_FIGURES),
+        figure="|".join(B.figures),
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=lambda w: provenance.canonical_json(bridge_figure_stamp(w.figure)),
+        fingerprint=lambda w: LOADED.bridge.text("bridge_figures", w.figure),
     message:
         "Bridge: drawing {wildcards.figure}"
     script:
-        "../workflow/scripts/bridge_figures.py"
+        "../workflow/scripts/figures.py"
 
 
 rule bridge_pages:
-    """Every table of the bridge as a page that sorts and needs no network."""
+    """Every table of the bridge as a sortable page that needs no network."""
     input:
-        list(bridge_pages_stamp()["upstream"]),
-        [f"{BRIDGE}/{table}.csv" for tables in BRIDGE_PAGES.values() for table in tables],
+        list(LOADED.bridge.of("bridge_pages")["upstream"]),
+        [B.table(table) for tables in B.pages.values() for table in tables],
     output:
         [
             report(
-                f"{BRIDGE}/report/{page}.html",
+                f"{B.results}/report/{page}.html",
                 caption="../workflow/report/bridge_tables.rst",
-                category="1 Findings",
-                labels={"page": BRIDGE_TITLES[page]},
+                category=FINDINGS,
+                labels={"page": BRIDGE.title_of(page)},
             )
-            for page in BRIDGE_PAGES
+            for page in B.pages
         ],
-        manifest=f"{BRIDGE}/report/manifest.json",
-        run=f"{BRIDGE}/report/run.json",
+        manifest=f"{B.results}/report/manifest.json",
+        run=f"{B.results}/report/run.json",
     log:
         f"{LOGS}/bridge/pages.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(bridge_pages_stamp()),
+        fingerprint=LOADED.bridge.text("bridge_pages"),
     message:
-        "Bridge: pages of tables"
+        "Bridge: writing pages of tables"
     script:
-        "../workflow/scripts/bridge_pages.py"
+        "../workflow/scripts/pages.py"

@@ -1,67 +1,54 @@
-# Figures: every one is drawn from tables that stand beside it in results/<study>/.
-# Needs stages 1 to 4 and the recovery tables; makes {flips,curves,mask_cells}.csv and figures/.
-
-
-localrules:
-    flips,
-    curves,
-    mask_cells,
-
-
-# Menus of the report are in alphabetical order, hence the numbers.
-FIGURE_TITLES = {
-    "recovery": "2.1 Recovered fraction",
-    "accuracy": "2.2 Accuracy",
-    "flips": "2.3 What became of each item",
-    "curves": "2.4 Loss curves",
-    "masks": "2.5 The three masks",
-}
+# Figures, and the tables that only figures need.
+# Needs stages 1 to 5 and the recovery tables.
+# Makes results/<study>/{flips,curves,mask_cells}.csv and results/<study>/figures/.
 
 
 rule flips:
-    """What became of each item: right or wrong before, under the mask and after finetuning."""
+    """How many items were right or wrong before, under the mask and after finetuning."""
     input:
-        list(measured()),
+        list(FINGERPRINTS.measured),
     output:
         table=report(
             f"{RESULTS}/flips.csv",
             caption="../workflow/report/table_flips.rst",
-            category="5 Tables as CSV",
+            category=TABLES,
             labels={"table": "flips"},
         ),
         manifest=f"{RESULTS}/flips.manifest.json",
         run=f"{RESULTS}/flips.run.json",
     log:
         f"{LOGS}/flips.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(flips_stamp()),
+        fingerprint=FINGERPRINTS.text("flips"),
     message:
-        "Tables: which items were lost, which came back"
+        "Tables: items that were lost and regained"
     script:
         "../workflow/scripts/flips.py"
 
 
 rule curves:
-    """Every logged loss of every finetuning (nats a response token), its resumes and its stop."""
+    """Every logged loss of every finetuning (nats a response token), with resumes and stops."""
     input:
-        list(curves_stamp()["upstream"]),
+        list(FINGERPRINTS.of("curves")["upstream"]),
     output:
         table=report(
             f"{RESULTS}/curves.csv",
             caption="../workflow/report/table_curves.rst",
-            category="5 Tables as CSV",
+            category=TABLES,
             labels={"table": "curves"},
         ),
         manifest=f"{RESULTS}/curves.manifest.json",
         run=f"{RESULTS}/curves.run.json",
     log:
         f"{LOGS}/curves.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(curves_stamp()),
+        fingerprint=FINGERPRINTS.text("curves"),
     message:
         "Tables: loss curves"
     script:
@@ -69,43 +56,47 @@ rule curves:
 
 
 rule mask_cells:
-    """Which token may look at which under each mask, and why, on one item of the study."""
+    """Which token may attend to which under each mask, and why, on one item of the study."""
     input:
-        base=BASE,
-        data=f"{ITEMS}/manifest.json",
+        base=PATHS.base,
+        data=f"{PATHS.items}/manifest.json",
     output:
         table=f"{RESULTS}/mask_cells.csv",
         manifest=f"{RESULTS}/mask_cells.manifest.json",
         run=f"{RESULTS}/mask_cells.run.json",
     log:
         f"{LOGS}/mask_cells.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(mask_cells_stamp()),
+        fingerprint=FINGERPRINTS.text("mask_cells"),
     message:
         "Tables: the three masks on one item"
     script:
         "../workflow/scripts/mask_cells.py"
 
 
-for figure, tables in FIGURES.items():
+for figure, tables in PATHS.figures.items():
 
     rule:
-        """One figure; the html needs no network."""
+        """One figure as SVG, PNG and HTML; the HTML needs no network."""
         name:
             f"figure_{figure}"
         input:
-            list(table_manifests(FIGURES[figure])),
-            tables=expand(f"{RESULTS}/{{table}}.csv", table=tables),
+            list(FINGERPRINTS.behind(tables)),
+            tables=[PATHS.table(table) for table in tables],
         output:
-            report(
-                f"{RESULTS}/figures/{figure}.svg",
-                caption=f"../workflow/report/figure_{figure}.rst",
-                category="2 Figures",
-                labels={"page": FIGURE_TITLES[figure]},
-            ),
-            expand(f"{RESULTS}/figures/{figure}.{{form}}", form=("png", "html")),
+            figures=[
+                report(
+                    f"{RESULTS}/figures/{figure}.svg",
+                    caption=f"../workflow/report/figure_{figure}.rst",
+                    category=FIGURES,
+                    labels={"page": FIRST.title_of(figure)},
+                ),
+                f"{RESULTS}/figures/{figure}.png",
+                f"{RESULTS}/figures/{figure}.html",
+            ],
             manifest=f"{RESULTS}/figures/{figure}.manifest.json",
             run=f"{RESULTS}/figures/{figure}.run.json",
         log:
@@ -114,7 +105,7 @@ for figure, tables in FIGURES.items():
         conda:
             "../environment.yml"
         params:
-            stamp=provenance.canonical_json(figure_stamp(figure)),
+            fingerprint=FINGERPRINTS.text("figures", figure),
         message:
             f"Figures: {figure}"
         script:

@@ -1,33 +1,28 @@
-# Tables: from sample rows to what came back.
-# Needs stages 1, 2 and 4; makes results/<study>/{bag_of_words,recovery,per_task,contrasts,published}.csv.
-
-
-localrules:
-    bag_of_words,
-    recovery,
-    recovery_named,
-    published,
+# Tables of the damage and of the recovery, computed from sample rows.
+# Needs stages 1, 2, 4 and 5. Makes results/<study>/{bag_of_words,recovery,per_task,contrasts}.csv
+# and published.csv.
 
 
 rule bag_of_words:
-    """What each task gives to a model that does not read in order: near chance, or it is no test."""
+    """Bag-of-words baselines: a task tests reading only if they are near chance."""
     input:
-        data=f"{ITEMS}/manifest.json",
+        data=f"{PATHS.items}/manifest.json",
     output:
         table=report(
             f"{RESULTS}/bag_of_words.csv",
             caption="../workflow/report/table_bag_of_words.rst",
-            category="5 Tables as CSV",
+            category=TABLES,
             labels={"table": "bag_of_words"},
         ),
         manifest=f"{RESULTS}/bag_of_words.manifest.json",
         run=f"{RESULTS}/bag_of_words.run.json",
     log:
         f"{LOGS}/bag_of_words.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(bag_of_words_stamp()),
+        fingerprint=FINGERPRINTS.text("bag_of_words"),
     message:
         "Tables: bag-of-words baselines"
     script:
@@ -37,58 +32,61 @@ rule bag_of_words:
 rule recovery:
     """Damage, gain, side effect and recovered fraction of every recipe, seed, mask and task."""
     input:
-        list(measured()),
+        list(FINGERPRINTS.measured),
     output:
         recovery=report(
             f"{RESULTS}/recovery.csv",
             caption="../workflow/report/table_recovery.rst",
-            category="5 Tables as CSV",
+            category=TABLES,
             labels={"table": "recovery"},
         ),
         per_task=report(
             f"{RESULTS}/per_task.csv",
             caption="../workflow/report/table_per_task.rst",
-            category="5 Tables as CSV",
+            category=TABLES,
             labels={"table": "per_task"},
         ),
         contrasts=report(
             f"{RESULTS}/contrasts.csv",
             caption="../workflow/report/table_contrasts.rst",
-            category="5 Tables as CSV",
+            category=TABLES,
             labels={"table": "contrasts"},
         ),
         manifest=f"{RESULTS}/recovery.manifest.json",
         run=f"{RESULTS}/recovery.run.json",
     log:
         f"{LOGS}/recovery.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(recovery_stamp()),
+        fingerprint=FINGERPRINTS.text("recovery"),
     message:
-        "Tables: what was lost, what came back"
+        "Tables: damage and recovery"
     script:
         "../workflow/scripts/recovery.py"
 
 
 rule recovery_named:
-    """The table of the study in hand, under the name that users type."""
+    """The recovery table of the study, under a name that does not depend on the study."""
     input:
-        f"{RESULTS}/recovery.csv",
+        PATHS.every_metrics,
+        recovery=f"{RESULTS}/recovery.csv",
     output:
         "results/recovery.csv",
     log:
         f"{LOGS}/recovery_named.log",
+    localrule: True
     conda:
         "../environment.yml"
     message:
-        "results/recovery.csv is the table of {STUDY.study}"
+        "results/recovery.csv is the recovery table of the study {STUDY.study}"
     shell:
-        "cp {input} {output} 2> {log}"
+        "cp {input.recovery} {output} 2> {log}"
 
 
 rule published:
-    """Published numbers beside this study's, each row with its mask and protocol."""
+    """Published numbers next to those of the study, each row with its mask and protocol."""
     input:
         published="resources/published/prefill.json",
         recovery=f"{RESULTS}/recovery.csv",
@@ -97,18 +95,19 @@ rule published:
         table=report(
             f"{RESULTS}/published.csv",
             caption="../workflow/report/table_published.rst",
-            category="5 Tables as CSV",
+            category=TABLES,
             labels={"table": "published"},
         ),
         manifest=f"{RESULTS}/published.manifest.json",
         run=f"{RESULTS}/published.run.json",
     log:
         f"{LOGS}/published.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(published_stamp()),
+        fingerprint=FINGERPRINTS.text("published"),
     message:
-        "Tables: published numbers beside our own"
+        "Tables: published numbers next to our own"
     script:
         "../workflow/scripts/published.py"

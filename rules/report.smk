@@ -1,33 +1,23 @@
-# The report: pages that show the study's tables, and what Snakemake gathers into one file.
-# Needs the tables of recovery.smk and figures.smk; makes samples.csv and report/*.html, which
-# `make report` puts into results/report.html with the figures. Nothing is made from them.
-
-from ablation.machine import run_of
-
-
-localrules:
-    pages,
-    runs,
+# The report: pages that show the study's tables.
+# Needs the tables of recovery.smk and figures.smk. Makes results/<study>/samples.csv and
+# results/<study>/report/*.html; `make report` collects these pages and the figures in one file,
+# results/report.html. No rule depends on them.
 
 
 report: "../workflow/report/bridge.rst" if STUDY.bridge else "../workflow/report/workflow.rst"
 
 
-# A study with a bridge reports the bridge.
-RECORDED = bridge_recorded() if STUDY.bridge else list(recorded())
-
-
-if SAMPLED:
+if PATHS.has_table("samples"):
 
     rule samples:
-        """What base and finetuned models say to the same prompts, one seed a recipe."""
+        """The same prompts continued by the base and by one checkpoint of each recipe."""
         input:
-            list(samples_stamp()["upstream"]),
+            list(FINGERPRINTS.of("samples")["upstream"]),
         output:
             table=report(
                 f"{RESULTS}/samples.csv",
                 caption="../workflow/report/table_samples.rst",
-                category="5 Tables as CSV",
+                category=TABLES,
                 labels={"table": "samples"},
             ),
             manifest=f"{RESULTS}/samples.manifest.json",
@@ -40,30 +30,39 @@ if SAMPLED:
             "../environment.yml"
         threads: STUDY.hardware.threads
         resources:
-            **SCORING_HARDWARE.asked(),
+            **FINGERPRINTS.scoring_hardware.resources(),
         params:
-            stamp=provenance.canonical_json(samples_stamp()),
+            fingerprint=FINGERPRINTS.text("samples"),
         message:
-            "Report: the same prompts through every model"
+            "Report: continuing the same prompts with every model"
         script:
             "../workflow/scripts/samples.py"
 
 
 rule pages:
-    """Every table of the study as a page that sorts and needs no network."""
+    """Every table of the study as a sortable page that needs no network."""
     input:
-        list(pages_stamp()["upstream"]),
-        **{table: f"{RESULTS}/{table}.csv" for table in PAGES.values()},
+        list(FINGERPRINTS.of("pages")["upstream"]),
+        [PATHS.table(table) for table in PATHS.pages.values()],
     output:
-        **{name: page(name) for name in PAGES},
+        [
+            report(
+                f"{RESULTS}/report/{page}.html",
+                caption=f"../workflow/report/table_{table}.rst",
+                category=FIRST.pages[page].category,
+                labels={"page": FIRST.title_of(page)},
+            )
+            for page, table in PATHS.pages.items()
+        ],
         manifest=f"{RESULTS}/report/manifest.json",
         run=f"{RESULTS}/report/run.json",
     log:
         f"{LOGS}/pages.log",
+    localrule: True
     conda:
         "../environment.yml"
     params:
-        stamp=provenance.canonical_json(pages_stamp()),
+        fingerprint=FINGERPRINTS.text("pages"),
     message:
         "Report: pages of tables"
     script:
@@ -71,18 +70,26 @@ rule pages:
 
 
 rule runs:
-    """Cost and time of each stage, environment and hashes; a moved clock makes nothing stale."""
+    """Pages of costs, times, environment and hashes; run records never cause a rerun."""
     input:
-        manifests=RECORDED,
-        runs=ancient([run_of(manifest).as_posix() for manifest in RECORDED]),
+        manifests=LOADED.recorded,
+        runs=ancient(LOADED.run_records),
     output:
-        costs=page("costs"),
-        environment=page("environment"),
+        **{
+            page.name: report(
+                f"{LOADED.reported}/report/{page.name}.html",
+                caption=f"../workflow/report/table_{page.name}.rst",
+                category=page.category,
+                labels={"page": FIRST.title_of(page.name)},
+            )
+            for page in RECORD_PAGES
+        },
     log:
         f"{LOGS}/runs.log",
+    localrule: True
     conda:
         "../environment.yml"
     message:
-        "Report: what the study took, and on what it stands"
+        "Report: costs, environment and hashes of the study"
     script:
         "../workflow/scripts/runs.py"

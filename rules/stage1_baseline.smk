@@ -1,16 +1,17 @@
-# Stage 1: the base model under the causal mask.
+# Stage 1: the base model scored under the causal mask.
 # Needs the pinned base and the items; makes results/<study>/stage1_baseline/.
 
 
 rule stage1_baseline:
-    """Baseline accuracy B of every task: nothing taken away yet."""
+    """Accuracy B of the base on every task under the causal mask, before any intervention."""
     input:
-        list(items()),
-        item_files(),
-        model=BASE,
-        weights=base_weights(),
+        list(FINGERPRINTS.items),
+        PATHS.world_items,
+        ancient(PATHS.data_sets),
+        model=PATHS.base,
+        weights=ancient(PATHS.base_weights),
     output:
-        scored(f"{RESULTS}/stage1_baseline"),
+        PATHS.scored(PATHS.baseline),
     log:
         f"{LOGS}/stage1_baseline.log",
     benchmark:
@@ -19,10 +20,10 @@ rule stage1_baseline:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **SCORING_HARDWARE.asked(),
+        **FINGERPRINTS.scoring_hardware.resources(),
     params:
-        stamp=provenance.canonical_json(stage1_stamp()),
-        folders=[f"{RESULTS}/stage1_baseline"],
+        fingerprint=FINGERPRINTS.text("stage1_baseline"),
+        folders=[PATHS.baseline],
     message:
         "Stage 1: scoring the base model under causal"
     script:

@@ -1,16 +1,17 @@
-# Stage 2: the base model under the ablated masks, one job for all of them.
+# Stage 2: the base model scored under the ablated masks, in one job for all of them.
 # Needs the pinned base and the items; makes results/<study>/stage2_ablation/<mask>/.
 
 
 rule stage2_ablation:
-    """Ablated accuracy A of every task: what is lost at once when prefill is not causal."""
+    """Accuracy A of the base on every task under masks that are not causal during prefill."""
     input:
-        list(items()),
-        item_files(),
-        model=BASE,
-        weights=base_weights(),
+        list(FINGERPRINTS.items),
+        PATHS.world_items,
+        ancient(PATHS.data_sets),
+        model=PATHS.base,
+        weights=ancient(PATHS.base_weights),
     output:
-        [scored(f"{RESULTS}/stage2_ablation/{mask}") for mask in ABLATED_MASKS],
+        PATHS.scored(f"{RESULTS}/stage2_ablation", ABLATED_MASKS),
     log:
         f"{LOGS}/stage2_ablation.log",
     benchmark:
@@ -19,9 +20,9 @@ rule stage2_ablation:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **SCORING_HARDWARE.asked(),
+        **FINGERPRINTS.scoring_hardware.resources(),
     params:
-        stamp=provenance.canonical_json(stage2_stamp()),
+        fingerprint=FINGERPRINTS.text("stage2_ablation"),
         folders=[f"{RESULTS}/stage2_ablation/{mask}" for mask in ABLATED_MASKS],
     message:
         "Stage 2: scoring the base model under {ABLATED_MASKS}"

@@ -1,14 +1,15 @@
-# Stage 3: one full-weight finetuning a recipe and seed, always from the base.
-# Needs the pinned base and the finetuning data; makes results/<study>/stage3_finetune/<recipe>/seed<seed>/.
+# Stage 3: finetuning of all weights, one job for each recipe and seed, always from the base.
+# Needs the pinned base and the finetuning data.
+# Makes results/<study>/stage3_finetune/<recipe>/seed<seed>/.
 
 
 rule stage3_finetune:
-    """A checkpoint of one recipe; the seed sets data order and held-out split, nothing else."""
+    """The checkpoint of one recipe; the seed sets only the data order and the held-out split."""
     input:
-        base=BASE,
-        weights=base_weights(),
-        data=f"{INSTRUCTIONS}/manifest.json",
-        records=f"{INSTRUCTIONS}/finetune.jsonl",
+        base=PATHS.base,
+        weights=ancient(PATHS.base_weights),
+        data=f"{PATHS.instructions}/manifest.json",
+        records=f"{PATHS.instructions}/finetune.jsonl",
     output:
         model=directory(f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/model"),
         summary=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/summary.json",
@@ -20,15 +21,15 @@ rule stage3_finetune:
     benchmark:
         f"{LOGS}/stage3_finetune/{{recipe}}-seed{{seed}}.benchmark.tsv"
     wildcard_constraints:
-        recipe="|".join(SHORT) or "none",
+        recipe="|".join(PATHS.short) or "none",
     conda:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **STUDY.hardware.asked(),
+        **STUDY.hardware.resources(),
     params:
-        stamp=lambda w: provenance.canonical_json(finetuning_stamp(w.recipe, w.seed)),
-        state=lambda w: training_state(w.recipe, w.seed),
+        fingerprint=lambda w: FINGERPRINTS.text(PATHS.stage(w.recipe), w.recipe, w.seed),
+        state=lambda w: FINGERPRINTS.training_state(w.recipe, w.seed),
     message:
         "Stage 3: finetuning {wildcards.recipe}, seed {wildcards.seed}"
     script:

@@ -1,16 +1,17 @@
-# Stage 4: every checkpoint under every mask, one job a checkpoint.
+# Stage 4: every checkpoint of stage 3 scored under every mask, one job for each checkpoint.
 # Needs stage 3 and the items; makes results/<study>/stage4_posteval/<recipe>/seed<seed>/<mask>/.
 
 
 rule stage4_posteval:
-    """Accuracy P after finetuning; under causal, the side effect of the finetuning."""
+    """Accuracy P of a checkpoint under every mask; P - B under causal is the side effect."""
     input:
-        list(items()),
-        item_files(),
+        list(FINGERPRINTS.items),
+        PATHS.world_items,
+        ancient(PATHS.data_sets),
         model=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/manifest.json",
         weights=ancient(f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/model"),
     output:
-        [scored(f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{mask}") for mask in MASKS],
+        PATHS.scored(f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}", MASKS),
     log:
         f"{LOGS}/stage4_posteval/{{recipe}}-seed{{seed}}.log",
     benchmark:
@@ -19,9 +20,9 @@ rule stage4_posteval:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **SCORING_HARDWARE.asked(),
+        **FINGERPRINTS.scoring_hardware.resources(),
     params:
-        stamp=lambda w: provenance.canonical_json(posteval_stamp(w.recipe, w.seed)),
+        fingerprint=lambda w: FINGERPRINTS.text("stage4_posteval", w.recipe, w.seed),
         folders=[f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{mask}" for mask in MASKS],
     message:
         "Stage 4: scoring {wildcards.recipe}, seed {wildcards.seed}, under every mask"

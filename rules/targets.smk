@@ -1,49 +1,57 @@
-# What a user may ask for by name.
-#   results/recovery.csv           the recovery table of the study in hand
-#   stage1 stage2 stage3 stage4 stage5    one stage, with what it needs
-#   figures                        every figure, in results/<study>/figures/
+# Targets for the command line, beside results/recovery.csv, the recovery table of the study:
+#   study                                 every table, figure and page
+#   stage1 stage2 stage3 stage4 stage5    one stage, with the stages that it needs
+#   figures                               every figure, in results/<study>/figures/
+# Needs the results of all other rule files; makes no file of its own.
 
 
-localrules:
-    stage1,
-    stage2,
-    stage3,
-    stage4,
-    stage5,
-    figures,
+rule study:
+    """Every table, figure and page of the first study."""
+    input:
+        "results/recovery.csv",
+        [PATHS.table(name) for name in FIRST.tables if PATHS.has_table(name)],
+        [f"{RESULTS}/figures/{figure}.svg" for figure in PATHS.figures],
+        [f"{RESULTS}/report/{page}.html" for page in [*PATHS.pages, "costs", "environment"]],
+    localrule: True
 
 
 rule stage1:
-    """Baseline: the base model under the causal mask."""
+    """Baseline: the base model scored under the causal mask."""
     input:
-        f"{RESULTS}/stage1_baseline/manifest.json",
+        PATHS.metrics(PATHS.baseline),
+    localrule: True
 
 
 rule stage2:
-    """Damage: the base model under the ablated masks."""
+    """Damage: the base model scored under the ablated masks."""
     input:
-        expand(f"{RESULTS}/stage2_ablation/{{mask}}/manifest.json", mask=ABLATED_MASKS),
+        PATHS.metrics(PATHS.ablation, ABLATED_MASKS),
+    localrule: True
 
 
 rule stage3:
-    """Finetuning: one checkpoint a recipe and seed."""
+    """Finetuning: one checkpoint for each recipe and seed."""
     input:
-        [checkpoint(recipe, seed) for recipe in SHORT for seed in STUDY.seeds],
+        [PATHS.checkpoint(recipe, seed) for recipe in PATHS.short for seed in STUDY.seeds],
+    localrule: True
 
 
 rule stage4:
-    """What came back: every checkpoint under every mask."""
+    """Recovery: every checkpoint of stage 3 scored under every mask."""
     input:
-        [posteval(r, seed, mask) for r in SHORT for seed in STUDY.seeds for mask in MASKS],
+        PATHS.metrics_of(PATHS.short),
+    localrule: True
 
 
 rule stage5:
-    """Does more training help? The long runs under every mask."""
+    """Longer training: every checkpoint of stage 5 scored under every mask."""
     input:
-        [posteval(r, seed, mask) for r in LONG for seed in STUDY.seeds for mask in MASKS],
+        PATHS.metrics_of(PATHS.long),
+    localrule: True
 
 
 rule figures:
-    """Every figure of the study, with the tables that it is drawn from."""
+    """Every figure of the study, with the tables from which it is drawn."""
     input:
-        expand(f"{RESULTS}/figures/{{figure}}.svg", figure=FIGURES),
+        [f"{RESULTS}/figures/{figure}.svg" for figure in PATHS.figures],
+    localrule: True

@@ -1,7 +1,8 @@
-"""Write what is generated in config/ (`make config`), so that nothing about a key stands twice.
+"""Generates manuals (`make config`), so that the meaning of a key or column is written only once.
 
-From ablation.schema: schema.json, the table of keys in README.md, and the comments of default.yaml,
-whose values are edited there. From lm_eval: the names of its tasks.
+From `ablation.config.study`: schema.json, the table of keys in README.md, and the comments of
+default.yaml, whose values are edited in that file. From `ablation.analysis.recovery_columns`: the
+table of columns in docs/stages.md. From lm_eval: the names of its tasks.
 """
 
 from __future__ import annotations
@@ -15,34 +16,42 @@ from textwrap import wrap
 
 import yaml
 
-from ablation.config import keys, schema
-from ablation.provenance import write_bytes, write_text
-from ablation.schema import RECIPE_NOTES
-from ablation.tasks import LM_EVAL_NAMES, why_not
+from ablation.analysis.recovery_columns import COLUMN
+from ablation.config.load import schema, schema_keys
+from ablation.data.task_files import LM_EVAL_NAMES, unscorable_reason
+from ablation.provenance.files import write_bytes, write_text
+from ablation.vocabulary.recipes import RECIPE
 
-CONFIG = Path(__file__).resolve().parent.parent / "config"
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG, STAGES = ROOT / "config", ROOT / "docs/stages.md"
 WIDTH = 100
 HEAD = """\
 # yaml-language-server: $schema=schema.json
-# The micro study: runs on any CPU in minutes. Every knob of a study stands here with its why;
-# another config holds only what differs (`extends: default.yaml` is implied). Manual: README.md.
-# `make config` writes these comments, from src/ablation/schema.py; values are edited here.
+# The micro study, which runs on any CPU in minutes. This file has every key of a study with its
+# meaning; other files hold only their differences (they extend default.yaml unless they have an
+# `extends`). README.md is the manual. `make config` writes these comments from src/ablation/config;
+# values are edited here.
+
 """
 TABLE = re.compile(r"(?<=<!-- keys, by `make config` -->\n).*(?=\n<!-- end of keys -->)", re.S)
+COLUMN_TABLE = re.compile(
+    r"(?<=<!-- columns, by `make config` -->\n).*(?=\n<!-- end of columns -->)", re.S
+)
 HARD_SPACE = "\N{NO-BREAK SPACE}"
 
 
-# ---- default.yaml: the values that stand there, under comments made new -------------------------
+# ---- default.yaml: its values, with new comments -----------------------------------------------
 
 
 def default_yaml(text: str) -> str:
-    meanings = {path: part.get("description", "") + _choices(part) for path, part in keys()}
-    meanings |= {("recipes", name): note for name, note in RECIPE_NOTES.items()}
+    """`text`, the content of default.yaml, with comments from the schema."""
+    meanings = {path: part.get("description", "") + _choices(part) for path, part in schema_keys()}
+    meanings |= {("recipes", name): recipe.note for name, recipe in RECIPE.items()}
     return HEAD + "".join(f"{line}\n" for line in _lines(yaml.compose(text), (), text, meanings))
 
 
 def _choices(part: dict) -> str:
-    return ": " + " | ".join(part["enum"]) if "enum" in part else ""
+    return f" One of: {', '.join(part['enum'])}." if "enum" in part else ""
 
 
 def _lines(node: yaml.MappingNode, path: tuple, text: str, meanings: dict) -> Iterator[str]:
@@ -59,7 +68,7 @@ def _lines(node: yaml.MappingNode, path: tuple, text: str, meanings: dict) -> It
 
 
 def _commented(key: str, value: str, meaning: str, indent: str) -> Iterator[str]:
-    """`key: value # meaning`; what is too long goes above (the meaning) or below (the value)."""
+    """`key: value # meaning`; a long meaning goes above that line, a long value below."""
     line, comment = f"{key} {' '.join(value.split())}".rstrip(), f" # {meaning}" if meaning else ""
     if len(line + comment) <= WIDTH:
         yield line + comment
@@ -70,7 +79,9 @@ def _commented(key: str, value: str, meaning: str, indent: str) -> Iterator[str]
         yield line
         return
     yield key
-    entries = " ".join(value.split()).replace(": ", f":{HARD_SPACE}")  # broken between them only
+    entries = " ".join(value.split()).replace(
+        ": ", f":{HARD_SPACE}"
+    )  # lines break only between entries
     for row in wrap(entries, WIDTH, initial_indent=f"{indent}  ", subsequent_indent=f"{indent}   "):
         yield row.replace(HARD_SPACE, " ")
 
@@ -79,9 +90,10 @@ def _commented(key: str, value: str, meaning: str, indent: str) -> Iterator[str]
 
 
 def readme(text: str) -> str:
+    """`text`, the content of README.md, with a new table of keys."""
     rows = [
         f"| `{'.'.join(path)}` | {_value(part)} | {_escaped(part.get('description', ''))} |"
-        for path, part in keys()
+        for path, part in schema_keys()
         if path[-1] != "<name>"
         and (path[0] != "recipes" or path[-1] in ("recipes", "train_mask"))
         and path[:3] != ("bridge", "recipes", "<name>")  # the keys of bridge.training
@@ -95,7 +107,7 @@ def _escaped(meaning: str) -> str:
 
 
 def _value(part: dict) -> str:
-    """What may stand there, from a part of the JSON schema."""
+    """The values that a key may have, from its part of the JSON schema."""
     if "anyOf" in part:
         return ", or ".join("null" if c.get("type") == "null" else _value(c) for c in part["anyOf"])
     if "enum" in part:
@@ -116,17 +128,29 @@ def _value(part: dict) -> str:
             )
 
 
+# ---- docs/stages.md: the table of columns --------------------------------------------------------
+
+
+def stages_manual(text: str) -> str:
+    """`text`, the content of docs/stages.md, with a new table of the columns of recovery.csv."""
+    rows = [f"| `{column.name}` | {column.meaning} |" for column in COLUMN.values()]
+    table = "\n".join(["| column | meaning |", "|---|---|", *rows])
+    return COLUMN_TABLE.sub(lambda _: table, text)
+
+
 # ---- the rest ------------------------------------------------------------------------------------
 
 
 def schema_json() -> str:
+    """The content of schema.json."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def lm_eval_names() -> str:
-    """lm_eval's tasks, groups and tags, one a line, with a tab and why it cannot be scored, if so.
+    """The names of lm_eval's tasks, groups and tags, one in each line.
 
-    A group or tag can be when all its tasks can. 10 s: it reads all files.
+    If a task cannot be scored, a tab and the reason follow. A group or tag can be scored if all its
+    tasks can. This takes 10 s, because lm_eval reads the files of all its tasks.
     """
     from lm_eval.tasks import TaskManager
 
@@ -138,7 +162,7 @@ def lm_eval_names() -> str:
 
 
 def _reasons(name: str, index: dict, over: dict) -> set[str]:
-    """`why_not` of every task below a name; `over` is what groups say for all their tasks."""
+    """`why_not` of every task below a name; `over` has the values that groups set for tasks."""
     entry = index[name]
     match entry.kind.name:
         case "TAG":
@@ -147,7 +171,7 @@ def _reasons(name: str, index: dict, over: dict) -> set[str]:
             return _members(entry.cfg, index, over)
         case "PY_TASK":
             return {"a class of its own"}
-    return {why_not(entry.cfg | over)}
+    return {unscorable_reason(entry.cfg | over)}
 
 
 def _members(group: dict, index: dict, over: dict) -> set[str]:
@@ -162,17 +186,18 @@ def _members(group: dict, index: dict, over: dict) -> set[str]:
         elif "group" in own:
             found |= _members(own, index, shared)
         else:
-            found.add(why_not(shared | own))
+            found.add(unscorable_reason(shared | own))
     return found
 
 
 def texts() -> dict[Path, str]:
-    """What each generated text file must hold."""
+    """{generated text file: its content}."""
     default, manual = CONFIG / "default.yaml", CONFIG / "README.md"
     return {
         default: default_yaml(default.read_text("utf-8")),
         manual: readme(manual.read_text("utf-8")),
         CONFIG / "schema.json": schema_json(),
+        STAGES: stages_manual(STAGES.read_text("utf-8")),
     }
 
 

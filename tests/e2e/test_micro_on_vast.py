@@ -7,13 +7,11 @@ import json
 
 import pytest
 import yaml
+from fakes.vast import FakeVast, what_is_missing
+from vast_support.workflows import SCALE, WorkflowFolder, command_lines
 
-from ablation.states import complete_states
-from tests.fakes.vast import FakeVast, what_is_missing
+from ablation.training.checkpoints import complete_checkpoints
 from tests.workflow.conftest import Checkout, copy_of_the_repository
-
-from .drills import SCALE, Drivers
-from .test_whole import command_lines
 
 pytestmark = [
     pytest.mark.e2e,
@@ -49,13 +47,13 @@ def small_study(folder) -> Checkout:
     return checkout
 
 
-class Study(Drivers):
+class Study(WorkflowFolder):
     study = "small"
 
     def saved(self) -> int:
         """The step at home that the training would go on from."""
         homes = (self.folder / "state/small").glob("3B-1-*")
-        states = [state for home in homes for state in complete_states(home)]
+        states = [state for home in homes for state in complete_checkpoints(home)]
         return max((int(state.name.rpartition("-")[2]) for state in states), default=0)
 
     def got_on(self) -> bool:
@@ -93,7 +91,7 @@ def study(tmp_path_factory):
                 study.preempted.append(study.saved())
                 study.seen += [command_lines(), json.dumps(fake.state())]
                 end(study.training_on().id)
-            assert study.finish(300) == 0, study.said()
+            assert study.finish(300) == 0, study.output()
         finally:
             study.process.kill()
         study.left = list(fake.instances)
@@ -139,7 +137,7 @@ def test_the_ledger_has_every_loss(study):
 def test_the_key_is_nowhere(study):
     key = study.fake.key
     found = [p for p in study.folder.rglob("*") if p.is_file()]
-    files = [p for p in found if p.relative_to(study.folder).parts[0] not in (".git", "tests")]
+    files = [p for p in found if not {".git", "tests"} & {*p.relative_to(study.folder).parts}]
     assert not [p for p in files if key.encode() in p.read_bytes()]
     assert not [text for text in (*study.seen, *study.rented) if key in text]
     assert any("onboard.py" in text for text in study.seen)  # jobs were seen

@@ -17,22 +17,29 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import TrainerCallback
 from workload import TOY, as_ids, make_items, make_model, make_samples, make_tokenizer
 
-from ablation.arguments import own_optimizer, training_arguments
-from ablation.head import score_rows
-from ablation.lm import MaskedLM
-from ablation.masks import MASKS, forward_inputs, leak_audit, rule
-from ablation.models import target_logits
-from ablation.packing import Example, forwards, pack
-from ablation.precision import GradientSums, StochasticAdafactor
-from ablation.stops import Stops
-from ablation.trainer import MaskedTrainer, summed_loss
+from ablation.model.forward import target_logits
+from ablation.model.leak_audit import leak_audit
+from ablation.model.masks import forward_inputs, rule
+from ablation.model.output_head import score_rows
+from ablation.model.packing import Example, forwards, pack
+from ablation.scoring.masked_lm import MaskedLM
+from ablation.training.early_stopping import Stops
+from ablation.training.master_weights import GradientSums
+from ablation.training.stochastic_adafactor import StochasticAdafactor
+from ablation.training.trainer import MaskedTrainer, summed_loss
+from ablation.training.trainer_arguments import custom_optimizer, training_arguments
+from ablation.vocabulary.masks import MASK, MASKS
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 GPU = {"gpu": 1, "attention": "flex_attention", "compile": True}
-SIZE = replace(TOY, shape=TOY.shape | {"vocabulary": 4096}, hardware=TOY.hardware | GPU)
+SIZE = replace(
+    TOY,
+    shape=TOY.shape.model_copy(update={"vocabulary": 4096}),
+    hardware=TOY.hardware.model_copy(update=GPU),
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +69,9 @@ def test_scores_of_long_compiled_rows_are_those_of_dense_masks(fast, plain, mask
 @torch.no_grad()
 @pytest.mark.parametrize("mask", MASKS)
 def test_attention_in_small_blocks_is_that_of_a_dense_mask(mask):
-    size = replace(SIZE, hardware=SIZE.hardware | {"dtype": "bfloat16"})
+    size = replace(SIZE, hardware=SIZE.hardware.model_copy(update={"dtype": "bfloat16"}))
     items = make_items(size, 24) + make_items(size, 1, prompt=700)
-    if mask == "full_bidir":
+    if MASK[mask].leaks:
         items = [Example(item.prompt, item.continuations[:1]) for item in items]
     rows = pack(items, 8192, width=8192).to("cuda")
     random = torch.Generator("cuda").manual_seed(0)
@@ -91,7 +98,7 @@ def test_attention_in_small_blocks_is_that_of_a_dense_mask(mask):
 
 @pytest.mark.parametrize("shape", [(1, 5), (3, 1024), (7, 50_001), (2048, 131_072)])
 def test_log_sum_exp_and_argmax_in_one_pass_are_those_of_torch(shape):
-    from ablation.head_kernels import normalizers  # needs Triton
+    from ablation.model.output_head_triton import normalizers  # needs Triton
 
     logits = 5 * torch.randn(shape, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
     logits[-1] = -torch.inf
@@ -105,7 +112,7 @@ def test_log_sum_exp_and_argmax_in_one_pass_are_those_of_torch(shape):
 
 @pytest.mark.parametrize("mask", MASKS)
 def test_the_compiled_model_obeys_its_mask(fast, mask):
-    assert leak_audit(fast, mask).leaks == (mask == "full_bidir")
+    assert leak_audit(fast, mask).leaks == MASK[mask].leaks
 
 
 def test_loss_and_gradients_are_those_of_dense_masks_and_all_logits(fast, plain):
@@ -157,7 +164,7 @@ class Watch(TrainerCallback):
 
 
 def test_a_training_step_never_waits_for_the_gpu(tmp_path):
-    size = replace(SIZE, hardware=SIZE.hardware | {"dtype": "bfloat16"})
+    size = replace(SIZE, hardware=SIZE.hardware.model_copy(update={"dtype": "bfloat16"}))
     model, watch, recipe = make_model(size), Watch(4), timed_recipe(7, 8)
     arguments = training_arguments(recipe, 0, size.hardware, tmp_path, 8)
     arguments.save_strategy = arguments.eval_strategy = "no"
@@ -165,11 +172,11 @@ def test_a_training_step_never_waits_for_the_gpu(tmp_path):
         model=model,
         args=arguments,
         train_dataset=make_samples(SIZE, 64, length=100),
-        optimizer_cls_and_kwargs=own_optimizer(recipe),
+        optimizer_cls_and_kwargs=custom_optimizer(recipe),
         recipe=recipe,
         row_tokens=1024,
         probe=[],
-        stops=Stops(recipe["stops"]),
+        stops=Stops(),
         callbacks=[watch],
     )
     embeddings = model.get_input_embeddings().weight
@@ -248,7 +255,7 @@ def test_the_optimizer_repeats_to_the_bit():
 
 
 def test_gradients_of_a_compiled_model_add_up_in_float32():
-    size = replace(SIZE, hardware=SIZE.hardware | {"dtype": "bfloat16"})
+    size = replace(SIZE, hardware=SIZE.hardware.model_copy(update={"dtype": "bfloat16"}))
     model = make_model(size).train()
     gradients = GradientSums(model.parameters())
     samples, total = make_samples(size, 12), {}

@@ -12,21 +12,20 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from small_training import RECIPE, write_records
-from tiny import tiny_tokenizer
 from workload import TOY, make_model
 
-from ablation.finetune import finetune
-from ablation.models import compile_layers
+from ablation.model.checkpoints import compile_layers
+from ablation.training.finetune import finetune
+from tests.support.small_training import HARDWARE, recipe, write_records
+from tests.support.tiny import tiny_tokenizer
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
 ]
-HARDWARE = {"threads": 1, "dtype": "float32", "attention": "sdpa"}
-RUN = RECIPE | {
+RUN = {
     "max_steps": 12,
     "learning_rate": 1e-3,
     "micro_batch_examples": 4,
@@ -38,10 +37,9 @@ RUN = RECIPE | {
 
 def load(dtype, attention, compiled):
     torch.backends.cuda.matmul.allow_tf32 = False
-    hardware = TOY.hardware | {"gpu": 1, "dtype": dtype}
-    model = make_model(
-        replace(TOY, shape=TOY.shape | {"vocabulary": 512}, hardware=hardware), attention
-    )
+    hardware = TOY.hardware.model_copy(update={"gpu": 1, "dtype": dtype})
+    shape = TOY.shape.model_copy(update={"vocabulary": 512})
+    model = make_model(replace(TOY, shape=shape, hardware=hardware), attention)
     if compiled:
         compile_layers(model)
     return model, tiny_tokenizer()
@@ -62,19 +60,19 @@ def test_two_ranks_on_two_gpus_train_as_one(
     write_records(tmp_path / "data.jsonl")
     trained = []
     for gpus in (1, 2):
-        recipe = RUN | {"optimizer": optimizer, "micro_batch_examples": 4 // gpus}
-        hardware = HARDWARE | {"gpu": gpus}
+        changes = {"optimizer": optimizer, "micro_batch_examples": 4 // gpus}
+        hardware = HARDWARE.model_copy(update={"gpu": gpus})
         loads = partial(load, dtype, attention, compiled)
         state = tmp_path / str(gpus)
-        trained.append(finetune(loads, tmp_path / "data.jsonl", recipe, 1, hardware, "t", state))
+        chosen = recipe(**RUN | changes)
+        trained.append(finetune(loads, tmp_path / "data.jsonl", chosen, 1, hardware, "t", state))
     alone, both = trained
     assert both.record["ranks"] == 2 and both.model.dtype == alone.model.dtype
     for ours, theirs in zip(both.curve, alone.curve, strict=True):
         assert ours == pytest.approx(theirs, rel=tolerance)
     assert both.summary["eval_loss"] == pytest.approx(alone.summary["eval_loss"], rel=tolerance)
 
-    recipe = RUN | {"optimizer": optimizer, "micro_batch_examples": 2, "max_steps": 12}
-    again = finetune(loads, tmp_path / "data.jsonl", recipe, 1, hardware, "t", tmp_path / "2")
-    assert again.record["resumes"] == [12]  # its last state: weights come back as they were saved
+    again = finetune(loads, tmp_path / "data.jsonl", chosen, 1, hardware, "t", tmp_path / "2")
+    assert again.record["resumes"] == [12]  # the last checkpoint gives back the saved weights
     weights = both.model.state_dict()
     assert all(torch.equal(w, weights[name]) for name, w in again.model.state_dict().items())

@@ -41,7 +41,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from tiny import tiny_tokenizer
+    from tests.support.tiny import tiny_tokenizer
 
     return tiny_tokenizer()
 
@@ -49,23 +49,7 @@ def tokenizer():
 @pytest.fixture
 def data(tmp_path):
     """A file of finetuning records."""
-    from small_training import write_records
+    from tests.support.small_training import write_records
 
     write_records(tmp_path / "data.jsonl")
     return tmp_path / "data.jsonl"
-
-
-@pytest.fixture
-def fake():
-    """A fake Vast without machines; its clock stands still but for `advance`."""
-    from tests.fakes.vast import FakeVast
-
-    with FakeVast(time_scale=0, limits=False, machines=False) as fake:
-        yield fake
-
-
-@pytest.fixture
-def client(fake):
-    from tests.fakes.client import Client
-
-    return Client(fake)

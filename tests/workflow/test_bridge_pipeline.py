@@ -7,8 +7,8 @@ import pytest
 import yaml
 from conftest import Checkout, copy_of_the_repository
 
-from ablation.__main__ import main
-from ablation.trace import trace
+from ablation.cli.main import main
+from ablation.lineage.trace import trace
 
 pytestmark = pytest.mark.study
 

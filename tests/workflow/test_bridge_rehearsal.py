@@ -152,8 +152,8 @@ def test_the_rules_that_run_models_ask_for_the_study_s_hardware(clone):
     text = (clone.folder / "rules/bridge.smk").read_text()
     for rule in GPU_RULES:
         block = text.split(f"rule {rule}:")[1].split("\nrule ")[0]
-        assert "**STUDY.hardware.asked()" in block
-        assert rule not in text.split("localrules:")[1].split("wildcard_constraints:")[0]
+        assert "**STUDY.hardware.resources()" in block
+        assert "localrule:" not in block
 
 
 def test_a_real_run_without_commits_is_refused_and_says_what_to_do(clone):

@@ -60,7 +60,7 @@ def test_every_job_is_there_once(micro, entities):
 def test_the_next_crate_is_the_same(micro, results):
     path = results / "ro-crate-metadata.json"
     first = path.read_bytes()
-    micro.snakemake("--reporter", "rocrate")
+    micro.snakemake("--reporter", "runcrate")
     assert path.read_bytes() == first
 
 
@@ -68,7 +68,7 @@ def test_results_of_another_configuration_make_no_crate(micro, results):
     path = results / "ro-crate-metadata.json"
     first = path.read_bytes()
     other = ("--config", "statistics={confidence: 0.9}")
-    done = micro.snakemake("--reporter", "rocrate", *other, check=False)
+    done = micro.snakemake("--reporter", "runcrate", *other, check=False)
     assert done.returncode and "no crate is written" in done.stderr
     assert "recovery.manifest.json" in done.stderr and "Traceback" not in done.stderr
     assert path.read_bytes() == first

@@ -8,11 +8,10 @@ import pytest
 import yaml
 from conftest import ROOT, Checkout, copy_of_the_repository
 
-sys.path.insert(0, str(ROOT / "tests/unit"))
-from checkpoints import quantize, write_multimodal
-from fake_hub import FakeHub
-
-import benchmarks
+sys.path.insert(0, str(ROOT))
+from tests.support import benchmarks
+from tests.support.checkpoints import quantize, write_multimodal
+from tests.support.fake_hub import FakeHub
 
 pytestmark = pytest.mark.study
 
@@ -37,6 +36,7 @@ TARGETS = [
     "results/hub/stage1_baseline/manifest.json",
     "results/hub/stage4_posteval/3B/seed1/causal/manifest.json",
     "results/hub/mask_cells.csv",
+    "results/hub/stage1_baseline/metrics.json",
 ]
 
 
@@ -87,7 +87,7 @@ def test_data_sets_are_copied_split_by_split_with_their_commits(hub):
     names = {"test": "test-00000-of-00001", "validation": "validation-00000-of-00001"}
     arc = {f"allenai/ai2_arc/ARC-Easy/{name}.parquet" for name in names.values()}
     assert set(items["outputs"]) == arc | {"allenai/winogrande/winogrande_xl/validation.jsonl"}
-    assert items["stamp"]["config"]["pins"]["allenai/ai2_arc"] == hub.pins["allenai/ai2_arc"]
+    assert items["fingerprint"]["config"]["pins"]["allenai/ai2_arc"] == hub.pins["allenai/ai2_arc"]
     learned = hub.folder / "results/hub/base/instructions/finetune.jsonl"
     assert [json.loads(line) for line in learned.read_text().splitlines()] == RECORDS[:30]
 
@@ -103,7 +103,7 @@ def test_another_commit_makes_exactly_what_stands_on_it_stale(hub):
     other = {**hub.pins, "allenai/winogrande": "d" * 40}
     (hub.folder / "other.yaml").write_text(yaml.safe_dump(STUDY | {"pins": other}))
     stale = hub.stale(*TARGETS, options=("--configfile", "other.yaml"))
-    assert stale == {"base_benchmarks", "stage1_baseline", "stage4_posteval:3B"}
+    assert stale == {"base_benchmarks", "stage1_baseline", "stage1_metrics", "stage4_posteval:3B"}
 
 
 def test_a_damaged_weight_is_named_before_anything_is_scored(hub):
@@ -113,4 +113,4 @@ def test_a_damaged_weight_is_named_before_anything_is_scored(hub):
     blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     done = hub.snakemake("--cores", "1", "--force", TARGETS[0], *hub.options, check=False)
     blob.write_bytes(content)
-    assert done.returncode and "model.safetensors is not what the hub has" in done.stderr
+    assert done.returncode and "model.safetensors differs from the file on the hub" in done.stderr

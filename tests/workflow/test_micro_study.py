@@ -6,8 +6,9 @@ import sys
 
 import pandas as pd
 import pytest
+from conftest import SEEDS
 
-from ablation.recovery import COLUMNS
+from ablation.analysis.recovery_columns import COLUMNS
 
 # the first of these tests runs the whole study, perhaps on cores that others use as well
 pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
@@ -19,7 +20,6 @@ TASKS = [
     "micro_arc_challenge",
     "micro_winogrande",
 ]
-SEEDS = ["31", "32", "33"]
 LONG_RECIPES = ("5A",)
 RECIPES = ("3A", "3B", "3B-leaky", *LONG_RECIPES)
 
@@ -144,7 +144,7 @@ def test_every_number_is_backed_by_sample_rows(micro, recovery):
             row = per_task.loc[recipe, seed, metrics["mask"], task]
             assert (row.accuracy, row.acc) == pytest.approx((accuracy, accuracy), abs=1e-8)
             found[recipe, seed, metrics["mask"], task] = accuracy
-    assert len(found) == len(per_task) == (3 + len(RECIPES) * 3 * 3) * (len(TASKS) + 1)
+    assert len(found) == len(per_task) == (3 + len(RECIPES) * len(SEEDS) * 3) * (len(TASKS) + 1)
 
     for row in recovery.to_dict("records"):
         mask, task = row["mask"], row["task"]

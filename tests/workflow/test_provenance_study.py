@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
-from conftest import Checkout, copy_of_the_repository, shorten_stage_5
-from test_staleness import LONG, SCORED, SHORT, TABLES, edited
+from conftest import SEEDS, Checkout, copy_of_the_repository, one_seed, shorten_stage_5
+from test_staleness import BASE_SCORED, LONG, SCORED, SHORT, TABLES, edited
 
 # the first of these tests runs the whole study, perhaps on cores that others use as well
 pytestmark = [pytest.mark.study, pytest.mark.timeout(1800)]
@@ -29,6 +29,8 @@ def clone(store, tmp_path):
     """A fresh clone into which the study was pulled."""
     made = Checkout(copy_of_the_repository(tmp_path / "clone"))
     shorten_stage_5(made.folder)
+    if len(SEEDS) == 1:
+        one_seed(made.folder)
     made.ablation("pull", str(store))
     return made
 
@@ -56,15 +58,17 @@ def test_each_stage_made_again_is_identical_and_touches_nothing(micro, stage, pa
 def test_a_result_that_cannot_be_made_again_is_found(clone):
     """Sealed and consistent, and yet not what the code makes."""
     code = (
-        "import json; from ablation import provenance as p\n"
+        "import json\n"
+        "from ablation.provenance.files import file_table, write_json, write_text\n"
+        "from ablation.provenance.manifests import _own_hash\n"
         "head, first, rest = open('curves.csv').read().split('\\n', 2)\n"
         "row = dict(zip(head.split(','), first.split(',')))\n"
         "row['loss'] = float(row['loss']) + .25\n"
-        "p.write_text('curves.csv', '\\n'.join([head, ','.join(map(str, row.values())), rest]))\n"
+        "write_text('curves.csv', '\\n'.join([head, ','.join(map(str, row.values())), rest]))\n"
         "manifest = json.load(open('curves.manifest.json'))\n"
-        "manifest['outputs'] |= p.file_table(['curves.csv'])\n"
+        "manifest['outputs'] |= file_table(['curves.csv'])\n"
         "body = {k: v for k, v in manifest.items() if k != 'sha256'}\n"
-        "p.write_json('curves.manifest.json', body | {'sha256': p._seal(body)})\n"
+        "write_json('curves.manifest.json', body | {'sha256': _own_hash(body)})\n"
     )
     clone.python("-c", f"import os; os.chdir('results/micro')\n{code}")
     curves = ("reproduce", "figures", "--only", "micro/curves")
@@ -89,7 +93,7 @@ def test_after_a_pull_nothing_is_to_be_done(clone):
 def test_after_a_pull_another_evaluation_needs_no_training(clone):
     file = clone.folder / "config/default.yaml"
     with edited(file, ("limit: null", "limit: 4")):
-        assert clone.stale() == SCORED | TABLES | {"stage1_baseline", "stage2_ablation"}
+        assert clone.stale() == SCORED | TABLES | BASE_SCORED
         target = "results/micro/stage4_posteval/3B/seed31/causal/manifest.json"
         clone.run("--allowed-rules", "stage4_posteval", "--", target)
 
@@ -98,7 +102,7 @@ def test_without_weights_tables_live_on_and_a_need_for_them_is_told(clone, store
     shutil.rmtree(clone.folder / "results")
     shutil.rmtree(clone.folder / ".snakemake")
     said = clone.ablation("pull", str(store), "--no-weights").stdout
-    assert "weights are not here: 12 files" in said
+    assert f"weights are not here: {4 * len(SEEDS)} files" in said
     assert clone.stale("all") == set()
     target = "results/micro/stage4_posteval/3B/seed31/causal/manifest.json"
     # the rest of the checkpoint came along, so no training is planned: the need is told by the job
@@ -112,7 +116,7 @@ def test_without_weights_tables_live_on_and_a_need_for_them_is_told(clone, store
 def test_a_pulled_study_does_not_differ(micro, clone, store):
     done = micro.ablation("diff", "results/micro", str(store), "--json", "-")
     found = json.loads(done.stdout)
-    assert found["compared"] > 60 and not found["changed"]
+    assert found["compared"] > 40 and not found["changed"]
     assert all(row["identical"] for row in found["numbers"])
 
 
@@ -122,7 +126,7 @@ def test_a_cell_leads_to_every_machine_and_checkpoint(micro, recipe):
     options = ("--where", *where, "--column", "recovered", "--json", "-")
     found = json.loads(micro.ablation("trace", "results/recovery.csv", *options).stdout)
     trained = [n for n in found["manifests"].values() if "train_leaks" in n and "mask" not in n]
-    assert len(trained) == 3 == len(found["conditions"]["after"])
+    assert len(trained) == len(SEEDS) == len(found["conditions"]["after"])
     assert found["totals"]["machines"] and found["totals"]["seconds"] > 0
 
 
@@ -138,7 +142,7 @@ def test_every_job_leaves_a_manifest_and_a_run_record(micro):
     home = micro.folder / "results/micro"
     manifests = {p.as_posix().removesuffix("manifest.json") for p in home.rglob("*manifest.json")}
     runs = {p.as_posix().removesuffix("run.json") for p in home.rglob("*run.json")}
-    assert manifests == runs and len(runs) > 60
+    assert manifests == runs and len(runs) > 40
     outputs = {
         (p.parent / name).resolve()
         for p in home.rglob("*manifest.json")

@@ -105,7 +105,7 @@ def test_the_report_is_one_file_of_bearable_size(report):
 
 
 def test_the_report_says_what_is_asked_and_lists_its_pages(visited):
-    assert "What capability is lost at once" in visited["landing"].replace("\n", " ")
+    assert "Which capability is lost at once" in visited["landing"].replace("\n", " ")
     names = {Path(path).stem for path in visited if path.endswith(".html")}
     figures = {Path(path).stem for path in visited if path.endswith(".svg")}
     assert (names, figures) == (PAGES, FIGURES)

@@ -11,7 +11,7 @@ import slurm_cluster
 import yaml
 from conftest import Checkout, copy_of_the_repository
 
-from ablation.states import complete_states
+from ablation.training.checkpoints import complete_checkpoints
 
 pytestmark = [pytest.mark.slurm, pytest.mark.study, pytest.mark.timeout(1500)]
 
@@ -70,7 +70,7 @@ def study(cluster, tmp_path_factory):
         """The step that the training would go on from."""
         assert run.poll() is None, said.read_text()
         homes = (checkout.folder / "state/small").glob("3B-1-*")
-        states = [state for home in homes for state in complete_states(home)]
+        states = [state for home in homes for state in complete_checkpoints(home)]
         return max((int(s.name.rpartition("-")[2]) for s in states), default=0)
 
     def ended(act):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import yaml
-from conftest import Checkout, copy_of_the_repository, shorten_stage_5
+from conftest import SEEDS, Checkout, copy_of_the_repository, one_seed, shorten_stage_5
 
 # the first of these tests runs the whole study, perhaps on cores that others use as well
 pytestmark = [pytest.mark.study, pytest.mark.timeout(1800)]
@@ -18,6 +18,8 @@ FIGURES = {f"figure_{name}" for name in ("accuracy", "recovery", "curves", "flip
 SHORT, LONG = ("3A", "3B", "3B-leaky"), ("5A",)
 TRAINED = {f"stage3_finetune:{r}" for r in SHORT} | {f"stage5_longrun:{r}" for r in LONG}
 SCORED = {f"stage4_posteval:{r}" for r in SHORT} | {f"stage5_posteval:{r}" for r in LONG}
+SCORED |= {"stage4_metrics", "stage5_metrics"}  # computed from what was scored
+BASE_SCORED = {"stage1_baseline", "stage2_ablation", "stage1_metrics", "stage2_metrics"}
 
 
 @contextmanager
@@ -52,8 +54,8 @@ def test_dry_runs_are_quick_and_small(micro):
 @pytest.mark.parametrize(
     "name",
     [
-        "src/ablation/scoring.py",
-        "src/ablation/masks.py",
+        "src/ablation/scoring/evaluate.py",
+        "src/ablation/model/masks.py",
         "workflow/scripts/evaluate.py",
         "Snakefile",
     ],
@@ -63,7 +65,7 @@ def test_a_touched_file(micro, name):
     assert micro.stale("all") == set()
 
 
-@pytest.mark.parametrize("name", ["masks", "finetune", "statistics"])
+@pytest.mark.parametrize("name", ["model/masks", "training/finetune", "analysis/statistics"])
 def test_a_comment_in_a_module(micro, name):
     file = micro.folder / f"src/ablation/{name}.py"
     with edited(file, ("\nfrom __future__", "\n# a remark\n\nfrom __future__")):
@@ -71,13 +73,13 @@ def test_a_comment_in_a_module(micro, name):
 
 
 def test_a_real_change_in_a_module_used_only_by_figures(micro):
-    with edited(micro.folder / "src/ablation/figures.py", ("size=30", "size=40")):
+    with edited(micro.folder / "src/ablation/report/figures.py", ("size=30", "size=40")):
         assert micro.stale() == set()
         assert micro.stale("all") == {"all"} | FIGURES
 
 
 def test_a_real_change_in_the_statistics(micro):
-    file = micro.folder / "src/ablation/statistics.py"
+    file = micro.folder / "src/ablation/analysis/statistics.py"
     with edited(file, ('method="wilson"', 'method="exact"')):
         assert micro.stale() == TABLES
         assert micro.stale("all") == (
@@ -88,13 +90,14 @@ def test_a_real_change_in_the_statistics(micro):
 
 
 def test_a_real_change_in_one_figures_table(micro):
-    with edited(micro.folder / "src/ablation/curves.py", ('"resumed"', '"resumed again"')):
+    with edited(micro.folder / "src/ablation/analysis/curves.py", ('"resumed"', '"resumed again"')):
         assert micro.stale("all") == {"all", "curves", "figure_curves", "pages", "runs"}
 
 
 def test_a_real_change_in_training_reaches_every_recipe_and_no_baseline(micro):
     with edited(
-        micro.folder / "src/ablation/finetune.py", ("PROBE_EXAMPLES = 64", "PROBE_EXAMPLES = 8")
+        micro.folder / "src/ablation/training/finetune.py",
+        ("PROBE_EXAMPLES = 64", "PROBE_EXAMPLES = 8"),
     ):
         assert micro.stale() == TRAINED | SCORED | TABLES
 
@@ -102,23 +105,41 @@ def test_a_real_change_in_training_reaches_every_recipe_and_no_baseline(micro):
 def test_one_recipes_learning_rate(micro):
     changed = ("3A: {train_mask: causal}", "3A: {train_mask: causal, learning_rate: 0.123}")
     with edited(micro.folder / "config/default.yaml", changed):
-        assert micro.stale() == {"stage3_finetune:3A", "stage4_posteval:3A"} | TABLES
+        assert (
+            micro.stale()
+            == {
+                "stage3_finetune:3A",
+                "stage4_posteval:3A",
+                "stage4_metrics",
+            }
+            | TABLES
+        )
 
 
 def test_when_a_long_run_stops_concerns_that_run_alone(micro):
     changed = ("patience: 4", "patience: 3")
     with edited(micro.folder / "config/default.yaml", changed):
-        assert micro.stale() == {"stage5_longrun:5A", "stage5_posteval:5A"} | TABLES
+        assert (
+            micro.stale()
+            == {
+                "stage5_longrun:5A",
+                "stage5_posteval:5A",
+                "stage5_metrics",
+            }
+            | TABLES
+        )
 
 
 def test_an_accepted_refactoring_runs_nothing_again(micro):
-    file, stages = micro.folder / "src/ablation/finetune.py", ("stage3_finetune", "stage5_longrun")
-    with edited(file, ("micro_batch = _smaller(", "micro_batch = 1 * _smaller(")):
+    file = micro.folder / "src/ablation/training/finetune.py"
+    stages = ("stage3_finetune", "stage5_longrun")
+    with edited(file, ("smaller = _smaller(", "smaller = 1 * _smaller(")):
         assert micro.stale() == TRAINED | SCORED | TABLES
         try:
             study = ("--results", "results/micro")
             done = micro.ablation("accept", *stages, *study, "--why", "once is the same")
-            assert "9 results stand" in done.stdout and "3 results stand" in done.stdout
+            assert f"{3 * len(SEEDS)} results stay valid" in done.stdout
+            assert f"  {len(SEEDS)} results stay valid" in done.stdout
             assert micro.stale("all") == set()
             # what reads a manifest agrees with what decided to run
             target = "results/micro/curves.csv"
@@ -130,8 +151,7 @@ def test_an_accepted_refactoring_runs_nothing_again(micro):
 
 def test_other_items_leave_the_checkpoints(micro):
     with edited(micro.folder / "config/default.yaml", ("items: {seed: 4104", "items: {seed: 5")):
-        base = {"base_items", "stage1_baseline", "stage2_ablation"}
-        assert micro.stale() == SCORED | TABLES | base
+        assert micro.stale() == SCORED | TABLES | BASE_SCORED | {"base_items"}
 
 
 def test_other_finetuning_data_leave_the_base_scores(micro):
@@ -149,7 +169,7 @@ def test_task_files(micro):
     with edited(tasks / "utils.py", ("\nfrom pathlib", "\n# a remark\nfrom pathlib")):
         assert micro.stale() == set()
     with edited(tasks / "micro_piqa.yaml", ("version: 1.0", "version: 1.1")):
-        assert micro.stale() == SCORED | TABLES | {"stage1_baseline", "stage2_ablation"}
+        assert micro.stale() == SCORED | TABLES | BASE_SCORED
 
 
 def test_a_reordered_config(micro):
@@ -177,6 +197,8 @@ def clone_with_results(micro, folder):
     """A fresh clone (every file is new) into which results and their metadata were copied."""
     clone = Checkout(copy_of_the_repository(folder))
     shorten_stage_5(clone.folder)
+    if len(SEEDS) == 1:
+        one_seed(clone.folder)
     for file in clone.folder.rglob("*"):
         os.utime(file)
     shutil.copytree(micro.folder / "results", clone.folder / "results")
@@ -206,7 +228,7 @@ def test_a_package_that_shapes_tables_bumped(micro, tmp_path):
 
 
 def test_touched_outputs_after_an_edit_are_not_believed(micro, tmp_path):
-    """`--touch` marks stale bytes as new; the stamp in the manifest still tells."""
+    """`--touch` marks stale bytes as new; the fingerprint in the manifest still tells."""
     clone = clone_with_results(micro, tmp_path / "clone")
     changed = ("3A: {train_mask: causal}", "3A: {train_mask: causal, learning_rate: 0.123}")
     with edited(clone.folder / "config/default.yaml", changed):

@@ -1,25 +1,24 @@
-"""How far each task gets without word order: a conditional logit on bags of words."""
+"""Write the bag-of-words baselines: the accuracy of models that ignore word order."""
 
-import json
 from pathlib import Path
 
-from ablation import provenance
-from ablation.machine import run_record
-from ablation.progress import logged
-from ablation.world.baselines import bag_of_words
-from ablation.world.scenes import TASKS, world_of
+from ablation.analysis.bag_of_words import bag_of_words
+from ablation.data.json_lines import read_json_lines
+from ablation.micro_world.scenes import World
+from ablation.provenance.files import write_text
+from ablation.provenance.job import Job, run
+from ablation.vocabulary.micro_tasks import TASKS
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    provenance.read_inputs(stamp)
-    home = Path(smk.input.data).parent
-    items = {task: provenance.read_json_lines(home / f"{task}.jsonl") for task in TASKS}
-    world = world_of(stamp["config"]["world"])
-    provenance.write_text(smk.output.table, bag_of_words(world, items).to_csv(index=False))
-    provenance.write_manifest(smk.output.manifest, stamp, outputs=[smk.output.table])
+def main(job: Job) -> None:
+    home = Path(job.input.data).parent
+    items = {task: read_json_lines(home / f"{task}.jsonl") for task in TASKS}
+    block = dict(job.config["world"])
+    block.pop("items")  # the items are read from their files
+    table = bag_of_words(World(**block), items)
+    write_text(job.output.table, table.to_csv(index=False))
+    job.write_manifest([job.output.table])
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,28 +1,24 @@
-"""Pin the base model: one manifest that names each of its files by hash."""
+"""Write the manifest of a model: every file of the base, source or target with its hash."""
 
 import json
 import os
 from pathlib import Path
 
-from ablation import hub, provenance
-from ablation.machine import run_record
-from ablation.progress import logged
+from ablation.data import hub
+from ablation.provenance.job import Job, run
+from ablation.provenance.manifests import verify_outputs
 
 
-def main(smk):
-    stamp, manifest = json.loads(smk.params.stamp), smk.output.manifest
-    provenance.read_inputs(stamp)
-    model, revision = stamp["config"]["base"], stamp["config"].get("revision")
-    if revision:  # the weights stay on the hub until a machine needs them
-        provenance.write_manifest(manifest, stamp, [], **hub.model_facts(model, revision))
+def main(job: Job) -> None:
+    model, revision = job.config["base"], job.config.get("revision")
+    if revision:  # A machine that needs the weights downloads them.
+        job.write_manifest([], **hub.describe_model(model, revision))
         return
-    record = Path(smk.input.record)
-    if record.name == "manifest.json":  # a base of our own: its bytes must be as recorded
-        provenance.verify_outputs(record, json.loads(record.read_text()))
-    inside = os.path.relpath(model, Path(manifest).parent)
-    provenance.write_manifest(manifest, stamp, [model], model=inside)
+    record = Path(job.input.record)
+    if record.name == "manifest.json":  # The model was made here: its files must be as recorded.
+        verify_outputs(record, json.loads(record.read_text("utf-8")))
+    job.write_manifest([model], model=os.path.relpath(model, job.home))
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

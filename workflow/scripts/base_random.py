@@ -1,23 +1,17 @@
-"""Write a base of random weights for a rehearsal, and the notice that its numbers mean nothing."""
+"""Write a decoder of random weights, for a rehearsal."""
 
-import json
-
-from ablation import provenance
-from ablation.machine import run_record
-from ablation.progress import logged
-from ablation.random_base import NOTICE, write_random_base
+from ablation.config.study import RandomBase
+from ablation.model.random_base import NOTICE, write_random_base
+from ablation.provenance.files import write_text
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    config = stamp["config"]
-    made = write_random_base(config["random"], smk.output.model)
-    provenance.write_text(smk.output.notice, NOTICE.format(study=config["study"]))
-    provenance.write_manifest(
-        smk.output.manifest, stamp, outputs=[smk.output.model], model="base", summary=made
-    )
+def main(job: Job) -> None:
+    block = RandomBase.model_validate(job.config["random"])
+    made = write_random_base(block, job.output.model)
+    write_text(job.output.notice, NOTICE.format(study=job.config["study"]))
+    job.write_manifest([job.output.model], model="base", summary=made)
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

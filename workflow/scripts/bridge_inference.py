@@ -1,37 +1,37 @@
-"""Measure what the five arms cost, one question at a time."""
+"""Measure the KV cache, latency and quality of the five arms, one question at a time."""
 
-import json
 from pathlib import Path
 
-from ablation import hub, machine, provenance
-from ablation.bridge import cells
-from ablation.bridge.inference import per_sample, spent
-from ablation.bridge.pair import load_pair
-from ablation.progress import logged
+from ablation.bridge.data.question_files import read_questions
+from ablation.bridge.evaluation.costs import arm_sections, costs_per_sample
+from ablation.bridge.model.pair import load_pair
+from ablation.bridge.model.prompt_encoder import PromptFormat
+from ablation.bridge.model.translator import load_translator
+from ablation.config.bridge_blocks import Inference, Recipe
+from ablation.config.study import ComputeSettings
+from ablation.data import hub
+from ablation.provenance.files import write_json_lines
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    config, inputs = stamp["config"], provenance.read_inputs(stamp)
-    folders = [hub.model_folder(m, inputs[m]) for m in (smk.input.source, smk.input.target)]
-    asked, recipe = config["inference"], config["recipe"]
-    name = f"{asked['recipe']}-k{asked['soft_tokens']}.safetensors"
-    with machine.run_record(smk.output.run) as record:
-        pair = load_pair(folders, config["hardware"], config["words"])
-        translator = cells.load_translator(
-            Path(smk.input.cells).parent / "translators" / name, recipe, asked["soft_tokens"], pair
-        )
-        questions = Path(smk.input.questions).parent
-        records = cells.read_questions(questions, config["regime"], "test")[: asked["samples"]]
-        warm_up, layer = asked["warm_up"], config["layer"]
-        found = per_sample(pair, translator, recipe, layer, records, warm_up)
-        record |= {"sections": spent(found)}
-    provenance.write_json_lines(smk.output.samples, found)
-    provenance.write_manifest(
-        smk.output.manifest, stamp, [smk.output.samples], regime=config["regime"]
-    )
+def main(job: Job) -> None:
+    config, regime = job.config, job.config["regime"]
+    wanted = Inference.model_validate(config["inference"])
+    k = wanted.soft_tokens
+    recipe = Recipe.model_validate(config["recipe"] | {"regimes": [regime], "soft_tokens": [k]})
+    models = (job.input.source, job.input.target)
+    hardware = ComputeSettings.model_validate(config["hardware"])
+    folders = [hub.model_folder(model, job.inputs[model]) for model in models]
+    pair = load_pair(folders, hardware, PromptFormat(**config["words"]))
+    file = Path(job.input.cells).parent / "translators" / f"{wanted.recipe}-k{k}.safetensors"
+    translator = load_translator(file, recipe, k, pair)
+    questions = Path(job.input.questions).parent
+    records = read_questions(questions, regime, "test")[: wanted.samples]
+    costs = costs_per_sample(pair, translator, recipe, config["layer"], records, wanted.warm_up)
+    job.record["sections"] = arm_sections(costs)
+    write_json_lines(job.output.samples, costs)
+    job.write_manifest([job.output.samples], regime=regime)
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

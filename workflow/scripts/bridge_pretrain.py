@@ -1,28 +1,19 @@
-"""Pretrain the source or the target of the micro bridge from nothing."""
+"""Pretrain the source or the target of the micro bridge from random weights."""
 
-import json
+from ablation.bridge.training.pretrain import pretrain
+from ablation.config.bridge_blocks import Pretrain, QuestionWorld
+from ablation.provenance.job import Job, run
+from ablation.provenance.run_records import processor_name
 
-from ablation import machine, provenance
-from ablation.bridge.world.pretrain import pretrain
-from ablation.progress import logged
 
-
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    config, out = stamp["config"], smk.output.model
-    device = "cuda" if config["gpu"] else "cpu"
-    with machine.run_record(smk.output.run):
-        summary = pretrain(config["world"], config["role"], config["recipe"], out, device)
-    provenance.write_manifest(
-        smk.output.manifest,
-        stamp,
-        outputs=[smk.output.model],
-        model="model",
-        summary=summary,
-        processor=provenance.processor(),
-    )
+def main(job: Job) -> None:
+    config, device = job.config, "cuda" if job.config["gpu"] else "cpu"
+    world = QuestionWorld.model_validate(config["world"])
+    recipe = Pretrain.model_validate(config["recipe"])
+    summary = pretrain(world, config["role"], recipe, job.output.model, device)
+    facts = {"model": "model", "summary": summary, "processor": processor_name()}
+    job.write_manifest([job.output.model], **facts)
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

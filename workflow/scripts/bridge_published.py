@@ -1,26 +1,23 @@
-"""Tabulate the published bridge runs: which test a bridge, and what repeats of one config give."""
+"""Write the tables of the published bridge runs: which test a bridge, and the noise of repeats."""
 
 import json
 from pathlib import Path
 
-from ablation import provenance
-from ablation.bridge.published import repeats_table, runs_table
-from ablation.machine import run_record
-from ablation.progress import logged
+from ablation.bridge.analysis.published import repeats_table, runs_table
+from ablation.provenance.files import write_text
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    runs = json.loads(Path(smk.input.published).read_text())["runs"]
+def main(job: Job) -> None:
+    runs = json.loads(Path(job.input.published).read_text("utf-8"))["runs"]
     tables = {
-        smk.output.runs: runs_table(runs),
-        smk.output.repeats: repeats_table(runs, stamp["config"]["confidence"]),
+        job.output.runs: runs_table(runs),
+        job.output.repeats: repeats_table(runs, job.config["confidence"]),
     }
     for path, table in tables.items():
-        provenance.write_text(path, table.to_csv(index=False))
-    provenance.write_manifest(smk.output.manifest, stamp, list(tables))
+        write_text(path, table.to_csv(index=False))
+    job.write_manifest(list(tables))
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,35 +1,31 @@
-"""Write the questions of every regime and split."""
+"""Write the questions of every regime in three splits that share no question."""
 
-import json
-from pathlib import Path
-
-from ablation import provenance
-from ablation.bridge import readers
-from ablation.bridge.prompts import SPLITS
-from ablation.bridge.world.questions import Numbers
-from ablation.machine import run_record
-from ablation.progress import logged
+from ablation.bridge.data.questions import NumberWorld
+from ablation.bridge.data.readers import NOTICE, read_data_set
+from ablation.config.bridge_blocks import DataSet, QuestionWorld
+from ablation.provenance.files import write_json_lines, write_text
+from ablation.provenance.job import Job, run
+from ablation.vocabulary.bridge import SPLITS
 
 
-def main(smk):
-    stamp, outputs, read = json.loads(smk.params.stamp), [], {}
-    config, home = stamp["config"], Path(smk.output.manifest).parent
+def main(job: Job) -> None:
+    config, outputs, read = job.config, [], {}
     for regime in config["regimes"]:
         if regime in config.get("data", ()):
-            pin = config["pins"].get(config["data"][regime]["data"])
-            made, read[regime] = readers.read_splits(regime, config["data"][regime], pin)
+            data = DataSet.model_validate(config["data"][regime])
+            pin = config["pins"].get(data.data)
+            records, read[regime] = read_data_set(regime, data, pin)
         else:
-            world, counts = Numbers(config["world"]), config["questions"]
-            made = {split: world.questions(regime, split, counts[split]) for split in SPLITS}
+            world = NumberWorld(QuestionWorld.model_validate(config["world"]))
+            counts = config["questions"]
+            records = {s: world.make_questions(regime, s, counts[s]) for s in SPLITS}
         for split in SPLITS:
-            outputs.append(home / regime / f"{split}.jsonl")
-            provenance.write_json_lines(outputs[-1], made[split])
+            outputs.append(job.home / regime / f"{split}.jsonl")
+            write_json_lines(outputs[-1], records[split])
     if rehearsal := config.get("rehearsal_of"):
-        provenance.write_text(home.parent / "README.md", readers.NOTICE.format(study=rehearsal))
-    facts = {"read": read} if read else {}
-    provenance.write_manifest(smk.output.manifest, stamp, outputs, **facts)
+        write_text(job.home.parent / "README.md", NOTICE.format(study=rehearsal))
+    job.write_manifest(outputs, **({"read": read} if read else {}))
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

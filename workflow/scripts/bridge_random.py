@@ -1,19 +1,15 @@
-"""Write the small folder of a model of random weights, for a rehearsal of the second study."""
+"""Write the shape and the tokenizer of a model with random weights, for a rehearsal."""
 
-import json
-
-from ablation import provenance
-from ablation.bridge.random_model import write_random_model
-from ablation.progress import logged
+from ablation.bridge.model.random_model import write_random_model
+from ablation.config.bridge_blocks import RandomModel
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    out = smk.output
-    made = write_random_model(stamp["config"]["random"], out.model)
-    provenance.write_manifest(out.manifest, stamp, [out.model], model="model", summary=made)
+def main(job: Job) -> None:
+    size = RandomModel.model_validate(job.config["random"])
+    summary = write_random_model(size, job.output.model)
+    job.write_manifest([job.output.model], model="model", summary=summary)
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

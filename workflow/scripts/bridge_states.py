@@ -1,35 +1,40 @@
-"""Let the frozen models read every question once: cached states, and the arms alone."""
+"""Run the frozen models once on every question: cache activations, evaluate unbridged arms."""
 
-import json
 from pathlib import Path
 
-from ablation import hub, machine, provenance
-from ablation.bridge.cells import read_once, target_facts, write_samples
-from ablation.bridge.forwards import Meter
-from ablation.bridge.pair import load_pair
-from ablation.bridge.prompts import SPLITS
-from ablation.progress import logged
+from ablation.bridge.data.question_files import read_questions
+from ablation.bridge.evaluation.kv_cache import target_facts
+from ablation.bridge.evaluation.sample_rows import write_samples
+from ablation.bridge.evaluation.section_meter import SectionMeter
+from ablation.bridge.evaluation.unbridged_arms import AnswerLimits, unbridged_rows
+from ablation.bridge.evaluation.write_activations import ReadOptions, write_activations
+from ablation.bridge.model.pair import load_pair
+from ablation.bridge.model.prompt_encoder import PromptFormat
+from ablation.config.study import ComputeSettings
+from ablation.data import hub
+from ablation.provenance.job import Job, run
+from ablation.vocabulary.bridge import SPLITS, SWAPPED
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    config, inputs = stamp["config"], provenance.read_inputs(stamp)
-    folders = [hub.model_folder(m, inputs[m]) for m in (smk.input.source, smk.input.target)]
-    with machine.run_record(smk.output.run) as record:
-        pair = load_pair(folders, config["hardware"], config["words"])
-        if config["direction"] == "swapped":
-            pair = pair.swapped()
-        home = Path(smk.output.manifest).parent
-        questions = Path(smk.input.questions).parent
-        meter = Meter(f"{config['regime']} {config['direction']}")
-        rows = read_once(pair, questions, config["regime"], config, home, meter)
-        record |= {"sections": meter.sections}
-    write_samples(smk.output.samples, rows)
-    outputs = [*(home / split for split in SPLITS), smk.output.samples]
-    facts = {n: config[n] for n in ("regime", "direction")} | target_facts(pair)
-    provenance.write_manifest(smk.output.manifest, stamp, sorted(map(str, outputs)), **facts)
+def main(job: Job) -> None:
+    config, regime = job.config, job.config["regime"]
+    models = (job.input.source, job.input.target)
+    hardware = ComputeSettings.model_validate(config["hardware"])
+    folders = [hub.model_folder(model, job.inputs[model]) for model in models]
+    pair = load_pair(folders, hardware, PromptFormat(**config["words"]))
+    if config["direction"] == SWAPPED:
+        pair = pair.swapped()
+    questions = Path(job.input.questions).parent
+    meter = SectionMeter(f"{regime} {config['direction']}")
+    write_activations(pair, questions, regime, ReadOptions(**config["options"]), job.home, meter)
+    test, limits = read_questions(questions, regime, "test"), AnswerLimits(**config["answers"])
+    named = {"regime": regime, "direction": config["direction"]}
+    rows = unbridged_rows(pair, test, config["budgets"], limits, meter, **named)
+    job.record["sections"] = meter.sections
+    write_samples(job.output.samples, rows)
+    outputs = [*(job.home / split for split in SPLITS), job.output.samples]
+    job.write_manifest(sorted(map(str, outputs)), **named, **target_facts(pair.target))
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,28 +1,29 @@
-"""Make every table of the second study from its sample rows."""
+"""Write every table of the second study that is computed from sample rows."""
 
-import json
 from pathlib import Path
 
-from ablation import provenance
-from ablation.bridge.all_tables import study_tables
-from ablation.machine import run_record
-from ablation.progress import logged
+from ablation.bridge.analysis.all_tables import COSTS, study_tables
+from ablation.config.bridge_blocks import Claims, Recipe
+from ablation.provenance.files import write_text
+from ablation.provenance.job import Job, run
 
-READ = ("samples.parquet", "summary.json", "curve.jsonl", "inference_per_sample.jsonl")
+READ = (COSTS, "samples.parquet", "summary.json", "curve.jsonl")
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    manifests = provenance.read_inputs(stamp, only=READ)
-    homes = {Path(path).parent: manifest for path, manifest in manifests.items()}
-    tables = study_tables(homes, stamp["config"])
-    outputs = []
-    for path in map(Path, smk.output.tables):
-        provenance.write_text(path, tables[path.stem].to_csv(index=False))
-        outputs.append(path)
-    provenance.write_manifest(smk.output.manifest, stamp, outputs)
+def main(job: Job) -> None:
+    config = job.config
+    tables = study_tables(
+        {Path(path).parent: manifest for path, manifest in job.inputs.items()},
+        config["study"],
+        config["confidence"],
+        Claims.model_validate(config["claims"]),
+        {name: Recipe.model_validate(recipe) for name, recipe in config["recipes"].items()},
+        config["rehearsal"],
+    )
+    for path in job.output.tables:
+        write_text(path, tables[Path(path).stem].to_csv(index=False))
+    job.write_manifest(job.output.tables)
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake, only=READ)  # noqa: F821

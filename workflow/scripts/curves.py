@@ -1,28 +1,28 @@
-"""Gather the loss curves of every recipe and seed in one table."""
+"""Write the logged losses of every finetuning into one table."""
 
 import json
 from pathlib import Path
 
-from ablation import provenance
-from ablation.curves import curves_table
-from ablation.machine import run_record
-from ablation.progress import logged
+from ablation.analysis.curves import curves_table
+from ablation.data.json_lines import read_json_lines
+from ablation.provenance.files import write_text
+from ablation.provenance.job import Job, run
+
+READ = ("summary.json", "curve.jsonl")
 
 
-def main(smk):
-    stamp, runs = json.loads(smk.params.stamp), []
-    manifests = provenance.read_inputs(stamp, only=("summary.json", "curve.jsonl"))
-    for home, manifest in ((Path(path).parent, m) for path, m in manifests.items()):
-        summary = json.loads((home / "summary.json").read_text())
-        curve = provenance.read_json_lines(home / "curve.jsonl")
-        run = home / "run.json"  # no input, but the one place that knows of kills: absent, no marks
-        happened = json.loads(run.read_text()) if run.is_file() else {}
-        runs.append((manifest["recipe"], summary, curve, happened.get("resumes", [])))
-    table = curves_table(stamp["config"]["study"], runs)
-    provenance.write_text(smk.output.table, table.to_csv(index=False))
-    provenance.write_manifest(smk.output.manifest, stamp, outputs=[Path(smk.output.table)])
+def main(job: Job) -> None:
+    runs = []
+    for home, manifest in ((Path(path).parent, m) for path, m in job.inputs.items()):
+        summary = json.loads((home / "summary.json").read_text("utf-8"))
+        record = home / "run.json"  # only it has the resumes; it is no input and may be missing
+        happened = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+        curve, resumes = read_json_lines(home / "curve.jsonl"), happened.get("resumes", [])
+        runs.append((manifest["recipe"], summary, curve, resumes))
+    table = curves_table(job.config["study"], runs)
+    write_text(job.output.table, table.to_csv(index=False))
+    job.write_manifest([job.output.table])
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake, only=READ)  # noqa: F821

@@ -1,37 +1,37 @@
-"""Score one checkpoint under the masks asked for: one load, one set of results a mask."""
+"""Score one checkpoint under several masks: the model is loaded once, each mask has its results."""
 
-import json
 from pathlib import Path
 
-from ablation import hub, models, provenance
-from ablation.machine import run_record
-from ablation.progress import logged
-from ablation.scoring import evaluate
+from ablation.config.study import ComputeSettings
+from ablation.data import hub
+from ablation.model.checkpoints import load_on
+from ablation.provenance.job import Job, run
+from ablation.provenance.manifests import write_manifest
+from ablation.provenance.run_records import run_record
+from ablation.scoring.evaluate import evaluate
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    config, inputs = stamp["config"], provenance.read_inputs(stamp)
-    checkpoint = inputs[smk.input.model]
-    weights = hub.model_folder(smk.input.model, checkpoint)
-    model, tokenizer = models.load_on(config["hardware"], weights)
+def main(job: Job) -> None:
+    config, manifest = job.config, job.input.model
+    checkpoint = job.inputs[manifest]
+    hardware = ComputeSettings.model_validate(config["hardware"])
+    model, tokenizer = load_on(hardware, hub.model_folder(manifest, checkpoint))
     facts = {k: checkpoint[k] for k in ("recipe", "seed", "train_leaks") if k in checkpoint}
     options = config["evaluation"] | {
-        "task_folder": Path(smk.scriptdir).parents[1] / "config" / "tasks",
-        "data_folder": next((Path(p).parent for p in inputs if p != smk.input.model), None),
-        "checkpoint": Path(smk.input.model).parent.as_posix(),
+        "task_folder": Path("config/tasks").resolve(),
+        "data_folder": next((Path(p).parent for p in job.inputs if p != manifest), None),
+        "checkpoint": Path(manifest).parent.as_posix(),
     }
-    for mask, folder in zip(config["masks"], smk.params.folders, strict=True):
-        label = " ".join([smk.rule, *map(str, smk.wildcards), mask])
+    for mask, folder in zip(config["masks"], job.params.folders, strict=True):
+        label = " ".join([job.rule, *map(str, job.wildcards), mask])
         with run_record(f"{folder}/run.json"):
             result = evaluate(model, tokenizer, mask=mask, label=label, **options)
         outputs = result.write(folder)
-        leaks = result.metrics["leak_audit"]["leaks"]
-        facts["circumstances"] = result.circumstances | stamp["packages"]
-        manifest = f"{folder}/manifest.json"
-        provenance.write_manifest(manifest, stamp, outputs, mask=mask, eval_leaks=leaks, **facts)
+        facts["eval_leaks"] = result.facts["leak_audit"]["leaks"]
+        facts["circumstances"] = result.circumstances | job.fingerprint["packages"]
+        path = f"{folder}/manifest.json"
+        write_manifest(path, job.fingerprint, outputs, mask=mask, **facts)
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,21 +1,17 @@
-"""Bring the finetuning data from the hub at its pinned commit, as Alpaca records."""
+"""Write the finetuning data: the first records of a pinned data set of the hub."""
 
-import json
-
-from ablation import hub, provenance
-from ablation.alpaca import first_records
-from ablation.machine import run_record
-from ablation.progress import logged
+from ablation.data import hub
+from ablation.data.alpaca import first_records
+from ablation.provenance.files import write_json_lines
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    data, count = (stamp["config"]["instructions"][key] for key in ("data", "count"))
-    documents = hub.training_documents(data, stamp["config"]["pins"][data])
-    provenance.write_json_lines(smk.output.records, first_records(documents, count, data))
-    provenance.write_manifest(smk.output.manifest, stamp, [smk.output.records])
+def main(job: Job) -> None:
+    data, count = (job.config["instructions"][key] for key in ("data", "count"))
+    documents = hub.read_training_documents(data, job.config["pins"][data])
+    write_json_lines(job.output.records, first_records(documents, count, data))
+    job.write_manifest([job.output.records])
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,21 +1,15 @@
-"""Bring the splits that the benchmarks are scored on, from the hub at the pinned commits."""
+"""Copy the splits on which benchmarks are scored from pinned data sets of the hub."""
 
-import json
-from pathlib import Path
-
-from ablation import hub, provenance
-from ablation.machine import run_record
-from ablation.progress import logged
+from ablation.data import hub
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp, home = json.loads(smk.params.stamp), Path(smk.output.manifest).parent
-    config, copies = stamp["config"], []
-    for data_set, parts in config["data_sets"].items():
-        copies += hub.copy_splits(home, data_set, config["pins"][data_set], parts)
-    provenance.write_manifest(smk.output.manifest, stamp, copies)
+def main(job: Job) -> None:
+    pins, copies = job.config["pins"], []
+    for data_set, parts in job.config["data_sets"].items():
+        copies += hub.copy_splits(job.home, data_set, pins[data_set], parts)
+    job.write_manifest(copies)
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,24 +1,22 @@
-"""Draw one figure of the study from its tables."""
+"""Draw one figure of the first or of the second study from its tables."""
 
-import json
-from pathlib import Path
+from ablation.bridge.report import figures as bridge_figures
+from ablation.provenance.files import write_bytes
+from ablation.provenance.job import Job, run
+from ablation.report import charts, figures
+from ablation.vocabulary.stages import STAGES
 
-from ablation import charts, figures, provenance
-from ablation.machine import run_record
-from ablation.progress import logged
+MODULES = {"figures": figures, "bridge": bridge_figures}  # by group of stages
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    provenance.read_inputs(stamp)
-    draw = getattr(figures, stamp["config"]["figure"])
-    chart = draw(*map(charts.read, smk.input.tables), **stamp["config"]["options"])
-    drawn = [Path(path) for path in smk.output if Path(path).suffix != ".json"]
-    for path in drawn:
-        provenance.write_bytes(path, charts.render(chart, path.suffix))
-    provenance.write_manifest(smk.output.manifest, stamp, drawn)
+def main(job: Job) -> None:
+    module = MODULES[STAGES[job.fingerprint["stage"]].group]
+    draw = getattr(module, job.config["figure"])
+    chart = draw(*map(charts.read, job.input.tables), **job.config["options"])
+    for path in job.output.figures:
+        write_bytes(path, charts.render(chart, path[path.rindex(".") :]))
+    job.write_manifest(job.output.figures)
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

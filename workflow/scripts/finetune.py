@@ -1,37 +1,35 @@
 """Finetune the base by one recipe and seed; write the checkpoint, its summary and its curve."""
 
-import json
 from functools import partial
 from pathlib import Path
 
-from ablation import hub, machine, models, provenance
-from ablation.finetune import finetune
-from ablation.progress import logged
-from ablation.states import claimed
+from ablation.config.study import ComputeSettings, Recipe
+from ablation.data import hub
+from ablation.model.checkpoints import load_on, save
+from ablation.provenance.files import write_json, write_json_lines
+from ablation.provenance.job import Job, run
+from ablation.training.checkpoints import claimed
+from ablation.training.finetune import finetune
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    base, config = provenance.read_inputs(stamp)[smk.input.base], stamp["config"]
-    weights = hub.model_folder(smk.input.base, base)
+def main(job: Job) -> None:
+    config, output, home = job.config, job.output, job.params.state
     name, seed = config["name"], config["seed"]
-    load = partial(models.load_on, config["hardware"], weights)
-    data = Path(smk.input.data).parent / "finetune.jsonl"
-    with claimed(smk.params.state, keep=smk.config["keep_states"]):
-        with machine.run_record(smk.output.run) as record:
-            how = {"recipe": config["recipe"], "hardware": config["hardware"], "seed": seed}
-            label = f"{name} seed {seed}"
-            tuned = finetune(load, data, **how, label=label, state=smk.params.state)
-            record |= tuned.record
-        form = models.save(tuned.model, tuned.tokenizer, smk.output.model)
-        provenance.write_json(smk.output.summary, tuned.summary)
-        provenance.write_json_lines(smk.output.curve, tuned.curve)
-        outputs = [smk.output.model, smk.output.summary, smk.output.curve]
+    recipe = Recipe.model_validate(config["recipe"])
+    hardware = ComputeSettings.model_validate(config["hardware"])
+    weights = hub.model_folder(job.input.base, job.inputs[job.input.base])
+    data = Path(job.input.data).parent / "finetune.jsonl"
+    load = partial(load_on, hardware, weights)
+    with claimed(home, keep=job.options["keep_states"]):
+        tuned = finetune(load, data, recipe, seed, hardware, f"{name} seed {seed}", home)
+        job.record |= tuned.record
+        form = save(tuned.model, tuned.tokenizer, output.model)
+        write_json(output.summary, tuned.summary)
+        write_json_lines(output.curve, tuned.curve)
         facts = {"model": "model", "format": form, "recipe": name, "seed": seed}
-        facts |= {"train_leaks": tuned.summary["train_leaks"]}
-        provenance.write_manifest(smk.output.manifest, stamp, outputs, **facts)
+        facts["train_leaks"] = tuned.summary["train_leaks"]
+        job.write_manifest([output.model, output.summary, output.curve], **facts)
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,23 +1,17 @@
-"""Count what became of each item under every recipe and ablated mask."""
+"""Write how many items were right or wrong before and after finetuning, under each mask."""
 
-import json
-from pathlib import Path
-
-from ablation import provenance
-from ablation.conditions import read_conditions
-from ablation.flips import flips_table
-from ablation.machine import run_record
-from ablation.progress import logged
+from ablation.analysis.conditions import read_conditions
+from ablation.analysis.flips import flips_table
+from ablation.provenance.files import write_text
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    conditions = read_conditions(provenance.read_inputs(stamp))
-    table = flips_table(stamp["config"]["study"], conditions, stamp["config"]["metric"])
-    provenance.write_text(smk.output.table, table.to_csv(index=False))
-    provenance.write_manifest(smk.output.manifest, stamp, outputs=[Path(smk.output.table)])
+def main(job: Job) -> None:
+    conditions = read_conditions(job.inputs)
+    table = flips_table(job.config["study"], conditions, job.config["metric"])
+    write_text(job.output.table, table.to_csv(index=False))
+    job.write_manifest([job.output.table])
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,20 +1,15 @@
-"""Write made-up finetuning data at the lengths of real ones, for a rehearsal."""
+"""Write generated finetuning data with the lengths of real data, for a rehearsal."""
 
-import json
-
-from ablation import provenance
-from ablation.generated import alpaca_records
-from ablation.machine import run_record
-from ablation.progress import logged
+from ablation.data.synthetic import alpaca_records
+from ablation.provenance.files import write_json_lines
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    records = alpaca_records(stamp["config"]["instructions"]["count"], stamp["config"]["seed"])
-    provenance.write_json_lines(smk.output.records, records)
-    provenance.write_manifest(smk.output.manifest, stamp, [smk.output.records])
+def main(job: Job) -> None:
+    records = alpaca_records(job.config["instructions"]["count"], job.config["seed"])
+    write_json_lines(job.output.records, records)
+    job.write_manifest([job.output.records])
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

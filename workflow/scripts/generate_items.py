@@ -1,20 +1,12 @@
-"""Write made-up copies of the benchmarks' data sets, for a rehearsal."""
+"""Write generated copies of the benchmarks' data sets, for a rehearsal."""
 
-import json
-from pathlib import Path
-
-from ablation import provenance
-from ablation.generated import write_copies
-from ablation.machine import run_record
-from ablation.progress import logged
+from ablation.data.synthetic import write_synthetic_data
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp, home = json.loads(smk.params.stamp), Path(smk.output.manifest).parent
-    copies = write_copies(home, stamp["config"]["data_sets"], stamp["config"]["seed"])
-    provenance.write_manifest(smk.output.manifest, stamp, copies)
+def main(job: Job) -> None:
+    job.write_manifest(write_synthetic_data(job.home, job.config["data_sets"], job.config["seed"]))
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

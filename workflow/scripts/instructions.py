@@ -1,22 +1,19 @@
 """Write the micro-world's finetuning data: Alpaca records from training scenes."""
 
-import json
-
-from ablation import provenance
-from ablation.machine import run_record
-from ablation.progress import logged
-from ablation.world.instructions import finetuning_records
-from ablation.world.scenes import world_of
+from ablation.config.world import Finetuning
+from ablation.micro_world.instructions import finetuning_records
+from ablation.micro_world.scenes import World
+from ablation.provenance.files import write_json_lines
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    config = stamp["config"]["world"]
-    records = finetuning_records(world_of(config), **config["finetuning"])
-    provenance.write_json_lines(smk.output.records, records)
-    provenance.write_manifest(smk.output.manifest, stamp, [smk.output.records])
+def main(job: Job) -> None:
+    block = dict(job.config["world"])
+    chosen = Finetuning.model_validate(block.pop("finetuning"))
+    records = finetuning_records(World(**block), chosen.count, chosen.seed, chosen.weights)
+    write_json_lines(job.output.records, records)
+    job.write_manifest([job.output.records])
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,23 +1,23 @@
-"""Write the report's pages, each from the table that it shows."""
+"""Write the report pages of the first or of the second study, each from its tables."""
 
-import json
-from pathlib import Path
+from ablation.bridge.report import pages as bridge_pages
+from ablation.provenance.files import write_text
+from ablation.provenance.job import Job, run
+from ablation.report import charts, pages
+from ablation.vocabulary.stages import STAGES
 
-from ablation import charts, pages, provenance
-from ablation.machine import run_record
-from ablation.progress import logged
+MODULES = {"report": pages, "bridge": bridge_pages}  # by group of stages
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    provenance.read_inputs(stamp)
-    for page, table in stamp["config"]["pages"].items():
-        draw = getattr(pages, page)
-        provenance.write_text(smk.output[page], draw(charts.read(smk.input[table])))
-    outputs = [smk.output[page] for page in stamp["config"]["pages"]]
-    provenance.write_manifest(smk.output.manifest, stamp, outputs=map(Path, outputs))
+def main(job: Job) -> None:
+    module, outputs = MODULES[STAGES[job.fingerprint["stage"]].group], []
+    for page, tables in job.config["pages"].items():
+        draw = getattr(module, page)
+        outputs.append(job.home / f"{page}.html")
+        read = [charts.read(job.home.parent / f"{table}.csv") for table in tables]
+        write_text(outputs[-1], draw(*read))
+    job.write_manifest(outputs)
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

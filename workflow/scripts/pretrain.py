@@ -1,27 +1,19 @@
-"""Pretrain the micro base from nothing (`base: pretrain`)."""
+"""Pretrain the base of the micro study (`base: pretrain`)."""
 
-import json
+from ablation.config.world import Pretrain
+from ablation.micro_world.pretrain import pretrain
+from ablation.micro_world.scenes import World
+from ablation.provenance.job import Job, run
+from ablation.provenance.run_records import processor_name
 
-from ablation import provenance
-from ablation.machine import run_record
-from ablation.progress import logged
-from ablation.world.pretrain import pretrain
 
-
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    with run_record(smk.output.run):
-        summary = pretrain(stamp["config"]["world"], smk.output.model)
-    provenance.write_manifest(
-        smk.output.manifest,
-        stamp,
-        outputs=[smk.output.model],
-        model="base",
-        summary=summary,
-        processor=provenance.processor(),
-    )
+def main(job: Job) -> None:
+    block = dict(job.config["world"])
+    recipe = Pretrain.model_validate(block.pop("pretrain"))
+    summary = pretrain(World(**block), recipe, job.output.model)
+    facts = {"model": "base", "summary": summary, "processor": processor_name()}
+    job.write_manifest([job.output.model], **facts)
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,26 +1,22 @@
-"""Write the published numbers and the study's own into one table."""
+"""Write one table with the published numbers and those of the study."""
 
 import json
 from pathlib import Path
 
 import pandas as pd
 
-from ablation import provenance
-from ablation.machine import run_record
-from ablation.progress import logged
-from ablation.published import side_by_side
+from ablation.analysis.published import PublishedSettings, side_by_side
+from ablation.provenance.files import write_text
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    provenance.read_inputs(stamp)
-    published = json.loads(Path(smk.input.published).read_text())
-    recovery = pd.read_csv(smk.input.recovery, dtype=str, keep_default_na=False)
-    frame = side_by_side(published, recovery, stamp["config"])
-    provenance.write_text(smk.output.table, frame.to_csv(index=False))
-    provenance.write_manifest(smk.output.manifest, stamp, outputs=[smk.output.table])
+def main(job: Job) -> None:
+    published = json.loads(Path(job.input.published).read_text("utf-8"))
+    recovery = pd.read_csv(job.input.recovery, dtype=str, keep_default_na=False)
+    table = side_by_side(published, recovery, PublishedSettings.model_validate(job.config))
+    write_text(job.output.table, table.to_csv(index=False))
+    job.write_manifest([job.output.table])
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,31 +1,25 @@
-"""Read every scored condition and write the tables of what was lost and what came back."""
+"""Read every scored condition and write the tables of lost and recovered accuracy."""
 
-import json
-from pathlib import Path
-
-from ablation import provenance
-from ablation.conditions import per_task_table, read_conditions
-from ablation.machine import run_record
-from ablation.progress import logged
-from ablation.recovery import CONTRAST_COLUMNS, study_tables, table
+from ablation.analysis.conditions import per_task_table, read_conditions
+from ablation.analysis.recovery import CONTRAST_COLUMNS, study_tables, table
+from ablation.analysis.recovery_columns import RecoverySettings
+from ablation.provenance.files import write_text
+from ablation.provenance.job import Job, run
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    config = stamp["config"]
-    conditions = read_conditions(provenance.read_inputs(stamp))
-    metric, confidence = config["metric"], config["statistics"]["confidence"]
-    recovery, contrasts = study_tables(conditions, config)
+def main(job: Job) -> None:
+    settings, conditions = RecoverySettings.model_validate(job.config), read_conditions(job.inputs)
+    metric, confidence = settings.metric, settings.statistics.confidence
+    recovery, contrasts = study_tables(conditions, settings)
     tables = {
-        smk.output.recovery: table(recovery),
-        smk.output.per_task: per_task_table(config["study"], conditions, metric, confidence),
-        smk.output.contrasts: table(contrasts, CONTRAST_COLUMNS),
+        job.output.recovery: table(recovery),
+        job.output.per_task: per_task_table(settings.study, conditions, metric, confidence),
+        job.output.contrasts: table(contrasts, CONTRAST_COLUMNS),
     }
     for path, frame in tables.items():
-        provenance.write_text(path, frame.to_csv(index=False))
-    provenance.write_manifest(smk.output.manifest, stamp, outputs=map(Path, tables))
+        write_text(path, frame.to_csv(index=False))
+    job.write_manifest(list(tables))
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

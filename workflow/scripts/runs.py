@@ -1,27 +1,28 @@
-"""Write the report's pages of what happened: times, money, machines, versions, hashes."""
+"""Write the report pages of costs and environment: times, dollars, machines, versions, hashes."""
 
 import json
 from pathlib import Path
 
-from ablation import provenance, runs
-from ablation.lineage import LEDGERS, ledger_attempts, read_run
-from ablation.progress import logged
+from ablation.lineage.ledger import LEDGERS, ledger_attempts
+from ablation.provenance.files import write_text
+from ablation.provenance.job import Job, run
+from ablation.provenance.run_records import read_run_record
+from ablation.report import run_pages
 
 
-def main(smk):
-    manifests = {path: json.loads(Path(path).read_text()) for path in smk.input.manifests}
+def main(job: Job) -> None:
+    manifests = {path: json.loads(Path(path).read_text("utf-8")) for path in job.input.manifests}
     attempts = ledger_attempts(sorted(Path().glob(LEDGERS)))
     jobs = []
-    for manifest, file in zip(manifests.values(), smk.input.runs, strict=True):
-        run = read_run(file)
-        job = {"stage": manifest["stamp"]["stage"], "run": run}
-        job |= {name: manifest.get(name) for name in runs.NAMED}
-        jobs.append(job | {"attempts": attempts.get(run.get("attempt"), [])})
-    provenance.write_text(smk.output.costs, runs.costs(jobs))
-    happened = [job["run"] for job in jobs]
-    provenance.write_text(smk.output.environment, runs.environment(manifests, happened))
+    for manifest, file in zip(manifests.values(), job.input.runs, strict=True):
+        record = read_run_record(file)
+        facts = {"stage": manifest["fingerprint"]["stage"], "run": record}
+        facts |= {name: manifest.get(name) for name in run_pages.NAMED}
+        jobs.append(facts | {"attempts": attempts.get(record.get("attempt"), [])})
+    write_text(job.output.costs, run_pages.costs(jobs))
+    happened = [facts["run"] for facts in jobs]
+    write_text(job.output.environment, run_pages.environment(manifests, happened))
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

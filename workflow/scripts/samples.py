@@ -1,39 +1,36 @@
 """Continue the same prompts with the base and with each recipe's checkpoint of one seed."""
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
 import torch
 
-from ablation import provenance
-from ablation.machine import run_record
-from ablation.progress import logged
-from ablation.sample import models_of, prompts_of, sample
+from ablation.config.study import ComputeSettings, Samples
+from ablation.provenance.files import write_text
+from ablation.provenance.job import Job, run
+from ablation.scoring.generate import models_of, prompts_of, sample
 
 
-def main(smk):
-    stamp = json.loads(smk.params.stamp)
-    provenance.read_inputs(stamp)
-    asked, hardware = stamp["config"]["samples"], stamp["config"]["hardware"]
-    results = Path(smk.output.table).parent
-    torch.set_num_threads(hardware["threads"])
-    found = sample(
-        models_of(results, [], [stamp["config"]["seed"]]),
-        prompts_of(results, asked["prompts"], None, instructions=False),
-        asked["masks"],
-        max_new_tokens=asked["max_new_tokens"],
+def main(job: Job) -> None:
+    block = dict(job.config["samples"])
+    masks, chosen = block.pop("masks"), Samples.model_validate(block)
+    hardware = ComputeSettings.model_validate(job.config["hardware"])
+    results = job.home
+    torch.set_num_threads(hardware.threads)
+    continuations = sample(
+        models_of(results, [], [job.config["seed"]]),
+        prompts_of(results, chosen.prompts, None, instructions=False),
+        masks,
+        max_new_tokens=chosen.max_new_tokens,
         temperature=0.0,
         seed=0,
-        device="cuda" if hardware["gpu"] else "cpu",
-        dtype=hardware["dtype"],
+        device="cuda" if hardware.gpu else "cpu",
+        dtype=hardware.dtype,
     )
-    table = pd.DataFrame(map(asdict, found)).astype({"seed": "Int64"})  # the base has none
-    provenance.write_text(smk.output.table, table.to_csv(index=False))
-    provenance.write_manifest(smk.output.manifest, stamp, outputs=[Path(smk.output.table)])
+    table = pd.DataFrame(map(asdict, continuations)).astype({"seed": "Int64"})  # the base has none
+    write_text(job.output.table, table.to_csv(index=False))
+    job.write_manifest([job.output.table])
 
 
 if __name__ == "__main__":
-    with logged(snakemake.log[0]), run_record(snakemake.output.run):  # noqa: F821
-        main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,7 +1,7 @@
-"""Reads the five benchmarks from a local copy of their data sets, for both protocols: no hub.
+"""Reads the five benchmarks from local copies of their data sets, for both protocols.
 
 A copy is a folder `<data_folder>/<data set id>` with the files of the hub's repository (parquet or
-JSON lines, the split in their names). Only the split that is scored is read.
+JSON lines, with the split in their names). Only the scored split is read, and the hub never is.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,24 +9,26 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ablation.sources import BENCHMARKS, PUBLISHED_SPLIT, documents, split_files
+from ablation.data.benchmarks import BENCHMARKS, PUBLISHED_SPLIT, read_documents, split_files
 
 
 def local_split(
-    benchmark: str, split: str, data_folder: str | None = None, **unused
+    benchmark: str, split: str, data_folder: str | None = None, **unused: object
 ) -> dict[str, Dataset]:
-    """{split: its documents}, in memory, fields as on the hub.
+    """{split: its documents}, in memory, with the fields of the hub.
 
-    lm_eval calls this with a task's metadata and dataset_kwargs; `data_folder` comes from
+    lm_eval calls this function with a task's metadata and dataset_kwargs; `data_folder` comes from
     `TaskManager(metadata={"data_folder": ...})`.
     """
     return {split: Dataset.from_list(_read(benchmark, split, data_folder))}
 
 
-def published_items(benchmark: str, data_folder: str | None = None, **unused) -> dict[str, Dataset]:
-    """{"validation": items {row, prompt, choices, gold} as the published scorer made them}.
+def published_items(
+    benchmark: str, data_folder: str | None = None, **unused: object
+) -> dict[str, Dataset]:
+    """{"validation": the items {row, prompt, choices, gold} of the published scorer}.
 
-    `row` counts the split's documents, those without an item included.
+    `row` is the index of the document in its split, where some documents give no item.
     """
     rows = enumerate(_read(benchmark, PUBLISHED_SPLIT, data_folder))
     items = ((row, PUBLISHED[benchmark](document)) for row, document in rows)
@@ -41,7 +43,8 @@ def published_items(benchmark: str, data_folder: str | None = None, **unused) ->
 def _read(benchmark: str, split: str, data_folder: str | None) -> list[dict]:
     if data_folder is None:
         raise ValueError(
-            f"{benchmark}: no data folder. It is read from a local copy; give TaskManager "
+            f"{benchmark}: no data folder was given, but it is read from a local copy. Give "
+            "TaskManager "
             'metadata={"data_folder": "<folder of the copies>"}.'
         )
     name, configuration, _ = BENCHMARKS[benchmark]
@@ -51,13 +54,13 @@ def _read(benchmark: str, split: str, data_folder: str | None) -> list[dict]:
     if not files:
         raise FileNotFoundError(
             f"{benchmark}: no .parquet or .jsonl file of the {split} split below "
-            f"{folder / configuration}. Copy there what the hub holds of the data set {name}, "
-            f"{configuration or 'whole'}."
+            f"{folder / configuration}. Copy the files of the hub's data set {name} there "
+            f"(configuration: {configuration or 'the whole repository'})."
         )
-    return [document for file in files for document in documents(folder / file)]
+    return [document for file in files for document in read_documents(folder / file)]
 
 
-# ---- the published prompts: (prompt, choices, index of the right one), or None for no item -------
+# ---- the published items: (prompt, choices, index of the right choice), or None for no item ------
 
 Item = tuple[str, list[str], int]
 
@@ -68,7 +71,7 @@ def _words(text: str) -> str:
 
 
 def _hellaswag(document: Mapping) -> Item:
-    # Markup as [header] stays, and ctx_b keeps its small letter: both unlike lm_eval's task.
+    # Markup such as [header] and the small first letter of ctx_b stay, unlike in lm_eval's task.
     prompt = _words(f"{document['activity_label']}: {document['ctx_a']} {document['ctx_b']}")
     return prompt, [_words(ending) for ending in document["endings"]], int(document["label"])
 
@@ -91,7 +94,7 @@ def _winogrande(document: Mapping) -> Item | None:
     if not blank:
         return None
     choices = [document["option1"] + rest, document["option2"] + rest]
-    return before, choices, int(document["answer"]) - 1  # white space stays as it is
+    return before, choices, int(document["answer"]) - 1  # white space is not changed
 
 
 PUBLISHED: dict[str, Callable[[Mapping], Item | None]] = {

@@ -1,1 +1,1 @@
-"""The second study: one model reads, a translator speaks soft tokens, another model answers."""
+"""The second study: a translator between two frozen models."""

@@ -1,0 +1,1 @@
+"""What runs beside Snakemake: rents machines, runs jobs on them and ends them."""

@@ -1,0 +1,137 @@
+"""Keeps the rented machines equal to the wanted ones.
+
+One thread lists the machines of a run every few seconds. It destroys every machine that has the
+run's label prefix and is not wanted, and repeats that until the market no longer lists it. So the
+same code handles a normal end, a lost reply to an order and a refused destroy.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+from ..clock import Clock
+from ..market.protocol import Instance, Market, MarketError, Status
+
+EVERY = 10.0
+CONFIRMED = 2  # lists without a machine before it counts as ended
+
+
+class Keeper:
+    """Destroys the machines below `prefix` that are not wanted, and then calls `ended(label)`."""
+
+    def __init__(
+        self,
+        market: Market,
+        prefix: str,
+        clock: Clock,
+        ended: Callable[[str], None] = lambda label: None,
+        log: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.market, self.prefix, self.clock = market, prefix, clock
+        self.ended, self.log = ended, log
+        self.listed: dict[str, Instance] = {}
+        self.looked: float | None = None  # when the last successful list was requested
+        self.failed = ""  # the last error of the market
+        self._wanted: set[str] = set()
+        self._ending: dict[str, int] = {}  # label: successive lists without it
+        self._changed_at: dict[str, tuple[Status, float]] = {}
+        self._lock, self._wake, self._done = threading.Lock(), threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def want(self, label: str) -> None:
+        """Allow a machine with this label to exist. Must be called before it is ordered."""
+        with self._lock:
+            self._wanted.add(label)
+            self._ending.pop(label, None)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True, name="vast-keeper")
+            self._thread.start()
+
+    def unwant(self, label: str) -> None:
+        """End the machine; `ended` is called once the market no longer lists it."""
+        with self._lock:
+            self._wanted.discard(label)
+            self._ending[label] = 0
+        self._wake.set()
+
+    def find(self, label: str, since: float) -> tuple[bool, Instance | None]:
+        """Whether the newest list was requested after `since`, and the machine in it."""
+        with self._lock:
+            known = self.looked is not None and self.looked >= since
+            return known, self.listed.get(label)
+
+    def status_since(self, label: str) -> float | None:
+        """When the machine got its present status, on the clock."""
+        with self._lock:
+            return self._changed_at[label][1] if label in self._changed_at else None
+
+    def look(self) -> None:
+        """List the machines, destroy the unwanted, note which are gone. Raises MarketError."""
+        begun = self.clock.now()
+        found = {i.label: i for i in with_prefix(self.market.instances(), self.prefix)}
+        gone = []
+        with self._lock:
+            self.listed, self.looked = found, begun
+            for label, instance in found.items():
+                before = self._changed_at.get(label)
+                if before is None or before[0] != instance.status:
+                    self._changed_at[label] = (instance.status, begun)
+            unwanted = [i for label, i in found.items() if label not in self._wanted]
+            for label in self._ending:
+                self._ending[label] = 0 if label in found else self._ending[label] + 1
+            gone = [label for label, times in self._ending.items() if times >= CONFIRMED]
+            for label in gone:
+                del self._ending[label]
+        for instance in unwanted:
+            with self._lock:
+                self._ending.setdefault(instance.label, 0)
+            try:
+                self.market.destroy(instance.id)
+            except MarketError as error:
+                self.failed = str(error)
+        for label in gone:  # last: an error in the ledger must not keep others alive
+            self.ended(label)
+
+    def end_all(self, patience: float) -> list[str]:
+        """End all machines and wait until none is listed; the labels that are left.
+
+        Runs in the calling thread, so that it works without the keeper's own thread.
+        """
+        self._done.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(self.clock.real(patience))
+        with self._lock:
+            for label in self._wanted:
+                self._ending.setdefault(label, 0)
+            self._wanted.clear()
+        until, clean = self.clock.now() + patience, 0
+        while clean < CONFIRMED:
+            try:
+                self.look()
+                clean = 0 if self.listed or self._ending else clean + 1
+            except Exception as error:  # also a full disk: go on with the others
+                self.failed = str(error)
+            if self.clock.now() > until:
+                with self._lock:
+                    return sorted({*self.listed, *self._ending})
+            if clean < CONFIRMED:
+                self.clock.wait(1.0)
+        return []
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            self._wake.clear()
+            try:
+                self.look()
+            except MarketError as error:
+                self.failed = str(error)
+            except Exception as error:  # without this thread machines would be left
+                self.log(f"machines could not be listed: {type(error).__name__}: {error}")
+            busy = bool(self._ending)
+            self.clock.wait(1.0 if busy else EVERY, None if busy else self._wake)
+
+
+def with_prefix(instances: Iterable[Instance], prefix: str) -> list[Instance]:
+    return [instance for instance in instances if instance.label.startswith(prefix)]

@@ -1,0 +1,187 @@
+"""Runs, and the machines that a killed run leaves. This module needs no Snakemake.
+
+A run has a folder `.snakemake/vast/<run>/` with its ssh key, the label prefix of its machines, and
+a lock that its process holds while it lives. After a hard kill the lock is free and the folder
+still exists. So the next run, or `snakemake-vast reap`, ends exactly these machines, and never
+those of a run that is alive, or of another computer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..clock import Clock
+from ..machine.transport import Failed, Keyring, Transport, Unreachable
+from ..market.protocol import Instance, Market, MarketError
+from ..money import ledger as books
+from .keeper import Keeper, with_prefix
+from .work import save_state
+
+PLACE = Path(".snakemake/vast")
+FACTS, LOCK = "run.json", "lock"
+WAKING = 600.0  # seconds that a stopped machine may take to start
+
+
+class Run:
+    """The run of this process: the prefix of its machines' labels, its folder and its lock."""
+
+    def __init__(self, workdir: Path, ledger: Path, market: str, scale: float) -> None:
+        self.name = secrets.token_hex(4)
+        project = re.sub(r"[^a-z0-9]+", "-", workdir.name.lower()).strip("-")[:24] or "project"
+        self.prefix = f"{project}-{self.name}-"
+        self.folder = workdir / PLACE / self.name
+        self.folder.mkdir(parents=True, mode=0o700)
+        self._lock = open(self.folder / LOCK, "w")  # noqa: SIM115 (held while the process lives)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        facts: dict[str, Any] = {
+            "prefix": self.prefix,
+            "ledger": str(ledger),
+            "workdir": str(workdir),
+        }
+        facts |= {"market": market, "scale": scale}
+        (self.folder / FACTS).write_text(json.dumps(facts))
+
+    def over(self, left: list[str]) -> None:
+        """End the run. Its folder stays for the next one if machines are `left`."""
+        if not left:
+            forget(self.folder)
+        self._lock.close()
+
+
+def forget(folder: Path) -> None:
+    """Remove the files that a run needs while it has machines."""
+    for name in (FACTS, "key", "key.pub", "known_hosts", "known_hosts.old", LOCK):
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def dead_runs(workdir: Path) -> list[Path]:
+    """Folders of runs that were killed."""
+    found = []
+    for facts in sorted((workdir / PLACE).glob(f"*/{FACTS}")):
+        try:
+            with open(facts.parent / LOCK) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            continue  # its process is alive
+        found.append(facts.parent)
+    return found
+
+
+def reap(
+    workdir: Path,
+    connect: Callable[[str], Market],
+    log: Callable[[str], None],
+    patience: float = 600.0,
+) -> list[str]:
+    """Save the states of killed runs and end their machines; the labels that are left.
+
+    `connect` returns the market of a name and is called only if there may be machines. A damaged
+    ledger does not keep machines alive: its ValueError is raised after their end. Raises
+    MarketError.
+    """
+    left: list[str] = []
+    damage: ValueError | None = None
+    for folder in dead_runs(workdir):
+        facts = json.loads((folder / FACTS).read_text())
+        clock = Clock(facts["scale"])
+        ledger = books.Ledger(Path(facts["ledger"]), folder.name, clock.wall)
+        lines, whole, complete = [], True, ledger.path.is_file()
+        try:
+            lines = books.read(ledger.path)
+        except ValueError as error:
+            damage, whole, complete = error, False, False
+        mine = [line for line in lines if line["run"] == folder.name]
+        rented = {rental.label: rental for rental in books.open_rentals(mine)}
+        stay: list[str] = []
+        # The key is made before the first rental.
+        if rented or not complete and (folder / "key").is_file():
+            keeper = Keeper(connect(facts.get("market", "vast")), facts["prefix"], clock)
+            _rescue(keeper, folder, Path(facts["workdir"]), clock, log)
+            found = sorted(i.label for i in with_prefix(keeper.market.instances(), keeper.prefix))
+            log(f"run {folder.name} was killed: {len(found)} machines to end {' '.join(found)}")
+            stay = keeper.end_all(patience)
+            for rental in rented.values():
+                if rental.label in stay:
+                    continue
+                lived = (clock.wall() - rental.since) * clock.scale
+                seconds = lived if rental.label in found else 0.0
+                dollars = books.cost(rental.dph, seconds)
+                end = {"seconds": seconds, "dollars": dollars, "why": "driver killed"}
+                ledger.write("end", label=rental.label, **end)
+        left += stay
+        if whole and not stay:
+            forget(folder)
+    if damage:
+        raise damage
+    return left
+
+
+def _rescue(
+    keeper: Keeper, folder: Path, workdir: Path, clock: Clock, log: Callable[[str], None]
+) -> None:
+    """Save the states on machines that still answer. An error here costs work, not money."""
+    if not (folder / "key").is_file():
+        return
+    keys = Keyring(folder)
+    try:
+        for instance in with_prefix(keeper.market.instances(), keeper.prefix):
+            try:
+                awake = _awake(keeper.market, instance, clock)
+            except MarketError as error:  # others may have a state as well
+                log(f"{instance.label}: {error}")
+                continue
+            connections = [
+                Transport(keys, instance.label, address, max(5.0, clock.real(30.0)))
+                for address in (awake.addresses if awake else ())
+            ]
+            if not any(
+                _save_all_states(connection, f"{workdir}/{PLACE}/jobs", clock, log)
+                for connection in connections
+            ):
+                log(f"{instance.label}: no state could be saved")
+    except MarketError as error:
+        log(str(error))
+    finally:
+        keys.forget()
+
+
+def _awake(market: Market, instance: Instance, clock: Clock) -> Instance | None:
+    """The machine if it runs. One that its dead-man switch has stopped is started for that."""
+    found: Instance | None = instance
+    if instance.status == "stopped":
+        market.start(instance.id)
+        until = clock.now() + WAKING
+        while clock.now() < until and found and found.status != "running":
+            clock.wait(10.0)
+            found = market.instance(instance.id)
+    return found if found and found.status == "running" else None
+
+
+def _save_all_states(
+    connection: Transport, jobs: str, clock: Clock, log: Callable[[str], None], tries: int = 3
+) -> bool:
+    """Save all states that jobs have left on a machine; whether that succeeded."""
+    for left in reversed(range(tries)):
+        try:
+            for state in filter(None, connection.ask("states", f"{jobs}/x", {})["states"]):
+                if save_state(connection, f"{jobs}/x", state):
+                    log(f"saved {os.path.relpath(state)}")
+            return True
+        except (Unreachable, Failed, ValueError) as error:
+            log(f"{connection.name}: {error}")
+            if left:
+                clock.wait(20.0)  # a machine that has just started refuses logins at first
+        finally:
+            connection.close()
+    return False

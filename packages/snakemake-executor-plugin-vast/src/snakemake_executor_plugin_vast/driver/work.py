@@ -1,0 +1,368 @@
+"""One attempt at a job on a machine: sends its inputs, watches it and returns its outputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..clock import Clock
+from ..machine.onboard import CHUNK
+from ..machine.transport import (
+    Damaged,
+    Denied,
+    Failed,
+    NoRoomHere,
+    Transport,
+    Unreachable,
+    verify,
+)
+from ..market.protocol import Requirements
+from . import watch
+from .keeper import Keeper
+from .machines import Machine, Site
+from .rental import Closing, Lost
+from .watch import Limits, Observation
+
+T = TypeVar("T")
+Signature = tuple[Any, ...]
+
+GPU_IDLE = 5  # percent
+TRIES = 4  # of a transfer
+BUCKET_TIME = 86400.0  # seconds for one transfer of a state; ssh notices a dead machine by itself
+
+
+@dataclass
+class Task:
+    """A job as plain values. Paths are absolute or relative to the working directory."""
+
+    name: str
+    command: str
+    environment: dict[str, str]
+    inputs: list[str]
+    outputs: list[str]  # copied to this computer, and must exist
+    extras: list[str]  # copied if they exist: logs and benchmarks
+    remove: list[str]  # removed from the machine before the job starts
+    requirements: Requirements
+    states: list[str] = field(default_factory=list)  # folders that the job resumes from
+    outcome: Outcome | None = None
+    ends: Counter[str] = field(default_factory=Counter)  # how often attempts ended, by reason
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended; `why` is empty on success."""
+
+    why: str = ""
+    output: str = ""  # the end of what it printed
+    log: str = ""  # the file that holds all of it
+
+
+class RuleFailed(Exception):
+    """The job itself failed."""
+
+    def __init__(self, why: str, output: str) -> None:
+        super().__init__(why)
+        self.output = output
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often a state is saved: every max(`every` s, `share` x the last transfer's time)."""
+
+    every: float = 600.0
+    share: float = 10.0
+
+
+class Attempt:
+    """Runs one task on one machine, once. `seconds` and `wasted` are for the ledger."""
+
+    def __init__(
+        self,
+        task: Task,
+        machine: Machine,
+        name: str,
+        site: Site,
+        keeper: Keeper,
+        clock: Clock,
+        limits: Limits,
+        pace: Pace,
+        places: dict[str, str],
+        closing: threading.Event,
+        reattach: Callable[[Machine], None],
+        log_file: Path,
+    ) -> None:
+        self.task, self.machine, self.name, self.site = task, machine, name, site
+        self.keeper, self.clock, self.limits, self.pace = keeper, clock, limits, pace
+        self.places, self.closing, self.reattach = places, closing, reattach
+        self.log_file = log_file
+        self.folder = f"{site.folder}/{name}"
+        self.states = [self._absolute(path) for path in task.states]
+        self.began = self.safe = clock.now()  # `safe`: work up to this time is saved
+        self.ran: float | None = None  # seconds of the job itself, measured on the machine
+        self.tail = ""
+
+    @property
+    def seconds(self) -> float:
+        return self.clock.now() - self.began
+
+    @property
+    def wasted(self) -> float:
+        return self.clock.now() - self.safe
+
+    # ---- start and end -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run the job to its end.
+
+        Raises RuleFailed if the job fails, Lost if the machine fails, and Closing.
+        """
+        self._send()
+        request = {
+            "command": f"{self.site.activate or ':'} && {self.task.command}",
+            "workdir": self.site.workdir,
+            "environment": self.task.environment | dict(self.site.job_environment(self.name)),
+            "inputs": [self._absolute(path) for path in self.task.inputs],
+            "outputs": self.task.outputs,
+            "extras": self.task.extras,
+            "remove": [self._absolute(path) for path in self.task.remove],
+            "states": self.states,
+        }
+        self._retry(lambda connection: connection.ask("start", self.folder, request))
+        self._fetch(self._watch())
+
+    def end(self) -> None:
+        """Stop the job and save its state, if the machine still answers."""
+        try:
+            grace = self.clock.real(self.limits.grace)
+            connection = self.machine.connection
+            connection.ask("end", self.folder, {"grace": grace}, connection.timeout + grace)
+            self._save_states(connection)
+        except (Unreachable, Failed, ValueError):
+            pass
+
+    # ---- inputs --------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        """Copy changed inputs to the machine, and states that are newer elsewhere."""
+        held = self.machine.holds
+        wanted = {path: file_signature(path) for path in map(self._absolute, self.task.inputs)}
+        new = [path for path, how in wanted.items() if how and held.get(path) != how]
+        self._retry(lambda connection: connection.push(new))
+        held.update({path: wanted[path] for path in new})
+        away = [state for state in self.states if self.places.get(state) != self.machine.label]
+        if self.site.bucket:
+            for state in away:
+                self._retry(partial(self._load, state))
+        self._retry(lambda connection: connection.push(filter(os.path.isdir, away)))
+        self.places.update(dict.fromkeys(away, self.machine.label))
+
+    # ---- watching ------------------------------------------------------------------------------
+
+    def _watch(self) -> dict[str, Any]:
+        """Check the job until it has ended; the machine's record of its exit."""
+        now = self.clock.now()
+        started = contact = progress = saved = now
+        offset, took, alert = 0, 0.0, False
+        mark: str | None = None
+        saved_mark: str | None = None
+        idle: bool | None = None
+        more = False  # whether there is output that was not read yet
+        while True:
+            label = self.machine.label
+            known, instance = self.keeper.find(label, self.machine.rented + 60.0)
+            observation = Observation(
+                self.clock.now(), started, contact, progress, self.task.requirements.seconds,
+                instance.status if instance else "running",
+                self.keeper.status_since(label), instance is not None or not known, idle, alert,
+            )  # fmt: skip
+            if why := watch.failure_reason(observation, self.limits):
+                if why in ("overtime", "stalled"):
+                    self.end()
+                raise Lost(why, f"{observation.now - contact:.0f} s since the last answer")
+            pause = 0.0 if more else watch.seconds_to_next_look(observation, self.limits)
+            if self.clock.wait(pause, self.closing):
+                self.end()
+                raise Closing
+            seen, more = self._look(offset), False
+            if seen is None:
+                continue
+            contact = self.clock.now()
+            if seen["output"] or seen["mark"] != mark:
+                progress, mark = contact, seen["mark"]
+            if seen["output"]:
+                offset += len(seen["output"])
+                alert = watch.alarming(self._keep(seen["output"].encode("latin-1")))
+            idle = None if seen["gpu"] is None else seen["gpu"] < GPU_IDLE
+            if more := len(seen["output"]) >= CHUNK:
+                continue
+            if seen["exit"]:
+                done: dict[str, Any] = seen["exit"]
+                return done
+            if not seen["alive"]:
+                raise Lost("killed", "the job is gone and has left no exit code")
+            due = watch.save_due(contact, saved, took, self.pace.every, self.pace.share)
+            if mark not in (None, saved_mark) and due:
+                before = self.clock.now()
+                try:
+                    self._save_states(self.machine.connection)
+                except (Unreachable, Failed, ValueError) as error:
+                    self._keep(f"vast: the state was not saved: {error}\n".encode())
+                    continue
+                saved, saved_mark = self.clock.now(), mark
+                took = saved - before
+
+    def _look(self, offset: int) -> dict[str, Any] | None:
+        """The machine's report on the job; None without an answer."""
+        connection = self.machine.connection
+        request = {"offset": offset, "states": self.states}
+        try:
+            return connection.ask("look", self.folder, request)
+        except Denied:
+            self.reattach(self.machine)
+        except (Unreachable, Failed, ValueError):
+            connection.close()  # a connection that hangs stays so
+        return None
+
+    def _keep(self, data: bytes) -> str:
+        """Append output to the local log; the output as text."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log_file, "ab") as file:
+            file.write(data)
+        text = data.decode(errors="replace")
+        self.tail = (self.tail + text)[-8000:]
+        return text
+
+    # ---- outputs and states --------------------------------------------------------------------
+
+    def _fetch(self, exit: dict[str, Any]) -> None:
+        """Copy the outputs and the states of an ended job. Raises RuleFailed if it failed."""
+        self.ran = self.clock.scale * exit["seconds"]
+        task = self.task
+        if exit["code"] or exit["missing"]:
+            self._retry(lambda connection: connection.pull(map(self._absolute, task.extras)))
+            self._retry(self._save_states)
+            missing = f"did not make {', '.join(exit['missing'])}"
+            why = f"exit code {exit['code']}" if exit["code"] else missing
+            raise RuleFailed(why, self.tail)
+        returned = [self._absolute(path) for path in [*task.outputs, *task.extras]]
+
+        def fetch(connection: Transport) -> None:
+            connection.pull(returned)
+            verify(exit["files"], self.site.workdir)
+
+        self._retry(fetch)
+        self.machine.holds.update({path: file_signature(path) for path in returned})
+        self._retry(lambda connection: self._save_states(connection, over=True))
+        self.safe = self.clock.now()
+
+    def _save_states(self, connection: Transport, over: bool = False) -> None:
+        """Save the states. After the job is `over`, states that it removed are removed here too."""
+        before = self.clock.now()
+        bring = partial(self._save, connection) if self.site.bucket else None
+        for state in self.states:
+            if not save_state(connection, self.folder, state, bring) and over:
+                shutil.rmtree(state, ignore_errors=True)
+                if self.site.bucket:
+                    self._bucket(connection, "drop", state)
+        if self.states:
+            self.safe = before
+
+    # ---- a bucket ------------------------------------------------------------------------------
+
+    def _load(self, state: str, connection: Transport) -> None:
+        try:
+            self._bucket(connection, "load", state)
+        except Failed as error:  # another machine could not read it either
+            raise RuleFailed(f"{self.site.bucket} cannot be read", str(error)) from None
+
+    def _save(self, connection: Transport, copy: str, state: str, parts: list[str]) -> None:
+        """Save to the bucket what `pull_state` would save here."""
+        self._bucket(connection, "save", state, copy=copy)
+        shutil.rmtree(state, ignore_errors=True)  # an older state, which `reap` may have saved here
+
+    def _bucket(self, connection: Transport, what: str, state: str, **more: str) -> None:
+        """Let the machine transfer a state; the bucket's keys go by stdin."""
+        place = os.path.relpath(state, self.site.workdir)
+        request = {"uri": f"{self.site.bucket}/{place}", "state": state, **more}
+        data = json.dumps(request | {"environment": self.site.access})
+        script = shlex.quote(f"{self.site.folder}/bucket.py")
+        text = f"cd {shlex.quote(self.site.workdir)} && {self.site.activate or ':'} && "
+        connection.command(f"{text}python {script} {what}", data, BUCKET_TIME)
+
+    # ---- helpers -------------------------------------------------------------------------------
+
+    def _absolute(self, path: str) -> str:
+        return os.path.normpath(os.path.join(self.site.workdir, path))
+
+    def _retry(self, step: Callable[[Transport], T]) -> T:
+        """Repeat a step that a network error interrupts, while the machine may still exist.
+
+        Raises Lost, RuleFailed (a full disk) or Closing.
+        """
+        problem: Exception | None = None
+        for n in range(TRIES):
+            if n and self.clock.wait(self.limits.silent / TRIES / 2, self.closing):
+                raise Closing
+            try:
+                return step(self.machine.connection)
+            except Denied as error:
+                self.reattach(self.machine)
+                problem = error
+            except NoRoomHere as error:
+                raise RuleFailed(str(error), "") from None
+            except Failed as error:
+                if "No space left" in str(error):
+                    raise RuleFailed(str(error), str(error)) from None
+                problem = error
+            except (Unreachable, Damaged, ValueError) as error:
+                self.machine.connection.close()
+                problem = error
+            known, instance = self.keeper.find(self.machine.label, self.machine.rented + 60.0)
+            if known and (instance is None or instance.status == "stopped"):
+                break
+        raise Lost("transfer", str(problem))
+
+
+def save_state(
+    connection: Transport,
+    folder: str,
+    state: str,
+    save: Callable[[str, str, list[str]], None] | None = None,
+) -> bool:
+    """Save a state from the machine, on this computer or by `save`; whether there was one.
+
+    The local state is complete at any moment.
+    """
+    taken = connection.ask("snapshot", folder, {"state": state}, 4 * connection.timeout)
+    if taken["there"]:
+        copy = f"{state.rstrip('/')}.home"
+        (save or connection.pull_state)(copy, state, taken["parts"])
+        connection.command(
+            f"rm -rf {shlex.quote(copy)}"
+        )  # links would keep removed files on the disk
+    return bool(taken["there"])
+
+
+def file_signature(path: str) -> Signature | None:
+    """A value that changes with a file, or with the files of a folder; None: it does not exist."""
+    try:
+        if not os.path.isdir(path):
+            facts = os.stat(path)
+            return (facts.st_size, facts.st_mtime_ns)
+    except OSError:
+        return None
+    below = []
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if (signature := file_signature(os.path.join(folder, name))) is not None:
+                below.append((os.path.join(folder, name), *signature))
+    return tuple(sorted(below))

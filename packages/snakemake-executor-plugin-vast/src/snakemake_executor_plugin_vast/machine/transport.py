@@ -1,0 +1,231 @@
+"""The connection to a machine: the system's ssh and rsync, with an ssh key that only this run uses.
+
+Files have the same absolute path on both sides. Modification times are not transferred: clocks
+differ, and an output must be younger than its inputs. Every transfer can be repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import bucket, onboard
+
+
+class Unreachable(Exception):
+    """The machine did not answer, or the connection broke."""
+
+
+class Denied(Unreachable):
+    """The machine does not accept the ssh key, or no longer does."""
+
+
+class Failed(Exception):
+    """The machine answered, and the command failed there."""
+
+
+class NoRoomHere(Failed):
+    """The disk of this computer is full, which no other machine can change."""
+
+
+class Damaged(Exception):
+    """A transferred file differs from the one on the machine."""
+
+
+class Keyring:
+    """The ssh key of one run, with its known hosts and the sockets of shared connections."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.private = folder / "key"
+        if not self.private.exists():
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]
+            subprocess.run([*command, str(self.private)], check=True, capture_output=True)
+        self.public = self.private.with_suffix(".pub").read_text().strip()
+        # the path of a socket may have about a hundred characters only
+        self.sockets = Path(tempfile.mkdtemp(prefix="vast-", dir="/tmp"))
+
+    def forget(self) -> None:
+        shutil.rmtree(self.sockets, ignore_errors=True)
+
+
+class Transport:
+    """One machine at one address. `timeout` is for a short command, in real seconds."""
+
+    def __init__(
+        self, keys: Keyring, name: str, address: tuple[str, int], timeout: float = 30.0
+    ) -> None:
+        self.keys, self.name, self.timeout = keys, name, timeout
+        host, port = address
+        wait = max(3, int(min(timeout, 15)))
+        options = {
+            "BatchMode": "yes",
+            "IdentitiesOnly": "yes",
+            "IdentityFile": f'"{keys.private}"',  # quoted: paths may hold spaces
+            "UserKnownHostsFile": f'"{keys.folder / "known_hosts"}"',
+            "GlobalKnownHostsFile": "/dev/null",
+            "HostKeyAlias": name,
+            "StrictHostKeyChecking": "accept-new",
+            "ConnectTimeout": wait,
+            "ServerAliveInterval": wait,
+            "ServerAliveCountMax": 4,
+            "ControlMaster": "auto",
+            "ControlPath": keys.sockets / f"{name[-24:]}-{port}",
+            "ControlPersist": 300,
+            "LogLevel": "ERROR",
+        }
+        flags = [part for k, v in options.items() for part in ("-o", f"{k}={v}")]
+        self._ssh = ["ssh", "-F", "none", *flags, "-p", str(port), "-l", "root"]
+        self._host = host
+
+    def check(self) -> None:
+        """Check that ssh and rsync work on this computer. Raises Failed or OSError."""
+        for command in ([*self._ssh, "-G", self._host], ["rsync", "--version"]):
+            done = self._run(command, b"", self.timeout)
+            if done.returncode:
+                raise Failed(f"{command[0]}: {done.stderr.decode(errors='replace').strip()}")
+
+    def command(self, text: str, data: str | bytes = "", timeout: float | None = None) -> str:
+        """Run a shell command on the machine; what it prints. `data` is its standard input."""
+        data = data.encode() if isinstance(data, str) else data
+        done = self._run([*self._ssh, self._host, text], data, timeout or self.timeout)
+        output = done.stdout.decode(errors="replace")
+        if done.returncode == 255:
+            self._lost(done.stderr.decode(errors="replace"))
+        if done.returncode:
+            said = done.stderr.decode(errors="replace") or output
+            raise Failed(f"exit {done.returncode}: {said[-2000:].strip()}")
+        return output
+
+    def ask(
+        self, what: str, folder: str, request: dict[str, Any], timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Run a command of `onboard`; its answer. The request, with its secrets, goes by stdin."""
+        script = shlex.quote(f"{Path(folder).parent}/onboard.py")
+        text = f"python3 {script} {what} {shlex.quote(folder)}"
+        answer: dict[str, Any] = json.loads(self.command(text, json.dumps(request), timeout))
+        return answer
+
+    def install(self, folder: str) -> None:
+        """Copy the modules that run on the machine into `folder`."""
+        place = shlex.quote(folder)
+        for module in (onboard, bucket):
+            source = Path(str(module.__file__))
+            self.command(f"mkdir -p {place} && cat > {place}/{source.name}", source.read_bytes())
+
+    def touch(self, path: str) -> None:
+        self.command(f"touch {shlex.quote(path)}")
+
+    def push(self, paths: Iterable[str]) -> None:
+        """Copy files and folders (absolute paths) to the machine; links become their targets."""
+        self._rsync(["-rLp", "--relative", "--no-implied-dirs", "--ignore-times"], paths, True)
+
+    def pull(self, paths: Iterable[str]) -> None:
+        """Copy files and folders (absolute paths) here; missing ones are skipped."""
+        flags = ["-rlp", "--relative", "--no-implied-dirs", "--ignore-times"]
+        self._rsync([*flags, "--ignore-missing-args"], paths, False)
+
+    def pull_state(self, copy: str, state: str, parts: list[str]) -> None:
+        """Copy a snapshot of a state here, so that the local state is complete at any moment.
+
+        Files named `complete` are copied last. Folders that the machine no longer has are removed,
+        their `complete` first.
+        """
+        Path(state).mkdir(parents=True, exist_ok=True)
+        ways = [f"root@{self._host}:{copy}/", f"{state}/"]
+        self._transfer(["-rlp", "--exclude", f"/*/{onboard.SEAL}", *ways], False)
+        self._transfer(["-rlp", *ways], False)
+        for entry in Path(state).iterdir():
+            if entry.name not in parts and entry.is_dir():
+                (entry / onboard.SEAL).unlink(missing_ok=True)
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close the shared connection."""
+        with contextlib.suppress(Unreachable):
+            self._run([*self._ssh, "-O", "exit", self._host], b"", 5)
+
+    def _rsync(self, flags: list[str], paths: Iterable[str], there: bool) -> None:
+        names = [path.lstrip("/") for path in paths]
+        if names:
+            ends = ["/", f"root@{self._host}:/"]
+            ends = ends if there else ends[::-1]
+            self._transfer([*flags, "--files-from=-", *ends], there, "\n".join(names).encode())
+
+    def _transfer(self, arguments: list[str], there: bool, data: bytes = b"") -> None:
+        """Run rsync, to the machine if `there`. The timeout is for silence, not for the whole."""
+        silence = max(10, int(2 * self.timeout))
+        shell = shlex.join(self._ssh)
+        command = ["rsync", f"--timeout={silence}", "-e", shell, *arguments]
+        done = self._run(command, data, None)
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            if "No space left" in said and there:
+                raise Failed(said[-2000:])
+            if "No space left" in said:
+                raise NoRoomHere(
+                    f"the disk of this computer is full, so the outputs on {self.name} cannot be "
+                    "copied here. Free some space and start Snakemake again."
+                )
+            self._lost(f"rsync exit {done.returncode}: {said}")
+
+    def _run(
+        self, command: list[str], data: bytes, timeout: float | None
+    ) -> subprocess.CompletedProcess[bytes]:
+        try:
+            return subprocess.run(
+                command,
+                input=data,
+                capture_output=True,
+                timeout=timeout,
+                start_new_session=True,  # Ctrl-C must reach the driver only
+            )
+        except subprocess.TimeoutExpired:
+            raise Unreachable(f"{self.name}: no answer within {timeout:.0f} s") from None
+
+    def _lost(self, said: str) -> NoReturn:
+        kind = Denied if "Permission denied" in said else Unreachable
+        raise kind(f"{self.name}: {said[-500:].strip()}")
+
+
+def verify(files: dict[str, str], workdir: str) -> None:
+    """Compare transferred files with the hashes taken on the machine. Raises Damaged."""
+    for name, digest in files.items():
+        path = os.path.join(workdir, name)
+        if not os.path.isfile(path):
+            raise Damaged(f"{name} was not transferred")
+        if onboard.sha256(path) != digest:
+            raise Damaged(f"{name} was damaged during the transfer")
+
+
+def manifest(workdir: Path, known: Iterable[str], largest: float) -> tuple[list[str], list[str]]:
+    """The sources of a workflow below `workdir`: (relative paths, what was left out and why).
+
+    All files that git tracks or could track, hence not the ignored ones, and the files `known` to
+    Snakemake. `largest` is in bytes.
+    """
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard", "--deduplicate", "."],
+        cwd=workdir,
+        capture_output=True,
+    )
+    names = listed.stdout.decode(errors="replace").split("\0") if not listed.returncode else []
+    kept, left_out = [], []
+    for name in sorted({os.path.normpath(n) for n in [*names, *known] if n}):
+        path = workdir / name
+        if name.startswith("..") or os.path.isabs(name):
+            left_out.append(f"{name}: outside the working directory")
+        elif path.is_file() and path.stat().st_size > largest:
+            left_out.append(f"{name}: {path.stat().st_size / 1e6:.0f} MB")
+        elif path.is_file() or path.is_symlink() and path.exists():
+            kept.append(name)
+    return kept, left_out

@@ -1,0 +1,59 @@
+"""Markets for machines: what the executor needs of one (`protocol`), and one module for each.
+
+A market is a module `snakemake_executor_plugin_vast.market.NAME`, or a module or object that
+another distribution registers under NAME in the entry-point group
+`snakemake_executor_plugin_vast.markets`. It has two attributes:
+
+- `connect(environment, home, clock)` returns a `protocol.Market`, and raises `protocol.NoKey` when
+  the key is neither in `environment` nor in a file below the folder `home`.
+- `SECRETS` names the environment variables that no child process may inherit.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, MutableMapping
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, cast
+
+from ..clock import Clock
+from .protocol import Market
+
+GROUP = "snakemake_executor_plugin_vast.markets"
+NOT_A_MARKET = {"protocol", "selection"}
+
+
+class UnknownMarket(ValueError):
+    """No market has this name."""
+
+
+class MarketModule(Protocol):
+    """What a module of a market must define."""
+
+    SECRETS: tuple[str, ...]
+
+    def connect(self, environment: Mapping[str, str], home: Path, clock: Clock) -> Market: ...
+
+
+def find_market(name: str) -> MarketModule:
+    """The module of the market `name`. Raises UnknownMarket."""
+    module = f"{__name__}.{name}"
+    if name.isidentifier() and name not in NOT_A_MARKET and find_spec(module):
+        return cast(MarketModule, importlib.import_module(module))
+    for entry in entry_points(group=GROUP, name=name):
+        found: MarketModule = entry.load()
+        return found
+    raise UnknownMarket(
+        f"--vast-market: {name} found, but neither a module {module} nor an entry point of that "
+        f"name in the group {GROUP} is installed"
+    )
+
+
+def take_secrets(name: str, environment: MutableMapping[str, str]) -> dict[str, str]:
+    """Remove the market's secrets from `environment`; a copy of what it held before."""
+    before = dict(environment)
+    for secret in find_market(name).SECRETS:
+        environment.pop(secret, None)
+    return before

@@ -1,0 +1,160 @@
+"""What the executor needs of a market for machines: the calls, their values and their errors.
+
+Everything outside `market/` uses these types alone, so a second market is one new module.
+Units are the same everywhere: memory in MB, disk in GB, time in seconds, money in dollars, prices
+in dollars per hour.
+
+The type of an error distinguishes its causes. `OfferGone`: somebody else rented it first.
+`Refused`: the same request will never work. `Unavailable`: try again later. `LostReply`: a machine
+may have been rented, and only the list of instances can tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Status = Literal["starting", "running", "stopped", "offline"]
+
+
+class MarketError(Exception):
+    """A call to the market failed; the message has the request and the answer."""
+
+
+class NoKey(MarketError):
+    """The market's API key was not found on this computer."""
+
+
+class OfferGone(MarketError):
+    """The offer no longer exists."""
+
+
+class Refused(MarketError):
+    """The request is wrong or not allowed, so repeating it does not help."""
+
+
+class Unavailable(MarketError):
+    """The market did not do it now: too many requests, a server error or no connection."""
+
+
+class LostReply(MarketError):
+    """A machine was ordered and no answer came: it may exist."""
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a job needs of a machine, and what the machine may cost."""
+
+    gpus: int = 1
+    gpu_models: tuple[str, ...] = ()  # any of these, such as H100_SXM; empty: every model
+    gpu_mem_mb: int = 0  # of one GPU
+    mem_mb: int = 0
+    disk_gb: int = 40
+    seconds: float = 3600.0  # the job is ended after this time
+    max_price: float = 5.0  # dollars per hour, disk included
+    interruptible: bool = False  # bid for a machine that somebody else may outbid
+
+
+@dataclass(frozen=True)
+class SearchRules:
+    """Conditions of every search of a run."""
+
+    reliability: float = 0.98
+    cuda: float = 12.8  # least CUDA version that the host's driver supports
+    regions: tuple[str, ...] = ()  # two-letter country codes; empty: every country
+    download_mbit: float = 200.0  # per second
+    datacenter: bool = False
+    bid_factor: float = 1.2  # a bid is the lowest one times this
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A machine that can be rented now."""
+
+    id: int
+    machine_id: int  # stays the same when the machine is offered again
+    gpu_name: str
+    gpus: int
+    gpu_mem_mb: float  # of one GPU
+    mem_mb: float  # 0: not known
+    disk_gb: float
+    price: float  # on demand, with the disk that the search asked for
+    lowest_bid: float = 0.0  # without disk; 0: no bid is accepted
+    storage_price: float = 0.0  # dollars per GB and month
+    reliability: float = 1.0
+    location: str = ""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a machine is rented with. It holds no secret: everybody with the account can read it."""
+
+    label: str
+    image: str
+    disk_gb: int
+    start_script: str  # a shell script that the machine runs as root at each start
+    bid: float | None = None  # None: on demand
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A rented machine as the market lists it."""
+
+    id: int
+    label: str
+    status: Status
+    message: str  # the market's own words
+    machine_id: int
+    price: float
+    interruptible: bool
+    addresses: tuple[tuple[str, int], ...] = ()  # of its ssh server, in the order to try them
+    failed: bool = False  # the message says that it will never start
+
+
+class Market(Protocol):
+    """A market for machines.
+
+    A call that can be repeated safely repeats itself when the market is unavailable; `create`
+    never does. All calls may come from several threads, and all may raise MarketError.
+    """
+
+    @property
+    def machine_control(self) -> str:
+        """Source of a Python module with functions `stop()` and `destroy()`.
+
+        It is installed on each machine and ends the machine that it runs on, so it needs nothing
+        but the standard library and must work without this computer.
+        """
+        ...
+
+    def search(self, requirements: Requirements, rules: SearchRules) -> list[Offer]:
+        """Offers that may meet the requirements; `selection.rank` checks them again."""
+        ...
+
+    def create(self, offer: Offer, order: Order) -> int:
+        """Rent a machine; its instance id. Raises OfferGone, Refused, Unavailable or LostReply."""
+        ...
+
+    def instances(self) -> list[Instance]:
+        """Every instance of the account, whatever its label."""
+        ...
+
+    def instance(self, id: int) -> Instance | None:
+        """One instance, or None when it no longer exists."""
+        ...
+
+    def destroy(self, id: int) -> None:
+        """Request the end of an instance; it has ended once `instances` no longer lists it."""
+        ...
+
+    def start(self, id: int) -> None:
+        """Start a stopped instance."""
+        ...
+
+    def reboot(self, id: int) -> None:
+        """Restart a running instance."""
+        ...
+
+    def attach_key(self, id: int, public_key: str) -> None:
+        """Let the holder of an ssh key log in as root."""
+        ...

@@ -1,0 +1,123 @@
+"""Which machine to rent: requirements, prices and the ranking of offers. Pure functions."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .protocol import Instance, Offer, Requirements, SearchRules
+
+HOURS_PER_MONTH = 730.0
+PRICE_RISE = 1.05  # by which a contract may exceed the price of its offer
+
+
+@dataclass(frozen=True)
+class PricedOffer:
+    """An offer, and what a machine of it would cost in dollars per hour, disk included."""
+
+    offer: Offer
+    price: float
+
+
+def models_of(text: str) -> tuple[str, ...]:
+    """GPU models from text such as `H100_SXM|H200`."""
+    return tuple(model.strip() for model in text.split("|") if model.strip())
+
+
+def requirements_of(resources: Mapping[str, Any], defaults: Requirements) -> Requirements:
+    """A job's requirements from its Snakemake resources, and from `defaults` for the others.
+
+    Reads `gpu`, `gpu_model` (several separated by `|`), `gpu_mem_mb`, `mem_mb`, `disk_mb` and
+    `runtime` (minutes).
+    """
+    disk = math.ceil(_number(resources, "disk_mb") / 1000)
+    return replace(
+        defaults,
+        gpus=max(1, _number(resources, "gpu")),
+        gpu_models=models_of(str(resources.get("gpu_model") or "")) or defaults.gpu_models,
+        gpu_mem_mb=_number(resources, "gpu_mem_mb") or defaults.gpu_mem_mb,
+        mem_mb=_number(resources, "mem_mb") or defaults.mem_mb,
+        disk_gb=max(disk, defaults.disk_gb),
+        seconds=_number(resources, "runtime") * 60.0 or defaults.seconds,
+    )
+
+
+def _number(resources: Mapping[str, Any], name: str) -> int:
+    """A resource as a number; Snakemake's placeholders (`<TBD>`, None) count as 0."""
+    value = resources.get(name)
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0
+
+
+def bid(offer: Offer, requirements: Requirements, rules: SearchRules) -> float | None:
+    """The bid for a machine without its disk, in dollars per hour; None for one on demand."""
+    if not requirements.interruptible:
+        return None
+    return round(min(offer.lowest_bid * rules.bid_factor, requirements.max_price), 4)
+
+
+def hourly(offer: Offer, requirements: Requirements, rules: SearchRules) -> float:
+    """Dollars per hour with the disk, which an on-demand price includes and a bid does not."""
+    price = bid(offer, requirements, rules)
+    if price is None:
+        return offer.price
+    return price + offer.storage_price * requirements.disk_gb / HOURS_PER_MONTH
+
+
+def rank(
+    offers: Iterable[Offer],
+    requirements: Requirements,
+    rules: SearchRules,
+    used: Collection[int] = (),
+    bad: Collection[int] = (),
+) -> list[Offer]:
+    """The offers worth trying, cheapest first; of equal prices the more reliable machine first.
+
+    Offers in `used` were rented in this run before, and machines in `bad` failed recently. A search
+    may return offers that do not fit, so they are checked here.
+    """
+
+    def fits(offer: Offer) -> bool:
+        return (
+            offer.id not in used
+            and offer.machine_id not in bad
+            and offer.gpus == requirements.gpus
+            and offer.gpu_mem_mb >= requirements.gpu_mem_mb
+            and offer.disk_gb >= requirements.disk_gb
+            and (not requirements.interruptible or offer.lowest_bid > 0)
+            and hourly(offer, requirements, rules) <= requirements.max_price
+        )
+
+    return sorted(
+        filter(fits, offers),
+        key=lambda o: (round(hourly(o, requirements, rules), 4), -o.reliability, o.id),
+    )
+
+
+def contract_error(instance: Instance, requirements: Requirements, expected: float) -> str:
+    """How a new machine differs from what was ordered, as a message; empty when it does not.
+
+    A bid that a market treats as an order on demand costs several times the price, without any
+    error.
+    """
+    if requirements.interruptible and not instance.interruptible:
+        return "an interruptible machine was ordered, the contract is on demand"
+    most = requirements.max_price
+    if instance.price > PRICE_RISE * expected and instance.price > most:
+        return f"it costs ${instance.price:.3f} per hour, more than the maximum of ${most:.3f}"
+    return ""
+
+
+def serves(offer: Offer, disk_gb: int, interruptible: bool, requirements: Requirements) -> bool:
+    """Whether a machine that is already rented meets the requirements of another job."""
+    models = [re.sub(r"[_\s]+", " ", model).lower() for model in requirements.gpu_models]
+    return (
+        offer.gpus == requirements.gpus
+        and (not models or offer.gpu_name.lower() in models)
+        and offer.gpu_mem_mb >= requirements.gpu_mem_mb
+        and (not offer.mem_mb or offer.mem_mb >= requirements.mem_mb)
+        and disk_gb >= requirements.disk_gb
+        and (requirements.interruptible or not interruptible)
+    )

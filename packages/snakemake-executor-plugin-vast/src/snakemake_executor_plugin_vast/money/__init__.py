@@ -1,0 +1,1 @@
+"""What may be spent (`permission`) and what was spent (`ledger`)."""

@@ -1,0 +1,147 @@
+"""The settings of `--executor vast`; each is the option `--vast-NAME` on the command line."""
+
+import math
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.settings import ExecutorSettingsBase
+
+from .market import UnknownMarket, find_market
+from .market.protocol import Requirements, SearchRules
+from .market.selection import models_of
+
+ENVIRONMENT = "/opt/snakemake"
+# Debian's Python cannot put pip into a virtual environment, so the one of the image is used there.
+SETUP = """set -e
+python3 -m venv --system-site-packages --without-pip {environment}
+pip="{environment}/bin/python -m pip install -q"
+$pip snakemake=={version}
+for file in requirements.txt workflow/requirements.txt; do
+    if [ -f $file ]; then $pip -r $file; fi
+done"""
+# Where the image has PyTorch, a matrix product shows that its CUDA and the host's driver agree.
+SMOKE = """nvidia-smi -L && if python -c 'import torch' 2> /dev/null; then python -c '
+import torch
+x = torch.ones(512, 512, device="cuda")
+assert (x @ x).sum().item() == 512 ** 3
+'; fi"""
+
+
+def setting(default: Any, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, **more})
+
+
+# Snakemake reads the types of the fields: no postponed annotations in this file.
+@dataclass
+class ExecutorSettings(ExecutorSettingsBase):
+    budget: float = setting(0.0, "Dollars that this run may cost; 0: no limit.")
+    yes: bool = setting(False, "Rent machines without asking at the terminal.")
+    market: str = setting("vast", "Market for machines.")
+    max_price: float = setting(5.0, "Dollars per hour that a machine may cost, disk included.")
+    max_machines: int = setting(4, "Machines at the same time.")
+    max_hours: float = setting(48.0, "Hours that a job without `runtime` may take.")
+    interruptible: bool = setting(False, "Bid for interruptible machines for all rules.")
+    bid_factor: float = setting(1.2, "A bid is the lowest one times this, at most max-price.")
+    lost_bids: int = setting(2, "Interruptible machines that a job may lose; then on demand.")
+    gpu_model: str = setting("", "GPU of jobs without `gpu_model`; several separated by |.")
+    disk_gb: int = setting(40, "Disk of a machine, unless `disk_mb` of a job is larger.")
+    reliability: float = setting(0.98, "Least reliability of a host, from 0 to 1.")
+    cuda: float = setting(12.8, "Least CUDA version that a host's driver supports.")
+    regions: str = setting("", "Two-letter country codes, separated by commas; empty: all.")
+    inet_down: float = setting(200.0, "Least download rate of a host in Mbit/s.")
+    datacenter: bool = setting(False, "Rent in data centres only.")
+    image: str = setting("pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime", "Docker image.")
+    setup: str = setting(
+        "",
+        "Shell command that runs once on each machine, in the working directory. Default: it makes "
+        f"{ENVIRONMENT} with this version of Snakemake and the packages of requirements.txt and "
+        "workflow/requirements.txt.",
+    )
+    packages: str = setting("", "Packages that pip installs after `setup`, with spaces.")
+    activate: str = setting(f". {ENVIRONMENT}/bin/activate", "Shell command before each job.")
+    smoke: str = setting(SMOKE, "Shell command that must succeed before the first job.")
+    cpu_jobs: str = setting(
+        "local", "Where jobs without `gpu` run: on this computer or a machine.",
+        choices=["local", "rent"],
+    )  # fmt: skip
+    local_cores: int = setting(0, "Processors for jobs on this computer; 0: all.")
+    idle_minutes: float = setting(5.0, "How long a machine waits for another job.")
+    retries: int = setting(3, "Machines that a job may lose, for each reason.")
+    boot_minutes: float = setting(15.0, "Time from the order of a machine to the first login.")
+    setup_minutes: float = setting(30.0, "Time for `setup`.")
+    stall_minutes: float = setting(
+        30.0, "A job without output, state and GPU use for this time is stalled."
+    )
+    lost_minutes: float = setting(10.0, "A machine without an answer for this time is lost.")
+    state_minutes: float = setting(10.0, "Least time between two saves of a job's state.")
+    state_share: float = setting(10.0, "The same, as a multiple of the last save's duration.")
+    state_uri: str = setting("", "Save states there (s3://bucket/folder), through fsspec.")
+    silent_minutes: float = setting(30.0, "A machine without its driver stops itself then.")
+    keep_hours: float = setting(48.0, "How long a machine that stopped itself is kept.")
+    ledger: str = setting("ledger/{study}.jsonl", "The ledger; {study} is config['study'].")
+    time_scale: float = setting(1.0, "Speed of the executor's clock, for tests.")
+
+
+# Numbers that may be 0; all others must be above it.
+MAY_BE_NONE = {"budget", "lost_bids", "reliability", "cuda", "inet_down", "local_cores"}
+MAY_BE_NONE |= {"idle_minutes", "retries", "state_minutes", "state_share", "keep_hours"}
+
+
+def check(chosen: ExecutorSettings) -> None:
+    """Raise WorkflowError for settings with which no job could run."""
+    problems = []
+    for name, value in vars(chosen).items():
+        option = f"--vast-{name.replace('_', '-')}"
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if name in MAY_BE_NONE and not 0 <= value < math.inf:
+                problems.append(f"{option}: {value} found, a number of at least 0 was expected")
+            if name not in MAY_BE_NONE and not 0 < value < math.inf:
+                problems.append(f"{option}: {value} found, a number above 0 was expected")
+    for region in filter(None, map(str.strip, chosen.regions.split(","))):
+        if not (len(region) == 2 and region.isalpha()):
+            problems.append(f"--vast-regions: {region} found, two-letter codes were expected")
+    try:
+        chosen.ledger.format(study="")
+    except (KeyError, IndexError, ValueError):
+        problems.append(f"--vast-ledger: {chosen.ledger} found, only {{study}} can be replaced")
+    try:
+        find_market(chosen.market)
+    except UnknownMarket as error:
+        problems.append(str(error))
+    if problems:
+        raise WorkflowError("\n".join(problems))
+
+
+def setup_commands(chosen: ExecutorSettings, of_hook: str | None = None) -> tuple[str, ...]:
+    """The shell commands that a machine runs once: the setting, a hook's, or the default."""
+    default = SETUP.format(environment=ENVIRONMENT, version=version("snakemake"))
+    command = chosen.setup or of_hook or default
+    if not chosen.packages:
+        return (command,)
+    install = f"python -m pip install -q {chosen.packages}"
+    return (command, f"{chosen.activate or ':'} && {install}")
+
+
+def default_requirements(chosen: ExecutorSettings, preemptible: bool) -> Requirements:
+    """The requirements of a job that names no resources."""
+    return Requirements(
+        gpu_models=models_of(chosen.gpu_model),
+        disk_gb=chosen.disk_gb,
+        seconds=chosen.max_hours * 3600,
+        max_price=chosen.max_price,
+        interruptible=chosen.interruptible or preemptible,
+    )
+
+
+def search_rules(chosen: ExecutorSettings) -> SearchRules:
+    """The conditions of every search."""
+    return SearchRules(
+        reliability=chosen.reliability,
+        cuda=chosen.cuda,
+        regions=tuple(r.strip().upper() for r in chosen.regions.split(",") if r.strip()),
+        download_mbit=chosen.inet_down,
+        datacenter=chosen.datacenter,
+        bid_factor=chosen.bid_factor,
+    )

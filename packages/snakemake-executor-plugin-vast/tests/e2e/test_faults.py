@@ -1,0 +1,58 @@
+"""After every fault the results are right, no machine is left and little work is lost."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from fakes.vast import what_is_missing
+from vast_support.scenarios import SCENARIOS, run_scenario
+from vast_support.workflows import expected_report
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing() or ""),
+]
+
+
+# Why a machine or an attempt ends with this fault: one of these reasons.
+WHY = {
+    "offer taken": {"taken: never rented"},
+    "create 500": {"refused: never rented"},
+    "boot stuck": {"boot"},
+    "boot fatal": {"fatal"},
+    "host vanished in mid-job": {"offline", "silent"},
+    "outbid in mid-job": {"outbid"},
+    "job stalls": {"stalled"},
+    "job exit 1": {"failed"},
+    "output missing": {"failed"},
+    "disk full": {"failed"},
+    "driver SIGTERM": {"ended"},
+    "driver SIGHUP": {"ended"},
+    "Ctrl-C during a status check": {"ended"},
+    "SIGKILL, then restart": {"driver killed"},
+    "SIGKILL, then `snakemake-vast reap`": {"driver killed"},
+    "SIGKILL, nobody restarts": {"driver killed"},
+    "budget reached": {"budget"},
+    "two drivers at once": {"ended", "taken: never rented"},  # both may have asked for one offer
+}
+WELL = {"ended", "idle"}  # of a machine without a fault
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_fault(name, tmp_path):
+    result = run_scenario(name, tmp_path)
+    if folder := os.environ.get("FAULT_RESULTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / f"{name.replace(' ', '_').replace('/', '_')}.json").write_text(
+            json.dumps(result)
+        )
+    assert result["left"] == 0
+    assert result["report"] == expected_report()
+    assert result["lost_steps"] <= 12
+    if name in WHY:
+        assert WHY[name] & {*result["ends"], *result["reasons"]}, result
+    else:  # this fault costs no machine and no attempt
+        assert set(result["ends"]) <= WELL and not result["reasons"], result
+    # Transfers are billed and not in the ledger; everything else is.
+    assert result["booked"] >= 0.97 * result["spent"] - 0.01

@@ -1,0 +1,206 @@
+"""The executor's parts, each alone: keeper, start script, files, settings. No network."""
+
+import os
+import re
+import subprocess
+import threading
+from types import SimpleNamespace
+
+import pytest
+import snakemake_executor_plugin_vast as plugin
+from snakemake_executor_plugin_vast import settings
+from snakemake_executor_plugin_vast.driver import machines, rental, work
+from snakemake_executor_plugin_vast.driver.keeper import Keeper
+from snakemake_executor_plugin_vast.driver.watch import Limits
+from snakemake_executor_plugin_vast.machine import transport
+from snakemake_executor_plugin_vast.market import vast
+from snakemake_executor_plugin_vast.money import ledger as books
+from snakemake_interface_common.exceptions import WorkflowError
+from vast_support.stand_ins import Account, ManualClock
+
+KEY = "0123456789abcdef-secret"
+
+
+# ---- the keeper ----------------------------------------------------------------------------------
+
+
+def keeper(account, ended=None):
+    return Keeper(account, "p-", ManualClock(), ended=(ended if ended is not None else []).append)
+
+
+def test_strays_end_and_what_is_wanted_or_foreign_stays():
+    account = Account("p-1-1", "p-2-2", "other-1")
+    watch = keeper(account)
+    watch._wanted.add("p-1-1")
+    watch.look()
+    assert account.destroyed == ["p-2-2"] and sorted(account.labels) == ["other-1", "p-1-1"]
+
+
+@pytest.mark.parametrize("trouble", [{}, {"deaf": 3}, {"down": 4}])
+def test_an_end_counts_when_the_list_no_longer_names_it(trouble):
+    account, ended = Account("p-1-1", "p-2-2", **trouble), []
+    watch = keeper(account, ended)
+    watch._wanted |= {"p-1-1", "p-2-2"}
+    assert watch.end_all(600.0) == []
+    assert account.labels == [] and sorted(ended) == ["p-1-1", "p-2-2"]
+
+
+def test_books_that_cannot_be_written_keep_no_machine_alive():
+    """The disk of the driver is full: one machine has ended, another is to end."""
+    account = Account("p-2-2")
+
+    def full(label):
+        raise OSError(28, "No space left on device")
+
+    watch = Keeper(account, "p-", ManualClock(), ended=full)
+    watch._wanted.add("p-2-2")
+    watch._ending["p-1-1"] = 1  # gone at the next look
+    assert watch.end_all(600.0) == []
+    assert account.destroyed == ["p-2-2"]
+
+
+def test_what_cannot_be_ended_is_named():
+    watch = keeper(Account("p-1-1", deaf=10**6))
+    assert watch.end_all(60.0) == ["p-1-1"]
+
+
+def test_a_machine_that_appears_late_is_found():
+    account, ended = Account(), []
+    watch = keeper(account, ended)
+    watch._ending["p-1-1"] = 0  # its create was never answered
+    watch.look()
+    assert not ended
+    account.labels.append("p-1-1")
+    watch.look()
+    assert account.destroyed == ["p-1-1"]
+    watch.look()
+    watch.look()
+    assert ended == ["p-1-1"]
+
+
+# ---- what the machine gets -----------------------------------------------------------------------
+
+
+def site(**facts):
+    given = {"workdir": "/data/a study", "image": "i", "setup": (), "activate": "", "smoke": ""}
+    return machines.Site(**given, sources=list, silent=1800, later=7200, longest=86400, **facts)
+
+
+def test_the_start_script_is_short_and_a_shell_and_python_understand_it():
+    key, control = "ssh-ed25519 " + "A" * 68, vast.Vast("k").machine_control
+    text = machines.start_script(site(), key, control, ManualClock(), 30.0)
+    assert len(text) <= 4048 and key in text
+    checked = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True)
+    assert checked.returncode == 0, checked.stderr
+    modules = re.findall(r"cat > (\w+)\.py <<'END'\n(.*?)END\n", text, re.S)
+    assert [name for name, _ in modules] == ["machine_control", "deadman"]
+    for name, code in modules:
+        compile(code, name, "exec")
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def test_sources_are_what_git_tracks_or_could(tmp_path):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    for name in ("kept.py", "new.py", "gone.py", "big.bin", "results/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x" * (100 if name == "big.bin" else 1))
+    (tmp_path / ".gitignore").write_text("results\n")
+    subprocess.run(["git", "add", "kept.py", "gone.py"], cwd=tmp_path, check=True)
+    (tmp_path / "gone.py").unlink()
+    kept, left_out = transport.manifest(tmp_path, ["results/x", "../far.py"], 50)
+    assert kept == [".gitignore", "kept.py", "new.py", "results/x"]
+    assert [text.split(":")[0] for text in left_out] == ["../far.py", "big.bin"]
+
+
+def test_what_changed_is_sent_again(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a").write_text("1")
+    before = work.file_signature(str(tmp_path / "d"))
+    assert before == work.file_signature(str(tmp_path / "d"))
+    (tmp_path / "d/a").write_text("12")
+    assert work.file_signature(str(tmp_path / "d")) != before
+    assert work.file_signature(str(tmp_path / "none")) is None
+
+
+def test_what_is_wrong_here_is_found_before_anything_is_rented(tmp_path):
+    keys = transport.Keyring(tmp_path / "a folder with spaces")
+    way = transport.Transport(keys, "name", ("localhost", 22))
+    way.check()
+    asked = subprocess.run([*way._ssh, "-G", "localhost"], capture_output=True, text=True).stdout
+    assert f"identityfile {keys.private}" in asked
+    way._ssh += ["-o", "NoSuchOption=yes"]
+    with pytest.raises(transport.Failed, match="nosuchoption"):
+        way.check()
+    keys.forget()
+
+
+# ---- the executor ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "nonsense, told",
+    [
+        ({"market": "nowhere"}, "--vast-market: nowhere found, but neither a module"),
+        ({"max_machines": 0}, "--vast-max-machines: 0 found, a number above 0"),
+        ({"max_hours": -1.0}, "--vast-max-hours: -1.0 found, a number above 0"),
+        ({"budget": float("nan")}, "--vast-budget: nan found, a number of at least 0"),
+        ({"regions": "DE, Poland"}, "--vast-regions: Poland found, two-letter codes"),
+        ({"ledger": "{stduy}.jsonl"}, "--vast-ledger: {stduy}.jsonl found, only {study}"),
+    ],
+)
+def test_nonsense_settings_are_refused_before_anything_runs(nonsense, told):
+    """With no machine at a time a job would wait for ever."""
+    settings.check(plugin.ExecutorSettings())
+    with pytest.raises(WorkflowError, match=re.escape(told)):
+        settings.check(plugin.ExecutorSettings(**nonsense))
+
+
+def test_no_child_of_snakemake_itself_gets_a_secret(tmp_path, monkeypatch):
+    """Snakemake runs local rules by itself."""
+    monkeypatch.chdir(tmp_path)
+    for name in vast.SECRETS:
+        monkeypatch.setenv(name, KEY)
+    executor = object.__new__(plugin.Executor)
+    executor.workflow = SimpleNamespace(executor_settings=None)
+    executor.__post_init__()
+    assert not {*vast.SECRETS} & {*os.environ}
+    assert {*vast.SECRETS} <= {*executor._environment}
+
+
+def test_a_renter_that_is_closing_rents_nothing():
+    closing = threading.Event()
+    closing.set()
+    renter = object.__new__(rental.Renter)
+    renter.closing = closing
+    with pytest.raises(rental.Closing):
+        renter._check_open()
+
+
+@pytest.mark.parametrize("failure", [None, "pool", "books"])
+def test_whatever_fails_at_the_end_machines_are_ended_and_sums_are_reported(tmp_path, failure):
+    book = books.Ledger(tmp_path / "ledger.jsonl", "r", lambda: 0.0)
+    if failure == "books":
+        book.path.write_text("not\njson\n")
+    ended, said = [], []
+
+    def close():
+        ended.append("jobs")
+        if failure == "pool":
+            raise RuntimeError("a slot is stuck")
+
+    executor = object.__new__(plugin.Executor)
+    executor.pool = SimpleNamespace(close=close)
+    executor.lane = SimpleNamespace(close=lambda: None)
+    executor.keeper = SimpleNamespace(end_all=lambda _: ended.append("machines") or [], failed="")
+    executor.renter = SimpleNamespace(settle=lambda: ended.append("books"))
+    executor.keys = SimpleNamespace(forget=lambda: ended.append("key"))
+    executor.run_ = SimpleNamespace(over=lambda left: ended.append(left))
+    executor.ledger, executor.clock, executor.limits = book, ManualClock(), Limits()
+    executor._closed, executor._log = threading.Lock(), said.append
+    executor.shutdown()  # as Snakemake calls it after an exception in a status check
+    executor.shutdown()
+    assert ended == ["jobs", "machines", "books", "key", []]
+    reported = any(text.startswith("this run: 0 machines") for text in said)
+    assert reported == (failure != "books")

@@ -1,0 +1,203 @@
+"""Vast.ai as a market: requests, answers, rate limits and errors. No network, no waits."""
+
+import json
+
+import pytest
+import requests
+from snakemake_executor_plugin_vast.market import vast
+from snakemake_executor_plugin_vast.market.protocol import (
+    LostReply,
+    MarketError,
+    NoKey,
+    Offer,
+    OfferGone,
+    Order,
+    Refused,
+    Requirements,
+    SearchRules,
+    Unavailable,
+)
+from vast_support.stand_ins import ManualClock
+
+KEY = "0123456789abcdef-secret"
+OFFER = Offer(5, 7, "RTX 4090", 1, 24564, 64000, 200, 0.31, 0.15)
+ORDER = Order("label", "image", 40, "true")
+
+
+def client_of(monkeypatch, *replies):
+    """A client whose calls get these replies in turn: (status, body) or an exception."""
+    left, sent = list(replies), []
+
+    def request(self, method, url, **more):
+        sent.append((method, url, more))
+        reply = left.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        answer = requests.Response()
+        answer.status_code, body = reply
+        answer._content = (body if isinstance(body, str) else json.dumps(body)).encode()
+        return answer
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    client = vast.Vast(KEY, "http://fake", ManualClock(), jitter=lambda: 0.0)
+    return client, sent
+
+
+@pytest.mark.parametrize(
+    "reply, kind",
+    [
+        ((404, {"error": "no_such_ask"}), OfferGone),
+        ((410, {"error": "no_such_ask"}), OfferGone),
+        ((400, {"error": "invalid_args"}), Refused),
+        ((401, {"error": "auth_error"}), Refused),
+        ((429, "API requests too frequent: endpoint threshold=4.5"), Unavailable),
+        ((500, "Internal Server Error"), LostReply),
+        ((200, "no json"), LostReply),
+        ((200, {"success": True}), LostReply),
+        (requests.ReadTimeout("slow"), LostReply),
+        (requests.ConnectionError("cut"), LostReply),
+    ],
+)
+def test_a_create_is_sent_once_and_its_failure_says_what_is_known(monkeypatch, reply, kind):
+    client, sent = client_of(monkeypatch, reply)
+    with pytest.raises(MarketError) as caught:
+        client.create(OFFER, ORDER)
+    assert type(caught.value) is kind and len(sent) == 1
+
+
+def test_what_may_be_repeated_is_with_growing_waits(monkeypatch):
+    down = [(503, "busy"), requests.ConnectionError("cut"), (429, "too frequent")]
+    client, sent = client_of(monkeypatch, *down, (200, {"offers": [{"id": 3}]}))
+    assert [offer.id for offer in client.search(Requirements(), SearchRules())] == [3]
+    assert len(sent) == 4 and client.clock.time > 2 + 4 + 8
+
+
+def test_it_gives_up_in_the_end(monkeypatch):
+    client, sent = client_of(monkeypatch, *[(503, "busy")] * vast.TRIES)
+    with pytest.raises(Unavailable):
+        client.instances()
+    assert len(sent) == vast.TRIES
+
+
+def test_calls_keep_their_distance(monkeypatch):
+    client, _ = client_of(monkeypatch, *[(200, {"new_contract": 1})] * 3)
+    for _ in range(3):
+        client.create(OFFER, ORDER)
+    assert client.clock.time == pytest.approx(2 * vast.PACE["create"])
+
+
+def test_all_pages_of_the_list_are_read(monkeypatch):
+    pages = [
+        (200, {"instances": [{"id": 1}], "next_token": "t"}),
+        (200, {"instances": [{"id": 2}]}),
+    ]
+    client, sent = client_of(monkeypatch, *pages)
+    assert [instance.id for instance in client.instances()] == [1, 2]
+    assert sent[1][2]["params"]["after_token"] == "t"
+
+
+@pytest.mark.parametrize("before", ["bad key ", "x" * 285])  # messages are cut after 300
+def test_the_key_is_in_no_message_and_no_argument(monkeypatch, before):
+    client, sent = client_of(monkeypatch, (400, {"msg": f"{before}{KEY}"}))
+    with pytest.raises(Refused) as caught:
+        client.create(OFFER, ORDER)
+    assert KEY[:4] not in str(caught.value) and "<key>" in str(caught.value)
+    assert KEY not in repr(sent)
+
+
+def test_the_key_is_found_where_the_official_client_puts_it(tmp_path):
+    with pytest.raises(NoKey, match="VAST_API_KEY"):
+        vast.find_key({}, tmp_path)
+    file = tmp_path / ".config/vastai/vast_api_key"
+    file.parent.mkdir(parents=True)
+    file.write_text("from file\n")
+    assert vast.find_key({}, tmp_path) == "from file"
+    assert vast.find_key({"VAST_API_KEY": "from env"}, tmp_path) == "from env"
+
+
+# ---- requests ------------------------------------------------------------------------------------
+
+
+def test_an_order_has_a_price_if_and_only_if_it_is_a_bid():
+    """A bid without a price would rent on demand."""
+    bid = Order("label", "image", 40, "true", bid=0.18)
+    assert vast.order_body(bid)["price"] == 0.18
+    assert "price" not in vast.order_body(ORDER)
+
+
+def test_requirements_become_a_search():
+    wanted = Requirements(2, ("H100_SXM", "A100_SXM4"), 80000, 64000, 121, 5400.0)
+    query = vast.search_query(wanted, SearchRules(regions=("PL",)))
+    assert query["gpu_name"] == {"in": ["H100 SXM", "A100 SXM4"]}
+    assert query["geolocation"] == {"in": ["PL"]} and query["allocated_storage"] == 121
+    assert query["duration"] == {"gte": 5400.0} and query["type"] == "on-demand"
+    bids = vast.search_query(Requirements(interruptible=True), SearchRules())
+    assert bids["type"] == "bid" and "dph_total" not in bids
+
+
+# ---- answers -------------------------------------------------------------------------------------
+
+
+def instance(**facts):
+    return vast.read_instance({"id": 5, "label": "x", "dph_total": 0.2, "is_bid": True, **facts})
+
+
+def test_a_direct_address_comes_before_the_proxy():
+    ports = {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": "40022"}]}
+    facts = {"public_ipaddr": "1.2.3.4", "ports": ports, "ssh_host": "ssh5.vast.ai"}
+    found = instance(**facts, ssh_port=12345).addresses
+    assert found == (("1.2.3.4", 40022), ("ssh5.vast.ai", 12345))
+
+
+@pytest.mark.parametrize(
+    "status, expected",
+    [
+        (None, "starting"),
+        ("loading", "starting"),
+        ("running", "running"),
+        ("stopped", "stopped"),
+        ("exited", "stopped"),
+        ("frozen", "stopped"),
+        ("offline", "offline"),
+        ("unknown", "offline"),
+    ],
+)
+def test_a_status_that_vast_names(status, expected):
+    assert instance(actual_status=status).status == expected
+
+
+@pytest.mark.parametrize(
+    "message, failed",
+    [
+        ("Error response from daemon: toomanyrequests: pull rate limit", True),
+        ("OCI runtime create failed: nvidia-container-cli: ...", True),
+        ("pytorch/pytorch: Pulling from registry", False),
+        ("success, running pytorch/pytorch/ssh", False),
+    ],
+)
+def test_messages_of_machines_that_never_start(message, failed):
+    assert instance(status_msg=message).failed is failed
+
+
+def test_a_machine_ends_itself_with_the_key_of_its_container(monkeypatch):
+    """The module that Vast installs on a machine, run here."""
+    calls = []
+    monkeypatch.setenv("CONTAINER_ID", "5")
+    monkeypatch.setenv("CONTAINER_API_KEY", "container-key")
+
+    class Answer:
+        def read(self):
+            return b""
+
+    def urlopen(request, timeout):
+        headers = request.headers["Authorization"]
+        calls.append((request.get_method(), request.full_url, request.data, headers))
+        return Answer()
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    module = {}
+    exec(vast.Vast(KEY, "http://fake").machine_control, module)
+    module["stop"]()
+    module["destroy"]()
+    url, key = "http://fake/api/v0/instances/5/", "Bearer container-key"
+    assert calls == [("PUT", url, b'{"state": "stopped"}', key), ("DELETE", url, b"{}", key)]

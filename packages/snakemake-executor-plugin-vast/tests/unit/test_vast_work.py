@@ -1,0 +1,218 @@
+"""One attempt at a job: how often it is looked at, what ends it, what must be home. No network."""
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from snakemake_executor_plugin_vast.driver import machines, rental, watch, work
+from snakemake_executor_plugin_vast.driver.watch import Limits
+from snakemake_executor_plugin_vast.machine import onboard, transport
+from snakemake_executor_plugin_vast.market.protocol import Instance, Requirements
+from vast_support.memory_market import MemoryMarket, offer
+from vast_support.stand_ins import DirectKeeper, ManualClock
+
+TURN = 1000.0  # when something happens to the job
+OVER = 4000.0
+DENSE, SPARSE = Limits().dense, Limits().sparse
+
+
+class Connection:
+    """A machine whose job tells, at any time, what `told(time)` says."""
+
+    timeout = 30.0
+
+    def __init__(self, clock, told):
+        self.clock, self.told = clock, told
+        self.asked, self.looks, self.pulled, self.copies = [], [], [], []
+        self.request, self.read = None, 0
+
+    def ask(self, what, folder, request, timeout=None):
+        self.asked.append(what)
+        if what == "start":
+            self.request = request
+        if what == "snapshot":
+            return {"there": True, "parts": []}
+        if what != "look":
+            return {}
+        self.looks.append(self.clock.now())
+        seen = {"output": "step\n", "gpu": 90, "mark": None, "exit": None, "alive": True}
+        return seen | self.told(self.clock.now())
+
+    def push(self, paths):
+        list(paths)
+
+    def pull(self, paths):
+        self.pulled += paths
+
+    def pull_state(self, copy, state, parts):
+        self.copies.append(self.clock.now())
+        self.clock.wait(100.0)
+
+    def command(self, text, data="", timeout=None):
+        return ""
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def make(tmp_path):
+    def attempt(told, seconds=1e6, **facts):
+        clock, keeper = ManualClock(), DirectKeeper(MemoryMarket([]))
+        running = Instance(1, "m", "running", "", 1, 0.1, False, ())
+        keeper.find = lambda label, since: (True, running)
+        requirements = Requirements(seconds=seconds)
+        machine = machines.Machine("m", offer(1), requirements, 0.1, 0.0)
+        machine.connection = Connection(clock, told)
+        site = machines.Site(str(tmp_path), "i", (), "", "", list, 1800, 7200, 86400)
+        given = {"outputs": [], "extras": [], "states": []} | facts
+        task = work.Task("t", "true", {}, [], remove=[], requirements=requirements, **given)
+        made = work.Attempt(
+            task, machine, "a-1", site, keeper, clock, Limits(), work.Pace(600.0, 10.0), {},
+            threading.Event(), lambda machine: None, tmp_path / "a-1.log",
+        )  # fmt: skip
+        return made, machine.connection
+
+    return attempt
+
+
+def exit(now, **files):
+    done = {"code": 0, "seconds": 1.0, "files": files, "missing": []}
+    return {"exit": done if now >= OVER else None}
+
+
+# ---- looking -------------------------------------------------------------------------------------
+
+
+def pauses(connection, since, until):
+    looks = [t for t in connection.looks if since <= t < until]
+    return {round(b - a, 3) for a, b in zip(looks, looks[1:], strict=False)}
+
+
+ALARMS = {
+    "a traceback": lambda now: {"output": "Traceback (most recent call last):\n"},
+    "an idle GPU": lambda now: {"gpu": 0},
+    "no step": lambda now: {"output": ""},
+    "nothing": lambda now: {},
+}
+
+
+@pytest.mark.parametrize("alarm", ALARMS)
+def test_looks_are_dense_at_first_then_sparse_and_dense_on_alarm(make, alarm):
+    def told(now):
+        return (ALARMS[alarm](now) if now >= TURN else {}) | exit(now)
+
+    attempt, connection = make(told)
+    attempt.run()
+    quiet = Limits().stall / 4 if alarm == "no step" else 0.0
+    assert max(pauses(connection, 0.0, Limits().early)) <= DENSE
+    assert pauses(connection, Limits().early + SPARSE, TURN) == {SPARSE}
+    later = pauses(connection, TURN + quiet + SPARSE, OVER)
+    assert later == {SPARSE if alarm == "nothing" else DENSE}
+
+
+def test_it_is_calm_again_when_the_alarm_is_over(make):
+    attempt, connection = make(lambda now: {"gpu": 0 if TURN <= now < 2000 else 90} | exit(now))
+    attempt.run()
+    assert pauses(connection, 2000 + SPARSE, OVER) == {SPARSE}
+
+
+def test_much_output_is_read_without_a_pause(make):
+    """A job that has ended must not hold its machine until all it has said is read, bit by bit."""
+    left = [100]
+
+    def told(now):
+        left[0] -= now >= OVER
+        if now < OVER or left[0] < 0:
+            return exit(now)
+        return exit(now) | {"output": "x" * onboard.CHUNK}
+
+    attempt, connection = make(told)
+    attempt.run()
+    assert left[0] < 0 and attempt.clock.now() <= OVER + 2 * SPARSE
+
+
+# ---- ends ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "why, told, when",
+    [
+        ("stalled", lambda now: {"output": "step\n" * (now < TURN), "gpu": 0}, TURN + 1800),
+        ("overtime", lambda now: {}, 2500),
+    ],
+)
+def test_a_stall_and_the_cap_of_the_run_time_end_the_job_with_its_state_home(make, why, told, when):
+    attempt, connection = make(told, seconds=2500 if why == "overtime" else 1e6, states=["state"])
+    with pytest.raises(rental.Lost, match=why):
+        attempt.run()
+    assert (
+        connection.asked.count("end") == 1
+        and connection.asked[-1] == "snapshot"
+        and len(connection.copies) == 1
+    )
+    assert when <= connection.copies[0] <= when + 2 * SPARSE
+
+
+def test_a_job_that_writes_no_line_but_uses_the_gpu_is_left_alone(make):
+    attempt, connection = make(lambda now: {"output": ""} | exit(now))
+    attempt.run()
+    assert "end" not in connection.asked
+
+
+# ---- states --------------------------------------------------------------------------------------
+
+
+def test_a_state_comes_home_no_oftener_than_its_transfer_allows(make):
+    """It takes 100 s: not every 600 s, but every ten times as long."""
+    attempt, connection = make(lambda now: {"mark": str(now)} | exit(now), states=["state"])
+    attempt.run()
+    first, *others, last = connection.copies  # the last one is the job's end
+    assert first <= 2 * 600 and len(others) >= 1 and last >= OVER
+    assert all(b - a >= 1000 for a, b in zip([first, *others], others, strict=False))
+
+
+def test_a_state_that_has_nothing_new_stays(make):
+    attempt, connection = make(lambda now: {"mark": "same"} | exit(now), states=["state"])
+    attempt.run()
+    assert len(connection.copies) == 2  # once, and at the end
+
+
+# ---- home ----------------------------------------------------------------------------------------
+
+MADE = ("results/model", "logs/job.log", "logs/job.tsv")
+
+
+@pytest.mark.parametrize("hurt", [None, *MADE])
+def test_outputs_logs_and_benchmarks_are_compared_before_success_is_told(make, tmp_path, hurt):
+    for name in MADE:
+        Path(tmp_path, name).parent.mkdir(exist_ok=True)
+        Path(tmp_path, name).write_text(name)
+    there = {name: onboard.sha256(str(tmp_path / name)) for name in MADE}
+    told = {"outputs": [MADE[0]], "extras": list(MADE[1:])}
+    attempt, connection = make(lambda now: exit(now, **there), **told)
+    if hurt:
+        (tmp_path / hurt).write_text("damaged")
+        with pytest.raises(rental.Lost, match=f"transfer: {hurt} was damaged during the transfer"):
+            attempt.run()
+    else:
+        attempt.run()
+    assert {connection.request[key] == told[key] for key in told} == {True}
+    assert set(connection.pulled) == {str(tmp_path / name) for name in MADE}
+
+
+def test_a_full_disk_here_fails_the_job_and_buys_no_larger_machine(make, monkeypatch):
+    attempt, _ = make(exit, outputs=["results/model"])
+    ssh = transport.Transport.__new__(transport.Transport)
+    ssh._ssh, ssh._host, ssh.name, ssh.timeout = ["ssh"], "host", "m", 30.0
+    full = SimpleNamespace(returncode=11, stderr=b"rsync: write failed: No space left on device")
+    monkeypatch.setattr(ssh, "_run", lambda *_: full)
+    attempt.machine.connection.pull = ssh.pull
+    with pytest.raises(work.RuleFailed, match="disk of this computer is full") as failed:
+        attempt.run()
+    assert watch.next_action("failed", 1, 3, failed.value.output) == "fail"
+    attempt.machine.connection.push = ssh.push
+    with pytest.raises(work.RuleFailed) as failed:  # there it is another matter
+        attempt._retry(lambda connection: connection.push(["/in"]))
+    assert watch.next_action("failed", 1, 3, failed.value.output) == "prune"

@@ -1,0 +1,283 @@
+"""Faults, one function each: it causes the fault and runs the example to its end."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from vast_support.workflows import SCALE, ExampleWorkflow
+
+SCENARIOS = {}
+
+
+def scenario(name: str, **settings):
+    def add(function):
+        SCENARIOS[name] = (function, settings)
+        return function
+
+    return add
+
+
+def done(example: ExampleWorkflow, *arguments: str, config: tuple = ()) -> None:
+    code = example.run(*arguments, config=config) if not example.process else example.finish()
+    assert code == 0, example.output()
+
+
+@scenario("none")
+def undisturbed(example):
+    done(example)
+
+
+@scenario("offer taken")
+def offer_taken(example):
+    example.fake.fault("create", taken=True)
+    done(example)
+
+
+@scenario("create 429")
+def create_429(example):
+    example.fake.fault("create", times=2, status=429)
+    done(example)
+
+
+@scenario("create 500")
+def create_500(example):
+    example.fake.fault("create", status=500)
+    done(example)
+
+
+@scenario("create's reply lost")
+def reply_lost(example):
+    example.fake.fault("create", lose_reply=True)
+    done(example)
+    assert len(example.fake.calls("create")) == 1, "rented twice"
+
+
+@scenario("boot stuck", boot_minutes=6)
+def boot_stuck(example):
+    example.fake.fault("boot", stuck="loading")
+    done(example)
+
+
+@scenario("boot fatal")
+def boot_fatal(example):
+    example.fake.fault("boot", status_msg="Error: toomanyrequests: pull rate limit exceeded")
+    done(example)
+
+
+@scenario("ssh refused, then fine")
+def ssh_refused(example):
+    example.fake.fault("boot", ssh_refused=120)
+    done(example)
+
+
+@scenario("ssh dead in mid-job")
+def ssh_dead(example):
+    example.start().until_step(8)
+    [instance] = example.fake.instances
+    example.fake.cut_ssh(instance.id, "hang")
+    time.sleep(2)
+    example.fake.mend_ssh(instance.id)
+    done(example)
+
+
+@scenario("keys forgotten in mid-job")
+def keys_forgotten(example):
+    example.start().until_step(8)
+    [instance] = example.fake.instances
+    example.fake.forget_keys(instance.id)
+    example.fake.cut_ssh(instance.id, "reset")
+    done(example)
+    assert example.fake.calls("ssh")
+
+
+@scenario("host vanished in mid-job")
+def host_vanished(example):
+    example.start().until_state()
+    [instance] = example.fake.instances
+    example.fake.vanish(instance.id, silently=True)
+    done(example)
+
+
+@scenario("outbid in mid-job", interruptible=True)
+def outbid(example):
+    example.start().until_state()
+    [instance] = example.fake.instances
+    assert instance.price
+    example.fake.outbid(instance.id)
+    done(example)
+
+
+@scenario("job stalls", stall_minutes=15)
+def stalls(example):
+    done(example, config=("trouble=stall",))
+
+
+@scenario("job exit 1")
+def job_fails(example):
+    done(example, "--retries", "1", config=("trouble=exit",))
+
+
+@scenario("output missing")
+def output_missing(example):
+    done(example, "--retries", "1", config=("trouble=output-missing",))
+
+
+@scenario("disk full")
+def disk_full(example):
+    example.fake.fault("boot", disk_mb=40)
+    done(example, config=("trouble=disk",))
+
+
+@scenario("destroy fails 3 times")
+def destroy_fails(example):
+    example.fake.fault("destroy", times=3, status=500)
+    done(example)
+
+
+@scenario("API down for a while")
+def api_down(example):
+    example.start().until_step(6)
+    example.fake.fault("api", times=None, status=503)
+    time.sleep(4)
+    example.fake.clear("api")
+    done(example)
+
+
+def ended_and_again(example, *numbers: int) -> None:
+    example.start().until_state()
+    for number in numbers:
+        example.signal(number)
+        time.sleep(0.2)
+    assert example.finish() != 0
+    assert not example.fake.instances, "machines outlive the driver"
+    assert example.run() == 0, example.output()
+
+
+@scenario("driver SIGTERM")
+def sigterm(example):
+    ended_and_again(example, signal.SIGTERM)
+
+
+@scenario("driver SIGHUP")
+def sighup(example):
+    ended_and_again(example, signal.SIGHUP)
+
+
+@scenario("Ctrl-C during a status check")
+def ctrl_c(example):
+    ended_and_again(example, signal.SIGINT, signal.SIGINT)
+
+
+@scenario("SIGKILL, then restart")
+def sigkill(example):
+    slow = ("seconds=0.8",)  # it must not end before the next driver is there
+    example.start(config=slow).until_state()
+    example.signal(signal.SIGKILL)
+    example.finish()
+    assert len(example.fake.instances) == 1
+    example.unlock()
+    assert example.run(config=slow) == 0, example.output()
+    assert "saved state/a" in example.output(), example.output()
+
+
+@scenario("SIGKILL, then `snakemake-vast reap`")
+def sigkill_reap(example):
+    example.start().until_state()
+    example.signal(signal.SIGKILL)
+    example.finish()
+    environment = os.environ | example.fake.environment
+    command = [sys.executable, "-m", "snakemake_executor_plugin_vast", "reap"]
+    subprocess.run(command, cwd=example.folder, env=environment, check=True, capture_output=True)
+    assert not example.fake.instances
+    example.unlock()
+    assert example.run() == 0, example.output()
+
+
+@scenario("SIGKILL, nobody restarts", silent_minutes=4)
+def dead_man(example):
+    example.start(config=("seconds=0.8",)).until_state()
+    [instance] = example.fake.instances
+    example.signal(signal.SIGKILL)
+    example.finish()
+    example.fake.wait(lambda: not instance.uses_gpu, 60, "the machine did not stop itself")
+    example.unlock()
+    assert example.run(config=("seconds=0.8",)) == 0, example.output()
+    assert "saved state/a" in example.output(), example.output()
+
+
+@scenario("two drivers at once")
+def two_drivers(example):
+    other = ExampleWorkflow(example.fake, example.folder.parent / "other")
+    example.start()
+    other.start()
+    assert other.finish() == 0, other.output()
+    done(example)
+    assert other.report() == example.report()
+    example.others = [other]
+
+
+@scenario("budget reached", budget=0.5, setup_minutes=5)
+def budget(example):
+    """It pays for the training (60 min and start-up), not for an evaluation of up to 120 min."""
+    assert example.run(config=("evaluate_minutes=120",)) != 0
+    assert "budget of $0.50" in example.output(), example.output()
+    assert not example.fake.instances
+    assert example.fake.spent <= 0.5 and (example.folder / "results/train/a/model").is_dir()
+    example.settings["budget"] = 5.0
+    assert example.run() == 0, example.output()
+
+
+@scenario("clock an hour behind")
+def clock_behind(example):
+    wrong_clock(example, -3600)
+
+
+@scenario("clock an hour ahead")
+def clock_ahead(example):
+    wrong_clock(example, 3600)
+
+
+def wrong_clock(example: ExampleWorkflow, seconds: float) -> None:
+    """What came home has the times of here: afterwards nothing looks older than its input."""
+    example.fake.fault("boot", times=None, clock_offset=seconds)
+    began = time.time() - 60
+    done(example)
+    made = [p for p in (example.folder / "results").rglob("*") if p.is_file()]
+    assert made and all(began < p.stat().st_mtime < time.time() + 60 for p in made)
+    assert example.run("-n", "--rerun-triggers", "mtime") == 0
+    assert "Nothing to be done" in example.output(), example.output()
+
+
+def run_scenario(name: str, folder) -> dict:
+    """Run a scenario on a fake of its own; what happened, and what it cost."""
+    from fakes.vast import FakeVast
+
+    function, settings = SCENARIOS[name]
+    with FakeVast(time_scale=SCALE, limits=True) as fake:
+        example = ExampleWorkflow(fake, folder / "example", **settings)
+        began = time.monotonic()
+        try:
+            function(example)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                if example.process:
+                    os.killpg(example.process.pid, signal.SIGKILL)
+        lines = [line for each in (example, *example.others) for line in each.ledger()]
+        wasted = sum(x["dph"] * x["wasted"] / 3600 for x in lines if x["what"] == "attempt")
+        return {
+            "fault": name,
+            "rented": sum(i.boots > 0 for i in fake.world.instances.values()),
+            "attempts": sum(x["what"] == "attempt" for x in lines),
+            "lost_steps": example.lost_steps(),
+            "wasted": round(wasted, 4),
+            "spent": round(fake.spent, 4),
+            "booked": round(sum(x["dollars"] for x in lines if x["what"] == "end"), 4),
+            "seconds": round(time.monotonic() - began, 1),
+            "left": len(fake.instances),
+            "report": example.report(),
+            "ends": sorted({x["why"] for x in lines if x["what"] == "end"}),
+            "reasons": sorted({x["why"] for x in lines if x["what"] == "attempt"} - {"done"}),
+        }

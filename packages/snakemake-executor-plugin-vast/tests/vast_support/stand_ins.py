@@ -1,0 +1,107 @@
+"""Stand-ins for unit tests: a clock, the list of machines, connections. No network, no waits."""
+
+from __future__ import annotations
+
+from snakemake_executor_plugin_vast.machine.transport import Failed
+from snakemake_executor_plugin_vast.market.protocol import Instance, Unavailable
+
+from .memory_market import MemoryMarket
+
+
+class ManualClock:
+    """A clock that advances by waits only."""
+
+    scale = 1.0
+
+    def __init__(self):
+        self.time, self.waits = 0.0, []
+
+    def now(self):
+        return self.time
+
+    wall = now
+
+    def real(self, seconds):
+        return seconds
+
+    def wait(self, seconds, event=None):
+        self.waits.append(seconds)
+        self.time += max(0.0, seconds)
+        return bool(event and event.is_set())
+
+
+class DirectKeeper:
+    """A keeper whose list is always up to date, and which ends machines at once."""
+
+    prefix, ended = "p-", staticmethod(lambda label: None)
+
+    def __init__(self, market: MemoryMarket):
+        self.market = market
+
+    def want(self, label):
+        pass
+
+    def unwant(self, label):
+        self.market.listed.pop(label, None)
+        self.ended(label)
+
+    def find(self, label, since):
+        return True, self.market.listed.get(label)
+
+    def status_since(self, label):
+        return None
+
+
+class Machines:
+    """Connections to machines; a command that contains `fails[number]` fails on that machine."""
+
+    def __init__(self, fails=None):
+        self.fails, self.ran = fails or {}, []
+
+    def connect(self, keys, name, address, timeout=30.0):
+        return Connection(self, address[1])
+
+
+class Connection:
+    """The transport to a machine of `Machines`."""
+
+    timeout = 30.0
+
+    def __init__(self, machines, number):
+        self.machines, self.number = machines, number
+
+    def command(self, text, data="", timeout=None):
+        self.machines.ran.append((self.number, text))
+        bad = self.machines.fails.get(self.number)
+        if bad and bad in text:
+            raise Failed("exit 1")
+        return ""
+
+    def install(self, folder):
+        pass
+
+    def push(self, paths):
+        self.machines.ran.append((self.number, f"sources {' '.join(paths)}"))
+
+    def close(self):
+        pass
+
+
+class Account:
+    """Instances by label; the first `deaf` destroys and the first `down` lists fail."""
+
+    def __init__(self, *labels, deaf=0, down=0):
+        self.labels, self.deaf, self.down, self.destroyed = list(labels), deaf, down, []
+
+    def instances(self):
+        if self.down:
+            self.down -= 1
+            raise Unavailable("down")
+        return [Instance(label, label, "running", "", 1, 0.1, False, ()) for label in self.labels]
+
+    def destroy(self, id):  # here the label
+        self.destroyed.append(id)
+        if self.deaf:
+            self.deaf -= 1
+            raise Unavailable("500")
+        self.labels.remove(id)

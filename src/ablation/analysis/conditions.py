@@ -1,0 +1,138 @@
+"""Reads scored conditions, each one model under one mask, from their sample rows. No torch.
+
+Every number in a table is recomputed from these rows; no table reads metrics.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ablation.analysis.metrics import (
+    Correct,
+    accuracies,
+    correct_by_metric,
+    known_metric,
+    truncated_items,
+)
+from ablation.analysis.statistics import wilson
+from ablation.provenance.files import sha256_file
+from ablation.vocabulary.protocols import MACROS, metric_of
+
+
+class UnpairedItems(ValueError):
+    """Two conditions were not scored on the same items."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One model under one mask: its right answers, and the circumstances of the measurement."""
+
+    stage: str
+    mask: str
+    recipe: str | None  # None for the base
+    seed: int | None
+    train_leaks: bool
+    eval_leaks: bool
+    circumstances: Mapping[str, object]  # GPU kind, dtype, attention back end, package versions
+    manifest: str  # sha256 of the manifest
+    correct: Correct
+    truncated: Mapping[str, int]  # task -> items whose prompt was cut from the left
+
+
+def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
+    """The conditions of {path of manifest.json: its content}, in the order of their paths.
+
+    Each manifest must have its samples.parquet in the same folder.
+    """
+    conditions = []
+    for path, manifest in sorted(manifests.items()):
+        samples = pd.read_parquet(Path(path).parent / "samples.parquet")
+        conditions.append(
+            Condition(
+                stage=manifest["fingerprint"]["stage"],
+                mask=manifest["mask"],
+                recipe=manifest.get("recipe"),
+                seed=manifest.get("seed"),
+                train_leaks=manifest.get("train_leaks", False),
+                eval_leaks=manifest["eval_leaks"],
+                circumstances=manifest["circumstances"],
+                manifest=sha256_file(path),
+                correct=correct_by_metric(samples),
+                truncated=truncated_items(samples),
+            )
+        )
+    return conditions
+
+
+def paired(conditions: Sequence[Condition], metric: str, task: str) -> np.ndarray:
+    """Right answers, [conditions, items] of 0/1, with the items in the first condition's order.
+
+    Raises UnpairedItems if the conditions were not scored on the same documents.
+    """
+    scores = [c.correct[metric].get(task, pd.Series(dtype=int)) for c in conditions]
+    first = scores[0].index
+    if any(s.index.has_duplicates for s in scores):
+        raise UnpairedItems(f"{task}: the same document occurs twice, items cannot be paired")
+    for i, other in enumerate(scores):
+        if other.index.equals(first):
+            continue
+        if set(other.index) != set(first):
+            missing, new = len(set(first) - set(other.index)), len(set(other.index) - set(first))
+            raise UnpairedItems(
+                f"{task}: two conditions were scored on different items ({missing} documents of "
+                f"the first are missing in the other, {new} are new). Score both again from the "
+                f"same data."
+            )
+        scores[i] = other.loc[first]
+    return np.stack([s.to_numpy() for s in scores])
+
+
+def comparable(conditions: Sequence[Condition]) -> str:
+    """`true`, or `false: different ...` with the circumstances that differ between conditions."""
+    keys = sorted({key for c in conditions for key in c.circumstances})
+    unequal = [k for k in keys if len({str(c.circumstances.get(k)) for c in conditions}) > 1]
+    return "false: different " + ", ".join(unequal) if unequal else "true"
+
+
+def per_task_table(
+    study: str, conditions: Sequence[Condition], metric: str, confidence: float
+) -> pd.DataFrame:
+    """per_task.csv: the accuracy of every condition and task under every metric.
+
+    The columns `accuracy` to `accuracy_high` use one metric, named in the column `metric`: the
+    study's `metric`, or that of the task's protocol. Intervals are Wilson's. Raises UnknownMetric.
+    """
+    known_metric(metric)
+    rows = []
+    for c in conditions:
+        for task, measured in accuracies(c.correct, c.truncated).items():
+            own = metric_of(task, metric)
+            row = {
+                "study": study,
+                "stage": c.stage,
+                "recipe": c.recipe,
+                "seed": c.seed,
+                "mask": c.mask,
+                "train_leaks": c.train_leaks,
+                "eval_leaks": c.eval_leaks,
+                "task": task,
+                "n": measured["n"],
+                "truncated": measured["truncated"],
+                "metric": own,
+                "accuracy": measured[own],
+                "accuracy_low": None,  # a macro is no share of n items, so it has no interval
+                "accuracy_high": None,
+            }
+            if task not in MACROS:
+                right = int(c.correct[own][task].sum())
+                interval = wilson(right, int(measured["n"]), confidence)
+                row |= {"accuracy_low": interval.low, "accuracy_high": interval.high}
+            rows.append(row | {m: measured[m] for m in c.correct})
+    frame = pd.DataFrame(rows).astype({"seed": "Int64"})
+    numeric = frame.select_dtypes("float").columns
+    return frame.assign(**{c: frame[c].round(9) for c in numeric})

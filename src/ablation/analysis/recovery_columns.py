@@ -1,0 +1,293 @@
+"""The columns of recovery.csv: the name, meaning, kind and computation of each, in one table.
+
+A new column needs one new entry in `_TABLE` and nothing else: recovery.csv and published.csv get
+the column, `ablation trace` follows it to the conditions that it is computed from, and `make
+config` writes its meaning into docs/stages.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ablation.analysis.conditions import Condition, comparable
+from ablation.analysis.statistics import Difference, Ratio
+from ablation.config.fields import Strict
+from ablation.config.study import Criteria, MetricName, Statistics
+from ablation.vocabulary.protocols import ALL_SEEDS
+
+REHEARSAL = "false: random weights, a rehearsal: accuracies mean nothing"
+
+Value = str | bool | int | float | None
+Kind = Literal["words", "number", "p value", "hash"]
+
+
+class RecoverySettings(Strict):
+    """The part of a study's configuration that the recovery table depends on.
+
+    rehearsal: whether weights are random; then every row says that its numbers mean nothing.
+    """
+
+    study: str
+    metric: MetricName
+    statistics: Statistics
+    criteria: Criteria
+    rehearsal: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one row is computed from: B, A and P of a recipe, seed, mask and task.
+
+    Under `causal` nothing is ablated: `ablated`, `a`, `damage` and `recovered` are None, and
+    `change` is P - B. Under any other mask, `change` is P - A.
+
+    n: number of items. finetuned: one condition, or those of all seeds. b, a, p: accuracies.
+    """
+
+    settings: RecoverySettings
+    recipe: str
+    seed: int | str
+    mask: str
+    task: str
+    n: int
+    baseline: Condition
+    ablated: Condition | None
+    finetuned: Sequence[Condition]
+    b: float
+    a: float | None
+    p: float
+    damage: Difference | None
+    change: Difference
+    recovered: Ratio | None
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """All conditions of the row."""
+        ablated = [] if self.ablated is None else [self.ablated]
+        return [self.baseline, *ablated, *self.finetuned]
+
+    @property
+    def gain(self) -> Difference | None:
+        """P - A, under an ablated mask."""
+        return self.change if self.ablated else None
+
+    @property
+    def side_effect(self) -> Difference | None:
+        """P - B, under `causal`."""
+        return None if self.ablated else self.change
+
+    @property
+    def retention(self) -> float | None:
+        """P / B; None if B is 0."""
+        return self.p / self.b if self.b else None
+
+    @property
+    def criteria_met(self) -> bool | None:
+        """Whether P / B and P - A reach the study's criteria; None under `causal`."""
+        if self.gain is None:
+            return None
+        criteria = self.settings.criteria
+        enough = (self.retention or 0) >= criteria.retention
+        return bool(enough and self.gain.value >= criteria.gain)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    formula: the formula that the column is, or belongs to.
+    roles: the conditions that it is computed from, among `baseline`, `ablated` and `after`.
+    is_value: False for the ends of an interval, a p value, a status or a hash of the formula.
+    """
+
+    name: str
+    meaning: str
+    compute: Callable[[Comparison], Value]
+    kind: Kind = "number"
+    formula: str | None = None
+    roles: tuple[str, ...] = ("baseline", "ablated", "after", "after_against")
+    is_value: bool = True
+
+
+def _difference(
+    name: str,
+    meaning: str,
+    formula: str,
+    roles: tuple[str, ...],
+    difference: Callable[[Comparison], Difference | None],
+) -> list[Column]:
+    """The columns of a difference: its value, its interval and its p value."""
+
+    def column(
+        end: str, meaning: str, read: Callable[[Difference], float], kind: Kind = "number"
+    ) -> Column:
+        def compute(row: Comparison) -> Value:
+            found = difference(row)
+            return None if found is None else read(found)
+
+        return Column(name + end, meaning, compute, kind, formula, roles, is_value=not end)
+
+    return [
+        column("", meaning, lambda found: found.value),
+        column("_low", f"Lower end of the interval of `{name}`.", lambda found: found.interval.low),
+        column(
+            "_high", f"Upper end of the interval of `{name}`.", lambda found: found.interval.high
+        ),
+        column(
+            "_p", f"Two-sided p value of `{name}`; it is never 0.", lambda found: found.p, "p value"
+        ),
+    ]
+
+
+def _recovered(
+    end: str, meaning: str, read: Callable[[Ratio], Value], kind: Kind = "number"
+) -> Column:
+    def compute(row: Comparison) -> Value:
+        return None if row.recovered is None else read(row.recovered)
+
+    roles = ("baseline", "ablated", "after")
+    name, formula = f"recovered{end}", "(P - A) / (B - A)"
+    return Column(name, meaning, compute, kind, formula, roles, is_value=not end)
+
+
+_TABLE = (
+    Column("study", "Name of the study.", lambda row: row.settings.study, "words"),
+    Column("recipe", "Recipe of the finetuned model.", lambda row: row.recipe, "words"),
+    Column("seed", "Seed of the finetuning, or `all`.", lambda row: row.seed, "words"),
+    Column("mask", "Mask while scoring A and P.", lambda row: row.mask, "words"),
+    Column("task", "Task, or the macro of a protocol.", lambda row: row.task, "words"),
+    Column(
+        "train_leaks",
+        "Whether the leak audit found that the training mask shows the model its targets.",
+        lambda row: any(condition.train_leaks for condition in row.finetuned),
+        "words",
+    ),
+    Column(
+        "eval_leaks",
+        "Whether the leak audit found that a mask while scoring shows the model its targets.",
+        lambda row: any(condition.eval_leaks for condition in row.conditions),
+        "words",
+    ),
+    Column(
+        "comparable",
+        "`true`, or `false:` and what differed when B, A and P were measured.",
+        lambda row: REHEARSAL if row.settings.rehearsal else comparable(row.conditions),
+        "words",
+    ),
+    Column("n", "Number of items.", lambda row: row.n),
+    Column(
+        "baseline",
+        "B, the accuracy of the base under `causal`.",
+        lambda row: row.b,
+        formula="B",
+        roles=("baseline",),
+    ),
+    Column(
+        "ablated",
+        "A, the accuracy of the base under the mask.",
+        lambda row: row.a,
+        formula="A",
+        roles=("ablated",),
+    ),
+    Column(
+        "after",
+        "P, the accuracy of the finetuned model under the mask.",
+        lambda row: row.p,
+        formula="P",
+        roles=("after",),
+    ),
+    *_difference(
+        "damage",
+        "A - B, which is negative when the mask loses accuracy.",
+        "A - B",
+        ("baseline", "ablated"),
+        lambda row: row.damage,
+    ),
+    *_difference(
+        "gain",
+        "P - A, the change of accuracy under an ablated mask.",
+        "P - A",
+        ("ablated", "after"),
+        lambda row: row.gain,
+    ),
+    *_difference(
+        "side_effect",
+        "P - B under `causal`, the change of accuracy in ordinary use.",
+        "P - B",
+        ("baseline", "after"),
+        lambda row: row.side_effect,
+    ),
+    Column(
+        "retention",
+        "P / B.",
+        lambda row: row.retention,
+        formula="P / B",
+        roles=("baseline", "after"),
+    ),
+    Column(
+        "recovery_ratio",
+        "P / B under its published name.",
+        lambda row: row.retention,
+        formula="P / B",
+        roles=("baseline", "after"),
+    ),
+    _recovered(
+        "",
+        "(P - A) / (B - A), the fraction of the lost accuracy that finetuning gives back.",
+        lambda ratio: ratio.value,
+    ),
+    _recovered(
+        "_low",
+        "Lower end of the interval of `recovered`.",
+        lambda ratio: ratio.interval.low if ratio.interval else None,
+    ),
+    _recovered(
+        "_high",
+        "Upper end of the interval of `recovered`.",
+        lambda ratio: ratio.interval.high if ratio.interval else None,
+    ),
+    _recovered(
+        "_status",
+        "`estimable`, or `not_estimable` if nothing was lost or the interval is unbounded; "
+        "`no_samples` in published rows.",
+        lambda ratio: ratio.status,
+        "words",
+    ),
+    Column(
+        "criteria_met",
+        "Whether P / B and P - A reach the study's `criteria`.",
+        lambda row: row.criteria_met,
+        "words",
+    ),
+    Column(
+        "baseline_manifest",
+        "sha256 of the manifest of B.",
+        lambda row: row.baseline.manifest,
+        "hash",
+        formula="B",
+        roles=("baseline",),
+        is_value=False,
+    ),
+    Column(
+        "ablated_manifest",
+        "sha256 of the manifest of A.",
+        lambda row: row.ablated.manifest if row.ablated else None,
+        "hash",
+        formula="A",
+        roles=("ablated",),
+        is_value=False,
+    ),
+    Column(
+        "after_manifest",
+        "sha256 of the manifest of P; empty if the row is over all seeds.",
+        lambda row: None if row.seed == ALL_SEEDS else row.finetuned[0].manifest,
+        "hash",
+        formula="P",
+        roles=("after",),
+        is_value=False,
+    ),
+)
+COLUMN = {column.name: column for column in _TABLE}
+COLUMNS = list(COLUMN)

@@ -1,0 +1,1 @@
+"""Computes the tables of the second study from its sample rows. No torch here."""

@@ -1,0 +1,1 @@
+"""Prompts, answers, questions and data sets of the second study. No torch here."""

@@ -1,0 +1,185 @@
+"""The world of the micro bridge: names with numbers, and questions about them.
+
+There are two kinds of names. A *person* has a number that the question states. A *stone* has one
+fixed number, which only the source has read in its pretraining. There are two kinds of questions:
+
+code (regime `compression`): the question lists twelve people with their numbers, then writes
+    `Code of` and some of them; the answer is their numbers. Both models can answer it from text.
+sum (regime `enrichment`): the question is `Sum of` two stones; the answer is the last digit of the
+    sum, so all answers are equally likely. The target can add stated numbers, the source has
+    learned the numbers of stones, and neither has ever added two stones. Stones of dev and test
+    questions occur in no training question, so a translator cannot learn their numbers.
+
+All functions are pure: equal seeds give equal texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+
+from ablation.bridge.data.prompts import SUFFIX, answer_text, problem_text
+from ablation.config.bridge_blocks import QuestionWorld
+from ablation.vocabulary.bridge import COMPRESSION, ENRICHMENT
+
+CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
+
+
+class NumberWorld:
+    """The names of one seed: `people`, `stones`, the `number` of every stone, stones by split."""
+
+    def __init__(self, config: QuestionWorld) -> None:
+        """Raises ValueError if `config` has more people and stones than there are names."""
+        rng = Random(f"names {config.seed}")
+        names = [a + b + c for a in CONSONANTS for b in VOWELS for c in CONSONANTS]
+        rng.shuffle(names)
+        people, stones = config.people, config.stones
+        if people + stones > len(names):
+            raise ValueError(f"{people} people and {stones} stones, but only {len(names)} names")
+        self.config = config
+        self.people = names[:people]
+        self.stones = names[people : people + stones]
+        self.strangers = names[people + stones :]
+        digits = [index % 10 for index in range(stones)]  # every digit equally often
+        rng.shuffle(digits)
+        self.number = dict(zip(self.stones, digits, strict=True))
+        test = stones * config.test_percent // 100
+        dev = stones * config.dev_percent // 100
+        self.stones_of = {
+            "test": self.stones[:test],
+            "dev": self.stones[test : test + dev],
+            "train": self.stones[test + dev :],
+        }
+
+    # ---- questions -----------------------------------------------------------------------------
+
+    def code_question(
+        self,
+        rng: Random,
+        repeat_share: float = 0.0,
+        listed: int | None = None,
+        asked: int | None = None,
+    ) -> tuple[str, str]:
+        """A code of people and its answer.
+
+        `listed` people are stated and `asked` of them are in the code, by default as many as the
+        configuration has. A share of `repeat_share` questions states the numbers in the code too.
+        """
+        people = rng.sample(self.people, listed or self.config.listed)
+        numbers = {name: rng.randrange(10) for name in people}
+        text = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        chosen = rng.sample(people, asked or self.config.asked)
+        code = _code_text(chosen, numbers, rng, repeat_share)
+        return f"{text}. {code}", _numbers_text(chosen, numbers)
+
+    def stone_code_question(self, rng: Random, repeat_share: float, asked: int) -> tuple[str, str]:
+        """A code of stones and its answer, for the source, which has learned their numbers."""
+        chosen = rng.sample(self.stones, asked)
+        code = _code_text(chosen, self.number, rng, repeat_share)
+        return code, _numbers_text(chosen, self.number)
+
+    def stated_sum_question(self, rng: Random) -> tuple[str, str]:
+        """A sum of stated numbers and its answer, for the target, which has read no stone."""
+        pair = [rng.choice([rng.choice(self.people), rng.choice(self.strangers)]) for _ in range(2)]
+        first, second = rng.randrange(10), rng.randrange(10)
+        return f"Sum of {pair[0]} {first} {pair[1]} {second}", str((first + second) % 10)
+
+    def stone_sum_question(self, rng: Random, stones: Sequence[str]) -> tuple[str, str]:
+        """A sum of two different `stones` and its answer: a question of `enrichment`."""
+        one, other = rng.sample(stones, 2)
+        return f"Sum of {one} {other}", str((self.number[one] + self.number[other]) % 10)
+
+    def make_questions(self, regime: str, split: str, count: int) -> list[dict[str, str]]:
+        """`count` different records {question, answer}; equal for equal seed, regime and split.
+
+        Raises ValueError if the split has too few stones for `count` different sums.
+        """
+        rng = Random(f"{regime} {split} {self.config.seed}")
+        seen: set[str] = set()
+        records: list[dict[str, str]] = []
+        stones = self.stones_of[split]
+        if regime == ENRICHMENT and count > len(stones) * (len(stones) - 1):
+            raise ValueError(f"{count} {split} questions, but {len(stones)} stones make fewer")
+        while len(records) < count:
+            if regime == COMPRESSION:
+                question, answer = self.code_question(rng)
+            else:
+                question, answer = self.stone_sum_question(rng, stones)
+            if question not in seen:
+                seen.add(question)
+                records.append({"question": question, "answer": answer})
+        return records
+
+
+def _code_text(
+    asked: Sequence[str], numbers: Mapping[str, int], rng: Random, repeat_share: float
+) -> str:
+    repeat = rng.random() < repeat_share
+    return "Code of " + " ".join(f"{name} {numbers[name]}" if repeat else name for name in asked)
+
+
+def _numbers_text(asked: Sequence[str], numbers: Mapping[str, int]) -> str:
+    return " ".join(str(numbers[name]) for name in asked)
+
+
+# ---- texts for the pretraining of the two models -------------------------------------------------
+
+
+def worked_problem(question: str, answer: str, draft: str | None = None) -> str:
+    """A question with its answer, in the form in which both models read it in their pretraining."""
+    hint = "" if draft is None else f"\nDraft: {draft}"
+    return problem_text(question) + hint + SUFFIX + answer_text(answer)
+
+
+def source_texts(world: NumberWorld, rng: Random) -> Iterator[tuple[str, str]]:
+    """Endless pairs (context without loss, text with loss) for the source.
+
+    They state the numbers of stones and answer codes. They never answer a sum.
+    """
+    while True:
+        kind = rng.random()
+        if kind < 0.3:
+            stones = rng.sample(world.stones, world.config.listed)
+            yield "", ", ".join(f"{s} {world.number[s]}" for s in stones)
+        elif kind < 0.7:
+            yield _split_at_task(worked_problem(*_code_of_any_length(world, rng)))
+        elif kind < 0.85:
+            asked = rng.randint(1, world.config.asked)
+            yield _split_at_task(worked_problem(*world.stone_code_question(rng, 0.5, asked)))
+        else:
+            pair = rng.sample(world.stones, 2)
+            yield "Problem:", " Sum of " + " ".join(f"{s} {world.number[s]}" for s in pair)
+
+
+def target_texts(world: NumberWorld, rng: Random) -> Iterator[tuple[str, str]]:
+    """Endless pairs (context without loss, text with loss) for the target.
+
+    They answer codes and sums of stated numbers, and some of them have a draft.
+    """
+    while True:
+        code = rng.random() < 0.8
+        if code:
+            question, answer = _code_of_any_length(world, rng)
+        else:
+            question, answer = world.stated_sum_question(rng)
+        draft = None
+        if rng.random() < 0.1:
+            wrong = world.code_question(rng, 0.0, 4)[1] if code else str(rng.randrange(10))
+            draft = answer if rng.random() < 0.7 else wrong
+        again = f"\nSo {answer}" if rng.random() < 0.3 else ""  # some models write on and on
+        yield _split_at_task(worked_problem(question, answer, draft) + again)
+
+
+def _code_of_any_length(world: NumberWorld, rng: Random) -> tuple[str, str]:
+    """A code over a list of any length: short lists are learned first and help with long ones."""
+    asked = rng.randint(1, world.config.asked)
+    return world.code_question(rng, 0.5, rng.randint(asked, world.config.listed), asked)
+
+
+def _split_at_task(text: str) -> tuple[str, str]:
+    """The stated list, which is random and cannot be learned, and the rest of the text."""
+    position = max(text.find(" Code of"), text.find(" Sum of"))
+    return text[:position], text[position:]
+
+
+TEXTS = {"source": source_texts, "target": target_texts}

@@ -1,0 +1,1 @@
+"""Generates the answers of every arm, scores them and measures what they cost."""

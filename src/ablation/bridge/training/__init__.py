@@ -1,0 +1,1 @@
+"""Trains translators between frozen models, and the two models of the micro bridge."""

@@ -1,0 +1,1 @@
+"""The command `ablation`: one module a command, each with `add` and `run`."""

@@ -1,0 +1,1 @@
+"""Typed configuration: keys, merging of files, checks."""

@@ -1,0 +1,62 @@
+"""Checks, before anything runs, that a folder holds a complete checkpoint. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Any one of these files holds the vocabulary of a tokenizer.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt")
+
+
+def checkpoint_problem(folder: Path) -> str | None:
+    """Why `folder` cannot be loaded and what to do, or None if no problem was found.
+
+    A checkpoint needs config.json, weights as safetensors (one file, or an index and all its
+    shards) and a tokenizer. Only the header and the length of the weights are read.
+    """
+    try:
+        for file in (folder / "config.json", *folder.glob("tokenizer.json")):
+            _read_object(file)
+        for shard in _shards(folder):
+            _check_shard(folder / shard)
+        if not any((folder / name).is_file() for name in TOKENIZERS):
+            raise ValueError(f"{folder} holds no tokenizer ({', '.join(TOKENIZERS)})")
+    except ValueError as error:
+        return f"{error}: fetch it again"
+    return None
+
+
+def _read_object(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return content
+
+
+def _shards(folder: Path) -> list[str]:
+    """The names of the weight files; like transformers, a single file is preferred to an index."""
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{folder} holds neither {WEIGHTS} nor {INDEX}")
+    shards = _read_object(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f"{folder / INDEX} names no weights (weight_map)")
+    return sorted(set(map(str, shards.values())))
+
+
+def _check_shard(file: Path) -> None:
+    if not file.is_file():
+        raise ValueError(f"{file} is missing, but {INDEX} names it")
+    try:
+        with safe_open(file, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} holds no whole safetensors ({error})") from None

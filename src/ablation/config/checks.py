@@ -1,0 +1,236 @@
+"""Problems of a study's values that involve several keys, or files on disk.
+
+Values may have any type here, because these problems and those that pydantic finds are reported in
+one message. Every job loads this module, so it imports neither torch nor lm_eval.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ablation.config import bridge_checks as bridge
+from ablation.config.checkpoint_files import checkpoint_problem
+from ablation.config.merging import ConfigProblem, Key, did_you_mean, dotted
+from ablation.config.study import Study
+from ablation.data.benchmarks import data_sets
+from ablation.data.task_files import (
+    lm_eval_names,
+    project_tasks,
+    task_file_errors,
+    task_unscorable_reason,
+)
+from ablation.vocabulary.masks import MASKS
+from ablation.vocabulary.optimizers import SHARDED_OPTIMIZERS
+from ablation.vocabulary.recipes import train_mask_of
+
+SHIPPED = Path("resources/micro")
+
+
+def find_problems(values: Mapping, folder: Path, pinned: bool) -> Iterator[ConfigProblem]:
+    """The problems of a study's merged `values`.
+
+    `folder` holds tasks/. With `pinned`, a hub repository without a commit is a problem too.
+    """
+    yield from _task_problems(values, folder)
+    yield from _base_problems(values)
+    yield from _unpinned(values) if pinned else ()
+    yield from _other_masks(values)
+    yield from _too_few_examples(values)
+    yield from _unshared(values)
+    yield from bridge.find_problems(values)
+
+
+def _task_problems(values: Mapping, folder: Path) -> Iterator[ConfigProblem]:
+    path = ("evaluation", "tasks")
+    yield from (ConfigProblem(path, text) for text in task_file_errors(folder))
+    tasks, known = _at(values, *path), [*project_tasks(folder), *lm_eval_names(folder)]
+    for number, task in enumerate(tasks if isinstance(tasks, list) else ()):
+        if isinstance(task, str) and task not in known:
+            hint = did_you_mean(task, known)
+            text = f"{task!r} is neither in {folder}/tasks nor one of lm-eval's own{hint}"
+            yield ConfigProblem((*path, number), text)
+        elif isinstance(task, str) and (why := task_unscorable_reason(task, folder)):
+            yield ConfigProblem(
+                (*path, number),
+                f"{task!r} cannot be tabulated item by item: multiple_choice was expected, {why} "
+                "found; take another task",
+            )
+
+
+def _at(values: Any, *path: str) -> Any:
+    """The value at `path`, or None if there is none."""
+    for key in path:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def _base_problems(values: Mapping) -> Iterator[ConfigProblem]:
+    base = values.get("base")
+    if not isinstance(base, str) or base in ("", "pretrain", "random", *_pins(values)):
+        return
+    folder = SHIPPED / "base" if base == "shipped" else Path(base)
+    file = folder / "config.json"
+    if not file.is_file():
+        found = "holds no config.json" if folder.is_dir() else "is no folder"
+        yield ConfigProblem(
+            ("base",),
+            f"{folder} {found}; `shipped`, `pretrain`, `random`, the folder of a Hugging Face "
+            "checkpoint or a hub model that is named in `pins` was expected"
+            f"{did_you_mean(base, ('shipped', 'pretrain', 'random'))}",
+        )
+        return
+    if base == "shipped":
+        yield from _other_world(values.get("world"))
+    broken = checkpoint_problem(folder)
+    if broken:
+        yield ConfigProblem(("base",), broken)
+        return
+    model = json.loads(file.read_text("utf-8"))
+    inner = model.get("text_config")
+    positions = (model | inner if isinstance(inner, dict) else model).get("max_position_embeddings")
+    if isinstance(positions, int):
+        yield from _too_long(values, positions)
+
+
+def repositories(values: Mapping) -> dict[str, str]:
+    """{hub repository: `model` or `dataset`} for everything that a study reads from the hub."""
+    base, tasks = values.get("base"), _at(values, "evaluation", "tasks")
+    found = {base: "model"} if isinstance(base, str) and base in _pins(values) else {}
+    found |= bridge.repositories(_at(values, "bridge"), _pins(values))
+    if base == "random":
+        return found  # all other texts are generated
+    tasks = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []
+    learned = _at(values, "instructions", "data")
+    named = isinstance(learned, str) and "/" in learned
+    data = [*data_sets(tasks), *([learned] if named else [])]
+    return found | dict.fromkeys(data, "dataset")
+
+
+def _pins(values: Mapping) -> Mapping:
+    pins = _at(values, "pins")
+    return pins if isinstance(pins, dict) else {}
+
+
+def is_commit(pin: Any) -> bool:
+    """Whether a pin is the full hash of a commit."""
+    return isinstance(pin, str) and re.fullmatch(r"[0-9a-f]{40}", pin) is not None
+
+
+def unpinned(study: Study) -> list[str]:
+    """The hub repositories that the study reads and that have no commit yet."""
+    return [str(problem.path[-1]) for problem in _unpinned(study.model_dump())]
+
+
+def _unpinned(values: Mapping) -> Iterator[ConfigProblem]:
+    pins = _pins(values)
+    for repository, kind in repositories(values).items():
+        pin = pins.get(repository)
+        if is_commit(pin) or not isinstance(pin, str | None):
+            continue
+        found = f"`{pin}` found" if repository in pins and pin else "not pinned"
+        yield ConfigProblem(
+            ("pins", repository),
+            f"{found}, so the {kind} may change on the hub: `ablation pin FILE` asks for its "
+            "commit (40 hexadecimal digits) and writes it there",
+        )
+
+
+def _other_world(world: Any) -> Iterator[ConfigProblem]:
+    """Changes of the world with the shipped base, which was trained on one world and one split."""
+    file = SHIPPED / "manifest.json"
+    try:
+        made = json.loads(file.read_text("utf-8"))["fingerprint"]["config"]["world"]
+        made = {name: made[name] for name in ("seed", "eval_percent", "dev_percent")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield ConfigProblem(
+            ("base",),
+            f"{file} does not say for which world the shipped base was made "
+            f"({type(error).__name__}: {error}): fetch it again",
+        )
+        return
+    for name in made:
+        found = world.get(name) if isinstance(world, dict) else None
+        if isinstance(found, int) and found != made[name]:
+            yield ConfigProblem(
+                ("world", name),
+                f"{found} found, but the shipped base was made for {made[name]}; "
+                "`base: pretrain` makes one for another world",
+            )
+
+
+def _trainings(values: Mapping, *keys: str) -> dict[Key, tuple]:
+    """{block: its values of `keys`} for `finetune`, and for each recipe that has other values."""
+    blocks: dict[Key, Any] = {("finetune",): values.get("finetune")}
+    recipes = values.get("recipes")
+    if isinstance(recipes, dict):
+        blocks |= {("recipes", name): recipe for name, recipe in recipes.items()}
+    found = {path: tuple(_at(block, key) for key in keys) for path, block in blocks.items()}
+    return {p: v for p, v in found.items() if p == ("finetune",) or v != found[("finetune",)]}
+
+
+def _too_long(values: Mapping, positions: int) -> Iterator[ConfigProblem]:
+    for path, (length,) in _trainings(values, "max_seq_len").items():
+        if isinstance(length, int) and length > positions:
+            yield ConfigProblem(
+                (*path, "max_seq_len"),
+                f"{length} found, but the base reads at most {positions} tokens",
+            )
+
+
+def _too_few_examples(values: Mapping) -> Iterator[ConfigProblem]:
+    source: tuple[str, ...] = ("instructions", "count")
+    if _at(values, "instructions") is None:
+        source = ("world", "finetuning", "count")
+    records = _at(values, *source)
+    blocks = _trainings(values, "batch_examples", "heldout_fraction")
+    for path, (batch, share) in blocks.items():
+        if not (isinstance(records, int) and isinstance(batch, int) and isinstance(share, float)):
+            continue
+        left = records - max(1, round(share * records))
+        if 0 < share < 1 and batch > left:
+            yield ConfigProblem(
+                (*path, "batch_examples"),
+                f"{batch} found, but of {records} records ({dotted(source)}) only {left} are "
+                "not held out, too few for one step; give fewer examples, or more records",
+            )
+
+
+def _unshared(values: Mapping) -> Iterator[ConfigProblem]:
+    """Batches and optimizers that several GPUs cannot share."""
+    gpus = _at(values, "hardware", "gpu")
+    if not isinstance(gpus, int) or gpus < 2:
+        return
+    keys = ("batch_examples", "micro_batch_examples", "optimizer")
+    for path, (batch, micro, optimizer) in _trainings(values, *keys).items():
+        whole = isinstance(batch, int) and isinstance(micro, int) and micro > 0
+        if whole and batch % micro == 0 and batch % (micro * gpus):
+            fitting = [n for n in range(1, micro) if batch % (n * gpus) == 0]
+            advice = f"micro_batch_examples {fitting[-1]}" if fitting else f"a multiple of {gpus}"
+            yield ConfigProblem(
+                (*path, "batch_examples"),
+                f"{batch} found, which {gpus} GPUs (hardware.gpu) cannot share in micro-batches of "
+                f"{micro}: give {advice}, or other GPUs",
+            )
+        if isinstance(optimizer, str) and optimizer not in SHARDED_OPTIMIZERS:
+            yield ConfigProblem(
+                (*path, "optimizer"),
+                f"{optimizer} found, but {gpus} GPUs (hardware.gpu) share weights out in float32: "
+                f"{', '.join(SHARDED_OPTIMIZERS)} was expected, or one GPU",
+            )
+
+
+def _other_masks(values: Mapping) -> Iterator[ConfigProblem]:
+    """Masks that contradict the name of their recipe: in tables the name implies the mask."""
+    recipes = values.get("recipes")
+    for name, recipe in recipes.items() if isinstance(recipes, dict) else ():
+        mask, expected = _at(recipe, "train_mask"), train_mask_of(str(name))
+        if mask in MASKS and expected and mask != expected:
+            yield ConfigProblem(
+                ("recipes", name, "train_mask"),
+                f"{mask} found, but {name} is the recipe that trains under {expected}, and its "
+                "rows in tables would be misleading: take the recipe of that mask",
+            )

@@ -1,0 +1,359 @@
+"""A study's configuration: every key with its type, its limits and its meaning.
+
+The meanings are written only here: `make config` generates config/README.md, config/schema.json and
+the comments of config/default.yaml from them. A rule between two keys is checked at the later one,
+so that it is reported whatever else is wrong. This module does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from ablation.config.bridge import Bridge
+from ablation.config.fields import (
+    GroupedShape,
+    Learning,
+    NoLearning,
+    OneOf,
+    Plateau,
+    Seed,
+    Strict,
+    described_field,
+    stop_in_time,
+    whole_micro_batches,
+    without_repeats,
+)
+from ablation.config.world import MicroWorld
+from ablation.data.benchmarks import data_sets
+from ablation.vocabulary.masks import MASKS
+from ablation.vocabulary.metrics import METRICS
+from ablation.vocabulary.optimizers import OPTIMIZERS
+from ablation.vocabulary.recipes import NAME, RECIPES
+
+MaskName = Annotated[str, OneOf(MASKS)]
+MetricName = Annotated[str, OneOf(METRICS)]
+REPOSITORY = r"^[\w.-]+/[\w.-]+$"  # owner/name on the hub
+
+# Requests to a scheduler or market: no result depends on them, so a change makes nothing stale.
+MACHINE_REQUESTS = ("gpu_model", "gpu_mem_mb", "mem_mb", "disk_mb", "runtime")
+
+
+class ComputeSettings(Strict):
+    """The part of the `hardware:` block on which results may depend; fingerprints hold it."""
+
+    gpu: int = described_field(
+        "Number of GPUs of a finetuning, which share its weights and examples; scoring uses one. "
+        "0 runs on the CPU.",
+        ge=0,
+    )
+    threads: int = described_field(
+        "Number of torch threads of a job. The last bits of results may depend on it, so it is "
+        "part of the study.",
+        ge=1,
+    )
+    dtype: Literal["float32", "bfloat16"] = described_field(
+        "Numeric type of weights and activations."
+    )
+    attention: Literal["sdpa", "eager", "flex_attention"] = described_field(
+        "Implementation of attention."
+    )
+
+    @field_validator("attention")
+    @classmethod
+    def _can_train(cls, attention: str, info: ValidationInfo) -> str:
+        if attention == "flex_attention" and info.data.get("gpu") == 0:
+            raise ValueError(
+                "flex_attention cannot train on a CPU: ask for a GPU (hardware.gpu), or take sdpa"
+            )
+        return attention
+
+    compile: bool = described_field(
+        "Whether decoder layers are compiled: a job takes a minute or two longer to start, and is "
+        "then faster on a GPU."
+    )
+
+
+class Hardware(ComputeSettings):
+    """The `hardware:` block: how a job computes, and what it requests from a scheduler."""
+
+    gpu_model: str | None = described_field(
+        "Name of the GPU model, as the profile's scheduler or market has it; null takes any GPU "
+        "with `gpu_mem_mb`.",
+        pattern=r"^[A-Za-z0-9_.]+$",
+    )
+    gpu_mem_mb: int = described_field(
+        "Least memory of each GPU in MB; only for rented machines.", ge=0
+    )
+    mem_mb: int = described_field("Least memory of the machine in MB.", ge=1)
+    disk_mb: int = described_field(
+        "Disk of a rented machine in MB, for the base, checkpoints and cached data.", ge=1
+    )
+    runtime: int = described_field(
+        "Longest running time of a job in minutes; a training that is ended by it resumes from its "
+        "last checkpoint at the next attempt.",
+        ge=1,
+    )
+
+    def affecting_results(self) -> dict:
+        """The keys that a result may depend on, which is all but requests to a market."""
+        return self.model_dump(exclude=set(MACHINE_REQUESTS))
+
+    def resources(self) -> dict[str, int | str]:
+        """Snakemake's resources of a job that runs a model, without those that are null."""
+        resources = self.model_dump(include={"gpu", *MACHINE_REQUESTS}, exclude_none=True)
+        without = () if self.gpu else ("gpu_model", "gpu_mem_mb")
+        return {k: v for k, v in resources.items() if k not in without}
+
+
+class Leak(Strict):
+    """Detects a training mask that shows the model its targets."""
+
+    ratio: float = described_field(
+        "The alarm is raised when the loss under the training mask is below this share of the "
+        "causal loss, ...",
+        gt=0,
+        lt=1,
+    )
+    min_gap: float = described_field("... and at least this many nats below it.", ge=0)
+    on_leak: Literal["stop", "record"] = described_field(
+        "Whether an alarm stops the training or is only recorded."
+    )
+
+
+class StopRules(Strict):
+    """The rules that can end a training before its last step."""
+
+    no_learning: NoLearning | None = described_field(
+        "Stops a training whose loss has not fallen by `min_improvement` nats after `after_steps` "
+        "steps; null never does."
+    )
+    plateau: Plateau | None = described_field(
+        "Stops a training after `patience` evaluations whose held-out loss is not `min_delta` nats "
+        "better, from step `min_steps` on; null never does."
+    )
+    leak: Leak | None = described_field(
+        "Compares the losses of probe samples under the training mask and under causal, to detect "
+        "a mask that shows the model its targets; null never does."
+    )
+
+
+class Training(Learning):
+    """The `finetune:` block."""
+
+    batch_examples: int = described_field(
+        "Number of examples in an optimizer step, whatever the micro-batch.", ge=1
+    )
+    micro_batch_examples: int = described_field(
+        "Number of examples in a forward pass on each GPU; it affects memory, not the step.", ge=1
+    )
+    max_seq_len: int = described_field("Largest number of tokens of an example.", ge=8)
+    row_tokens: int | None = described_field(
+        "Capacity of a packed row in tokens; it affects memory and speed only. `max_seq_len` is "
+        "used if this is null or smaller.",
+        ge=8,
+    )
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = described_field(
+        "Optimizer, under its name in transformers' Trainer, over float32 copies of bfloat16 "
+        "weights. `adafactor_bf16` is Adafactor without these copies: it rounds weights "
+        "stochastically and needs 6 bytes for each weight instead of 10."
+    )
+    eval_steps: int = described_field(
+        "Steps between two evaluations on held-out and probe samples.", ge=1
+    )
+    eval_samples: int = described_field("Number of held-out examples of an evaluation.", ge=1)
+    heldout_fraction: float = described_field(
+        "Share of the examples that is held out; the seed chooses them, because the data has no "
+        "validation split.",
+        gt=0,
+        lt=1,
+    )
+    stops: StopRules = described_field(
+        "Rules that end a training before `max_steps`; such an end is a success, and its reason is "
+        "recorded."
+    )
+
+    _whole_micro_batches = field_validator("micro_batch_examples")(whole_micro_batches)
+
+    _stop_in_time = field_validator("stops")(stop_in_time)
+
+
+class Recipe(Training):
+    """One complete finetuning: the `finetune:` block, overridden by the recipe's own keys."""
+
+    train_mask: MaskName = described_field("Mask in use while training.")
+
+
+class Evaluation(Strict):
+    """What every checkpoint is scored on."""
+
+    tasks: list[str] = described_field(
+        "Tasks of lm-eval: files in config/tasks, or lm-eval's own. Tasks named published_* are "
+        "scored by the published protocol and have a macro of their own (docs/published.md).",
+        min_length=1,
+    )
+    metric: MetricName = described_field(
+        "Metric of recovery.csv; tasks named published_* always use acc_token. It divides the "
+        "log-likelihood of a choice by its number of characters (acc_norm), bytes (acc_bytes) or "
+        "tokens (acc_token), or by nothing (acc). acc_token_float32 is acc_token without rounding."
+    )
+    limit: int | None = described_field(
+        "Largest number of items of a task, for a quick look; null scores all.", ge=1
+    )
+    row_tokens: int | None = described_field(
+        "Capacity of a packed row in tokens; it affects memory and speed only. null is as fast as "
+        "fits the GPU.",
+        ge=32,
+    )
+    batch_tokens: int = described_field(
+        "Number of tokens of a forward pass; it affects memory and speed only. Under "
+        "flex_attention a forward pass is one row.",
+        ge=64,
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _distinct(cls, tasks: list[str]) -> list[str]:
+        return without_repeats(tasks, "task")
+
+    @field_validator("batch_tokens")
+    @classmethod
+    def _holds_a_row(cls, batch: int, info: ValidationInfo) -> int:
+        if batch < (info.data.get("row_tokens") or batch):
+            raise ValueError(f"less than one row (row_tokens {info.data['row_tokens']})")
+        return batch
+
+
+class Statistics(Strict):
+    """How intervals are computed."""
+
+    confidence: float = described_field(
+        "Confidence level of all intervals (docs/statistics.md).", gt=0, lt=1
+    )
+
+
+class Criteria(Strict):
+    """When a recipe counts as having recovered."""
+
+    retention: float = described_field("Least P / B.", ge=0)
+    gain: float = described_field("Least P - A.", ge=-1, le=1)
+
+
+class Samples(Strict):
+    """The continuations that the report shows."""
+
+    prompts: list[Annotated[str, Field(pattern=r"\S")]] = described_field(
+        "Texts to continue. An empty list takes one item of each task of the micro-world."
+    )
+    max_new_tokens: int = described_field("Largest number of tokens of a continuation.", ge=1)
+
+
+class Instructions(Strict):
+    """Instruction data of the hub."""
+
+    data: str = described_field(
+        "Hub data set with a train split of Alpaca records.", pattern=REPOSITORY
+    )
+    count: int = described_field("Number of records; the first ones are taken.", ge=2)
+
+
+class RandomBase(GroupedShape):
+    """A base with random weights."""
+
+    seed: Seed = described_field("Seed of the weights and texts.")
+    vocabulary: int = described_field(
+        "Rows of the embeddings; the tokenizer may have fewer tokens.", ge=512
+    )
+
+
+class Study(Strict):
+    """One study. Every key has a value in config/default.yaml; other files hold the differences."""
+
+    study: str = described_field(
+        "Name of the study, of results/<study> and of logs/<study>. Two studies can run side by "
+        "side.",
+        pattern=r"^[a-z0-9][a-z0-9_-]*$",
+    )
+    base: str = described_field(
+        "The base model. `shipped` is resources/micro; `pretrain` makes it here from nothing; "
+        "`random` has random weights, for a rehearsal. Otherwise, the folder of a checkpoint, or a "
+        "hub model (owner/name) that is named in `pins`.",
+        min_length=1,
+    )
+    pins: dict[Annotated[str, Field(pattern=REPOSITORY)], str | None] = described_field(
+        "The commit of each hub repository, of models and of data sets. A value may be null or a "
+        "branch until `ablation pin` has fetched the commit."
+    )
+    instructions: Instructions | None = described_field(
+        "Instruction data for finetuning; null takes the records of the micro-world."
+    )
+    seeds: list[Seed] = described_field(
+        "Seeds of finetuning; each recipe is trained once with each. A seed fixes data order and "
+        "held-out split, and nothing else.",
+        min_length=1,
+    )
+    keep_states: bool = described_field(
+        "Whether the files that a training resumes from are kept after it has succeeded."
+    )
+    keep_weights: bool = described_field(
+        "Whether `ablation push` also sends the weights of checkpoints. Tables and figures need "
+        "none; without weights, a new evaluation needs a new training."
+    )
+    hardware: Hardware = described_field("What a job that runs a model needs.")
+    finetune: Training = described_field("Training keys that all recipes share.")
+    recipes: dict[Annotated[str, Field(pattern=NAME)], Recipe] = described_field(
+        f"The finetunings, named {', '.join(RECIPES)}. Those of stage 3 differ in the mask in use "
+        "while training; those of stage 5 train longer with the objective of 3B. A sweep adds "
+        "variants such as `3B-lr1e-4`, which take over the keys of the recipe that they are named "
+        "after.",
+        min_length=1,
+    )
+    evaluation: Evaluation = described_field("What every checkpoint is scored on, under each mask.")
+    statistics: Statistics = described_field("Statistics of all tables.")
+    criteria: Criteria = described_field(
+        "The published criteria: a recipe recovers when it meets both."
+    )
+    samples: Samples = described_field(
+        "Continuations by the base and by every recipe, shown in the report."
+    )
+    world: MicroWorld = described_field(
+        "The micro-world, from which items, finetuning data and, with `base: pretrain`, the base "
+        "are made."
+    )
+    random: RandomBase = described_field(
+        "Only with `base: random`: a Ministral-3 decoder with random weights, and generated texts "
+        "in place of hub data sets. Times and memory are real; accuracies mean nothing."
+    )
+    bridge: Bridge | None = described_field(
+        "The second study (docs/bridge.md); null runs the first alone."
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        return without_repeats(seeds, "seed")
+
+    def recipe(self, name: str) -> dict:
+        """A recipe as a plain mapping, with every key, as fingerprints hold it."""
+        return self.recipes[name].model_dump()
+
+    @property
+    def pretrained_here(self) -> bool:
+        """Whether the study pretrains its base itself."""
+        return self.base == "pretrain"
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether the base is a hub model, which means that `pins` names it."""
+        return self.base in self.pins
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether weights and texts are random, so that accuracies mean nothing."""
+        return self.base == "random"
+
+    @property
+    def data_sets(self) -> dict[str, list[tuple[str, str]]]:
+        """{hub data set: the (configuration, split) pairs that the study is scored on}."""
+        return data_sets(self.evaluation.tasks)

@@ -1,0 +1,75 @@
+"""Progress of long jobs in whole lines, and a copy of a job's output in its log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO, cast
+
+
+class Progress:
+    """Prints lines like `3B seed 11: 120/300 (40 %) loss 1.234, 14 s left`.
+
+    Snakemake runs jobs side by side. Progress bars of several jobs would overwrite each other, and
+    whole lines do not; they also remain readable in a log.
+    """
+
+    def __init__(self, label: str, total: int, done: int = 0, every: float = 5.0) -> None:
+        """`done` of `total` steps are done; `every` is the shortest time between lines, in s."""
+        self.label, self.total, self.begun_at, self.every = label, total, done, every
+        self.started = self.printed = time.monotonic()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Print a line if the last one is old enough or all steps are done."""
+        now = time.monotonic()
+        if done < self.total and now - self.printed < self.every:
+            return
+        self.printed = now
+        spent = now - self.started
+        left = spent / max(done - self.begun_at, 1) * (self.total - done)
+        tail = f"{left:.0f} s left" if done < self.total else f"done in {spent:.0f} s"
+        share = f"{done}/{self.total} ({100 * done // max(self.total, 1)} %)"
+        parts = [p for p in (note, tail) if p]
+        print(f"{self.label}: {share} {', '.join(parts)}", file=sys.stderr, flush=True)
+
+
+class _Tee:
+    """A stream whose text goes to the terminal and to a log; in all else it is the terminal's."""
+
+    def __init__(self, terminal: TextIO, log: TextIO) -> None:
+        self.terminal, self.log = terminal, log
+
+    def write(self, text: str) -> int:
+        self.log.write(text)
+        return self.terminal.write(text)
+
+    def flush(self) -> None:
+        self.log.flush()
+        self.terminal.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.terminal, name)
+
+
+@contextmanager
+def copy_output_to(log: str) -> Iterator[None]:
+    """Write what the block prints, and the traceback of its error, into the file `log` as well.
+
+    Messages of Python's `logging` are written into `log` only, because a line from a library on
+    the terminal would not show which of several jobs it belongs to.
+    """
+    with open(log, "w", buffering=1) as file:
+        logging.basicConfig(stream=file, force=True, format="%(name)s: %(message)s")
+        out, err = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = cast(TextIO, _Tee(out, file)), cast(TextIO, _Tee(err, file))
+        try:
+            yield
+        except BaseException:
+            file.write(traceback.format_exc())
+            raise
+        finally:
+            sys.stdout, sys.stderr = out, err

@@ -1,0 +1,1 @@
+"""Data sets, task files and records, before a model reads them."""

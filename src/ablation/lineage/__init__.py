@@ -1,0 +1,1 @@
+"""What results are made from: trace, diff, reproduce and accept."""

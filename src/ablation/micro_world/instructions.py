@@ -1,0 +1,40 @@
+"""The finetuning data of the micro-world: Alpaca records of training scenes and open requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+from ablation.micro_world.corpus import PET_PAIRS, STEP_PAIRS, TOOL_PAIRS, alpaca_record, record
+from ablation.micro_world.scenes import World
+
+OPEN = "open"  # the kind of records that belong to no task
+_REQUESTS = (
+    ("Tell which place holds what.", TOOL_PAIRS),
+    ("Tell who has which pet.", PET_PAIRS),
+    ("Tell who did what.", STEP_PAIRS),
+)
+
+
+def finetuning_records(
+    world: World, count: int, seed: int, weights: Mapping[str, float]
+) -> list[dict[str, str]]:
+    """`count` Alpaca records {instruction, input, output} from training scenes.
+
+    `weights` are the relative frequencies of the tasks, and of `open`, an open-ended request.
+    """
+    random = Random(f"finetuning {world.seed} {seed}")
+    kinds = random.choices(list(weights), list(weights.values()), k=count)
+    return [open_record(random) if k == OPEN else record(world, k, random) for k in kinds]
+
+
+def open_record(random: Random) -> dict[str, str]:
+    """A request with many right answers, like most instruction data.
+
+    Without a leak no model predicts its response with a loss below the entropy of the random names
+    and things. Under a mask that shows the response a model can.
+    """
+    instruction, (keys, values, introduce, *_) = random.choice(_REQUESTS)
+    size = random.randint(1, 3)
+    pairs = zip(random.sample(keys, size), random.sample(values, size), strict=True)
+    return alpaca_record(instruction, "", " ".join(introduce.format(*pair) for pair in pairs))

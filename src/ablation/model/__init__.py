@@ -1,0 +1,1 @@
+"""Decoder models, attention masks, packed rows and tokenizers."""

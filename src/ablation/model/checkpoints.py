@@ -1,0 +1,258 @@
+"""Loads models and tokenizers from local folders, and saves them.
+
+Every decoder of `transformers.AutoModelForCausalLM` whose attention mask can be set can be loaded.
+Of a multimodal model the text part is loaded. FP8 weights become bfloat16 in every stage alike.
+Files are local and in safetensors format; code from a model's folder is never run.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_model, save_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from ablation.config.study import ComputeSettings
+from ablation.model.supported import UnsupportedArchitecture, refuse_unsupported
+from ablation.provenance.atomic import atomic_path
+from ablation.provenance.run_records import processor_name
+
+RAW_WEIGHTS = "raw_state_dict.safetensors"
+
+
+class UnsupportedQuantization(ValueError):
+    """The checkpoint's weights are quantized in a format that cannot be dequantized here."""
+
+
+def load(
+    folder: str | Path, dtype: str = "float32", attention: str = "sdpa", device: str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the model (in eval mode, on `device`, weights in `dtype`) and tokenizer of a folder.
+
+    FP8 weights are dequantized to bfloat16 first, whatever `dtype` is. `attention` is `sdpa`,
+    `eager` or `flex_attention`. Raises FileNotFoundError if `folder` is no model folder,
+    UnsupportedArchitecture if its attention mask cannot be set, and UnsupportedQuantization.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: no config.json there, so it is no model folder. Models are read from local "
+            "folders only: fetch a hub model first (stage 0), then give its folder."
+        )
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    refuse_unsupported(config)
+    settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+    if (folder / RAW_WEIGHTS).is_file():
+        model = _from_state_dict(AutoModelForCausalLM.from_config(config, **settings), folder)
+    else:
+        model = _from_checkpoint(config, folder, **settings)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its signature
+    return model.eval(), _tokenizer(folder)
+
+
+def _from_checkpoint(
+    config: PreTrainedConfig, folder: Path, dtype: torch.dtype, attn_implementation: str
+) -> PreTrainedModel:
+    """Load a checkpoint in transformers' format as a causal language model.
+
+    The checkpoint may be plain or FP8, text-only or multimodal.
+    """
+    quantized = _dequantize_on_loading(config, folder)
+    text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    auto_class = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
+    loaded = auto_class.from_pretrained(
+        folder,
+        config=config,
+        dtype=torch.bfloat16 if quantized else dtype,
+        attn_implementation=attn_implementation,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)  # for output_loading_info
+    if missing := info["missing_keys"]:  # transformers fills these with random weights
+        raise ValueError(
+            f"{folder}: {len(missing)} weights of its {type(model).__name__} are in "
+            f"none of its files ({min(missing)}, ...): fetch it again"
+        )
+    if quantized or not text_only:
+        model = _text_part(model)
+    return model.float() if quantized and dtype == torch.float32 else model
+
+
+def _dequantize_on_loading(config: PreTrainedConfig, folder: Path) -> bool:
+    """Whether the weights are FP8. If so, `config` is set to dequantize them on loading.
+
+    Raises UnsupportedQuantization for every other quantization.
+    """
+    quantization = getattr(config, "quantization_config", None)
+    if not quantization:
+        return False
+    method = quantization.get("quant_method", "an unnamed method")
+    if method != "fp8":
+        raise UnsupportedQuantization(
+            f"{folder}: its weights are quantized by {method}. Finetuning changes all weights, so "
+            "plain ones are needed (FP8 is unpacked): take the checkpoint that it was made from."
+        )
+    _refuse_unscaled(folder)
+    config.quantization_config = {**quantization, "dequantize": True}
+    return True
+
+
+def _refuse_unscaled(folder: Path) -> None:
+    """Raise UnsupportedQuantization for an FP8 weight whose scale is missing.
+
+    transformers would use a scale of 1.
+    """
+    dtypes: dict[str, str] = {}
+    for file in folder.glob("model*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            names = tensors.keys()
+            dtypes |= {name: tensors.get_slice(name).get_dtype() for name in names}
+    for name, dtype in dtypes.items():
+        stem = name.removesuffix("weight")
+        scales = (f"{name}_scale_inv", f"{stem}scale", f"{stem}qscale_weight")
+        if dtype.startswith("F8_E4M3") and not any(scale in dtypes for scale in scales):
+            raise UnsupportedQuantization(
+                f"{folder}: {name} is FP8, but {scales[0]} is in none of the files: fetch it again"
+            )
+
+
+def _text_part(model: PreTrainedModel) -> PreTrainedModel:
+    """The decoder and head of `model` in the causal class of its text configuration.
+
+    transformers quantizes and renames the weights of the whole model again when it saves them. The
+    weights of the returned model are saved as they are. No weight is copied.
+    """
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    config, embeddings = decoder.config, decoder.get_input_embeddings()
+    causal_class = cast(
+        type[PreTrainedModel] | None, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    )
+    if causal_class is None or head is None:
+        raise UnsupportedArchitecture(
+            f"model type {model.config.model_type!r}: its text part ({config.model_type}) is no "
+            "causal language model of its own. Use a text-only decoder."
+        )
+    config.tie_word_embeddings = head.weight is embeddings.weight
+    with torch.device("meta"):
+        text = causal_class(config)
+    setattr(text, text.base_model_prefix, decoder)
+    text.set_output_embeddings(head)
+    text.generation_config = model.generation_config
+    return text
+
+
+def _from_state_dict(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """`model` with the weights of RAW_WEIGHTS, which `save` writes for some classes."""
+    with safe_open(folder / RAW_WEIGHTS, "pt") as saved:
+        dtypes = {name: saved.get_slice(name).get_dtype() for name in saved.keys()}  # noqa: SIM118
+    if len(set(dtypes.values())) > 1:  # a class may keep some weights in float32, e.g. a router's
+        for name in (name for name, dtype in dtypes.items() if dtype == "F32"):
+            owner, _, weight = name.rpartition(".")
+            tensor = getattr(model.get_submodule(owner), weight)
+            tensor.data = tensor.data.float()
+    load_model(model, folder / RAW_WEIGHTS)
+    model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    for trace in ("is_local", "local_files_only"):  # these would be saved with the tokenizer
+        tokenizer.init_kwargs.pop(trace, None)
+    return tokenizer
+
+
+def load_on(
+    hardware: ComputeSettings, folder: str | Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load` with the settings of the study's `hardware:` block.
+
+    Also sets the number of torch's threads, on which the last bits of results depend.
+    """
+    torch.set_num_threads(hardware.threads)
+    device = "cuda" if hardware.gpu else "cpu"
+    model, tokenizer = load(folder, hardware.dtype, hardware.attention, device)
+    if hardware.compile:
+        compile_layers(model)
+    return model, tokenizer
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Compile the decoder layers in place, so that torch fuses norms, rotary embedding and gates.
+
+    All layers share one compiled function for each width of the rows (`packing.fixed_rows` makes
+    few widths) and for training and evaluation.
+    """
+    # Beyond this limit torch runs uncompiled flex attention, with [tokens, tokens] in memory.
+    torch._dynamo.config.recompile_limit = 64
+    decoder = model.get_decoder()
+    for layer in decoder.layers:
+        layer.compile(dynamic=False)
+    decoder.norm.compile(dynamic=False)
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+) -> str:
+    """Write model and tokenizer as `folder`, completely or not at all.
+
+    Equal weights give equal bytes. Returns the format, `hf_pretrained`, or `raw_state_dict` if the
+    model's class cannot save itself. `load` reads both formats and needs no other file.
+    """
+    folder = Path(folder)
+    for leftover in folder.parent.glob(f".{folder.name}.*.part"):  # of a save that was killed
+        shutil.rmtree(leftover)
+    with atomic_path(folder) as scratch:
+        try:
+            model.save_pretrained(scratch)
+            form = "hf_pretrained"
+        except OSError:
+            raise  # a full disk is not an error of the class
+        except Exception as error:
+            print(
+                f"{type(model).__name__} cannot save itself ({error}): {folder} gets its weights "
+                f"as they are",
+                file=sys.stderr,
+            )
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            save_model(model, str(scratch / RAW_WEIGHTS))
+            model.config.to_json_file(scratch / "config.json")
+            model.generation_config.to_json_file(scratch / "generation_config.json")
+            form = "raw_state_dict"
+        tokenizer.save_pretrained(scratch)
+    return form
+
+
+def circumstances(model: PreTrainedModel) -> dict[str, str | int | bool]:
+    """Device, dtype, attention, compilation and threads with which `model` computes.
+
+    Two scores are comparable only if these are equal.
+    """
+    device = model.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.config.get_text_config()._attn_implementation,
+        "compile": any(m._compiled_call_impl is not None for m in model.modules()),
+        "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+    }

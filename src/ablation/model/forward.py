@@ -1,0 +1,69 @@
+"""A model's last hidden states, and its logits where targets are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ablation.model.leak_audit import AUDITED_WIDTH
+from ablation.model.masks import forward_inputs
+from ablation.model.packing import Example, Rows, pack
+from ablation.vocabulary.masks import CAUSAL
+
+
+def target_logits(model: PreTrainedModel, rows: Rows, mask: str) -> Tensor:
+    """Logits [targets, vocabulary] at the targets of `rows`, in the model's dtype; differentiable.
+
+    The decoder runs once under `mask`. The output head, which can cost more than all layers of a
+    small model, is applied only to positions that predict a target.
+    """
+    states, head = last_states(model, rows, mask)
+    return head(states[rows.target_row, rows.target_position])
+
+
+def last_states(
+    model: PreTrainedModel, rows: Rows, mask: str
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The decoder's last hidden states [rows, tokens, width], and the head that gives their logits.
+
+    If a model does more than apply its head (soft-capping, a logit scale), the returned states are
+    the logits of the whole forward, and the returned head is the identity.
+    """
+    inputs = forward_inputs(model, mask, rows)
+    if _has_plain_head(model):
+        return model.get_decoder()(**inputs).last_hidden_state, model.get_output_embeddings()
+    return model(**inputs).logits, lambda logits: logits
+
+
+_plain_heads: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether the model's logits are its output embeddings applied to the last hidden states.
+
+    The head is applied again to the states of one small forward. This is the same product of the
+    same shapes, so any difference means that the model does more. The result is cached.
+    """
+    if model not in _plain_heads:
+        decoder, head = model.get_decoder(), model.get_output_embeddings()
+        if decoder is None or decoder is model or head is None:
+            _plain_heads[model] = False
+            return False
+        width = AUDITED_WIDTH if model.device.type == "cuda" else None  # compiled for it already
+        rows = pack([Example([3, 4, 5], [[6, 7]])], capacity=5, width=width).to(model.device)
+        states: list[Tensor] = []
+        hook = decoder.register_forward_hook(lambda module, inputs, out: states.append(out[0]))
+        was_training = model.training
+        model.eval()
+        try:
+            logits = model(**forward_inputs(model, CAUSAL, rows)).logits
+            _plain_heads[model] = len(states) == 1 and torch.equal(head(states[0]), logits)
+        finally:
+            hook.remove()
+            model.train(was_training)
+    return _plain_heads[model]

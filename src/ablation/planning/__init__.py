@@ -1,0 +1,1 @@
+"""What is stale, what it would take and what it would cost."""

@@ -1,0 +1,179 @@
+"""Finds stale jobs by a dry run of Snakemake in another process, and plans their time and cost."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ablation.config.load import load_study
+from ablation.config.merging import merge, read_config_file
+from ablation.config.study import Study
+from ablation.planning.estimate import (
+    NOT_COUNTED,
+    Offer,
+    Overheads,
+    Plan,
+    Rates,
+    Work,
+    plan,
+    scoring_work,
+    training_work,
+)
+from ablation.planning.prices import Market, measured_rates
+from ablation.vocabulary.stages import STAGES, stage_names
+
+CHECKPOINT = re.compile(r"/([^/]+)/seed(\d+)/")  # recipe and seed in a path of results
+PENDING = "update pending"  # the plan of a stale job in `snakemake --summary`
+BENCHMARK = Path("benchmarks/results/h100.json")
+
+
+class DryRunFailed(RuntimeError):
+    """Snakemake could not list the stale jobs; the message has its output."""
+
+
+@dataclass(frozen=True, order=True)
+class Job:
+    """A job of Snakemake; `recipe` is empty and `seed` -1 for jobs without a checkpoint."""
+
+    rule: str
+    recipe: str = ""
+    seed: int = -1
+
+    @property
+    def name(self) -> str:
+        """The name of the job in a plan."""
+        return f"{self.rule} {self.recipe} seed {self.seed}" if self.recipe else self.rule
+
+    @property
+    def chain(self) -> str:
+        """The chain of the job: a training and the jobs that use its checkpoint share one."""
+        return f"{self.recipe} seed {self.seed}" if self.recipe else self.rule
+
+
+def snakemake_options(
+    profile: str | None, configfiles: Sequence[str] = (), config: Sequence[str] = ()
+) -> list[str]:
+    """Options of Snakemake for a dry run."""
+    given = ["--profile", profile] if profile else []
+    given += ["--configfile", *configfiles] if configfiles else []
+    return given + (["--config", *config] if config else [])
+
+
+def stale_jobs(
+    targets: Sequence[str], options: Sequence[str], folder: str | Path = "."
+) -> list[Job]:
+    """The jobs that Snakemake would run for `targets`. Raises DryRunFailed."""
+    command = [sys.executable, "-m", "snakemake", *targets, "--summary", *options]
+    done = subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True)
+    if done.returncode:
+        raise DryRunFailed(f"{' '.join(command[1:])}:\n{done.stdout}{done.stderr}".rstrip())
+    return parse_summary(done.stdout)
+
+
+def parse_summary(summary: str) -> list[Job]:
+    """The jobs with a stale output, from the output of `snakemake --summary`.
+
+    Raises DryRunFailed if it holds no table.
+    """
+    lines = summary.splitlines()
+    heads = [n for n, line in enumerate(lines) if line.startswith("output_file\t")]
+    if not heads:
+        raise DryRunFailed(f"`snakemake --summary` printed no table:\n{summary}".rstrip())
+    names = lines[heads[0]].split("\t")
+    jobs: set[Job] = set()
+    for line in lines[heads[0] + 1 :]:
+        row = dict(zip(names, line.split("\t"), strict=False))
+        if row.get("plan") == PENDING:
+            checkpoint = CHECKPOINT.search(row["output_file"])
+            of_checkpoint = (checkpoint[1], int(checkpoint[2])) if checkpoint else ()
+            jobs.add(Job(row["rule"], *of_checkpoint))
+    return sorted(jobs)
+
+
+def study_of(
+    profile: str | None,
+    configfiles: Sequence[str] = (),
+    config: Sequence[str] = (),
+    folder: str | Path = "config",
+) -> Study:
+    """The study that Snakemake loads with these options; hub repositories may lack a commit.
+
+    Raises ConfigError, and DryRunFailed for a profile that only Snakemake could find.
+    """
+    if not configfiles and profile:
+        file = Path(profile) / "config.yaml"
+        if not file.is_file():
+            raise DryRunFailed(f"{file} was not found: name the study by --configfile")
+        named = (yaml.safe_load(file.read_text("utf-8")) or {}).get("configfile") or []
+        configfiles = [named] if isinstance(named, str) else named
+    values: dict = {}
+    for configfile in configfiles:
+        values = merge(values, read_config_file(configfile).values)
+    for entry in config:
+        name, _, value = entry.partition("=")
+        values = merge(values, {name: yaml.safe_load(value)})
+    return load_study(values, folder, configfiles, pinned=False)
+
+
+def plan_jobs(
+    jobs: Sequence[Job],
+    study: Study,
+    market: Market,
+    offers: Sequence[Offer],
+    overheads: Overheads,
+    machines: int,
+    benchmark: Path = BENCHMARK,
+) -> Plan:
+    """The plan for stale jobs of a study on `offers`, which are `market.prices` or today's."""
+    needs = study.hardware
+    known = measured_rates(market, needs, benchmark, Path("results") / study.study)
+    found = plan(
+        work_of(jobs, study, known, market, overheads),
+        offers,
+        known,
+        market.efficiency,
+        overheads,
+        machines=machines,
+        gpu_model=needs.gpu_model,
+        gpu_mem_mb=needs.gpu_mem_mb,
+    )
+    gpus = f"Each job uses {needs.gpu} GPU (hardware.gpu)"
+    stale = "another number makes every job that runs a model stale."
+    found.notes.append(f"{gpus}; {stale}" if needs.gpu else f"{gpus}: it runs on the CPU; {stale}")
+    others = {job.rule for job in jobs} - set(stage_names("training", "scoring"))
+    of_bridge = others & set(stage_names("bridge"))
+    if of_bridge:
+        found.notes.append(
+            f"{NOT_COUNTED}, though they take hours of a GPU: {', '.join(sorted(of_bridge))}. "
+            "docs/bridge.md has times of the second study"
+        )
+    if others - of_bridge:
+        names = ", ".join(sorted(others - of_bridge))
+        found.notes.append(f"Not counted, because they make only data and tables: {names}")
+    return found
+
+
+def work_of(
+    jobs: Sequence[Job], study: Study, rates: Rates, market: Market, overheads: Overheads
+) -> list[Work]:
+    """The work of the jobs that run the model; jobs that make data and tables need no GPU."""
+    speed, found = market.speed(rates.gpu), []
+    for job in jobs:
+        named = (job.name, job.chain)
+        stage = STAGES.get(job.rule)
+        if stage and stage.kind == "training":
+            recipe = study.recipes[job.recipe]
+            found.append(training_work(*named, recipe, rates, speed, overheads))
+        elif stage and stage.kind == "scoring":
+            count = study.world.items.count
+            found.append(
+                scoring_work(*named, study.evaluation, stage.masks, rates, speed, overheads, count)
+            )
+    return found

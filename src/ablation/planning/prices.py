@@ -1,0 +1,176 @@
+"""Prices of machines and measured speeds, from which `ablation plan` makes its estimates.
+
+Prices come from a table in the repository or from today's offers (`gpuhunt`, an optional package).
+Speeds come from earlier runs of the study, or else from benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablation.config.study import Hardware
+from ablation.planning.estimate import STEP_EXAMPLES, Offer, Rates, multiplied
+from ablation.provenance.manifests import StaleInput
+from ablation.provenance.run_records import read_run_record
+from ablation.vocabulary.stages import stage_names
+
+COUNTS = (1, 2, 4, 8)  # numbers of GPUs of a machine
+PROVIDERS = ["vastai"]  # the only provider of gpuhunt that a profile of this repository rents from
+MEASURED = "a model of 3.4 B weights"  # the model of benchmarks/gpu.py
+TRAININGS = stage_names("training")
+
+
+class NoOffers(RuntimeError):
+    """Today's offers, or measured speeds, are not available; the message says why."""
+
+
+@dataclass(frozen=True)
+class Market:
+    """The content of resources/planning/offers.json: GPUs, parallel efficiency and prices."""
+
+    gpus: Mapping[str, Mapping]
+    efficiency: Mapping[int, float]
+    prices: list[Offer]
+
+    @classmethod
+    def read(cls, file: str | Path) -> Market:
+        """Read the table of offers."""
+        table = json.loads(Path(file).read_text("utf-8"))
+        gpus: dict[str, Mapping] = table["gpus"]
+        prices: list[Offer] = []
+        for row in table["prices"]:
+            known = gpus[row["gpu"]]
+            source = f"{row['provider']} {row['date']}"
+            one = Offer(
+                row["gpu"], 1, row["dollars_per_hour"], known["speed"], known["memory_mb"], source
+            )
+            prices += multiplied(one, COUNTS)
+        return cls(gpus, {int(n): e for n, e in table["parallel_efficiency"].items()}, prices)
+
+    def gpu(self, name: str) -> str | None:
+        """The key of a GPU with one of its names ("NVIDIA H100 80GB HBM3"), or None."""
+        found = _plain(name)
+        for key, known in self.gpus.items():
+            if found in {_plain(n) for n in (key, *known["names"])}:
+                return key
+        return None
+
+    def speed(self, gpu: str) -> float:
+        """The speed of a GPU; an RTX_3090 has 1."""
+        return self.gpus[gpu]["speed"]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"nvidia|geforce|tesla|[\W_]", "", name.lower())
+
+
+def live_offers(market: Market, gpu_mem_mb: int = 0) -> list[Offer]:
+    """Today's offers of known GPUs with at least `gpu_mem_mb`, interruptible ones included.
+
+    Raises NoOffers.
+    """
+    try:
+        import gpuhunt
+    except ImportError:
+        raise NoOffers(
+            'today\'s offers need the package gpuhunt: pip install --editable ".[prices]"'
+        ) from None
+    catalog = gpuhunt.Catalog(balance_resources=False, auto_reload=False)
+    try:
+        from gpuhunt.providers.vastai import VastAIProvider
+
+        catalog.add_provider(VastAIProvider())
+        found = catalog.query(
+            provider=PROVIDERS,
+            min_gpu_count=1,
+            max_gpu_count=max(COUNTS),
+            min_gpu_memory=gpu_mem_mb / 1024 or None,
+        )
+    except Exception as error:  # gpuhunt raises errors of many packages
+        raise NoOffers(f"the market did not answer ({type(error).__name__}: {error})") from error
+    return [offer for item in found if (offer := _offer(market, item))]
+
+
+def _offer(market: Market, item: Any) -> Offer | None:
+    """A row of gpuhunt's catalogue; None if the speed of the GPU or their number is not known."""
+    gpu = market.gpu(item.gpu_name or "")
+    if gpu is None or item.gpu_count not in COUNTS:
+        return None
+    memory = round(item.gpu_memory * 1024)
+    source = f"{item.provider} now, {item.location}"
+    return Offer(gpu, item.gpu_count, item.price, market.speed(gpu), memory, source, item.spot)
+
+
+# ---- speeds ----------------------------------------------------------------------------------
+
+
+def measured_rates(market: Market, hardware: Hardware, benchmarks: Path, results: Path) -> Rates:
+    """The rates of earlier runs of a study on a known GPU, or else of the benchmark.
+
+    `benchmarks` is a file of benchmarks/results, `results` the folder of the study. Of several
+    runs the slowest is taken, so that the plan does not underestimate the cost.
+    """
+    known = benchmarked(market, hardware, benchmarks)
+    seen = list(_earlier_runs(market, results))
+    if not seen:
+        return known
+    gpu, seconds, source = max(seen, key=lambda s: s[1] * market.speed(s[0]))
+    items = known.items_per_second * market.speed(gpu) / market.speed(known.gpu)
+    return Rates(gpu, seconds, items, f"{source}; scoring as in {benchmarks.name}")
+
+
+def benchmarked(market: Market, hardware: Hardware, file: Path) -> Rates:
+    """The rates in benchmarks/results/NAME.json for a study's hardware settings.
+
+    Only the fast path and the published code were measured. The times of the published code are
+    used for all other settings, because they overestimate the cost. Raises NoOffers.
+    """
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        name = found["machine"]["name"]
+        step, items = found["training"]["step16_s"], found["scoring"]["items_per_s"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NoOffers(
+            f"{file} holds no step times ({type(error).__name__}: {error}); what "
+            "benchmarks/gpu.py writes was expected: benchmarks/results/h100.json"
+        ) from None
+    gpu = market.gpu(name)
+    if gpu is None:
+        raise NoOffers(f"{file}: {name} is not in resources/planning")
+    fast = hardware.attention == "flex_attention" and hardware.compile
+    if fast:
+        source = f"{MEASURED}, measured on {name} (docs/performance.md)"
+        return Rates(gpu, step["ours"], items["ours_prefill_bidir"], source)
+    way = f"attention: {hardware.attention}, compile: {str(hardware.compile).lower()}"
+    times = step["seed"] / step["ours"]
+    source = (
+        f"{MEASURED} trained the published way, measured on {name}: nothing "
+        f"was measured for {way}. The fast path (docs/performance.md) takes {times:.0f} times less "
+        "a step"
+    )
+    return Rates(gpu, step["seed"], items["hflm"], source)
+
+
+def _earlier_runs(market: Market, results: Path) -> Iterator[tuple[str, float, str]]:
+    """(GPU, seconds of a step with STEP_EXAMPLES examples, source) of finished trainings."""
+    for file in sorted(f for name in TRAININGS for f in results.glob(f"{name}/*/seed*/run.json")):
+        try:
+            run = read_run_record(file)
+        except StaleInput:
+            continue  # other runs can have speeds too
+        names = [gpu["name"] for gpu in run.get("gpus", ())]
+        gpu = market.gpu(names[0]) if len(names) == 1 else None
+        file = file.with_name("summary.json")
+        if gpu is None or not file.is_file():
+            continue
+        summary = json.loads(file.read_text("utf-8"))
+        if not (summary["steps"] and run.get("tokens_per_second")):
+            continue
+        examples = summary["steps"] * summary["recipe"]["batch_examples"]
+        seconds = summary["tokens"] / run["tokens_per_second"] / examples * STEP_EXAMPLES
+        yield gpu, seconds, f"seen on {names[0]} ({file.parent.as_posix()})"

@@ -1,0 +1,52 @@
+"""Prints a plan on a terminal."""
+
+from __future__ import annotations
+
+import sys
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ablation.console.width import FALLBACK_WIDTH
+from ablation.planning.estimate import NOT_COUNTED, Plan
+
+
+def print_plan(plan: Plan, study: str, stale: int) -> None:
+    """Print the stale jobs of a study, then hours and dollars on each class of machine.
+
+    `stale` is the number of all stale jobs, of which `plan` holds those that run a model.
+    """
+    console = Console(width=None if sys.stdout.isatty() else FALLBACK_WIDTH, highlight=False)
+    if not plan.works:
+        other = f"; {stale} jobs make data and tables" if stale else ""
+        console.print(f"{study}: no job that runs the model is stale{other}")
+        for note in plan.notes:
+            if note.startswith(NOT_COUNTED):  # jobs of the bridge run models too
+                console.print(note)
+        return
+    console.print(_jobs(plan, study))
+    console.print(_estimates(plan))
+    for note in plan.notes:
+        console.print(note, style="dim")
+
+
+def _jobs(plan: Plan, study: str) -> Table:
+    jobs = Table(title=f"{study}: {len(plan.works)} model jobs", box=box.SIMPLE_HEAD)
+    jobs.add_column("stale")
+    jobs.add_column(f"hours on one {plan.rates.gpu}", justify="right")
+    for work in plan.works:
+        jobs.add_row(work.name, f"{work.alone / 3600:.2f}")
+    return jobs
+
+
+def _estimates(plan: Plan) -> Table:
+    costs = Table(title="what they come to, cheapest first", box=box.SIMPLE_HEAD)
+    for column in ("machine", "machines", "$/h each", "hours", "dollars"):
+        costs.add_column(column, justify="left" if column == "machine" else "right")
+    costs.add_column("price")
+    for e in plan.estimates:
+        price = f"{e.offer.dollars_per_hour:.2f}"
+        figures = (str(e.machines), price, f"{e.hours:.2f}", f"{e.dollars:.2f}")
+        costs.add_row(e.offer.name, *figures, e.offer.source)
+    return costs

@@ -1,0 +1,1 @@
+"""Where a result comes from: fingerprints, code hashes, manifests and run records."""

@@ -1,0 +1,43 @@
+"""accepted.json: refactorings that are known to change no result of a stage.
+
+The file is at the root of the repository and is committed. Each entry states that the `new` code of
+a `stage` makes the same results as the `old` code, and `why`. The fingerprint of the stage then
+names the oldest of its equal codes. So neither fingerprints nor manifests change, and Snakemake
+runs nothing again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ACCEPTED_FILE = "accepted.json"
+KEYS = {"stage", "old", "new", "why"}
+
+
+def read_accepted(root: str | Path) -> list[dict]:
+    """The entries of `root`/accepted.json; an empty list if there is no file.
+
+    Raises ValueError that names the file for any other content, such as a merge conflict.
+    """
+    file = Path(root) / ACCEPTED_FILE
+    try:
+        entries = json.loads(file.read_text("utf-8")) if file.is_file() else []
+        if isinstance(entries, list) and all(set(entry) == KEYS for entry in entries):
+            return entries
+        problem = "the content has another form"
+    except (ValueError, TypeError) as error:
+        problem = str(error)
+    raise ValueError(
+        f"{file}: {problem}; a list of objects with the keys {', '.join(sorted(KEYS))} was "
+        f"expected. Correct it, or restore the committed file: git checkout -- {ACCEPTED_FILE}"
+    )
+
+
+def oldest_equal_code(stage: str, code: str, entries: Sequence[Mapping]) -> str:
+    """The oldest code of `stage` that is accepted as equal to `code`; else `code` itself."""
+    older = {entry["new"]: entry["old"] for entry in entries if entry["stage"] == stage}
+    while code in older:
+        code = older.pop(code)  # `pop`, so that a circle of entries ends too
+    return code

@@ -1,0 +1,60 @@
+"""What all scripts of the workflow share: log, run record, verified inputs and manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from ablation.console.progress import copy_output_to
+from ablation.provenance.manifests import read_inputs, write_manifest
+from ablation.provenance.run_records import run_record
+
+
+class Job:
+    """A job of Snakemake, as its script uses it.
+
+    input, output, params, wildcards, rule: the attributes of Snakemake's job.
+    options: Snakemake's `config`.
+    fingerprint: the fingerprint of the job; empty for a rule without one.
+    config: the part of the configuration that is in the fingerprint.
+    inputs: {path: manifest} of all inputs that have a manifest, each one verified.
+    record: further entries for the run record, which the script adds.
+    """
+
+    def __init__(self, snakemake: Any, only: Iterable[str] | None = None) -> None:
+        """Verify the inputs; `only` is explained at `run`. Raises StaleInput."""
+        self.input, self.output = snakemake.input, snakemake.output
+        self.params, self.wildcards = snakemake.params, snakemake.wildcards
+        self.rule, self.options = snakemake.rule, snakemake.config
+        text = snakemake.params.get("fingerprint")
+        self.fingerprint: dict[str, Any] = json.loads(text) if text else {}
+        self.config: dict[str, Any] = self.fingerprint.get("config", {})
+        self.record: dict[str, Any] = {}
+        upstream = None if only is None else set(only)
+        self.inputs = read_inputs(self.fingerprint, upstream) if self.fingerprint else {}
+
+    @property
+    def home(self) -> Path:
+        """The folder that contains the job's manifest."""
+        return Path(self.output.manifest).parent
+
+    def write_manifest(self, outputs: Iterable[str | Path], **facts: object) -> None:
+        """Write the manifest of the job, which lists these outputs and contains `facts`."""
+        write_manifest(self.output.manifest, self.fingerprint, outputs, **facts)
+
+
+def run(main: Callable[[Job], None], snakemake: Any, only: Iterable[str] | None = None) -> None:
+    """Run the `main` of a script, with a log, and with a run record if the rule declares one.
+
+    The inputs are verified first. If `only` is given, these files are verified and the other
+    outputs of upstream jobs may be missing, such as weights that were left on another machine.
+    """
+    record = snakemake.output.get("run")
+    recorded: AbstractContextManager[dict] = run_record(record) if record else nullcontext({})
+    with copy_output_to(snakemake.log[0]), recorded as facts:
+        job = Job(snakemake, only)
+        job.record = facts
+        main(job)

@@ -1,0 +1,180 @@
+"""Manifests: the stable record of a job, with the hashes of everything that its results depend on.
+
+Each job writes two records. `manifest.json` is stable: equal work gives equal bytes, and later
+stages take it as their input. `run.json` (`ablation.provenance.run_records`) describes what
+happened in one run: times, machine, energy. No rule depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ablation.provenance.files import (
+    SCHEMA_VERSION,
+    canonical_json,
+    file_table,
+    sha256_file,
+    sha256_text,
+    visible_files,
+    write_json,
+)
+
+# The folder in results/ with the files of the workflow that an RO-Crate contains; it is no study.
+WORKFLOW_COPY = "_workflow"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+Manifest = dict[str, Any]
+
+
+class StaleInput(RuntimeError):
+    """An input was made by other configuration or code than the present one, or has changed."""
+
+
+# ---- writing --------------------------------------------------------------------------------
+
+
+def write_manifest(
+    path: str | Path,
+    fingerprint: Mapping,
+    outputs: Iterable[str | Path],
+    **facts: object,
+) -> None:
+    """Write the manifest of a job: its fingerprint, the hashes of inputs and outputs, and `facts`.
+
+    The inputs are the manifests that the fingerprint names as `upstream`. Paths of outputs are
+    relative to the folder of the manifest, so that results can be moved.
+    """
+    home = Path(path).parent
+    table = {os.path.relpath(file, home): entry for file, entry in file_table(outputs).items()}
+    body = {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": dict(fingerprint),
+        "inputs": {path: sha256_file(path) for path in fingerprint["upstream"]},
+        "outputs": table,
+        **facts,
+    }
+    write_json(path, {**body, "sha256": _own_hash(body)})
+
+
+def _own_hash(manifest: Mapping) -> str:
+    """The value that the entry `sha256` of an unedited manifest has.
+
+    It protects entries that no file repeats, such as the result of a leak audit.
+    """
+    return sha256_text(canonical_json({k: v for k, v in manifest.items() if k != "sha256"}))
+
+
+# ---- reading --------------------------------------------------------------------------------
+
+
+def read_inputs(fingerprint: Mapping, only: Container[str] | None = None) -> dict[str, Manifest]:
+    """{path: manifest} of all inputs that a fingerprint names, each verified by `read_manifest`."""
+    upstream = fingerprint["upstream"].items()
+    return {path: read_manifest(path, expected, only) for path, expected in upstream}
+
+
+def read_manifest(path: str | Path, expected: str, only: Container[str] | None = None) -> Manifest:
+    """Read a manifest, and verify its inputs, its outputs, and that its fingerprint is `expected`.
+
+    If `only` is given, these outputs are verified; the others may be missing, such as weights.
+
+    Raises StaleInput when the manifest was made by another configuration or code (so stale results
+    are refused even after `snakemake --touch`), was made from other inputs than the present ones,
+    or has been edited, and when an output is missing, has changed, or is not in the manifest.
+    """
+    path = Path(path)
+    manifest = _parse_manifest(path)
+    found = manifest["fingerprint"].get("hash")
+    if found != expected:
+        raise StaleInput(
+            f"{path} was made by another configuration or code than the current one (fingerprint "
+            f"{str(found)[:12]}, expected {expected[:12]}). {_next_action(path)}"
+        )
+    _refuse_edited(path, manifest)
+    for name, sha256 in manifest["inputs"].items():
+        if Path(name).is_file() and sha256_file(name) != sha256:
+            raise StaleInput(
+                f"{path} was made from another {name} than the current one. {_next_action(path)}"
+            )
+    verify_outputs(path, manifest, only)
+    return manifest
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """Read a manifest of any configuration and code, and verify only that it was not edited.
+
+    Raises StaleInput, which names the file, if it was edited or is no manifest.
+    """
+    manifest = _parse_manifest(Path(path))
+    _refuse_edited(path, manifest)
+    return manifest
+
+
+def _refuse_edited(path: str | Path, manifest: Mapping) -> None:
+    if manifest.get("sha256") != _own_hash(manifest):
+        raise StaleInput(
+            f"{path} has been edited: its entry `sha256` does not match. {_next_action(path)}"
+        )
+
+
+def _parse_manifest(path: Path) -> Manifest:
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        manifest = json.loads(path.read_text("utf-8"))
+        if (version := manifest["schema_version"]) != SCHEMA_VERSION:
+            raise StaleInput(
+                f"{path} was written by another version of ablation (schema_version {version} "
+                f"found, {SCHEMA_VERSION} expected). {_next_action(path)}"
+            )
+        if all(isinstance(manifest[key], dict) for key in ("fingerprint", "inputs", "outputs")):
+            return manifest
+    raise StaleInput(f"{path} is no manifest: missing, cut off or edited. {_next_action(path)}")
+
+
+def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | None = None) -> None:
+    """Raise StaleInput, which names the file, unless all outputs have the recorded bytes.
+
+    A file that the manifest does not list, in a folder of its outputs, is refused too. If `only` is
+    given, the other outputs are not verified.
+    """
+    home, listed = Path(path).parent, manifest["outputs"]
+    recorded = {n: entry for n, entry in listed.items() if only is None or n in only}
+    for name, entry in recorded.items():
+        file = home / name
+        if not file.is_file():
+            raise StaleInput(
+                f"{file} is missing, but {path} lists it. It was removed, or `ablation push` left "
+                f"it out (keep_weights). {_next_action(path)}"
+            )
+        size = file.stat().st_size
+        if size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
+            raise StaleInput(
+                f"{file} has changed since {path} was written ({size} bytes now, "
+                f"{entry['bytes']} then, or other content). {_next_action(path)}"
+            )
+    for folder in {(home / name).parent for name in recorded if "/" in name}:
+        for file in visible_files(folder):
+            if os.path.relpath(file, home) not in recorded:
+                raise StaleInput(f"{file} is not in {path}. Remove it. Or: {_next_action(path)}")
+
+
+# ---- next actions ---------------------------------------------------------------------------
+
+
+def _next_action(path: str | Path) -> str:
+    return f"Restore it, or make it again: {command_for(path)}"
+
+
+def command_for(path: str | Path) -> str:
+    """The command that makes `path`, to be typed in the root of the repository."""
+    parts = Path(path).parts
+    if "results" not in parts:
+        return f"snakemake --cores all --force {path}"
+    below = parts[len(parts) - parts[::-1].index("results") :]
+    another = len(below) > 1 and below[0] != "micro"
+    study = f" --configfile (the file of {below[0]})" if another else ""
+    return f"snakemake --cores all --force {'/'.join(('results', *below))}{study}"

@@ -1,0 +1,229 @@
+"""Run records: what happened in one run of a job: when, on which machine, with how much energy.
+
+No rule depends on a run record. Energy and GPU names are those of NVIDIA's driver (NVML), read by
+the package nvidia-ml-py. Without a driver, a record has no entries about GPUs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypedDict
+
+from ablation.provenance.files import SCHEMA_VERSION, write_json
+from ablation.provenance.manifests import StaleInput, command_for
+
+RunRecord = dict[str, Any]
+
+# Environment variables that an executor sets on a rented machine: the name of the attempt in its
+# ledger, and the result of `git_state` as JSON, because there is no .git folder on the machine.
+ATTEMPT, GIT_STATE = "ABLATION_ATTEMPT", "ABLATION_GIT_STATE"
+# The file into which `git archive` writes the commit, because of .gitattributes.
+ARCHIVED_COMMIT_FILE = ".git_archival.txt"
+
+
+@contextmanager
+def run_record(path: str | Path, **facts: object) -> Iterator[RunRecord]:
+    """Measure the block and write its run record to `path`.
+
+    The block can add entries to the yielded mapping. No file is written if the block raises an
+    error. docs/records.md describes the entries.
+    """
+    record: RunRecord = dict(facts)
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    with _nvml_devices() as devices:
+        before = _joules(devices)
+        yield record
+        after = _joules(devices)
+        gpus = _describe_gpus(devices)
+    if before is not None and after is not None:
+        gpus["energy_joules"] = round(after - before, 3)
+    write_json(
+        path,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "started": started.isoformat(timespec="seconds"),
+            "date": round(started.timestamp(), 3),
+            "seconds": round(time.perf_counter() - clock, 3),
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "processor": processor_name(),
+            "processors": os.cpu_count(),
+            "python": sys.version.split()[0],
+            "attempt": os.environ.get(ATTEMPT),
+            **git_state(),
+            **gpus,
+            **record,
+        },
+    )
+
+
+def run_record_path(manifest: str | Path) -> Path:
+    """The path of the run record that belongs to `manifest.json` or `<name>.manifest.json`."""
+    path = Path(manifest)
+    return path.with_name(path.name.removesuffix("manifest.json") + "run.json")
+
+
+def read_run_record(file: str | Path) -> RunRecord:
+    """Read a run record. Raises StaleInput for any other content, OSError if there is no file."""
+    with suppress(ValueError):
+        record = json.loads(Path(file).read_text("utf-8"))
+        if isinstance(record, dict):
+            return record
+    raise StaleInput(
+        f"{file} is no run record: cut off or edited. Restore it, or make its job again: "
+        f"{command_for(file)}"
+    )
+
+
+def sum_runs(nodes: Iterable[Mapping]) -> dict[str, Any]:
+    """The machines, seconds, joules and dollars of several results together.
+
+    Each node has `run`, its run record or None, and `attempts`, lines of a ledger. An attempt that
+    several nodes have counts once. A sum without any part is None.
+    """
+    nodes = list(nodes)
+    runs = [node["run"] for node in nodes if node["run"]]
+    attempts = {line["attempt"]: line for node in nodes for line in node["attempts"]}
+    joules = [run["energy_joules"] for run in runs if "energy_joules" in run]
+    sums = {
+        "machines": sorted({describe_machine(run) for run in runs}),
+        "runs": len(runs),
+        "seconds": round(sum(run.get("seconds", 0) for run in runs), 3),
+        "energy_joules": round(sum(joules), 3) if joules else None,
+        "attempts": len(attempts),
+        "failed_attempts": sum(line.get("why") != "done" for line in attempts.values()),
+        "dollars": round(sum(line.get("dollars", 0) for line in attempts.values()), 6),
+    }
+    return sums if attempts else sums | {"dollars": None}
+
+
+# ---- the machine ----------------------------------------------------------------------------
+
+
+def describe_machine(run: Mapping) -> str:
+    """The host of a run record with its GPUs, or with its processor if it has none."""
+    gpus = ", ".join(gpu["name"] for gpu in run.get("gpus", ()))
+    return f"{run.get('host', '?')} ({gpus or run.get('processor', '?')})"
+
+
+def processor_name() -> str:
+    """The model name of the CPU, or the kind of machine if the CPU has no name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+# ---- the commit -----------------------------------------------------------------------------
+
+
+class GitState(TypedDict):
+    """The commit that is checked out, and whether tracked files differ from it; None: unknown."""
+
+    git_hash: str | None
+    git_dirty: bool | None
+
+
+def git_state(folder: str | Path = ".") -> GitState:
+    """The commit in `folder` as `git_hash`; as `git_dirty`, whether tracked files differ from it.
+
+    Without a git repository, they are taken from the environment variable of the executor, or from
+    the file that `git archive` wrote. None means unknown.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit:
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        return {"git_hash": commit, "git_dirty": None if changes is None else bool(changes)}
+    if from_executor := os.environ.get(GIT_STATE):
+        return json.loads(from_executor)
+    archived = Path(folder) / ARCHIVED_COMMIT_FILE
+    text = archived.read_text() if archived.is_file() else ""
+    found = re.search(r"^[0-9a-f]{40}$", text, re.M)
+    return {"git_hash": found and found[0], "git_dirty": None}
+
+
+def _git(folder: str | Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+# ---- GPUs -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _nvml_devices() -> Iterator[list]:
+    """Handles of the GPUs that this process may use; an empty list without a driver."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # a missing driver or permission; then the record has nothing about GPUs
+        yield []
+        return
+    try:
+        yield _visible_devices(pynvml, os.environ)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _visible_devices(pynvml: ModuleType, environment: Mapping[str, str]) -> list:
+    """The devices in CUDA_VISIBLE_DEVICES, by number or UUID; all if the variable is not set."""
+    devices = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return devices
+    chosen = []
+    for name in filter(None, visible.split(",")):
+        if name.isdigit():
+            chosen += devices[int(name) : int(name) + 1]
+        else:
+            chosen += [d for d in devices if pynvml.nvmlDeviceGetUUID(d).startswith(name)]
+    return chosen
+
+
+def _joules(devices: list) -> float | None:
+    """The energy that the boards have used since their driver was loaded; None if unknown."""
+    if not devices:
+        return None
+    import pynvml
+
+    try:
+        return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(d) for d in devices) / 1000
+    except pynvml.NVMLError:  # not supported before Volta, and for a slice of a GPU
+        return None
+
+
+def _describe_gpus(devices: list) -> dict[str, Any]:
+    if not devices:
+        return {}
+    import pynvml
+
+    try:
+        gpus = [
+            {
+                "name": pynvml.nvmlDeviceGetName(d),
+                "uuid": pynvml.nvmlDeviceGetUUID(d),
+                "memory_bytes": pynvml.nvmlDeviceGetMemoryInfo(d).total,
+            }
+            for d in devices
+        ]
+        return {"gpus": gpus, "driver": pynvml.nvmlSystemGetDriverVersion()}
+    except pynvml.NVMLError:
+        return {}

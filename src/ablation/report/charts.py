@@ -1,0 +1,215 @@
+"""Shared parts of all figures: rendering, titles, names, colours of masks, and axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from ablation.vocabulary.masks import LEAKING_MASKS, MASKS
+from ablation.vocabulary.protocols import ALL_SEEDS, MACROS
+from ablation.vocabulary.recipes import RECIPES
+
+FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first is part of vl-convert
+INK, FAINT, ALARM = "#2e3440", "#8a93a3", "#d1495b"
+MOST_RECIPES = 24  # largest number of recipes in a figure
+LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))  # levels of significance and their marks
+# Colours of the masks that leak nothing, in their order; all masks that leak have the colour ALARM.
+_COLOURS = ("#4c566a", "#2a7fb8", "#3a9e74", "#b07d2b", "#7b5ea7", "#5f7a12", "#a0567f")
+_HONEST = [name for name in MASKS if name not in LEAKING_MASKS]
+MASK_COLOURS = dict(zip(_HONEST, cycle(_COLOURS))) | dict.fromkeys(LEAKING_MASKS, ALARM)
+
+# Patterns that end right come first, so that greens and reds meet at the accuracy P.
+FLIPS = {
+    "RRR": ("RRR  right throughout", "#dfe5ec"),
+    "RWR": ("RWR  lost under the mask, regained", "#2e8b57"),
+    "WRR": ("WRR  right since the mask was changed", "#a3cfb4"),
+    "WWR": ("WWR  right only after finetuning", "#6fb98a"),
+    "RWW": ("RWW  lost under the mask, not regained", ALARM),
+    "RRW": ("RRW  kept under the mask, broken by finetuning", "#f0a35e"),
+    "WRW": ("WRW  right only in between", "#f6dcb4"),
+    "WWW": ("WWW  wrong throughout", "#7b8494"),
+}
+
+
+def render(chart: alt.TopLevelMixin, suffix: str) -> bytes:
+    """A chart as .svg, .png (twice the size, for dense screens) or self-contained .html."""
+    import vl_convert
+
+    with alt.data_transformers.disable_max_rows():
+        spec = chart.to_dict()
+    if suffix == ".svg":
+        return vl_convert.vegalite_to_svg(spec).encode()
+    if suffix == ".png":
+        return vl_convert.vegalite_to_png(spec, scale=2)
+    if suffix == ".html":
+        return vl_convert.vegalite_to_html(spec, bundle=True).encode()
+    raise ValueError(f"no way to draw a chart as {suffix!r}: expected .svg, .png or .html")
+
+
+def read(file: str | Path) -> pd.DataFrame:
+    """Read a CSV table. Only empty cells are missing values, since a token may read `nan`."""
+    return pd.read_csv(file, keep_default_na=False, na_values=[""], low_memory=False)
+
+
+def sheet(
+    panels: alt.TopLevelMixin, frame: pd.DataFrame, title: str, notes: Iterable[str]
+) -> alt.TopLevelMixin:
+    """Panels under a title that names the study, with explanatory notes."""
+    studies = ", ".join(map(str, frame.study.unique())) if "study" in frame else ""
+    heading = alt.TitleParams(
+        f"{title} ({studies})" if studies else title,
+        subtitle=[note for note in notes if note],
+        anchor="start",
+        fontSize=15,
+        subtitleFontSize=11,
+        subtitleColor=INK,
+        offset=12,
+    )
+    return (
+        panels.properties(title=heading)
+        .configure(font=FONT)
+        .configure_view(stroke="#d8dee9")
+        .configure_axis(titleFontWeight="normal", gridColor="#e9edf2")
+        .configure_legend(labelLimit=0, titleLimit=0, symbolOpacity=1)
+        .configure_title(fontSize=12)
+    )
+
+
+def blank(frame: pd.DataFrame, title: str) -> alt.TopLevelMixin:
+    """The figure for a table without rows."""
+    nothing = alt.Chart(pd.DataFrame({"x": []})).mark_point()
+    return sheet(nothing, frame, title, ["The table has no rows."])
+
+
+def few_recipes(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows of at most MOST_RECIPES recipes, and a note about those that are left out.
+
+    Variants of a sweep are left out in reverse alphabetical order, never by their scores.
+    """
+    names = sorted(frame.recipe.dropna().unique(), key=lambda name: (name not in RECIPES, name))
+    if len(names) <= MOST_RECIPES:
+        return frame, ""
+    kept = frame.recipe.isna() | frame.recipe.isin(names[:MOST_RECIPES])
+    note = (
+        f"{MOST_RECIPES} of {len(names):,} recipes are drawn, the first by name: the table has all."
+    )
+    return frame[kept], note
+
+
+# ---- words ------------------------------------------------------------------------------------
+
+
+def seed_names(seeds: pd.Series) -> pd.Series:
+    """Seeds as text: `21`, `all`, or `-` for a base model."""
+    return seeds.map(lambda s: "-" if pd.isna(s) else str(s).removesuffix(".0")).astype(object)
+
+
+def tasks_of(frame: pd.DataFrame) -> list[str]:
+    """The names of all tasks, followed by the macros."""
+    return sorted(frame.task.unique(), key=lambda task: (task in MACROS, task))
+
+
+def listed(values: Iterable) -> str:
+    """The values as a sorted list in one text, without `-` and `all`."""
+    return ", ".join(sorted({str(v) for v in values} - {"-", ALL_SEEDS}))
+
+
+def items(n: pd.Series) -> str:
+    """The number of items of each point of a panel, as text."""
+    return " to ".join(f"{value:,}" for value in sorted({int(n.min()), int(n.max())})) + " items"
+
+
+def mask_names(frame: pd.DataFrame) -> dict[str, str]:
+    """{mask: its name, marked if it leaked in any row}, in the order of MASKS."""
+    leaky = set(frame["mask"][_true(frame.eval_leaks)])
+    present = set(frame["mask"])
+    return {m: m + " (leaks)" * (m in leaky) for m in MASKS if m in present}
+
+
+def model_names(frame: pd.DataFrame) -> pd.Series:
+    """Names of models; if the training mask leaks, a mark follows on a second line, after `|`."""
+    leaks = _true(frame.train_leaks).map({True: "|(trained on a leak)", False: ""})
+    return frame.recipe.fillna("base") + leaks
+
+
+def stars(p: float) -> str:
+    """The stars of a p value; none if it is missing or not below .05."""
+    return next((mark for level, mark in LEVELS if p < level), "")
+
+
+def leak_note(frame: pd.DataFrame) -> str:
+    """The note about leaks, or nothing if no row leaks."""
+    leaks = _true(frame.eval_leaks).any() or _true(frame.train_leaks).any()
+    return "Leaks: under this mask a model sees the very tokens it is to predict." * bool(leaks)
+
+
+def _true(column: pd.Series) -> pd.Series:
+    return column.astype(str).str.lower() == "true"
+
+
+# ---- parts of a chart -------------------------------------------------------------------------
+
+
+def placed(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """`frame` with `seed`, `model` and `mask_name` as text, and a `slot` beside a model's tick.
+
+    Slots are ordered by mask, then seed, so that no two rows of a model and task overlap. They are
+    returned in this order, with a gap between masks. A model without seeds has the middle slot of
+    its mask.
+    """
+    seeds = seed_names(frame.seed)
+    order = sorted(set(seeds) - {"-"}, key=lambda s: (s == ALL_SEEDS, len(s), s)) or ["-"]
+    masks = mask_names(frame)
+    middle = order[(len(order) - 1) // 2]
+    frame = frame.assign(
+        seed=seeds,
+        model=model_names(frame),
+        mask_name=frame["mask"].map(masks),
+        slot=frame["mask"] + "/" + seeds.replace("-", middle),
+    )
+    return frame, [f"{mask}/{s}" for mask in masks for s in [*order, ""]][:-1]
+
+
+def mask_colour(frame: pd.DataFrame) -> alt.Color:
+    """The colours of the masks in a frame, with their legend."""
+    names = mask_names(frame)
+    return alt.Color(
+        "mask_name:N",
+        scale=alt.Scale(domain=list(names.values()), range=[MASK_COLOURS[m] for m in names]),
+        legend=alt.Legend(title="mask while scoring", orient="top", symbolType="circle"),
+    )
+
+
+def marks(column: pd.Series, shapes: Mapping[str, str]) -> alt.Shape:
+    """The shapes of the kinds of points that occur, with a legend if there are several."""
+    used = {kind: shape for kind, shape in shapes.items() if kind in set(column)}
+    legend = alt.Legend(title="point", orient="top") if len(used) > 1 else None
+    scale = alt.Scale(domain=list(used), range=list(used.values()))
+    return alt.Shape("mark:N", scale=scale, legend=legend)
+
+
+def line(axis: str, value: float, dash: Sequence[int]) -> alt.Chart:
+    """A reference line across a panel."""
+    mark = alt.Chart(pd.DataFrame({"at": [value]})).mark_rule(color=FAINT, strokeDash=list(dash))
+    return mark.encode(**{axis: "at:Q"})
+
+
+def two_lines(**options: Any) -> alt.Axis:
+    """An axis whose labels break at `|`."""
+    return alt.Axis(labelExpr="split(datum.label, '|')", labelLimit=0, **options)
+
+
+def two_line_header(**options: Any) -> alt.Header:
+    """A facet's header whose labels break at `|`."""
+    return alt.Header(labelExpr="split(datum.value, '|')", title=None, labelFontSize=12, **options)
+
+
+def tooltip(frame: pd.DataFrame, *columns: str) -> list[str]:
+    """The columns that a tooltip shows."""
+    known = ("recipe", "seed", "mask", "task", "n", "train_leaks", "eval_leaks")
+    return [c for c in (*known, *columns) if c in frame]

@@ -1,0 +1,100 @@
+"""The columns of the recovery table as the report and `ablation table` show them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+
+Cell = Callable[[pd.Series], str]  # from a row of recovery.csv to the text of a cell
+
+LEGEND = (
+    "B: base under causal. A: base under the mask. P: after finetuning, under the mask. All on the "
+    "same items.\nrecovered: (P - A) / (B - A). In brackets: intervals; how far to trust them: "
+    "docs/statistics.md.\ncriteria met: the study's thresholds on P / B and P - A.\n"
+    "leaks: train: the recipe was trained under a mask that shows each token its own target. eval: "
+    "A and P are\nscored under such a mask: they say how much of the answer was seen, not what the "
+    "model can do."
+)
+
+
+def warnings_of(rows: pd.DataFrame) -> list[str]:
+    """One line for each reason why B, A and P of some rows must not be compared."""
+    not_comparable = rows[rows.comparable != "true"]
+    lines = []
+    for comparable, group in not_comparable.groupby("comparable"):
+        where = ", ".join(sorted(set(group.recipe + " under " + group["mask"])))
+        reason = str(comparable).removeprefix("false: ")
+        lines.append(f"NOT COMPARABLE, B, A and P were measured with {reason}: {where}")
+    return lines
+
+
+def _leaks(row: pd.Series) -> str:
+    found = [n for n, leaky in (("train", row.train_leaks), ("eval", row.eval_leaks)) if leaky]
+    return " ".join(found) or "-"
+
+
+def _number(name: str) -> Cell:
+    return lambda row: "" if pd.isna(row[name]) else f"{row[name]:.3f}"
+
+
+def _interval(name: str, decimals: int = 3) -> Cell:
+    """The value with its interval, signed; `not estimable`, or nothing, if there is none."""
+
+    def text(row: pd.Series) -> str:
+        if pd.isna(row[name]):
+            return "not estimable" if row.recovered_status == "not_estimable" else ""
+        value, low, high = (
+            f"{row[c]:+.{decimals}f}" for c in (name, f"{name}_low", f"{name}_high")
+        )
+        return f"{value} [{low}, {high}]"
+
+    return text
+
+
+def _p(name: str) -> Cell:
+    def text(row: pd.Series) -> str:
+        p = row[f"{name}_p"]
+        return "" if pd.isna(p) else "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+    return text
+
+
+def _criteria(row: pd.Series) -> str:
+    return "yes" if str(row.criteria_met) == "True" else "no"
+
+
+# {head of a column: its cell} of three tables: lost accuracy, recovered accuracy, and side effect.
+LOST: Mapping[str, Cell] = {
+    "mask": lambda row: row["mask"],
+    "task": lambda row: row.task,
+    "leaks": lambda row: "eval" if row.eval_leaks else "-",
+    "B": _number("baseline"),
+    "A": _number("ablated"),
+    "damage A - B": _interval("damage"),
+    "p": _p("damage"),
+}
+
+BACK: Mapping[str, Cell] = {
+    "recipe": lambda row: row.recipe,
+    "mask": lambda row: row["mask"],
+    "task": lambda row: row.task,
+    "leaks": _leaks,
+    "P": _number("after"),
+    "gain P - A": _interval("gain"),
+    "p": _p("gain"),
+    "recovered": _interval("recovered", decimals=2),
+    "P / B": _number("retention"),
+    "criteria met": _criteria,
+}
+
+SIDE: Mapping[str, Cell] = {
+    "recipe": lambda row: row.recipe,
+    "task": lambda row: row.task,
+    "leaks": _leaks,
+    "B": _number("baseline"),
+    "P": _number("after"),
+    "P - B": _interval("side_effect"),
+    "p": _p("side_effect"),
+    "P / B": _number("retention"),
+}

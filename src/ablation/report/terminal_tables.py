@@ -1,0 +1,94 @@
+"""Prints the tables of recovered accuracy and of the bridge's claims on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ablation.console.width import FALLBACK_WIDTH
+from ablation.provenance.manifests import load_manifest
+from ablation.provenance.tables import read_table
+from ablation.report.recovery_columns import BACK, LEGEND, LOST, SIDE, Cell, warnings_of
+from ablation.vocabulary.masks import CAUSAL
+from ablation.vocabulary.protocols import MACRO, MACROS
+
+# Columns that only a recovery table has together.
+RECOVERY = ("study", "recipe", "seed", "mask", "task", "comparable", "damage", "gain", "recovered")
+
+
+def print_recovery(file: str | Path, seed: str, task: str) -> int:
+    """Print the rows of one seed (or `all`) and one task; returns the exit status, 1 without rows.
+
+    The task `macro` prints the macro of each protocol, `each` prints all tasks. Raises NoTable.
+    """
+    dtypes = dict.fromkeys(("seed", "recipe", "comparable", "mask", "task"), str)
+    frame = read_table(file, RECOVERY, dtype=dtypes)
+    rows = frame[frame.seed == seed]
+    wanted = MACROS if task == MACRO else [task]
+    rows = rows if task == "each" else rows[rows.task.isin(wanted)]
+    if rows.empty:
+        seeds, tasks = (", ".join(frame[c].unique()) for c in ("seed", "task"))
+        print(
+            f"{file} has no rows of seed {seed} and task {task}. It has seeds {seeds}; "
+            f"tasks {tasks}, or `each`.",
+            file=sys.stderr,
+        )
+        return 1
+    console = Console(width=None if sys.stdout.isatty() else FALLBACK_WIDTH, highlight=False)
+    study, masked = frame.study.iloc[0], rows[rows["mask"] != CAUSAL]
+    causal = rows[rows["mask"] == CAUSAL]
+    # B and A do not depend on the recipe, so each mask has one line
+    lost = masked.drop_duplicates(["mask", "task", "damage", "damage_p"])
+    console.print(_table(f"{study}: what was lost", lost, LOST))
+    console.print(_table(f"{study}: what came back (seed {seed})", masked, BACK))
+    console.print(
+        _table(f"{study}: side effect on ordinary, causal use (seed {seed})", causal, SIDE)
+    )
+    for line in warnings_of(rows):
+        console.print(line, style="bold red")
+    console.print(_legend(Path(file).parent, study), style="dim")
+    return 0
+
+
+def _legend(home: Path, study: str) -> str:
+    """The legend, with the confidence level of the intervals if the table has a manifest."""
+    for manifest in (home / "recovery.manifest.json", home / study / "recovery.manifest.json"):
+        if manifest.is_file():
+            level = load_manifest(manifest)["fingerprint"]["config"]["statistics"]["confidence"]
+            return LEGEND.replace("brackets: intervals", f"brackets: {100 * level:g} % intervals")
+    return LEGEND
+
+
+CLAIMS = ("regime", "claim", "value", "low", "high", "p", "verdict")  # columns of claims.csv
+
+
+def print_claims(file: str | Path) -> int:
+    """Print the claims of a bridge study; returns the exit status 0. Raises NoTable."""
+    frame = read_table(file, ("study", *CLAIMS))
+    table = Table(title=f"{frame.study.iloc[0]}: claims", box=box.SIMPLE_HEAD)
+    for name in CLAIMS:
+        table.add_column(name, justify="right" if name in ("value", "low", "high", "p") else "left")
+    for row in frame[list(CLAIMS)].itertuples(index=False):
+        cells = (f"{x:.3g}" if isinstance(x, float) else x for x in row)
+        table.add_row(*("" if cell == "nan" else cell for cell in cells))
+    console = Console(width=None if sys.stdout.isatty() else FALLBACK_WIDTH, highlight=False)
+    console.print(table)
+    return 0
+
+
+def _table(title: str, rows: pd.DataFrame, cells: Mapping[str, Cell]) -> Table:
+    left = ("recipe", "mask", "task", "leaks")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    shown = [head for head in cells if head != "task" or set(rows.task) - {MACRO}]
+    for head in shown:
+        # on a narrow terminal an interval takes two lines, so that no digit is cut off
+        table.add_column(head, justify="left" if head in left else "right", no_wrap=" " not in head)
+    for _, row in rows.iterrows():
+        table.add_row(*(cells[head](row) for head in shown))
+    return table

@@ -1,0 +1,1 @@
+"""Log-likelihoods, evaluation with lm_eval, and generation."""

@@ -1,0 +1,1 @@
+"""Finetuning: trainer, optimizers, checkpoints, early stopping."""

@@ -1,0 +1,116 @@
+"""The checkpoints of a training: which are complete, which is the newest, which are deleted.
+
+A checkpoint is a folder `checkpoint-<step>` that the Trainer writes, and from which a training can
+be resumed. It counts as complete only if it holds a marker file. The marker is written last, after
+everything else has reached the disk, and deleted first. So a save or a deletion that was cut off,
+by a kill or by a power loss, never leaves a folder that counts as a complete checkpoint.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MARKER = "complete"
+LOCK = "lock"
+RESUMES = "resumes"  # one step per line
+KEPT = 2  # newest checkpoints that are kept, in case the disk is full in the middle of a save
+
+
+class CheckpointsInUse(RuntimeError):
+    """Another process trains with this folder of checkpoints."""
+
+
+@contextmanager
+def claimed(home: str | Path, keep: bool = False) -> Iterator[None]:
+    """Hold the folder of checkpoints `home` for this process alone.
+
+    The folder is deleted after success, unless `keep`. The claim ends with the process, however the
+    process ends. Raises CheckpointsInUse if another process holds the folder.
+    """
+    home = Path(home)
+    home.mkdir(parents=True, exist_ok=True)
+    with open(home / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = os.fstat(lock.fileno()).st_nlink == 0  # its holder has just deleted the folder
+        except BlockingIOError:
+            taken = True
+        except OSError:  # a file system without locks: Snakemake's own lock has to suffice
+            taken = False
+        if taken:
+            raise CheckpointsInUse(
+                f"{home}: another process trains with these checkpoints. Wait until it has ended, "
+                "or end it."
+            )
+        yield
+        if not keep:
+            for checkpoint in complete_checkpoints(home):
+                _delete(checkpoint)
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def _delete(checkpoint: Path) -> None:
+    (checkpoint / MARKER).unlink()
+    _sync(checkpoint)
+    shutil.rmtree(checkpoint)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the bytes of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some file systems cannot sync folders
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def complete_checkpoints(home: str | Path) -> list[Path]:
+    """The complete checkpoints in `home`, oldest first."""
+    markers = Path(home).glob(f"checkpoint-*/{MARKER}")
+    return sorted((marker.parent for marker in markers), key=_step)
+
+
+def newest_checkpoint(home: str | Path) -> Path | None:
+    """The checkpoint to resume from, or None. Deletes remains of cut-off saves and deletions."""
+    complete = complete_checkpoints(home)
+    for folder in Path(home).glob("checkpoint-*"):
+        if folder not in complete:
+            shutil.rmtree(folder)
+    return complete[-1] if complete else None
+
+
+def resumed_steps(home: str | Path, at: int | None = None) -> list[int]:
+    """The steps at which the training in `home` was resumed, in all attempts.
+
+    `at` is recorded first, as the step at which it is resumed now.
+    """
+    file = Path(home) / RESUMES
+    if at is not None:
+        with open(file, "a") as record:
+            record.write(f"{at}\n")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return [int(line) for line in lines if line.isdigit()]  # a power loss may leave other bytes
+
+
+def seal(checkpoint: Path) -> None:
+    """Mark `checkpoint` as complete once its bytes are on the disk; delete all but the newest."""
+    for path in (*checkpoint.rglob("*"), checkpoint, checkpoint.parent):
+        _sync(path)
+    (checkpoint / MARKER).touch()
+    _sync(checkpoint / MARKER)
+    _sync(checkpoint)
+    for old in complete_checkpoints(checkpoint.parent)[:-KEPT]:
+        _delete(old)

@@ -1,0 +1,254 @@
+"""Full-weight finetuning under a mask, in the memory and on the GPUs that are available.
+
+A training that was killed is resumed from its newest complete checkpoint, and ends with the same
+bits as one that was not killed.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
+
+from ablation.config.study import ComputeSettings, Recipe
+from ablation.model.leak_audit import LeakAudit, leak_audit
+from ablation.training import fsdp, launch
+from ablation.training.callbacks import Watch
+from ablation.training.checkpoints import newest_checkpoint, resumed_steps
+from ablation.training.early_stopping import MAX_STEPS, Stops
+from ablation.training.examples import Examples, read_examples
+from ablation.training.resumable_trainer import past_of, train_on, trainer_state
+from ablation.training.trainer import MaskedTrainer
+from ablation.training.trainer_arguments import (
+    custom_optimizer,
+    sharded_optimizer,
+    training_arguments,
+)
+
+PROBE_EXAMPLES = 64  # examples of the probe, whose loss is measured under two masks
+TRAINED = "trained.pt"  # all weights, written by the ranks that trained them
+CURVE_COLUMNS = (
+    "step",
+    "epoch",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "eval_loss",
+    "probe_loss_train_mask",
+    "probe_loss_causal",
+)
+LoadModel = Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
+
+
+class Finetuned(NamedTuple):
+    """A finetuned model with the records of its training.
+
+    summary, curve: the contents of summary.json and curve.jsonl, see docs/records.md.
+    record: facts for run.json: resumes, ranks, micro-batch, row capacity, tokens a second.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    summary: dict[str, Any]
+    curve: list[dict[str, Any]]
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a training; see `finetune`. Several ranks receive it by pickling.
+
+    newest: the checkpoint to resume from, or None.
+    row_tokens, micro_batch: capacity of a row and examples of a forward, in this attempt.
+    """
+
+    load: LoadModel
+    data: str | Path
+    recipe: Recipe
+    seed: int
+    hardware: ComputeSettings
+    label: str
+    home: Path
+    newest: Path | None
+    row_tokens: int
+    micro_batch: int
+
+
+def finetune(
+    load: LoadModel,
+    data: str | Path,
+    recipe: Recipe,
+    seed: int,
+    hardware: ComputeSettings,
+    label: str,
+    home: str | Path,
+    processes: int | None = None,
+) -> Finetuned:
+    """Finetune the model that `load` returns, resuming from a checkpoint if there is one.
+
+    data: a JSON-lines file of Alpaca records.
+    seed: decides the order of the data and which examples are held out, nothing else.
+    label: the beginning of progress lines.
+    home: the folder of the training's checkpoints.
+    processes: how many ranks share weights and examples; by default one on each GPU. Each rank
+        calls `load`, which must then be picklable.
+
+    If memory runs out, the capacity of rows is halved, then the micro-batch, and the training goes
+    on from the newest checkpoint. The optimizer step stays the same; it is also the same with
+    several processes. Raises RuntimeError if too few GPUs are visible, and ValueError if the
+    checkpoints are of another number of processes.
+    """
+    processes = max(1, hardware.gpu) if processes is None else processes
+    if hardware.gpu > torch.cuda.device_count():
+        raise RuntimeError(
+            f"{label}: {torch.cuda.device_count()} GPUs are visible, but hardware.gpu is "
+            f"{hardware.gpu}: lower it, or train on a machine with as many GPUs"
+        )
+    home = Path(home)
+    home.mkdir(parents=True, exist_ok=True)
+    shortest = recipe.max_seq_len
+    row_tokens, micro_batch = max(recipe.row_tokens or 0, shortest), recipe.micro_batch_examples
+    attempt = Attempt(
+        load, data, recipe, seed, hardware, label, home, None, row_tokens, micro_batch
+    )
+    while True:
+        newest = newest_checkpoint(home)
+        attempt = replace(attempt, newest=newest)
+        record = {"resumes": _resumed_steps(home, newest, processes), "ranks": processes}
+        try:
+            tuned = _finetune(attempt) if processes == 1 else _on_ranks(attempt, processes)
+            return tuned._replace(record=record | tuned.record)
+        except torch.OutOfMemoryError:
+            if (attempt.row_tokens, attempt.micro_batch) == (shortest, 1):
+                raise
+        if attempt.row_tokens > shortest:
+            attempt = replace(attempt, row_tokens=max(shortest, attempt.row_tokens // 2))
+        else:
+            smaller = _smaller(attempt.micro_batch, recipe.batch_examples // processes)
+            attempt = replace(attempt, micro_batch=smaller)
+        size = f"{attempt.row_tokens} tokens a row, {attempt.micro_batch} examples at a time"
+        print(f"{label}: out of memory, now {size}", file=sys.stderr)
+        gc.collect()  # reference cycles of the Trainer would keep model and optimizer in memory
+        torch.cuda.empty_cache()
+
+
+def _resumed_steps(home: Path, newest: Path | None, processes: int) -> list[int]:
+    """The steps at which the training in `home` was resumed, including the coming attempt."""
+    if newest is None:
+        return resumed_steps(home)
+    saved = len(list(newest.glob("rng_state_*.pth"))) or 1  # the Trainer writes one for each rank
+    if saved != processes:
+        raise ValueError(
+            f"{newest} was saved by {saved} process(es), and {processes} cannot go on from it: "
+            f"train on as many GPUs (hardware.gpu), or remove {home} to begin again"
+        )
+    return resumed_steps(home, at=trainer_state(newest).global_step)
+
+
+def _on_ranks(attempt: Attempt, processes: int) -> Finetuned:
+    """`_finetune` in several processes, which share weights and examples."""
+    file, gpu = attempt.home / TRAINED, attempt.hardware.gpu > 0
+    records = launch.run(_as_rank, file, attempt, ranks=processes, gpu=gpu)
+    return Finetuned(*_with_weights(attempt.load, file), *records)
+
+
+def _as_rank(file: Path, attempt: Attempt) -> tuple[dict, list[dict], dict]:
+    """`_finetune` as one of several ranks, which write the weights to `file`."""
+    tuned = _finetune(attempt)
+    fsdp.save_whole(file, tuned.model)
+    return tuned.summary, tuned.curve, tuned.record
+
+
+def _with_weights(load: LoadModel, file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model of `load` with the weights of `file` rounded to its dtype; deletes the file."""
+    model, tokenizer = load()
+    model.load_state_dict(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
+    file.unlink()
+    return model, tokenizer
+
+
+def _smaller(micro_batch: int, batch: int) -> int:
+    """The largest divisor of `batch` that is at most half of `micro_batch`."""
+    return max(d for d in range(1, max(2, micro_batch // 2 + 1)) if batch % d == 0)
+
+
+def _finetune(attempt: Attempt) -> Finetuned:
+    started = time.perf_counter()
+    recipe, seed = attempt.recipe, attempt.seed
+    model, tokenizer = attempt.load()
+    torch.manual_seed(seed)
+    examples = read_examples(
+        attempt.data, tokenizer, recipe.max_seq_len, recipe.heldout_fraction, seed
+    )
+    audit = leak_audit(model, recipe.train_mask)
+    stops = Stops(recipe.stops.no_learning, recipe.stops.plateau, recipe.stops.leak)
+    past = past_of(attempt.newest, stops)
+    ranks = fsdp.ranks()
+    optimizer = sharded_optimizer if ranks > 1 else custom_optimizer
+    trainer = MaskedTrainer(
+        model=model,
+        args=training_arguments(
+            recipe, seed, attempt.hardware, attempt.home, attempt.micro_batch, ranks
+        ),
+        train_dataset=examples.train,
+        eval_dataset=examples.heldout,
+        optimizer_cls_and_kwargs=optimizer(recipe),
+        recipe=recipe,
+        row_tokens=attempt.row_tokens,
+        probe=examples.train[:PROBE_EXAMPLES],
+        stops=stops,
+        callbacks=[Watch(stops, attempt.label, recipe.max_steps, past.global_step)],
+    )
+    seen = train_on(trainer, attempt.newest, past, attempt.label)
+    seconds = time.perf_counter() - started
+    tokens = trainer.state.num_input_tokens_seen - past.num_input_tokens_seen
+    record = {
+        "micro_batch_examples": attempt.micro_batch,
+        "row_tokens": attempt.row_tokens,
+        "tokens_per_second": round(tokens / seconds, 1),
+    }
+    summary = _summary(trainer, seen, examples, audit, seed)
+    return Finetuned(model, tokenizer, summary, _curve(trainer.state.log_history), record)
+
+
+def _summary(
+    trainer: MaskedTrainer, seen: TrainerState, examples: Examples, audit: LeakAudit, seed: int
+) -> dict[str, Any]:
+    """The content of summary.json; `seen` is the training that the weights have seen."""
+    history = trainer.state.log_history
+    losses = [e["loss"] for e in history if "loss" in e and e["step"] <= seen.global_step]
+    return {
+        "recipe": trainer.recipe.model_dump(),
+        "seed": seed,
+        "steps": seen.global_step,
+        "stop_reason": trainer.stops.reason or MAX_STEPS,
+        "leak_alarms": trainer.stops.leak_alarms,
+        "epochs": round(seen.epoch or 0, 4),
+        "tokens": seen.num_input_tokens_seen,
+        "train_examples": len(examples.train),
+        "heldout_examples": len(examples.heldout),
+        "dropped_examples": examples.dropped,
+        "data_fingerprint": examples.fingerprint,
+        "train_loss": sum(losses) / len(losses) if losses else None,
+        "final_train_loss": losses[-1] if losses else None,
+        **trainer.losses(),
+        "train_leaks": audit.leaks,
+        "leak_audit": audit.as_dict(),
+    }
+
+
+def _curve(history: list[dict[str, float]]) -> list[dict[str, Any]]:
+    """The content of curve.jsonl: the logged losses, null where one is not finite."""
+    curve = [
+        {k: log[k] if math.isfinite(log[k]) else None for k in CURVE_COLUMNS if k in log}
+        for log in history  # JSON has no NaN
+    ]
+    return [point for point in curve if "loss" in point or "eval_loss" in point]

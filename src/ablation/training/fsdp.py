@@ -1,0 +1,176 @@
+"""Training on several ranks with FSDP2: the float32 weights of a model are shared out among them.
+
+Each rank keeps its part of every weight, gradient and average in float32, so no optimizer needs
+copies of its own. A layer's weights are gathered in the model's dtype while it computes. The
+functions are collective: all ranks call them in the same order and get the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from ablation.model.packing import WIDTHS, Example, Rows, fixed_rows, forwards, token_count
+
+SHARDS = "shards"  # the folder of a checkpoint to which all ranks write
+
+GATHERED = "gathered"  # the method of a shared model that calls a function with gathered weights
+
+
+def ranks() -> int:
+    """The number of processes that train together; 1 without a process group."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """The index of this process among the ranks, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def shard(model: PreTrainedModel) -> None:
+    """Share the weights of `model` out among the ranks, in place and in float32.
+
+    The model still computes in its own dtype. Embeddings, last norm and head stay gathered from the
+    beginning of a forward to the end of its backward pass. Raises ValueError if a weight has fewer
+    rows than there are ranks.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=model.dtype, reduce_dtype=torch.float32)
+    for name, weight in model.named_parameters():
+        if weight.shape[0] < ranks():
+            raise ValueError(
+                f"{name} has {weight.shape[0]} rows, which {ranks()} ranks cannot share: take "
+                "fewer GPUs (hardware.gpu)"
+            )
+    mesh = init_device_mesh(model.device.type, (ranks(),))
+    for part in (*model.get_decoder().layers, model):
+        for weight in part.parameters():
+            if not isinstance(weight, DTensor):
+                weight.data = weight.data.float()
+        if part._compiled_call_impl is not None:  # compile the forward without the gathering
+            part._compiled_call_impl = None
+            part.forward = torch.compile(part.forward, dynamic=False)
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    setattr(model, GATHERED, MethodType(_gathered, model))
+    register_fsdp_forward_method(model, GATHERED)
+
+
+def _gathered(model: PreTrainedModel, function: Callable, *arguments: Any) -> Any:
+    return function(model, *arguments)
+
+
+def with_whole_weights(model: PreTrainedModel, function: Callable, *arguments: Any) -> Any:
+    """`function(model, *arguments)`, for which the weights of `model` are gathered."""
+    if isinstance(model, FSDPModule):
+        return getattr(model, GATHERED)(function, *arguments)
+    return function(model, *arguments)
+
+
+# ---- data --------------------------------------------------------------------------------------
+
+
+def rank_forwards(
+    examples: Sequence[Example], capacity: int, fixed: bool, widths: int = WIDTHS
+) -> list[Rows]:
+    """`packing.forwards` of this rank's share of `examples`.
+
+    Every rank must run the same number of forwards, or others would wait for it forever. So a rank
+    with fewer rows runs additional ones that have no targets.
+    """
+    if ranks() == 1:
+        return forwards(examples, capacity, fixed, widths)
+    ordered = sorted(examples, key=token_count)  # so that shares have about the same size
+    shares = [ordered[first :: ranks()] for first in range(ranks())]
+
+    def count(share: list[Example]) -> int:
+        lengths = [token_count(example) for example in share]
+        return len(list(fixed_rows(lengths, capacity, widths))) if fixed else min(len(share), 1)
+
+    own = shares[rank()]
+    parts = forwards(own, capacity, fixed, widths) if own else []
+    idle = _without_targets(forwards(ordered[:1], capacity, fixed, widths)[0])
+    return parts + [idle] * (max(map(count, shares)) - len(parts))
+
+
+def _without_targets(rows: Rows) -> Rows:
+    names = ("target_row", "target_position", "target_id", "target_owner")
+    return replace(rows, **{name: getattr(rows, name)[:0] for name in names})
+
+
+def sum_over_ranks(numbers: Sequence[float], device: torch.device) -> list[float]:
+    """The sums of `numbers` over all ranks, the same bits on each."""
+    if ranks() == 1:
+        return list(numbers)
+    own = torch.tensor(numbers, dtype=torch.float64, device=device)
+    parts = [torch.empty_like(own) for _ in range(ranks())]
+    distributed.all_gather(parts, own)
+    return torch.stack(parts).sum(0).tolist()
+
+
+# ---- weights and checkpoints -------------------------------------------------------------------
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's part of `tensor`, in the same memory; `tensor` itself if it is not shared out."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Whether all weights are finite on all ranks. Waits until every rank has called it."""
+    weights = list(model.parameters())
+    bad = sum(not bool(local_part(weight).isfinite().all()) for weight in weights)
+    return sum_over_ranks([bad], weights[0].device)[0] == 0
+
+
+def save_shards(folder: str | Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Write the weights and the optimizer's state as `folder`; each rank writes its part."""
+    state = {
+        "model": get_model_state_dict(model),
+        "optimizer": get_optimizer_state_dict(model, optimizer),
+    }
+    checkpoint.save(state, checkpoint_id=folder)
+
+
+def load_weights(folder: str | Path, model: nn.Module) -> None:
+    """Load the weights that `save_shards` wrote into `model`."""
+    state = {"model": get_model_state_dict(model)}
+    checkpoint.load(state, checkpoint_id=folder)
+    set_model_state_dict(model, state["model"])
+
+
+def load_optimizer(folder: str | Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Load the optimizer's state that `save_shards` wrote into `optimizer`."""
+    state = {"optimizer": get_optimizer_state_dict(model, optimizer)}
+    checkpoint.load(state, checkpoint_id=folder)
+    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+
+
+def save_whole(file: str | Path, model: nn.Module) -> None:
+    """Gather all weights in float32; rank 0 writes them to one file in torch's format."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(model, options=options)
+    if rank() == 0:
+        torch.save(state, file)

@@ -1,0 +1,270 @@
+"""What each stage of the first study depends on, in the order of the study.
+
+A fingerprint is everything that can change the results of a stage: code, the part of the
+configuration that it sees, package versions, and the fingerprints that it stands on. Snakemake
+compares fingerprints as `params:`, and every job checks them in the manifests that it reads.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ablation.config.study import Hardware, Study
+from ablation.data.task_files import task_hashes
+from ablation.provenance.files import canonical_json, sha256_file, sha256_text
+from ablation.provenance.fingerprints import without_keys
+from ablation.vocabulary.catalogue import FIRST
+from ablation.vocabulary.masks import ABLATED_MASKS, SAMPLED_MASKS
+from ablation.vocabulary.recipes import stage_of
+from ablation.vocabulary.stages import STAGES
+from ablation.workflow.base import Fingerprint, Fingerprints, Slice
+from ablation.workflow.paths import Paths
+
+
+class StudyFingerprints(Fingerprints):
+    """The fingerprints of the first study."""
+
+    def __init__(self, study: Study, paths: Paths, root: Path) -> None:
+        super().__init__(root)
+        self.study, self.paths = study, paths
+
+    @cached_property
+    def scoring_hardware(self) -> Hardware:
+        """Finetuning takes all GPUs that a job may have; scoring takes one."""
+        gpu = min(self.study.hardware.gpu, 1)
+        return self.study.hardware.model_copy(update={"gpu": gpu})
+
+    # ---- stage 0: base, items, finetuning records -----------------------------------------------
+
+    def _world(self, *parts: str) -> dict[str, Any]:
+        """The micro-world's facts and splits, and those parts of its block that a stage uses."""
+        keys = {"seed", "eval_percent", "dev_percent", *parts}
+        return {"world": self.study.world.model_dump(include=keys)}
+
+    def _origin(self, data_sets: list[str]) -> dict[str, Any]:
+        """What hub data sets are made of: their commits, or the seed of a rehearsal's texts."""
+        if self.study.rehearsal:
+            return {"seed": self.study.random.seed}
+        return {"pins": {data: self.study.pins.get(data) for data in data_sets}}
+
+    @property
+    def items_stage(self) -> str:
+        """The stage that brings the benchmarks' data sets."""
+        return "generate_items" if self.study.rehearsal else "fetch_items"
+
+    @property
+    def instructions_stage(self) -> str:
+        """The stage that brings the finetuning records."""
+        if not self.study.instructions:
+            return "base_instructions"
+        return "generate_instructions" if self.study.rehearsal else "fetch_instructions"
+
+    def _base_items(self) -> Slice:
+        return self._world("items"), {}
+
+    def _fetch_items(self) -> Slice:
+        data_sets = self.study.data_sets
+        return {"data_sets": data_sets, **self._origin(list(data_sets))}, {}
+
+    _generate_items = _fetch_items
+
+    def _base_instructions(self) -> Slice:
+        return self._world("finetuning"), {}
+
+    def _fetch_instructions(self) -> Slice:
+        instructions = self.study.instructions
+        assert instructions is not None
+        return {"instructions": instructions.model_dump(), **self._origin([instructions.data])}, {}
+
+    _generate_instructions = _fetch_instructions
+
+    def _base_pretrain(self) -> Slice:
+        return self._world("pretrain"), {}
+
+    def _base_random(self) -> Slice:
+        return {"study": self.study.study, "random": self.study.random.model_dump()}, {}
+
+    def _base(self) -> Slice:
+        study, paths = self.study, self.paths
+        config: dict[str, Any] = {"base": paths.base_folder}
+        if study.from_hub:
+            config["revision"] = study.pins[study.base]
+        if study.base == "shipped":
+            config["manifest"] = sha256_file(self.root / paths.base_record)
+        made_here = {"pretrain": "base_pretrain", "random": "base_random"}.get(study.base)
+        return config, {paths.base_record: self.of(made_here)} if made_here else {}
+
+    @cached_property
+    def world_items(self) -> dict[str, Fingerprint]:
+        """{manifest of the micro-world's items: its fingerprint}."""
+        return {f"{self.paths.items}/manifest.json": self.of("base_items")}
+
+    @cached_property
+    def items(self) -> dict[str, Fingerprint]:
+        """{manifest: its fingerprint} of all items that the study's tasks are scored on."""
+        world = self.world_items if self.paths.world_tasks else {}
+        brought = {self.paths.benchmarks: self.of(self.items_stage)} if self.study.data_sets else {}
+        return world | brought
+
+    # ---- stages 1 to 5 --------------------------------------------------------------------------
+
+    @cached_property
+    def _scoring(self) -> dict[str, Any]:
+        """What every scoring job sees; task files are hashed once."""
+        return {
+            "evaluation": self.study.evaluation.model_dump(exclude={"metric"}),
+            "hardware": self.scoring_hardware.affecting_results(),
+            "task_files": task_hashes(self.root / "config", self.study.evaluation.tasks),
+        }
+
+    def _scored(self, stage: str, manifest: str, checkpoint: Fingerprint) -> Slice:
+        masks = list(STAGES[stage].masks)
+        return {**self._scoring, "masks": masks}, {manifest: checkpoint, **self.items}
+
+    def _stage1_baseline(self) -> Slice:
+        return self._scored("stage1_baseline", self.paths.base, self.of("base"))
+
+    def _stage2_ablation(self) -> Slice:
+        return self._scored("stage2_ablation", self.paths.base, self.of("base"))
+
+    def _stage3_finetune(self, recipe: str, seed: str) -> Slice:
+        config = {
+            "name": recipe,
+            "recipe": self.study.recipe(recipe),
+            "seed": int(seed),
+            "hardware": self.study.hardware.affecting_results(),
+        }
+        records = f"{self.paths.instructions}/manifest.json"
+        upstream = {self.paths.base: self.of("base"), records: self.of(self.instructions_stage)}
+        return config, upstream
+
+    _stage5_longrun = _stage3_finetune
+
+    def _stage4_posteval(self, recipe: str, seed: str) -> Slice:
+        checkpoint = self.of(stage_of(recipe), recipe, seed)
+        return self._scored("stage4_posteval", self.paths.checkpoint(recipe, seed), checkpoint)
+
+    _stage5_posteval = _stage4_posteval
+
+    def training_state(self, recipe: str, seed: str) -> str:
+        """The folder in which a training keeps its checkpoints, so that it can be resumed.
+
+        Another history has another folder. The micro-batch and the capacity of rows stay out: they
+        are halved when memory is short, and an optimizer step is the same.
+        """
+        fingerprint = self.of(stage_of(recipe), recipe, seed)
+        memory = ("config.recipe.micro_batch_examples", "config.recipe.row_tokens")
+        digest = sha256_text(canonical_json(without_keys(fingerprint, "hash", *memory)))
+        return f"state/{self.study.study}/{recipe}-{seed}-{digest[:12]}"
+
+    def trained(self, seeds: list[int] | None = None) -> dict[str, Fingerprint]:
+        """{manifest of a finetuned checkpoint: its fingerprint}."""
+        found = {}
+        for recipe in self.paths.recipes:
+            for seed in seeds or self.study.seeds:
+                manifest = self.paths.checkpoint(recipe, seed)
+                found[manifest] = self.of(stage_of(recipe), recipe, seed)
+        return found
+
+    @cached_property
+    def measured(self) -> dict[str, Fingerprint]:
+        """{manifest: its fingerprint} of everything that the study scores."""
+        paths = self.paths
+        found = {f"{paths.baseline}/manifest.json": self.of("stage1_baseline")}
+        found |= {paths.ablated(mask): self.of("stage2_ablation") for mask in ABLATED_MASKS}
+        for recipe in paths.recipes:
+            stage = "stage5_posteval" if recipe in paths.long else "stage4_posteval"
+            for seed in self.study.seeds:
+                for mask in STAGES[stage].masks:
+                    found[paths.posteval(recipe, seed, mask)] = self.of(stage, recipe, seed)
+        return found
+
+    # ---- metrics --------------------------------------------------------------------------------
+
+    def _stage1_metrics(self) -> Slice:
+        return {}, {f"{self.paths.baseline}/manifest.json": self.of("stage1_baseline")}
+
+    def _stage2_metrics(self) -> Slice:
+        return {}, {self.paths.ablated(mask): self.of("stage2_ablation") for mask in ABLATED_MASKS}
+
+    def _stage4_metrics(self, recipe: str, seed: str) -> Slice:
+        masks = STAGES["stage4_posteval"].masks
+        scored = [self.paths.posteval(recipe, seed, mask) for mask in masks]
+        return {}, {manifest: self.measured[manifest] for manifest in scored}
+
+    _stage5_metrics = _stage4_metrics
+
+    # ---- tables ---------------------------------------------------------------------------------
+
+    @cached_property
+    def _rehearsal(self) -> dict[str, bool]:
+        """What tables must say of a study whose numbers mean nothing."""
+        return {"rehearsal": True} if self.study.rehearsal else {}
+
+    def _bag_of_words(self) -> Slice:
+        return self._world("items"), self.world_items
+
+    def _recovery(self) -> Slice:
+        study = self.study
+        config = {
+            "study": study.study,
+            "metric": study.evaluation.metric,
+            "statistics": study.statistics.model_dump(),
+            "criteria": study.criteria.model_dump(),
+            **self._rehearsal,
+        }
+        return config, self.measured
+
+    def _published(self) -> Slice:
+        named = {"metric": self.study.evaluation.metric, "model": self.paths.base_folder}
+        config = {"named": named | self._rehearsal, "criteria": self.study.criteria.model_dump()}
+        return config, {self.paths.manifest_of("recovery"): self.of("recovery")}
+
+    def _flips(self) -> Slice:
+        return {"study": self.study.study, "metric": self.study.evaluation.metric}, self.measured
+
+    def _curves(self) -> Slice:
+        return {"study": self.study.study}, self.trained()
+
+    def _mask_cells(self) -> Slice:
+        # Two choices over one prompt, short enough to read.
+        config = {"task": "micro_piqa", "item": 0}
+        return config, {self.paths.base: self.of("base"), **self.world_items}
+
+    # ---- the report -----------------------------------------------------------------------------
+
+    def behind(self, tables: tuple[str, ...]) -> dict[str, Fingerprint]:
+        """{manifest behind a table: its fingerprint}."""
+        stages = FIRST.stages_behind(tables)
+        return {self.paths.manifest_of(stage): self.of(stage) for stage in stages}
+
+    def _figures(self, figure: str) -> Slice:
+        tables = self.paths.figures[figure]
+        confidence = {"confidence": self.study.statistics.confidence}
+        has_intervals = any(FIRST.tables[table].intervals for table in tables)
+        config = {"figure": figure, "options": confidence if has_intervals else {}}
+        return config, self.behind(tables)
+
+    def _samples(self) -> Slice:
+        study, seed = self.study, self.study.seeds[0]
+        config = {
+            "samples": {**study.samples.model_dump(), "masks": list(SAMPLED_MASKS)},
+            "seed": seed,
+            "hardware": self.scoring_hardware.affecting_results(),
+        }
+        prompts = {} if study.samples.prompts else self.world_items
+        return config, {self.paths.base: self.of("base"), **prompts, **self.trained([seed])}
+
+    def _pages(self) -> Slice:
+        pages = self.paths.pages
+        return {"pages": {name: [table] for name, table in pages.items()}}, self.behind(
+            tuple(pages.values())
+        )
+
+    @cached_property
+    def recorded(self) -> list[str]:
+        """The manifests whose run records the report shows: of every stage and table."""
+        tables = self.behind((*self.paths.pages.values(), "mask_cells"))
+        return sorted([self.paths.base, *self.measured, *self.trained(), *tables])

@@ -1,0 +1,111 @@
+"""The study in hand as the rules see it: configuration, paths and fingerprints, loaded once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ablation.config.checks import unpinned
+from ablation.config.load import load_study
+from ablation.config.study import Study
+from ablation.provenance.run_records import run_record_path
+from ablation.workflow.bridge_fingerprints import BridgeFingerprints
+from ablation.workflow.bridge_paths import BridgePaths
+from ablation.workflow.fingerprints import StudyFingerprints
+from ablation.workflow.paths import Paths
+
+# Jobs run side by side and print their progress in whole lines, so progress bars of the libraries
+# would overwrite each other. Jobs are processes of their own and inherit the environment.
+QUIET = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+class WrongPlace(ValueError):
+    """Snakemake was started where results of this workflow cannot stand."""
+
+
+class StudyWorkflow:
+    """The study, with everything that rules need to know of it."""
+
+    def __init__(self, overrides: Mapping, root: Path, files: Iterable[str | Path]) -> None:
+        """`overrides` is Snakemake's `config`; `files` are those given to --configfile.
+
+        Raises ConfigError for a configuration that cannot be used.
+        """
+        self.overrides, self.root, self.files = overrides, root, list(files)
+        self.study: Study = load_study(overrides, root / "config", self.files, pinned=False)
+        self.paths = Paths(self.study, root)
+        self.fingerprints = StudyFingerprints(self.study, self.paths, root)
+        if block := self.study.bridge:
+            self.bridge_paths = BridgePaths(self.study, block)
+            self.bridge = BridgeFingerprints(self.study, block, self.bridge_paths, root)
+
+    @property
+    def reported(self) -> str:
+        """The results folder of the study that is reported: a study with a bridge reports that."""
+        return self.bridge_paths.results if self.study.bridge else self.paths.results
+
+    @property
+    def recorded(self) -> list[str]:
+        """The manifests whose run records the report shows."""
+        return self.bridge.recorded if self.study.bridge else self.fingerprints.recorded
+
+    @property
+    def run_records(self) -> list[str]:
+        """The run records beside those manifests."""
+        return [run_record_path(manifest).as_posix() for manifest in self.recorded]
+
+    def check_pins(self) -> None:
+        """Raise ConfigError for a hub repository without a commit: a real run needs every one."""
+        load_study(self.overrides, self.root / "config", self.files)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know before anything runs."""
+        found = []
+        if self.files and "study" not in self.overrides:
+            named = ", ".join(map(str, self.files))
+            found.append(
+                f"{named} names no `study:`. Its results replace those of {self.study.study}, in "
+                f"results/{self.study.study}/."
+            )
+        if lacking := unpinned(self.study):
+            found.append(
+                f"{len(lacking)} hub repositories have no commit yet (pins:). This shows what "
+                "would run; a real run starts once `ablation pin FILE` has asked the hub for them."
+            )
+        return found
+
+
+def start(
+    overrides: dict, snakefiles: str | Path, files: Iterable[str | Path], storage: object
+) -> StudyWorkflow:
+    """Load the study for the rules in the folder `snakefiles`, below the root of the repository.
+
+    overrides: Snakemake's `config`; it gets `keep_states`, which changes no result.
+    storage: Snakemake's default storage provider, None without one.
+
+    Raises WrongPlace where paths in manifests would lead elsewhere, ConfigError as `StudyWorkflow`.
+    """
+    root = Path(snakefiles).parent
+    if not root.samefile("."):  # manifests name resources and results by paths relative to here
+        raise WrongPlace(
+            f"{Path.cwd()} is no place for results of the workflow in {root}: call Snakemake in "
+            "that folder, without --directory. Each study has a folder of its own below results/. "
+            "For results elsewhere clone the repository there."
+        )
+    if storage:  # fingerprints name manifests by their paths here
+        raise WrongPlace(
+            "This study's manifests name each other by paths in this folder: leave out "
+            "--default-storage-provider. `ablation push s3://...` carries results to a bucket, "
+            "--vast-state-uri the checkpoints of trainings (docs/vast.md)."
+        )
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    loaded = StudyWorkflow(overrides, root, files)
+    overrides["keep_states"] = loaded.study.keep_states
+    return loaded

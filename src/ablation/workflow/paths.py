@@ -1,0 +1,174 @@
+"""Where the results of the first study stand, and which files its jobs read. Pure but for globs."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from ablation.config.study import Study
+from ablation.data.task_files import data_files
+from ablation.provenance.files import visible_files
+from ablation.vocabulary.catalogue import FIRST
+from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
+from ablation.vocabulary.micro_tasks import TASKS as WORLD_TASKS
+from ablation.vocabulary.recipes import LONG_STAGE, stage_of
+
+METRICS = ("metrics.json", "metrics.manifest.json", "metrics.run.json")
+SCORED = ("evaluation.json", "samples.parquet", "manifest.json", "run.json")
+
+
+class Paths:
+    """Paths of one study, relative to the root of the repository."""
+
+    def __init__(self, study: Study, root: Path) -> None:
+        self.study, self.root = study, root
+        self.results, self.logs = f"results/{study.study}", f"logs/{study.study}"
+        self.base = f"{self.results}/base/manifest.json"
+        self.items = f"{self.results}/base/items"
+        self.benchmarks = f"{self.items}/benchmarks.manifest.json"
+        self.instructions = f"{self.results}/base/instructions"
+        self.pretrained = f"{self.results}/base/pretrained"
+        self.random = f"{self.results}/base/random"
+        self.baseline = f"{self.results}/stage1_baseline"
+        self.ablation = f"{self.results}/stage2_ablation"
+        self.recipes = list(study.recipes)
+        self.long = [name for name in self.recipes if stage_of(name) == LONG_STAGE]
+        self.short = [name for name in self.recipes if name not in self.long]
+        self.world_tasks = [task for task in study.evaluation.tasks if task in WORLD_TASKS]
+
+    # ---- the base -------------------------------------------------------------------------------
+
+    @cached_property
+    def own_base(self) -> str | None:
+        """The folder of a base that this project made; None for a checkpoint of somebody else."""
+        made = {"shipped": "resources/micro", "pretrain": self.pretrained, "random": self.random}
+        return made.get(self.study.base)
+
+    @cached_property
+    def base_folder(self) -> str:
+        """Where the base model's files stand; of a hub model, its name there."""
+        return f"{self.own_base}/base" if self.own_base else self.study.base
+
+    @cached_property
+    def base_record(self) -> str:
+        """The small file that says what a base is; empty for a hub model."""
+        if self.study.from_hub:
+            return ""
+        return (
+            f"{self.own_base}/manifest.json" if self.own_base else f"{self.study.base}/config.json"
+        )
+
+    @cached_property
+    def base_files(self) -> list[str]:
+        """All files of a checkpoint of somebody else; our manifests name those of ours."""
+        if self.own_base or self.study.from_hub:
+            return []
+        return [path.as_posix() for path in visible_files(self.study.base)]
+
+    @cached_property
+    def base_weights(self) -> list[str]:
+        """The base's files; the machine that needs a hub model fetches it."""
+        if self.study.from_hub:
+            return []
+        return [self.base_folder] if self.own_base else self.base_files
+
+    # ---- items ----------------------------------------------------------------------------------
+
+    @cached_property
+    def every_world_item(self) -> list[str]:
+        """The items of all tasks of the micro-world."""
+        return [f"{self.items}/{task}.jsonl" for task in WORLD_TASKS]
+
+    @cached_property
+    def world_items(self) -> list[str]:
+        """The same where the study is scored on any of them, else nothing."""
+        return self.every_world_item if self.world_tasks else []
+
+    @cached_property
+    def data_sets(self) -> list[str]:
+        """Folders of hub data sets, and the data that task files of the user name as theirs."""
+        own = data_files(self.root / "config", self.study.evaluation.tasks)
+        return [*own, *(f"{self.items}/{data}" for data in self.study.data_sets)]
+
+    # ---- finetuned and scored -------------------------------------------------------------------
+
+    def stage(self, recipe: str) -> str:
+        """The stage that trains a recipe."""
+        return stage_of(recipe)
+
+    def trained(self, recipe: str, seed: object) -> str:
+        """The folder of a finetuning."""
+        return f"{self.results}/{stage_of(recipe)}/{recipe}/seed{seed}"
+
+    def checkpoint(self, recipe: str, seed: object) -> str:
+        """The manifest of a finetuned checkpoint."""
+        return f"{self.trained(recipe, seed)}/manifest.json"
+
+    def evaluated(self, recipe: str, seed: object) -> str:
+        """The folder of a checkpoint's scores, with one folder a mask."""
+        if recipe in self.long:
+            return self.trained(recipe, seed)
+        return f"{self.results}/stage4_posteval/{recipe}/seed{seed}"
+
+    def posteval(self, recipe: str, seed: object, mask: str) -> str:
+        """The manifest of a finetuned checkpoint's scores under a mask."""
+        return f"{self.evaluated(recipe, seed)}/{mask}/manifest.json"
+
+    def ablated(self, mask: str) -> str:
+        """The manifest of the base's scores under an ablated mask."""
+        return f"{self.ablation}/{mask}/manifest.json"
+
+    def scored(self, folder: str, masks: tuple[str, ...] = ()) -> list[str]:
+        """The files of one scoring job: in `folder`, or in one folder a mask below it."""
+        homes = [f"{folder}/{mask}" for mask in masks] or [folder]
+        return [f"{home}/{name}" for home in homes for name in SCORED]
+
+    def metrics(self, folder: str, masks: tuple[str, ...] = ()) -> list[str]:
+        """The files of one metrics job: beside the sample rows of each mask."""
+        homes = [f"{folder}/{mask}" for mask in masks] or [folder]
+        return [f"{home}/{name}" for home in homes for name in METRICS]
+
+    @cached_property
+    def every_metrics(self) -> list[str]:
+        """The files of all metrics jobs of the study."""
+        base = self.metrics(self.baseline) + self.metrics(self.ablation, ABLATED_MASKS)
+        return base + self.metrics_of(self.recipes)
+
+    def metrics_of(self, recipes: list[str]) -> list[str]:
+        """The files of the metrics jobs of these recipes, for every seed."""
+        homes = [self.evaluated(recipe, seed) for recipe in recipes for seed in self.study.seeds]
+        return [file for home in homes for file in self.metrics(home, MASKS)]
+
+    # ---- tables, figures, pages -----------------------------------------------------------------
+
+    def has_table(self, table: str) -> bool:
+        """Whether this study has what a table is made of."""
+        if table == "bag_of_words":
+            return bool(self.world_tasks)
+        if table == "samples":
+            return bool(self.world_tasks or self.study.samples.prompts)
+        return table in FIRST.tables
+
+    def table(self, name: str) -> str:
+        """The CSV file of a table."""
+        return f"{self.results}/{name}.csv"
+
+    def manifest_of(self, stage: str) -> str:
+        """The manifest of a stage that makes tables."""
+        return f"{self.results}/{stage}.manifest.json"
+
+    @cached_property
+    def figures(self) -> dict[str, tuple[str, ...]]:
+        """{figure: its tables}, of those tables that the study has."""
+        drawn = FIRST.figures.items()
+        return {name: tuple(filter(self.has_table, figure.tables)) for name, figure in drawn}
+
+    @cached_property
+    def pages(self) -> dict[str, str]:
+        """{page of the report: the table that it shows}."""
+        shown = {name: page.tables[0] for name, page in FIRST.pages.items() if page.tables}
+        return {name: table for name, table in shown.items() if self.has_table(table)}
+
+    def all_masks(self, folder: str) -> list[str]:
+        """The folders of one checkpoint's scores under every mask."""
+        return [f"{folder}/{mask}" for mask in MASKS]

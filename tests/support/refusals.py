@@ -1,0 +1,18 @@
+"""The message for a study that is refused, for the tests of bad input."""
+
+from pathlib import Path
+
+import pytest
+
+from ablation.config.load import load_study
+from ablation.config.merging import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def refusal(configs, text):
+    """The message for a study whose file is `text`."""
+    (configs / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_study({"extends": "bad.yaml"}, configs)
+    return str(error.value)

@@ -1,0 +1,155 @@
+"""A small finished study: real manifests, sample rows and tables, but no model, no Snakemake."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ablation.analysis.conditions import per_task_table, read_conditions
+from ablation.analysis.recovery import CONTRAST_COLUMNS, study_tables, table
+from ablation.analysis.recovery_columns import RecoverySettings
+from ablation.provenance.files import (
+    canonical_json,
+    sha256_text,
+    write_json,
+    write_json_lines,
+    write_text,
+)
+from ablation.provenance.manifests import write_manifest
+from ablation.vocabulary.masks import ABLATED_MASKS, CAUSAL, LEAKING_MASKS, MASKS
+
+STUDY = "small"
+HOME = f"results/{STUDY}"
+SEEDS, RECIPES, TASKS, ITEMS = (1, 2), ("3A", "3B"), ("a", "b"), 40
+CONFIG = {
+    "study": STUDY,
+    "metric": "acc",
+    "statistics": {"confidence": 0.95},
+    "criteria": {"retention": 0.8, "gain": 0.05},
+}
+
+
+def make(root: Path, attempt: str = "run-1", learned: float = 0.8) -> None:
+    """Write the study below `root`, which must be the working directory.
+
+    `learned` is how often 3B is right under an ablated mask.
+    """
+    assert root.samefile(".")
+    write_json_lines(f"{HOME}/base/items/a.jsonl", [{"query": "q"}])
+    manifest("base/items/manifest.json", "base_items", {}, ["base/items/a.jsonl"])
+    Path(f"{HOME}/base/weights.json").write_text("{}")
+    manifest("base/manifest.json", "base", {"base": "x"}, ["base/weights.json"])
+    scored = ["base/items/manifest.json", "base/manifest.json"]
+    paths = [_scored("stage1_baseline", "stage1_baseline", scored, CAUSAL, 0.95)]
+    paths += [
+        _scored(f"stage2_ablation/{m}", "stage2_ablation", scored, m, 0.5) for m in ABLATED_MASKS
+    ]
+    for recipe in RECIPES:
+        for seed in SEEDS:
+            name = f"{recipe}/seed{seed}"
+            home = Path(f"{HOME}/stage3_finetune/{name}")
+            (home / "model").mkdir(parents=True)
+            (home / "model/model.safetensors").write_bytes(f"weights of {name}".encode() * 9)
+            (home / "model/config.json").write_text("{}")
+            checkpoint = f"stage3_finetune/{name}/manifest.json"
+            facts = {"recipe": recipe, "seed": seed, "train_leaks": False, "model": "model"}
+            config = {"name": recipe, "seed": seed, "recipe": {"learning_rate": 1e-3}}
+            manifest(
+                checkpoint,
+                "stage3_finetune",
+                config,
+                [f"stage3_finetune/{name}/model"],
+                ["base/manifest.json"],
+                {"attempt": attempt, "seconds": 10.0, "energy_joules": 500.0},
+                **facts,
+            )
+            facts.pop("model")
+            for mask in MASKS:
+                rate = 0.9 if mask == CAUSAL else learned if recipe == "3B" else 0.5
+                folder = f"stage4_posteval/{name}/{mask}"
+                upstream = [checkpoint, "base/items/manifest.json"]
+                paths.append(_scored(folder, "stage4_posteval", upstream, mask, rate, **facts))
+    _tables(paths)
+
+
+def manifest(name, stage, config, outputs, upstream=(), run=None, **facts):
+    inputs = {f"{HOME}/{path}": _fingerprint(f"{HOME}/{path}") for path in upstream}
+    body = {"stage": stage, "code": sha256_text(stage), "config": config}
+    body |= {"packages": {"torch": "2.13.0"}, "upstream": inputs, "schema_version": 1}
+    fingerprint = body | {"hash": sha256_text(canonical_json(body))}
+    outputs = [f"{HOME}/{path}" for path in outputs]
+    write_manifest(f"{HOME}/{name}", fingerprint, outputs, **facts)
+    record = {"host": "h", "processor": "p", "seconds": 1.0, "attempt": None} | (run or {})
+    ran = f"{HOME}/{name.removesuffix('manifest.json')}run.json"
+    write_json(ran, record)
+    for output in (*outputs, f"{HOME}/{name}", ran):
+        _note(output)
+
+
+def _fingerprint(path):
+    return json.loads(Path(path).read_text())["fingerprint"]["hash"]
+
+
+def _note(output):
+    """Write the metadata that Snakemake keeps of an output."""
+    name = urlsafe_b64encode(output.encode()).decode()
+    folder = Path(".snakemake/metadata")
+    while len(name) > 254:
+        folder, name = folder / f"@{name[:254]}", name[254:]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps({"rule": "r", "params": [output], "starttime": 1.5}))
+
+
+def _scored(folder, stage, upstream, mask, rate, **facts):
+    # the same draw for the same condition, whatever else is changed
+    rng = np.random.default_rng([ord(c) for c in folder])
+    rows = []
+    for task in TASKS:
+        for item in range(ITEMS):
+            right = rng.random() < rate
+            for choice in (0, 1):
+                score = -1.0 if (choice == 0) == right else -2.0
+                rows.append(
+                    {
+                        "task": task,
+                        "doc_id": item,
+                        "doc_hash": f"{task}{item}",
+                        "choice": choice,
+                        "gold": 0,
+                        "loglikelihood": score,
+                        "loglikelihood_float32": score,
+                        "tokens": 1,
+                        "characters": 1,
+                        "bytes": 1,
+                        "truncated": False,
+                    }
+                )
+    Path(f"{HOME}/{folder}").mkdir(parents=True)
+    pd.DataFrame(rows).to_parquet(f"{HOME}/{folder}/samples.parquet", index=False)
+    write_json(f"{HOME}/{folder}/metrics.json", {"mask": mask})
+    facts |= {"mask": mask, "eval_leaks": mask in LEAKING_MASKS}
+    outputs = [f"{folder}/samples.parquet", f"{folder}/metrics.json"]
+    circumstances = {"device": "cpu", "dtype": "float32"}
+    path = f"{folder}/manifest.json"
+    manifest(path, stage, {}, outputs, upstream, circumstances=circumstances, **facts)
+    return path
+
+
+def _tables(paths):
+    manifests = {f"{HOME}/{path}": json.loads(Path(f"{HOME}/{path}").read_text()) for path in paths}
+    conditions = read_conditions(manifests)
+    recovery, contrasts = study_tables(conditions, RecoverySettings.model_validate(CONFIG))
+    frames = {
+        "recovery.csv": table(recovery),
+        "contrasts.csv": table(contrasts, CONTRAST_COLUMNS),
+        "per_task.csv": per_task_table(STUDY, conditions, "acc", 0.95),
+    }
+    for name, frame in frames.items():
+        write_text(f"{HOME}/{name}", frame.to_csv(index=False))
+    manifest("recovery.manifest.json", "recovery", CONFIG, list(frames), paths)
+    Path("results/recovery.csv").write_bytes(Path(f"{HOME}/recovery.csv").read_bytes())
+    _note("results/recovery.csv")

@@ -1,0 +1,99 @@
+"""Promises of the printed table: what was lost stands first, and no warning stays in the file."""
+
+import pandas as pd
+import pytest
+
+from ablation.report.terminal_tables import print_claims, print_recovery
+
+ROW = {
+    "study": "t",
+    "recipe": "3B",
+    "seed": "all",
+    "mask": "prefill_bidir",
+    "task": "macro",
+    "train_leaks": False,
+    "eval_leaks": False,
+    "comparable": "true",
+    "baseline": 0.99,
+    "ablated": 0.65,
+    "after": 0.95,
+    **{"damage": -0.34, "damage_low": -0.361, "damage_high": -0.319, "damage_p": 1e-200},
+    **{"gain": 0.3, "gain_low": 0.28, "gain_high": 0.32, "gain_p": 0.0213},
+    **dict.fromkeys(("side_effect", "side_effect_low", "side_effect_high", "side_effect_p")),
+    "retention": 0.9596,
+    **{"recovered": 0.88, "recovered_low": 0.81, "recovered_high": 0.97},
+    "recovered_status": "estimable",
+    "criteria_met": True,
+}
+CAUSAL = ROW | {"mask": "causal", "ablated": None, "damage": None, "recovered_status": None}
+CAUSAL |= {"side_effect": -0.04, "side_effect_low": -0.05, "side_effect_high": -0.03}
+
+
+@pytest.fixture
+def printed(tmp_path, capsys):
+    def run(*rows, seed="all", task="macro"):
+        file = tmp_path / "recovery.csv"
+        pd.DataFrame([ROW | row for row in rows] + [CAUSAL]).to_csv(file, index=False)
+        code = print_recovery(file, seed, task)
+        return code, capsys.readouterr()
+
+    return run
+
+
+def line(text, *words):
+    found = [x for x in text.splitlines() if all(w in x for w in words)]
+    assert len(found) == 1, text
+    return found[0]
+
+
+def test_damage_is_printed_once_a_mask_with_interval_and_p(printed):
+    _, (out, _) = printed({}, {"recipe": "3A"})
+    assert "< .001" in line(out, "-0.340 [-0.361, -0.319]")
+    assert out.index("what was lost") < out.index("what came back") < out.index("side effect")
+
+
+def test_every_recipe_says_whether_it_meets_the_criteria(printed):
+    _, (out, _) = printed({}, {"recipe": "3A", "criteria_met": False})
+    assert line(out, "3B", "+0.88 [+0.81, +0.97]", ".021").split()[-1] == "yes"
+    assert line(out, "3A", "+0.88 [+0.81, +0.97]").split()[-1] == "no"
+
+
+def test_rows_that_must_not_be_compared_are_told_with_the_reason(printed):
+    _, (out, _) = printed({"comparable": "false: different dtype, gpu"}, {"recipe": "3A"})
+    told = line(out, "NOT COMPARABLE")
+    assert "different dtype, gpu" in told and "3B under prefill_bidir" in told and "3A" not in told
+    assert "NOT COMPARABLE" not in printed({})[1].out
+
+
+def test_leaks_name_where_they_were(printed):
+    leaky = {"recipe": "3B-leaky", "train_leaks": True}
+    _, (out, _) = printed(leaky, leaky | {"mask": "full_bidir", "eval_leaks": True}, {})
+    assert "train eval" in line(out, "3B-leaky", "full_bidir")
+    assert line(out, "3B-leaky", "prefill_bidir").split()[2] == "train"
+    assert line(out, "3B ", "prefill_bidir", "+0.88").split()[2] == "-"
+    # what was lost concerns the base: no training mask is named there
+    assert "train" not in out[: out.index("what came back")]
+
+
+def test_what_cannot_be_estimated_is_said_in_words(printed):
+    none = dict.fromkeys(("recovered", "recovered_low", "recovered_high"))
+    _, (out, _) = printed(none | {"recovered_status": "not_estimable"})
+    assert "not estimable" in line(out, "3B", "prefill_bidir")
+
+
+def test_unknown_rows_are_refused_with_what_there_is(printed):
+    code, (out, err) = printed({}, seed="99")
+    assert code == 1 and not out and "seeds all" in err and "tasks macro" in err
+
+
+def test_claims_are_printed_with_their_decisions(tmp_path, capsys):
+    file = tmp_path / "claims.csv"
+    file.write_text(
+        "study,claim,regime,rule,rows,value,low,high,p,verdict\n"
+        'micro,beats the source,enrichment,"a, b",K=8,0.8224,0.57,1.0,1e-9,supported\n'
+        "micro,same words,enrichment,all,K=8,1.0,,,,open\n"
+    )
+    assert print_claims(file) == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if "enrichment" in line)
+    assert "0.822" in first and "1e-09" in first and "supported" in first and "a, b" not in first
+    assert "nan" not in second and second.split()[-1] == "open"

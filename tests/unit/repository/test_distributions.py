@@ -1,0 +1,126 @@
+"""Promises of distributions: environment.yml, versions, changelogs, continuous integration."""
+
+import re
+import tomllib
+from datetime import date
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).resolve().parents[3]
+PLUGINS = sorted(file.parent for file in ROOT.glob("packages/*/pyproject.toml"))
+WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+
+def project(folder):
+    return tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+
+
+def released(folder):
+    """{version: date or None} of a changelog in the form of Keep a Changelog."""
+    heads = re.findall(r"^## \[(.+?)\](?: - (\S+))?$", (folder / "CHANGELOG.md").read_text(), re.M)
+    return {version: date.fromisoformat(day) if day else None for version, day in heads}
+
+
+def as_pip_reads(lines, folder):
+    """The requirements that pip parses from these lines of a requirements file."""
+    from pip._internal.network.session import PipSession
+    from pip._internal.req.constructors import install_req_from_parsed_requirement
+    from pip._internal.req.req_file import parse_requirements
+
+    file = folder / "condaenv.requirements.txt"
+    file.write_text("\n".join(lines))
+    parsed = parse_requirements(str(file), session=PipSession())
+    return [install_req_from_parsed_requirement(line) for line in parsed]
+
+
+def test_pip_can_read_every_line_of_environment_yml(tmp_path, monkeypatch):
+    """conda calls pip in the folder of environment.yml, so relative paths start there."""
+    described = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (lines,) = [entry["pip"] for entry in described["dependencies"] if isinstance(entry, dict)]
+    monkeypatch.chdir(ROOT)
+    found = as_pip_reads(lines, tmp_path)
+    assert len(found) == len(lines)
+
+    editable = [Path(one.local_file_path).resolve() for one in found if one.editable]
+    assert editable == [*PLUGINS, ROOT]
+    pinned = {one.req.name: one for one in found if not one.editable}
+    assert {"torch", "snakemake", "transformers"} <= set(pinned)
+    assert all(one.is_pinned for one in pinned.values())
+
+
+@pytest.mark.parametrize("line", ["--no-deps --editable .", "-e ./no/such/folder", "x = 1"])
+def test_pip_refuses_a_line_that_it_cannot_install(line, tmp_path, monkeypatch):
+    from pip._internal.exceptions import PipError
+
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(PipError):
+        as_pip_reads([line], tmp_path)
+
+
+def test_every_dependency_of_the_distributions_is_pinned_or_in_this_repository():
+    """Then `pip install -e .` in a pinned environment installs no other package."""
+    texts = [(ROOT / f"requirements{more}.txt").read_text() for more in ("", "-torch")]
+    pinned = set(re.findall(r"^([\w.-]+)==", "\n".join(texts), re.M))
+    ours = {project(folder)["name"] for folder in PLUGINS}
+    for folder in (ROOT, *PLUGINS):
+        needed = {Requirement(line).name.lower() for line in project(folder)["dependencies"]}
+        assert needed <= pinned | ours, folder
+
+
+def test_versions_agree():
+    version = project(ROOT)["version"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == version
+    assert released(ROOT)[version] == date.fromisoformat(str(cited["date-released"]))
+
+
+@pytest.mark.parametrize("folder", [ROOT, *PLUGINS], ids=lambda folder: folder.name)
+def test_the_changelog_lists_versions_newest_first(folder):
+    versions = released(folder)
+    newest = next(version for version in versions if version != "Unreleased")
+    assert newest == project(folder)["version"]
+    assert list(versions)[0] == "Unreleased" and versions["Unreleased"] is None
+    days = [day for version, day in versions.items() if version != "Unreleased"]
+    assert days == sorted(days, reverse=True)
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_workflows_are_pinned_and_may_only_read(file):
+    workflow = yaml.safe_load(file.read_text())
+    assert workflow[True] and workflow["jobs"]  # YAML 1.1 reads the key `on` as true
+    assert workflow["permissions"] == {"contents": "read"} and workflow["concurrency"]["group"]
+    used = re.findall(r"uses: (.*)", file.read_text())
+    assert used and all(re.fullmatch(r"[\w./-]+@v\d+(\.\d+)*", action) for action in used)
+
+
+def test_tests_run_on_every_supported_version_of_python():
+    assert {file.name for file in WORKFLOWS} == {"build.yml", "test.yml"}
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
+    job = workflow["jobs"]["test"]
+    assert job["strategy"]["matrix"]["python"] == PYTHONS
+    commands = [step.get("run", "") for step in job["steps"]]
+    assert any("make PYTHON=python${{ matrix.python }} lint test" in line for line in commands)
+    for folder in (ROOT, *PLUGINS):
+        supported = SpecifierSet(project(folder)["requires-python"])
+        assert all(python in supported for python in PYTHONS) and "3.10" not in supported
+
+
+def test_every_distribution_is_built():
+    workflow = (ROOT / ".github/workflows/build.yml").read_text()
+    assert "for folder in . packages/*/" in workflow
+
+
+def test_hooks_before_a_commit_use_the_tools_of_the_environment():
+    """So a commit is checked by the versions that `make lint` uses, without a second pin."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    entries = [hook["entry"] for repo in hooks["repos"] for hook in repo["hooks"]]
+    assert all(repo["repo"] == "local" for repo in hooks["repos"])
+    assert all(entry.startswith((".venv/bin/", "make ")) for entry in entries)
+    text = (ROOT / "Makefile").read_text()
+    for tool in ("ruff check", "ruff format", "snakefmt"):
+        assert any(f".venv/bin/{tool}" in entry for entry in entries) and f"/{tool}" in text

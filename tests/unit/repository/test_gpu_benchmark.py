@@ -1,0 +1,83 @@
+"""Promises of `make bench-gpu`, tested with a tiny model on a CPU."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in which the benchmark has run once."""
+    folder = tmp_path_factory.mktemp("bench")
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--toy", "--commit", "abc"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    command += ["--out", str(folder / "toy.json")]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return folder
+
+
+def test_every_section_runs_and_is_in_the_record(folder):
+    record = json.loads((folder / "toy.json").read_text())
+    rates = record["scoring"]["items_per_s"]
+    assert set(rates) == {"ours_causal", "ours_prefill_bidir", "hflm", "seed_loop"}
+    assert all(rate > 0 for rate in rates.values())
+    assert all(0 <= error < 1e-5 for error in record["scoring"]["relative_error"].values())
+    assert all(seconds > 0 for seconds in record["training"]["step16_s"].values())
+    assert record["training"]["tokens_per_s"]["ours"] > 0
+    assert {"model_tflops", "peak_gib"} <= set(record["training"])
+    assert {"name", "driver", "matmul_tflops"} <= set(record["machine"])
+    assert record["libraries"]["torch"] and record["commit"] == "abc"
+    growth = record["sections"]["scoring_growth"]
+    assert [g["times"] for g in growth["work"]] == [1, 2, 4]
+
+
+def test_the_page_is_made_from_the_record_with_or_without_trl(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from gpu_figure import main
+
+    def page_of(record: Path) -> str:
+        shutil.copy(ROOT / "docs/performance.md", tmp_path)
+        monkeypatch.setattr(sys, "argv", ["gpu_figure.py", str(record), "--docs", str(tmp_path)])
+        main()
+        return (tmp_path / "performance.md").read_text()
+
+    measured = ROOT / "benchmarks/results/h100.json"
+    page = page_of(measured)
+    assert page == (ROOT / "docs/performance.md").read_text()
+    record = json.loads(measured.read_text())
+    record["training"]["tokens_per_s"]["trl"] = None
+    (tmp_path / "without.json").write_text(json.dumps(record))
+    lines = page_of(tmp_path / "without.json").splitlines()
+    assert lines == [line for line in page.splitlines() if "TRL, packed" not in line]
+
+
+def test_the_fast_step_equals_the_plain_step(folder):
+    check = json.loads((folder / "toy.json").read_text())["sections"]["training_check"]
+    assert check["loss"]["fast"] == pytest.approx(check["loss"]["float32"], rel=1e-5)
+    assert check["gradient_error"]["fast"] < 1e-4
+
+
+def test_finished_sections_are_kept_for_the_same_machine_driver_and_commit(
+    folder, monkeypatch, capsys
+):
+    kept = folder / "toy.sections.json"
+    before = json.loads(kept.read_text())
+    del before["sections"]["machine"]
+    kept.write_text(json.dumps(before))
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from gpu import main
+
+    same = ["--toy", "--commit", "abc", "--out", str(folder / "toy.json")]
+    assert main(same) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if "section_seconds" in line] == ["machine"]
+    assert main([*same, "--commit", "other", "--seconds", "-1"]) == 1
+    assert json.loads((folder / "toy.json").read_text())["sections"] == {}
