@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 from filelock import FileLock
@@ -19,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # `make test-study` makes the study with all of its seeds, `make test` with the first one.
 SEEDS = ["31", "32", "33"] if os.environ.get("ABLATION_STUDY") == "whole" else ["31"]
 START = str(Path(__file__).with_name("start"))  # see there
+PRELOADED = "ABLATION_TESTS_PRELOADED"  # where start/sitecustomize.py finds the socket
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 def copy_of_the_repository(folder: Path) -> Path:
@@ -39,6 +43,18 @@ def copy_of_the_repository(folder: Path) -> Path:
     return folder
 
 
+@cache
+def preloaded_server() -> str:
+    """The socket of the server of `tests/preloaded.py`, which ends with this process."""
+    path = str(Path(mkdtemp()) / "server")
+    command = [sys.executable, str(ROOT / "tests/preloaded.py"), path]
+    environment = os.environ | OFFLINE | {"PYTHONPATH": START}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    server = subprocess.Popen(command, env=environment, **pipes, text=True)
+    assert server.stdout.readline() == "ready\n"
+    return path
+
+
 def spent() -> float:
     """Processor seconds of all processes that were started here and have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -47,14 +63,19 @@ def spent() -> float:
 
 @dataclass
 class Checkout:
-    """A copy of the repository in which Snakemake runs as a user would run it."""
+    """A copy of the repository in which Snakemake runs as a user would run it.
+
+    preloaded: jobs run in forks of a process that has imported torch.
+    """
 
     folder: Path
     seconds: float = 0.0  # of processor, of what `make` or `run` last started
+    preloaded: bool = False  # not counted in `seconds`
 
     def _environment(self, path: str) -> dict[str, str]:
         search = os.pathsep.join(filter(None, [path, str(self.folder / "src"), START]))
-        return os.environ | {"PYTHONPATH": search, "HF_HUB_OFFLINE": "1"}
+        server = {PRELOADED: preloaded_server()} if self.preloaded else {}
+        return os.environ | OFFLINE | {"PYTHONPATH": search} | server
 
     def _call(self, command: list[str], path: str):
         environment = self._environment(path)
@@ -163,6 +184,6 @@ def micro(tmp_path_factory) -> Checkout:
     said = json.loads((made / "said.json").read_text())
     assert said["returncode"] == 0, said["stdout"] + said["stderr"]
     folder = tmp_path_factory.mktemp("micro") / "study"
-    checkout = Checkout(shutil.copytree(made / "study", folder, symlinks=True))
+    checkout = Checkout(shutil.copytree(made / "study", folder, symlinks=True), preloaded=True)
     checkout.said = said
     return checkout

@@ -58,7 +58,9 @@ class Study:
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
     """Each made after the other, in one clone."""
-    checkout = Checkout(copy_of_the_repository(tmp_path_factory.mktemp("models") / "clone"))
+    checkout = Checkout(
+        copy_of_the_repository(tmp_path_factory.mktemp("models") / "clone"), preloaded=True
+    )
     return {name: Study(checkout, name) for name in KINDS}
 
 

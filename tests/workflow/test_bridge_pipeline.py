@@ -44,7 +44,7 @@ def written(checkout, **over):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    checkout = Checkout(copy_of_the_repository(tmp_path_factory.mktemp("tiny")))
+    checkout = Checkout(copy_of_the_repository(tmp_path_factory.mktemp("tiny")), preloaded=True)
     written(checkout)
     checkout.run(*OPTIONS)
     return checkout

@@ -27,7 +27,7 @@ def store(micro, tmp_path_factory):
 @pytest.fixture
 def clone(store, tmp_path):
     """A fresh clone into which the study was pulled."""
-    made = Checkout(copy_of_the_repository(tmp_path / "clone"))
+    made = Checkout(copy_of_the_repository(tmp_path / "clone"), preloaded=True)
     shorten_stage_5(made.folder)
     if len(SEEDS) == 1:
         one_seed(made.folder)

@@ -195,7 +195,7 @@ def test_a_key_that_only_tables_use(micro):
 
 def clone_with_results(micro, folder):
     """A fresh clone (every file is new) into which results and their metadata were copied."""
-    clone = Checkout(copy_of_the_repository(folder))
+    clone = Checkout(copy_of_the_repository(folder), preloaded=True)
     shorten_stage_5(clone.folder)
     if len(SEEDS) == 1:
         one_seed(clone.folder)

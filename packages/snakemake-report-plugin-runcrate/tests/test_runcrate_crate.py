@@ -21,6 +21,7 @@ from snakemake_report_plugin_runcrate.hooks import (
     Workflow,
 )
 from snakemake_report_plugin_runcrate.runs import Recorded
+from snakemake_report_plugin_runcrate.testing import figures, references
 from snakemake_report_plugin_runcrate.write import common_folder, flat, write_crate
 
 COMPLETED, FAILED = (f"http://schema.org/{s}ActionStatus" for s in ("Completed", "Failed"))
@@ -123,18 +124,6 @@ def written(recorded, folder=None, agent=None):
     """{@id: entity} of the crate."""
     path = write_crate(recorded, folder, agent)
     return {entity["@id"]: entity for entity in json.loads(path.read_text())["@graph"]}
-
-
-def references(value):
-    if isinstance(value, dict):
-        return {value["@id"]} if "@id" in value else set().union(*map(references, value.values()))
-    return set().union(*map(references, value)) if isinstance(value, list) else set()
-
-
-def figures(entities, action):
-    """{figure: (value, unit)} of an action's resource usage."""
-    used = [entities[name] for name in sorted(references(action["resourceUsage"]))]
-    return {e["propertyID"]: (e["value"], e["unitCode"].rpartition("/")[2]) for e in used}
 
 
 # ---- validity ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from snakemake_report_plugin_runcrate.hooks import Job, StaleResult, Workflow
 from snakemake_report_plugin_runcrate.runs import WORKFLOW_COPY as COPY_OF_THE_CRATE
 from snakemake_report_plugin_runcrate.runs import Recorded
+from snakemake_report_plugin_runcrate.testing import figures, references
 from snakemake_report_plugin_runcrate.write import write_crate
 
 from ablation.config.load import load_study
@@ -116,18 +117,6 @@ def written(jobs, variables=None, ledger="ledger.jsonl"):
     )
     path = write_crate(Recorded("repository", workflow, jobs, {"Snakefile": "Snakefile"}), None)
     return {entity["@id"]: entity for entity in json.loads(path.read_text())["@graph"]}
-
-
-def references(value):
-    if isinstance(value, dict):
-        return {value["@id"]} if "@id" in value else set().union(*map(references, value.values()))
-    return set().union(*map(references, value)) if isinstance(value, list) else set()
-
-
-def figures(entities, action):
-    """{figure: (value, unit)} of an action's resource usage."""
-    used = [entities[name] for name in sorted(references(action["resourceUsage"]))]
-    return {e["propertyID"]: (e["value"], e["unitCode"].rpartition("/")[2]) for e in used}
 
 
 # ---- validity ------------------------------------------------------------------------------------

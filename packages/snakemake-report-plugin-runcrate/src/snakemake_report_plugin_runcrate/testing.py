@@ -1,10 +1,14 @@
-"""A pytest fixture that validates crates without a network; needs the extra `test`."""
+"""For tests of crates: a fixture that validates without a network, and readers of entities.
+
+The fixture needs the extra `test`.
+"""
 
 import io
 import socket
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,3 +70,18 @@ def crate_findings(
         return [(i.check.identifier, i.violatingEntity, i.message) for i in result.get_issues()]
 
     return findings
+
+
+def references(value: object) -> set[str]:
+    """The @id of every entity that a value refers to."""
+    if isinstance(value, dict):
+        return {value["@id"]} if "@id" in value else set().union(*map(references, value.values()))
+    return set().union(*map(references, value)) if isinstance(value, list) else set()
+
+
+def figures(
+    entities: dict[str, dict[str, Any]], action: dict[str, Any]
+) -> dict[str, tuple[Any, str]]:
+    """{figure: (value, unit)} of an action's resource usage."""
+    used = [entities[name] for name in sorted(references(action["resourceUsage"]))]
+    return {e["propertyID"]: (e["value"], e["unitCode"].rpartition("/")[2]) for e in used}
