@@ -2,8 +2,8 @@
 
 A job of a small study imports torch, transformers and what stands on them for 5 seconds and then
 works for one. `start/sitecustomize.py` lets the Python that Snakemake starts for a script hand the
-script to this server. The fork imports `ablation` afresh, from the checkout of its job. The micro
-study (`make demo`) does without it, as a user's study does.
+script to this server. The fork imports `ablation` afresh, from the checkout of its job. `make
+test-study` does without it, as do the rehearsal and the study of a hub's model.
 """
 
 import gc

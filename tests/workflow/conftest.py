@@ -161,7 +161,7 @@ def one_seed(folder: Path) -> None:
 
 
 def _make_micro(folder: Path) -> None:
-    checkout = Checkout(copy_of_the_repository(folder / "study"))
+    checkout = Checkout(copy_of_the_repository(folder / "study"), preloaded=len(SEEDS) == 1)
     shorten_stage_5(checkout.folder)
     if len(SEEDS) == 1:
         one_seed(checkout.folder)

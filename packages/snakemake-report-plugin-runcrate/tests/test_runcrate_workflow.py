@@ -50,11 +50,8 @@ def no_other_plugin(monkeypatch):
     monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
 
 
-@pytest.fixture(scope="module", params=["with a config", "without a config"])
-def finished_once(request, tmp_path_factory):
-    """A workflow of three rules that has run."""
-    home = tmp_path_factory.mktemp("workflow") / "study"
-    configured = request.param == "with a config"
+def finished_workflow(home, configured):
+    """A workflow of three rules that has run, with a file of configuration or without one."""
     head = 'configfile: "config.yaml"\n' if configured else ""
     files = {
         "workflow/Snakefile": head + SNAKEFILE,
@@ -70,6 +67,11 @@ def finished_once(request, tmp_path_factory):
         (home / name).write_text(text)
     snakemake(home, "--cores", "1")
     return home
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory):
+    return finished_workflow(tmp_path_factory.mktemp("workflow") / "study", configured=True)
 
 
 @pytest.fixture
@@ -94,7 +96,12 @@ def ids(value):
     return {found["@id"] for found in (value if isinstance(value, list) else [value])}
 
 
-def test_any_workflow_becomes_a_valid_crate(folder, crate_findings):
+@pytest.mark.parametrize("configured", [True, False])
+def test_any_workflow_becomes_a_valid_crate(request, tmp_path, configured, crate_findings):
+    if configured:
+        folder = request.getfixturevalue("folder")
+    else:
+        folder = finished_workflow(tmp_path / "study", configured)
     snakemake(folder, "--reporter", "runcrate")
     crate = folder / "results"
     first = (crate / "ro-crate-metadata.json").read_bytes()
@@ -104,7 +111,6 @@ def test_any_workflow_becomes_a_valid_crate(folder, crate_findings):
     runs = [name for name in entities if name.startswith("#run/")]
     assert runs == ["#run/split", "#run/count/kind=words", "#run/summary"]
     assert all("startTime" in entities[name] for name in runs)
-    configured = (folder / "config.yaml").exists()
     assert ("#value/layers.first" in entities) == configured
     main = entities["_workflow/workflow/Snakefile"]
     assert ids(main["output"]) == {"#output/summary.txt", "#output/parts/"}
@@ -138,8 +144,7 @@ def test_a_workflow_that_is_elsewhere_is_copied(folder, tmp_path_factory, crate_
     place = tmp_path_factory.mktemp("place")
     (place / "data").mkdir()
     os.link(folder / "data/text.txt", place / "data/text.txt")
-    if (folder / "config.yaml").exists():
-        os.link(folder / "config.yaml", place / "config.yaml")
+    os.link(folder / "config.yaml", place / "config.yaml")
     snakefile = ("--snakefile", str(folder / "workflow/Snakefile"))
     snakemake(place, *snakefile, "--cores", "1")
     snakemake(place, *snakefile, "--reporter", "runcrate")

@@ -30,7 +30,7 @@ from .driver.runs import PLACE, Run, reap
 from .driver.watch import limits_of
 from .driver.work import Pace
 from .hooks import Hooks, RentalRequest, RentedJob, Workflow
-from .machine.transport import Keyring, Transport, manifest
+from .machine.transport import Keyring, Transport, check_programs, manifest
 from .market import find_market, take_secrets
 from .market.protocol import Market, Requirements
 from .market.selection import PricedOffer, hourly, rank, requirements_of
@@ -144,6 +144,7 @@ class Executor(RemoteExecutor):
     def _open_pool(self) -> Pool:
         """The pool, made for the first job that needs a machine: before it no key is needed."""
         if self.pool is None:
+            check_programs()
             files = [Path(file) for file in self.workflow.overwrite_configfiles]
             hooks = Hooks(Workflow(self.workdir, self.workflow.config, files))
             market = find_market(self.settings.market).connect(

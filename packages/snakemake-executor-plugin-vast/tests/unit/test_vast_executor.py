@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import threading
 from types import SimpleNamespace
@@ -124,7 +125,28 @@ def test_what_changed_is_sent_again(tmp_path):
     assert work.file_signature(str(tmp_path / "none")) is None
 
 
-def test_what_is_wrong_here_is_found_before_anything_is_rented(tmp_path):
+def programs(folder, *names):
+    """A folder with programs that do nothing, or those of this computer, for PATH."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(shutil.which(name) or shutil.which("true"))
+    return str(folder)
+
+
+@pytest.mark.parametrize("missing", ["ssh", "ssh-keygen", "rsync"])
+def test_a_missing_program_is_named_before_anything_is_asked_or_rented(
+    tmp_path, monkeypatch, missing
+):
+    there = {"ssh", "ssh-keygen", "rsync"} - {missing}
+    monkeypatch.setenv("PATH", programs(tmp_path / "bin", *there))
+    executor = object.__new__(plugin.Executor)
+    executor.pool = None
+    with pytest.raises(transport.Failed, match=f"lacks {missing}, .*apt-get install"):
+        executor._open_pool()
+
+
+def test_what_is_wrong_here_is_found_before_anything_is_rented(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", programs(tmp_path / "bin", "ssh", "ssh-keygen", "rsync"))
     keys = transport.Keyring(tmp_path / "a folder with spaces")
     way = transport.Transport(keys, "name", ("localhost", 22))
     way.check()

@@ -40,6 +40,16 @@ class Damaged(Exception):
     """A transferred file differs from the one on the machine."""
 
 
+def check_programs() -> None:
+    """Check that the programs that this module starts are installed here. Raises Failed."""
+    missing = [name for name in ("ssh", "ssh-keygen", "rsync") if shutil.which(name) is None]
+    if missing:
+        raise Failed(
+            f"this computer lacks {' and '.join(missing)}, which connect it to rented machines; "
+            "no machine was rented. Install them (Debian: apt-get install openssh-client rsync)"
+        )
+
+
 class Keyring:
     """The ssh key of one run, with its known hosts and the sockets of shared connections."""
 
