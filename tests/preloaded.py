@@ -1,9 +1,10 @@
-"""A server that runs scripts of jobs in forks of a process that has imported torch.
+"""A server that runs jobs and ranks in forks of a process that has imported torch.
 
 A job of a small study imports torch, transformers and what stands on them for 5 seconds and then
-works for one. `start/sitecustomize.py` lets the Python that Snakemake starts for a script hand the
-script to this server. The fork imports `ablation` afresh, from the checkout of its job. `make
-test-study` does without it, as do the rehearsal and the study of a hub's model.
+works for one, and so does a rank of a small training. `start/sitecustomize.py` lets the Python that
+is started for it hand its command to this server. The fork imports `ablation` afresh, from the
+checkout of its job. `make test-study` does without it, as do the rehearsal and the study of a hub's
+model.
 """
 
 import gc
@@ -13,15 +14,41 @@ import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import traceback
+from functools import cache
+from pathlib import Path
 
+VARIABLE = "ABLATION_TESTS_PRELOADED"  # where sitecustomize.py finds the socket
+START = str(Path(__file__).with_name("start"))  # for PYTHONPATH: the folder of sitecustomize.py
+EXIT = os._exit
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 IMPORTED = """
 accelerate datasets lm_eval.api.task lm_eval.tasks pandas pyarrow.parquet sklearn.linear_model
 torch.distributed.fsdp torch.nn.attention.flex_attention transformers.trainer
 transformers.integrations.finegrained_fp8 transformers.loss.loss_utils
 """.split()
+
+
+@cache
+def server() -> str:
+    """The socket of a server, which ends with this process."""
+    path = str(Path(tempfile.mkdtemp()) / "server")
+    started = subprocess.Popen(
+        [sys.executable, __file__, path],
+        env=os.environ | OFFLINE | {"PYTHONPATH": START},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdout.readline() == "ready\n"
+    return path
+
+
+# ---- in the server -------------------------------------------------------------------------------
 
 
 def serve(path: str) -> None:
@@ -41,7 +68,7 @@ def serve(path: str) -> None:
             client, _ = server.accept()
             if os.fork() == 0:
                 server.close()
-                os._exit(_answer(client))
+                EXIT(_answer(client))
             client.close()
 
 
@@ -51,7 +78,8 @@ def _end_with_stdin() -> None:
 
 
 def _answer(client: socket.socket) -> int:
-    """Run the script that the client sends, with its streams, and send the exit code."""
+    """Run the command that the client sends, with its streams, and send the exit code."""
+    os.setsid()  # a rank ends with its group of processes
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     job, streams, _, _ = socket.recv_fds(client, 1 << 20, 3)
     for number, stream in enumerate(streams):
@@ -66,19 +94,29 @@ def _answer(client: socket.socket) -> int:
 
 
 def _end_with_client(client: socket.socket) -> None:
-    """Snakemake kills the process that it started; the fork ends with it."""
+    """End when the process that was started for the command is killed."""
     if not client.recv(1):
-        os._exit(1)
+        EXIT(1)
 
 
-def _run(script: str, folder: str, environment: dict[str, str]) -> int:
+def _run(words: list[str], folder: str, environment: dict[str, str]) -> int:
+    """Run `[SCRIPT, ...]` or `["-m", MODULE, ...]`."""
     os.chdir(folder)
     os.environ.clear()
     os.environ |= environment
-    sys.argv = [script]
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    if threads := environment.get(
+        "OMP_NUM_THREADS"
+    ):  # torch read the server's when it was imported
+        sys.modules["torch"].set_num_threads(int(threads))
     try:
-        runpy.run_path(script, run_name="__main__")
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            os._exit = sys.exit  # a rank's last call; its code must still be sent
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:

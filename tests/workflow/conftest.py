@@ -8,21 +8,17 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 from filelock import FileLock
 
+from tests import preloaded
 from tests.dry_run import dry_run
 
 ROOT = Path(__file__).resolve().parents[2]
 # `make test-study` makes the study with all of its seeds, `make test` with the first one.
 SEEDS = ["31", "32", "33"] if os.environ.get("ABLATION_STUDY") == "whole" else ["31"]
-START = str(Path(__file__).with_name("start"))  # see there
-PRELOADED = "ABLATION_TESTS_PRELOADED"  # where start/sitecustomize.py finds the socket
-OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 def copy_of_the_repository(folder: Path) -> Path:
@@ -43,18 +39,6 @@ def copy_of_the_repository(folder: Path) -> Path:
     return folder
 
 
-@cache
-def preloaded_server() -> str:
-    """The socket of the server of `tests/preloaded.py`, which ends with this process."""
-    path = str(Path(mkdtemp()) / "server")
-    command = [sys.executable, str(ROOT / "tests/preloaded.py"), path]
-    environment = os.environ | OFFLINE | {"PYTHONPATH": START}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    server = subprocess.Popen(command, env=environment, **pipes, text=True)
-    assert server.stdout.readline() == "ready\n"
-    return path
-
-
 def spent() -> float:
     """Processor seconds of all processes that were started here and have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -73,9 +57,9 @@ class Checkout:
     preloaded: bool = False  # not counted in `seconds`
 
     def _environment(self, path: str) -> dict[str, str]:
-        search = os.pathsep.join(filter(None, [path, str(self.folder / "src"), START]))
-        server = {PRELOADED: preloaded_server()} if self.preloaded else {}
-        return os.environ | OFFLINE | {"PYTHONPATH": search} | server
+        search = filter(None, [path, str(self.folder / "src"), preloaded.START])
+        server = {preloaded.VARIABLE: preloaded.server()} if self.preloaded else {}
+        return os.environ | preloaded.OFFLINE | {"PYTHONPATH": os.pathsep.join(search)} | server
 
     def _call(self, command: list[str], path: str):
         environment = self._environment(path)

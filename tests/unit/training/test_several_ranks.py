@@ -22,6 +22,7 @@ from ablation.training.callbacks import Watch
 from ablation.training.checkpoints import MARKER
 from ablation.training.finetune import finetune
 from ablation.training.sharded_adafactor import ShardedAdafactor
+from tests import preloaded
 from tests.support.rank_jobs import fail_alone
 from tests.support.small_training import HARDWARE, recipe, write_records
 from tests.support.tiny import tiny_model, tiny_tokenizer
@@ -77,7 +78,16 @@ def have_little_memory():
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory):
+def forked_ranks():
+    """Ranks are forks of a process that has imported torch, which saves half of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(preloaded.VARIABLE, preloaded.server())
+        patch.syspath_prepend(preloaded.START)
+        yield
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory, forked_ranks):
     """A training on so many ranks, of four examples at a time together."""
     torch.set_num_threads(1)
     home = tmp_path_factory.mktemp("ranks")

@@ -1,0 +1,34 @@
+"""Python reads this as it starts, in the processes of a study's tests.
+
+They collect garbage seldom: a fifth of importing torch and transformers is the collector's walks
+through what was just imported. Scripts of Snakemake's jobs and ranks of trainings run in forks of a
+server that has imported torch (`tests/preloaded.py`), if one is named in the environment.
+"""
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+
+gc.set_threshold(100_000, 20, 100)
+
+
+def run_by_server(path: str, words: list[str]) -> int:
+    """Let the server at the socket `path` run the command, and return its exit code."""
+    job = {"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(path)
+        socket.send_fds(server, [json.dumps(job).encode()], [0, 1, 2])
+        code = server.recv(1)
+    if not code:  # the fork was killed
+        os.kill(os.getpid(), signal.SIGKILL)
+    return code[0]
+
+
+server, words = os.environ.get("ABLATION_TESTS_PRELOADED"), sys.orig_argv[1:]
+is_job = bool(words) and "/.snakemake/scripts/" in words[0]
+is_rank = words[:2] == ["-m", "ablation.training.launch"]
+if server and (is_job or is_rank):
+    os._exit(run_by_server(server, words))
