@@ -94,9 +94,9 @@ def _answer(client: socket.socket) -> int:
 
 
 def _end_with_client(client: socket.socket) -> None:
-    """End when the process that was started for the command is killed."""
+    """End, with all processes, when the process that was started for the command has ended."""
     if not client.recv(1):
-        EXIT(1)
+        os.killpg(0, signal.SIGKILL)
 
 
 def _run(words: list[str], folder: str, environment: dict[str, str]) -> int:
@@ -105,10 +105,8 @@ def _run(words: list[str], folder: str, environment: dict[str, str]) -> int:
     os.environ.clear()
     os.environ |= environment
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
-    if threads := environment.get(
-        "OMP_NUM_THREADS"
-    ):  # torch read the server's when it was imported
-        sys.modules["torch"].set_num_threads(int(threads))
+    if "OMP_NUM_THREADS" in environment:  # torch has read that of the server
+        sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
     try:
         if words[0] == "-m":
             sys.argv = words[1:]
