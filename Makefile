@@ -56,7 +56,7 @@ test-faults: $(VENV)/.ready-dev  # test the vast executor with every fault of a 
 test-slurm: $(VENV)/.ready-dev  # test on a real SLURM cluster of one node (as root; installs SLURM with apt-get)
 	ABLATION_SLURM=install $(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py
 
-test-plugins: $(VENV)/.ready-dev  # test each plugin in an empty environment (needs a package registry)
+test-plugins: $(VENV)/.ready-dev  # test each plugin without ablation and with Snakemake's own tests (needs a package registry)
 	$(BIN)/python -m pytest -m e2e packages/snakemake-logger-plugin-live \
 	  packages/snakemake-report-plugin-runcrate $(VAST)/tests/e2e/test_kit.py $(VAST)/tests/e2e/test_foreign.py
 
@@ -99,7 +99,7 @@ coverage: $(VENV)/.ready  # measure the coverage of the intervals and write it t
 
 # `sys_platform == 'none'` excludes torch and its CUDA packages, so CPU and CUDA machines share one
 # lock file. roc-validator requires an older rich only for the colours of its command line, and
-# botocore an older python-dateutil whose functions have not changed (tests/e2e/test_bucket.py).
+# botocore an older python-dateutil whose functions have not changed (packages/snakemake-executor-plugin-vast/tests/e2e/test_state_bucket.py).
 lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv)
 	echo "torch ; sys_platform == 'none'" > $(VENV)/no-torch.txt
 	uv pip compile --quiet requirements.in --override $(VENV)/no-torch.txt --no-emit-package torch \

@@ -9,6 +9,7 @@ from snakemake.logging import logger
 
 from ablation.vocabulary.catalogue import FIGURES, FINDINGS, FIRST, RECORD_PAGES, TABLES
 from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
+from ablation.vocabulary.recipes import stage_of
 from ablation.workflow.load import start
 
 LOADED = start(

@@ -28,7 +28,7 @@ rule stage3_finetune:
     resources:
         **STUDY.hardware.resources(),
     params:
-        fingerprint=lambda w: FINGERPRINTS.text(PATHS.stage(w.recipe), w.recipe, w.seed),
+        fingerprint=lambda w: FINGERPRINTS.text(stage_of(w.recipe), w.recipe, w.seed),
         state=lambda w: FINGERPRINTS.training_state(w.recipe, w.seed),
     message:
         "Stage 3: finetuning {wildcards.recipe}, seed {wildcards.seed}"

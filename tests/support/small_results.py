@@ -130,9 +130,9 @@ def _scored(folder, stage, upstream, mask, rate, **facts):
                 )
     Path(f"{HOME}/{folder}").mkdir(parents=True)
     pd.DataFrame(rows).to_parquet(f"{HOME}/{folder}/samples.parquet", index=False)
-    write_json(f"{HOME}/{folder}/metrics.json", {"mask": mask})
+    write_json(f"{HOME}/{folder}/evaluation.json", {"mask": mask, "lm_eval": {}})
     facts |= {"mask": mask, "eval_leaks": mask in LEAKING_MASKS}
-    outputs = [f"{folder}/samples.parquet", f"{folder}/metrics.json"]
+    outputs = [f"{folder}/samples.parquet", f"{folder}/evaluation.json"]
     circumstances = {"device": "cpu", "dtype": "float32"}
     path = f"{folder}/manifest.json"
     manifest(path, stage, {}, outputs, upstream, circumstances=circumstances, **facts)

@@ -5,6 +5,7 @@ Every number in a table is recomputed from these rows; no table reads metrics.js
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 from ablation.analysis.metrics import (
     Correct,
     accuracies,
+    check_against_lm_eval,
     correct_by_metric,
     known_metric,
     truncated_items,
@@ -47,11 +49,16 @@ class Condition:
 def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
     """The conditions of {path of manifest.json: its content}, in the order of their paths.
 
-    Each manifest must have its samples.parquet in the same folder.
+    Each manifest must have its samples.parquet and evaluation.json in the same folder. Raises
+    MetricsDisagree: rows that lm_eval judges otherwise reach no table.
     """
     conditions = []
     for path, manifest in sorted(manifests.items()):
-        samples = pd.read_parquet(Path(path).parent / "samples.parquet")
+        home = Path(path).parent
+        samples = pd.read_parquet(home / "samples.parquet")
+        correct, truncated = correct_by_metric(samples), truncated_items(samples)
+        facts = json.loads((home / "evaluation.json").read_text("utf-8"))
+        check_against_lm_eval(accuracies(correct, truncated), facts)
         conditions.append(
             Condition(
                 stage=manifest["fingerprint"]["stage"],
@@ -62,8 +69,8 @@ def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
                 eval_leaks=manifest["eval_leaks"],
                 circumstances=manifest["circumstances"],
                 manifest=sha256_file(path),
-                correct=correct_by_metric(samples),
-                truncated=truncated_items(samples),
+                correct=correct,
+                truncated=truncated,
             )
         )
     return conditions

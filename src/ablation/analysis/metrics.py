@@ -81,13 +81,13 @@ class MetricsDisagree(AssertionError):
     """Accuracies recomputed from sample rows differ from those of lm_eval."""
 
 
-def study_metrics(samples: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of metrics.json: `facts` (evaluation.json) with the accuracies of every task.
+def check_against_lm_eval(
+    found: Mapping[str, Mapping[str, float | int]], facts: Mapping[str, Any]
+) -> None:
+    """Compare `accuracies` with those that lm_eval computed, which `facts` (evaluation.json) holds.
 
-    Raises MetricsDisagree if the sample rows give other accuracies than lm_eval, for the metrics
-    that lm_eval computes too.
+    Raises MetricsDisagree for a metric that both compute and that differs.
     """
-    found = metrics_from_samples(samples)
     for task, theirs in facts["lm_eval"].items():
         for metric in (m.name for m in METRIC.values() if m.by_lm_eval and m.name in theirs):
             if task in found and abs(found[task][metric] - theirs[metric]) > 1e-9:
@@ -96,4 +96,13 @@ def study_metrics(samples: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, 
                     f"{theirs[metric]:.6f} from lm_eval. The rows do not describe what was scored: "
                     "the gold choices, their order or their lengths differ. This is a bug."
                 )
+
+
+def study_metrics(samples: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of metrics.json: `facts` (evaluation.json) with the accuracies of every task.
+
+    Raises MetricsDisagree.
+    """
+    found = metrics_from_samples(samples)
+    check_against_lm_eval(found, facts)
     return {key: value for key, value in facts.items() if key != "lm_eval"} | {"tasks": found}

@@ -36,8 +36,8 @@ COPIED = (  # what the results were made with, and what explains them
 class StudyRecords:
     """The `Hook` of this repository's workflow, which holds a `Study` in its variable STUDY.
 
-    Everything of the study is imported in the methods: the hook is also asked about workflows
-    that have nothing to do with it.
+    Everything of the study is imported in the methods: Snakemake also calls the hook for
+    workflows that have nothing to do with it.
     """
 
     def __init__(self) -> None:

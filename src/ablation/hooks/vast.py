@@ -15,14 +15,14 @@ from snakemake_executor_plugin_vast.hooks import (
     Workflow,
 )
 from snakemake_executor_plugin_vast.market.protocol import MarketError
+from snakemake_executor_plugin_vast.terminal import at_a_terminal, live_display_paused
 
 from ablation.config.load import load_study
 from ablation.config.merging import ConfigError
 from ablation.config.study import Study
-from ablation.console.terminal import live_display_paused
 from ablation.planning import estimate
 from ablation.planning.dry_run import Job, plan_jobs
-from ablation.planning.estimate import Offer, Overheads, Plan, allow_spending, at_a_terminal
+from ablation.planning.estimate import Offer, Overheads, Plan, allow_spending
 from ablation.planning.prices import Market
 from ablation.planning.print_plan import print_plan
 from ablation.provenance.run_records import ATTEMPT, GIT_STATE, git_state
@@ -31,7 +31,7 @@ PRICES = Path("resources/planning/offers.json")
 
 
 class StudyHook(Hook):
-    """Knows the workflows whose configuration is a study of this project."""
+    """Plans and asks for workflows whose configuration is a study of this project."""
 
     def __init__(self) -> None:
         self._studies: dict[Path, Study | None] = {}

@@ -11,7 +11,6 @@ If start-up is the only overhead, this is the formula of the published planner (
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -277,11 +276,6 @@ class NotAllowed(RuntimeError):
     """No machine may be rented; the message says why and what to do."""
 
 
-def at_a_terminal() -> Callable[[str], str] | None:
-    """A function that asks the user at the terminal; None if there is no terminal."""
-    return input if sys.stdin.isatty() and sys.stderr.isatty() else None
-
-
 def allow_spending(
     dollars: float,
     *,
@@ -292,7 +286,7 @@ def allow_spending(
     """Raise NotAllowed unless about `dollars` may be spent.
 
     An estimate above `budget` is never allowed. Otherwise it is allowed by `yes`; without `yes`, by
-    the answer to `ask` (see `at_a_terminal`); and without `ask`, by a budget.
+    the answer to `ask`, a function like `input`; and without `ask`, by a budget.
     """
     if budget is not None and dollars > budget:
         raise NotAllowed(

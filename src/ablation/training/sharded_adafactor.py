@@ -17,7 +17,11 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ablation.training.fsdp import local_part
-from ablation.training.stochastic_adafactor import DECAY_RATE, SQUARE_EPS
+
+# The constants of transformers' Adafactor. They are not imported from `stochastic_adafactor`,
+# which the code hash of a training with this optimizer leaves out.
+SQUARE_EPS = 1e-30  # added to squared gradients
+DECAY_RATE = -0.8  # the squares of step t enter the averages with weight t^-0.8
 
 
 class ShardedAdafactor(Optimizer):

@@ -19,7 +19,7 @@ SCORING = (*MODEL, "datasets", "lm_eval", "pandas", "pyarrow")
 TRAINING = (*MODEL, "accelerate")
 TABLES = ("numpy", "pandas", "scipy")
 SAMPLE_ROWS = (*TABLES, "pyarrow")
-METRICS = ("numpy", "pandas", "pyarrow")
+METRICS_PACKAGES = ("numpy", "pandas", "pyarrow")
 FIGURES = ("altair", "pandas", "vl-convert-python")
 
 
@@ -68,10 +68,10 @@ _TABLE = [
     Stage("stage4_posteval", "stage4", "scoring", "evaluate", SCORING, masks=MASKS),
     Stage("stage5_longrun", "stage5", "training", "finetune", TRAINING),
     Stage("stage5_posteval", "stage5", "scoring", "evaluate", SCORING, masks=MASKS),
-    Stage("stage1_metrics", "stage1", "table", "metrics", METRICS),
-    Stage("stage2_metrics", "stage2", "table", "metrics", METRICS),
-    Stage("stage4_metrics", "stage4", "table", "metrics", METRICS),
-    Stage("stage5_metrics", "stage5", "table", "metrics", METRICS),
+    Stage("stage1_metrics", "stage1", "table", "metrics", METRICS_PACKAGES),
+    Stage("stage2_metrics", "stage2", "table", "metrics", METRICS_PACKAGES),
+    Stage("stage4_metrics", "stage4", "table", "metrics", METRICS_PACKAGES),
+    Stage("stage5_metrics", "stage5", "table", "metrics", METRICS_PACKAGES),
     Stage("recovery", "recovery", "table", "recovery", SAMPLE_ROWS),
     Stage("bag_of_words", "recovery", "table", "bag_of_words", TABLES),
     Stage("published", "recovery", "table", "published", TABLES),

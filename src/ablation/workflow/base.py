@@ -1,18 +1,38 @@
-"""Remembers what a fingerprint was, since many rules and jobs ask for the same ones."""
+"""Makes each fingerprint once, since many rules and jobs need the same ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ablation.provenance.files import canonical_json
 from ablation.provenance.fingerprints import make_fingerprint
+from ablation.vocabulary.catalogue import Catalogue
 from ablation.vocabulary.stages import STAGES, script_of
 
 Fingerprint = dict[str, Any]
 Upstream = Mapping[str, Mapping]  # {path of a manifest: the fingerprint that it must carry}
-Slice = tuple[Mapping, Upstream]  # the configuration that a stage sees, and what it stands on
+Slice = tuple[Mapping, Upstream]  # the configuration that a stage sees, and its inputs
+
+
+class TablePaths:
+    """The places of tables; a subclass has the folder of its results.
+
+    results: the folder of a study's tables.
+    prefix: the part of the names of stages that the names of manifests lack.
+    """
+
+    results: str
+    prefix = ""
+
+    def table(self, name: str) -> str:
+        """The CSV file of a table."""
+        return f"{self.results}/{name}.csv"
+
+    def manifest_of(self, stage: str) -> str:
+        """The manifest of a stage that makes tables."""
+        return f"{self.results}/{stage.removeprefix(self.prefix)}.manifest.json"
 
 
 class Fingerprints:
@@ -22,9 +42,9 @@ class Fingerprints:
     that it depends on. `ablation.vocabulary.stages` names its script and packages.
     """
 
-    def __init__(self, root: Path) -> None:
-        """`root` is the root of the repository."""
-        self.root = root
+    def __init__(self, root: Path, catalogue: Catalogue, paths: TablePaths) -> None:
+        """`root` is the root of the repository; `catalogue` has the study's tables."""
+        self.root, self._catalogue, self._table_paths = root, catalogue, paths
         self._made: dict[tuple[str, ...], Fingerprint] = {}
         self._texts: dict[tuple[str, ...], str] = {}
 
@@ -44,3 +64,8 @@ class Fingerprints:
         if key not in self._texts:
             self._texts[key] = canonical_json(self.of(*key))
         return self._texts[key]
+
+    def behind(self, tables: Iterable[str]) -> dict[str, Fingerprint]:
+        """{manifest of a stage that makes these tables: its fingerprint}."""
+        stages = self._catalogue.stages_behind(tables)
+        return {self._table_paths.manifest_of(stage): self.of(stage) for stage in stages}

@@ -19,7 +19,7 @@ class BridgeFingerprints(Fingerprints):
     """The fingerprints of the second study."""
 
     def __init__(self, study: Study, block: Bridge, paths: BridgePaths, root: Path) -> None:
-        super().__init__(root)
+        super().__init__(root, BRIDGE, paths)
         self.study, self.block, self.paths = study, block, paths
 
     # ---- questions and models -------------------------------------------------------------------
@@ -78,7 +78,7 @@ class BridgeFingerprints(Fingerprints):
     # ---- jobs that run the models ---------------------------------------------------------------
 
     def _words(self, regime: str) -> dict[str, Any]:
-        """What prompts are made of, beside the questions."""
+        """The settings from which prompts are made, beside the questions."""
         block = self.block
         return {"regime": regime, "max_tokens": block.max_tokens, "chat": block.chat}
 
@@ -160,10 +160,6 @@ class BridgeFingerprints(Fingerprints):
 
     def _bridge_published(self) -> Slice:
         return {"confidence": self.study.statistics.confidence}, {}
-
-    def behind(self, tables: tuple[str, ...]) -> dict[str, Fingerprint]:
-        """{manifest behind a table: its fingerprint}."""
-        return {self.paths.manifest_of(s): self.of(s) for s in BRIDGE.stages_behind(tables)}
 
     def _bridge_figures(self, figure: str) -> Slice:
         options = {"accuracy_by_k": {"recipe": self.block.claims.all_fixes}}

@@ -10,6 +10,7 @@ from ablation.config.study import Study
 from ablation.provenance.files import visible_files
 from ablation.vocabulary.bridge import DATA_SETS, REGIMES, SPLITS
 from ablation.vocabulary.catalogue import BRIDGE
+from ablation.workflow.base import TablePaths
 
 ROLES = ("source", "target")
 # The files that the tables read, by the folder of the jobs that write them.
@@ -20,8 +21,10 @@ READ_BY_TABLES = {
 }
 
 
-class BridgePaths:
+class BridgePaths(TablePaths):
     """Paths of one bridge study, relative to the root of the repository."""
+
+    prefix = "bridge_"
 
     def __init__(self, study: Study, block: Bridge) -> None:
         self.study, self.block = study, block
@@ -31,7 +34,7 @@ class BridgePaths:
         self.regimes = [r for r in (*REGIMES, *DATA_SETS) if any(r in c.regimes for c in recipes)]
 
     def directions(self, regime: str) -> list[str]:
-        """Who reads for whom: swapped only where a recipe of the regime is."""
+        """The directions of a regime: also `swapped` if one of its recipes swaps the models."""
         recipes = [c for c in self.block.recipes.values() if regime in c.regimes]
         return ["forward", *["swapped"] * any(c.swapped for c in recipes)]
 
@@ -135,14 +138,6 @@ class BridgePaths:
         return [f"{home}/{name}" for home, kind in pairs for name in READ_BY_TABLES[kind]]
 
     # ---- tables and pages -----------------------------------------------------------------------
-
-    def table(self, name: str) -> str:
-        """The CSV file of a table."""
-        return f"{self.results}/{name}.csv"
-
-    def manifest_of(self, stage: str) -> str:
-        """The manifest of a stage that makes tables."""
-        return f"{self.results}/{stage.removeprefix('bridge_')}.manifest.json"
 
     @cached_property
     def tables(self) -> list[str]:

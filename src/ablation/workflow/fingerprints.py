@@ -1,7 +1,7 @@
 """What each stage of the first study depends on, in the order of the study.
 
 A fingerprint is everything that can change the results of a stage: code, the part of the
-configuration that it sees, package versions, and the fingerprints that it stands on. Snakemake
+configuration that it sees, package versions, and the fingerprints of its inputs. Snakemake
 compares fingerprints as `params:`, and every job checks them in the manifests that it reads.
 """
 
@@ -27,7 +27,7 @@ class StudyFingerprints(Fingerprints):
     """The fingerprints of the first study."""
 
     def __init__(self, study: Study, paths: Paths, root: Path) -> None:
-        super().__init__(root)
+        super().__init__(root, FIRST, paths)
         self.study, self.paths = study, paths
 
     @cached_property
@@ -44,7 +44,7 @@ class StudyFingerprints(Fingerprints):
         return {"world": self.study.world.model_dump(include=keys)}
 
     def _origin(self, data_sets: list[str]) -> dict[str, Any]:
-        """What hub data sets are made of: their commits, or the seed of a rehearsal's texts."""
+        """The commits of hub data sets, or the seed of a rehearsal's generated texts."""
         if self.study.rehearsal:
             return {"seed": self.study.random.seed}
         return {"pins": {data: self.study.pins.get(data) for data in data_sets}}
@@ -234,11 +234,6 @@ class StudyFingerprints(Fingerprints):
         return config, {self.paths.base: self.of("base"), **self.world_items}
 
     # ---- the report -----------------------------------------------------------------------------
-
-    def behind(self, tables: tuple[str, ...]) -> dict[str, Fingerprint]:
-        """{manifest behind a table: its fingerprint}."""
-        stages = FIRST.stages_behind(tables)
-        return {self.paths.manifest_of(stage): self.of(stage) for stage in stages}
 
     def _figures(self, figure: str) -> Slice:
         tables = self.paths.figures[figure]

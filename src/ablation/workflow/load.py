@@ -76,7 +76,7 @@ class StudyWorkflow:
         if lacking := unpinned(self.study):
             found.append(
                 f"{len(lacking)} hub repositories have no commit yet (pins:). This shows what "
-                "would run; a real run starts once `ablation pin FILE` has asked the hub for them."
+                "would run; a real run needs them: `ablation pin FILE` gets them from the hub."
             )
         return found
 

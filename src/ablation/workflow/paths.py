@@ -12,12 +12,13 @@ from ablation.vocabulary.catalogue import FIRST
 from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
 from ablation.vocabulary.micro_tasks import TASKS as WORLD_TASKS
 from ablation.vocabulary.recipes import LONG_STAGE, stage_of
+from ablation.workflow.base import TablePaths
 
-METRICS = ("metrics.json", "metrics.manifest.json", "metrics.run.json")
-SCORED = ("evaluation.json", "samples.parquet", "manifest.json", "run.json")
+METRICS_FILES = ("metrics.json", "metrics.manifest.json", "metrics.run.json")
+SCORED_FILES = ("evaluation.json", "samples.parquet", "manifest.json", "run.json")
 
 
-class Paths:
+class Paths(TablePaths):
     """Paths of one study, relative to the root of the repository."""
 
     def __init__(self, study: Study, root: Path) -> None:
@@ -92,10 +93,6 @@ class Paths:
 
     # ---- finetuned and scored -------------------------------------------------------------------
 
-    def stage(self, recipe: str) -> str:
-        """The stage that trains a recipe."""
-        return stage_of(recipe)
-
     def trained(self, recipe: str, seed: object) -> str:
         """The folder of a finetuning."""
         return f"{self.results}/{stage_of(recipe)}/{recipe}/seed{seed}"
@@ -121,12 +118,12 @@ class Paths:
     def scored(self, folder: str, masks: tuple[str, ...] = ()) -> list[str]:
         """The files of one scoring job: in `folder`, or in one folder a mask below it."""
         homes = [f"{folder}/{mask}" for mask in masks] or [folder]
-        return [f"{home}/{name}" for home in homes for name in SCORED]
+        return [f"{home}/{name}" for home in homes for name in SCORED_FILES]
 
     def metrics(self, folder: str, masks: tuple[str, ...] = ()) -> list[str]:
         """The files of one metrics job: beside the sample rows of each mask."""
         homes = [f"{folder}/{mask}" for mask in masks] or [folder]
-        return [f"{home}/{name}" for home in homes for name in METRICS]
+        return [f"{home}/{name}" for home in homes for name in METRICS_FILES]
 
     @cached_property
     def every_metrics(self) -> list[str]:
@@ -142,20 +139,12 @@ class Paths:
     # ---- tables, figures, pages -----------------------------------------------------------------
 
     def has_table(self, table: str) -> bool:
-        """Whether this study has what a table is made of."""
+        """Whether the study has the inputs of a table."""
         if table == "bag_of_words":
             return bool(self.world_tasks)
         if table == "samples":
             return bool(self.world_tasks or self.study.samples.prompts)
         return table in FIRST.tables
-
-    def table(self, name: str) -> str:
-        """The CSV file of a table."""
-        return f"{self.results}/{name}.csv"
-
-    def manifest_of(self, stage: str) -> str:
-        """The manifest of a stage that makes tables."""
-        return f"{self.results}/{stage}.manifest.json"
 
     @cached_property
     def figures(self) -> dict[str, tuple[str, ...]]:
@@ -168,7 +157,3 @@ class Paths:
         """{page of the report: the table that it shows}."""
         shown = {name: page.tables[0] for name, page in FIRST.pages.items() if page.tables}
         return {name: table for name, table in shown.items() if self.has_table(table)}
-
-    def all_masks(self, folder: str) -> list[str]:
-        """The folders of one checkpoint's scores under every mask."""
-        return [f"{folder}/{mask}" for mask in MASKS]

@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import snakemake_executor_plugin_vast.money.ledger as ledger
+from snakemake_executor_plugin_vast.terminal import live_display_paused
 from snakemake_logger_plugin_live import progress
 from snakemake_logger_plugin_live.costs import installed_sources
 from snakemake_logger_plugin_live.pause import register_pause
 
 from ablation.console.progress import Progress
-from ablation.console.terminal import live_display_paused
 
 
 def test_the_live_display_parses_progress_lines(capsys):
@@ -46,9 +46,9 @@ def test_a_loaded_live_display_is_paused():
 
 def test_no_logger_plugin_is_loaded():
     code = (
-        "import sys; from ablation.console.terminal import live_display_paused\n"
+        "import sys; from snakemake_executor_plugin_vast.terminal import live_display_paused\n"
         "with live_display_paused(): pass\n"
-        "print([name for name in sys.modules if name.startswith('snakemake')])"
+        "print([name for name in sys.modules if 'logger_plugin' in name])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 

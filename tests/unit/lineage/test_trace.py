@@ -187,7 +187,7 @@ def test_whatever_was_tampered_with_is_named(here, file):
 
 def test_a_manifest_replaced_by_a_whole_one_is_named(here):
     manifest = Path(BEHIND["a manifest"])
-    for name in ("manifest.json", "samples.parquet", "metrics.json"):
+    for name in ("manifest.json", "samples.parquet", "evaluation.json"):
         other = manifest.parents[2] / "seed2/prefill_bidir" / name
         (manifest.parent / name).write_bytes(other.read_bytes())
     with pytest.raises(StaleInput, match="seed1/prefill_bidir/manifest.json is not the one that"):

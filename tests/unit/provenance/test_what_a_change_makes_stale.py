@@ -68,6 +68,12 @@ CASES = {
         "NORM_EPS = 1e-7",
         {"finetune adafactor_bf16"},
     ),
+    "the optimizer for ranks": (
+        "training/sharded_adafactor.py",
+        "DECAY_RATE = -0.8",
+        "DECAY_RATE = -0.7",
+        {"finetune adafactor"},
+    ),
     "the trainer of finetunings": (
         "training/trainer.py",
         "import torch\n",
@@ -113,3 +119,13 @@ def test_the_parts_of_an_optimizer_belong_to_its_trainings_alone():
     assert unused_modules({}) == frozenset()
     modules = [unused_modules({"recipe": {"optimizer": name}}) for name in OPTIMIZERS]
     assert not frozenset.intersection(*modules)  # each is used by some optimizer
+
+
+def test_the_modules_of_an_optimizer_import_none_that_its_trainings_leave_out():
+    every = unused_modules({"recipe": {"optimizer": "sgd"}})
+    assert every
+    for name in OPTIMIZERS:
+        left_out = unused_modules({"recipe": {"optimizer": name}})
+        for module in every - left_out:
+            text = (ROOT / f"src/{module.replace('.', '/')}.py").read_text("utf-8")
+            assert not [other for other in left_out if f"{other} import" in text], module

@@ -77,9 +77,9 @@ def cells(runs: pd.DataFrame) -> str:
     shown |= {"collapsed": coloured("collapsed", {"true": "bad", "True": "bad"})}
     shown |= _texts("config")
     notes = [
-        "A row a trained translator. The step was chosen on dev; test was asked once, with those "
-        "weights and with the last. Intervals are Wilson's, p exact McNemar's. Under "
-        "soft_plus_text the target reads the question itself: no test of a bridge."
+        "Each row is one trained translator. The step was chosen on dev; the test questions were "
+        "answered once, with those weights and with the last. Intervals are Wilson's, p exact "
+        "McNemar's. Under soft_plus_text the target reads the question itself: no test of a bridge."
     ]
     return html_page("Every trained translator", notes, [section("Cells", runs, shown)])
 

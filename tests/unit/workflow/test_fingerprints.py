@@ -1,0 +1,103 @@
+"""Promises of the fingerprints that the rules hand to jobs: a setting is in those it can change."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
+from ablation.vocabulary.stages import STAGES
+from ablation.workflow.bridge_fingerprints import BridgeFingerprints
+from ablation.workflow.fingerprints import StudyFingerprints
+from ablation.workflow.load import StudyWorkflow
+
+ROOT = Path(__file__).resolve().parents[3]
+TABLES = {"recovery", "published", "flips"}
+DRAWN = {"figures accuracy", "figures recovery", "figures flips", "pages"}
+SCORED_BASE = {"stage1_baseline", "stage1_metrics", "stage2_ablation", "stage2_metrics"}
+
+
+SHORT, LONG = ("3A", "3B", "3B-leaky"), ("5A", "5B", "5C")
+ALONE = """
+base base_items bag_of_words mask_cells stage1_baseline stage1_metrics stage2_ablation
+stage2_metrics recovery published flips curves samples pages
+""".split()
+
+
+def scoring(recipe):
+    """The stages that score a recipe and compute its metrics."""
+    number = 5 if recipe in LONG else 4
+    return {f"stage{number}_posteval", f"stage{number}_metrics"}
+
+
+def training(recipe):
+    return {"stage5_longrun" if recipe in LONG else "stage3_finetune"}
+
+
+def of_recipe(stages, recipe):
+    return {f"{stage} {recipe}" for stage in stages}
+
+
+def hashes(**overrides):
+    """{`stage`, `stage recipe` or `stage figure`: hash of its fingerprint} of the micro study."""
+    loaded = StudyWorkflow(overrides, ROOT, [])
+    made, seed = loaded.fingerprints, loaded.study.seeds[0]
+    jobs = {stage: made.of(stage) for stage in ALONE}
+    jobs |= {f"figures {figure}": made.of("figures", figure) for figure in loaded.paths.figures}
+    for recipe in loaded.study.recipes:
+        for stage in training(recipe) | scoring(recipe):
+            jobs[f"{stage} {recipe}"] = made.of(stage, recipe, seed)
+    return {job: fingerprint["hash"] for job, fingerprint in jobs.items()}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return hashes()
+
+
+CASES = {
+    "nothing": ({}, set()),
+    "the confidence of all intervals": (
+        {"statistics": {"confidence": 0.9}},
+        ({"recovery", "published"} | DRAWN) - {"figures flips"},
+    ),
+    "items of each task": (
+        {"evaluation": {"limit": 7}},
+        SCORED_BASE.union(*(of_recipe(scoring(r), r) for r in SHORT + LONG)) | TABLES | DRAWN,
+    ),
+    "the learning rate of all finetunings": (
+        {"finetune": {"learning_rate": 1e-5}},
+        set().union(*(of_recipe(training(r) | scoring(r), r) for r in SHORT + LONG))
+        | TABLES
+        | DRAWN
+        | {"curves", "figures curves", "samples"},
+    ),
+    "GPUs of a finetuning": ({"hardware": {"gpu": 0}}, set()),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_setting_changes_the_fingerprints_of_what_it_can_change_and_no_other(shipped, case):
+    overrides, expected = CASES[case]
+    changed = hashes(**overrides)
+    assert {name for name in shipped if changed[name] != shipped[name]} == expected
+
+
+def test_every_stage_has_a_slice_and_every_slice_a_stage():
+    slices = {
+        name.removeprefix("_")
+        for kind in (StudyFingerprints, BridgeFingerprints)
+        for name in vars(kind)
+        if name.removeprefix("_") in STAGES
+    }
+    assert slices == set(STAGES)
+
+
+def test_scores_and_metrics_of_every_mask_have_paths_of_their_own():
+    paths = StudyWorkflow({}, ROOT, []).paths
+    scored = paths.scored(paths.baseline) + paths.scored(paths.ablation, ABLATED_MASKS)
+    for recipe, seed in product(paths.recipes, paths.study.seeds):
+        scored += paths.scored(paths.evaluated(recipe, seed), MASKS)
+    assert len(set(scored)) == len(scored)
+    assert not set(scored) & set(paths.every_metrics)
+    assert len(paths.every_metrics) == len(scored) * 3 // 4
