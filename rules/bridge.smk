@@ -290,7 +290,7 @@ rule bridge_figures:
                 f"{B.results}/figures/{{figure}}.svg",
                 caption="../workflow/report/bridge_figures.rst",
                 category=FIGURES,
-                labels=lambda w: {"page": BRIDGE.title_of(w.figure)},
+                labels=lambda w: {"page": BRIDGE.figure_title(w.figure)},
             ),
             f"{B.results}/figures/{{figure}}.png",
             f"{B.results}/figures/{{figure}}.html",
@@ -323,7 +323,7 @@ rule bridge_pages:
                 f"{B.results}/report/{page}.html",
                 caption="../workflow/report/bridge_tables.rst",
                 category=FINDINGS,
-                labels={"page": BRIDGE.title_of(page)},
+                labels={"page": BRIDGE.page_title(page)},
             )
             for page in B.pages
         ],

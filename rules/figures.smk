@@ -92,7 +92,7 @@ for figure, tables in PATHS.figures.items():
                     f"{RESULTS}/figures/{figure}.svg",
                     caption=f"../workflow/report/figure_{figure}.rst",
                     category=FIGURES,
-                    labels={"page": FIRST.title_of(figure)},
+                    labels={"page": FIRST.figure_title(figure)},
                 ),
                 f"{RESULTS}/figures/{figure}.png",
                 f"{RESULTS}/figures/{figure}.html",

@@ -50,7 +50,7 @@ rule pages:
                 f"{RESULTS}/report/{page}.html",
                 caption=f"../workflow/report/table_{table}.rst",
                 category=FIRST.pages[page].category,
-                labels={"page": FIRST.title_of(page)},
+                labels={"page": FIRST.page_title(page)},
             )
             for page, table in PATHS.pages.items()
         ],
@@ -80,7 +80,7 @@ rule runs:
                 f"{LOADED.reported}/report/{page.name}.html",
                 caption=f"../workflow/report/table_{page.name}.rst",
                 category=page.category,
-                labels={"page": FIRST.title_of(page.name)},
+                labels={"page": FIRST.page_title(page.name)},
             )
             for page in RECORD_PAGES
         },

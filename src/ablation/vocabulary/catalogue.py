@@ -55,12 +55,14 @@ class Catalogue:
     figures: dict[str, Figure]
     pages: dict[str, Page]
 
-    def title_of(self, name: str) -> str:
-        """The title of a page or figure: its number in its menu, then its heading."""
-        if name in self.pages:
-            page = self.pages[name]
-            menu = [p.name for p in self.pages.values() if p.category == page.category]
-            return f"{page.category[0]}.{menu.index(name) + 1} {page.heading}"
+    def page_title(self, name: str) -> str:
+        """The title of a page: its number in its menu, then its heading."""
+        page = self.pages[name]
+        menu = [p.name for p in self.pages.values() if p.category == page.category]
+        return f"{page.category[0]}.{menu.index(name) + 1} {page.heading}"
+
+    def figure_title(self, name: str) -> str:
+        """The title of a figure, which may have the name of a page."""
         return f"{FIGURES[0]}.{list(self.figures).index(name) + 1} {self.figures[name].heading}"
 
     def stages_behind(self, tables: Iterable[str]) -> list[str]:
