@@ -118,7 +118,8 @@ def test_the_list_is_paged_and_filtered(fake):
     assert [row["id"] for row in first["instances"] + second["instances"]] == numbers
     only = client("GET", "/v1/instances/", select_filters='{"label":{"eq":"a"}}').json()
     assert only["instances_found"] == 15 and {i["label"] for i in only["instances"]} == {"a"}
-    assert client("GET", "/v0/instances/").json()["instances_found"] == 30
+    retired = client("GET", "/v0/instances/")
+    assert (retired.status_code, retired.json()["error"]) == (410, "deprecated_endpoint")
     client("DELETE", "/v0/instances/", {"instance_ids": numbers[1:]})
     assert [instance.id for instance in fake.instances] == numbers[:1]
 
@@ -127,9 +128,10 @@ def test_the_list_is_paged_and_filtered(fake):
 
 
 def test_without_the_right_key_nothing_goes(fake):
-    assert Client(fake, "guess")("GET", "/v0/instances/").status_code == 401
-    assert requests.get(f"{fake.url}/api/v0/instances/", timeout=20).status_code == 401
-    by_query = requests.get(f"{fake.url}/api/v0/instances/?api_key={fake.key}", timeout=20)
+    wrong = Client(fake, "guess")("GET", "/v1/instances/")
+    assert (wrong.status_code, wrong.json()["error"]) == (404, "auth_error")
+    assert requests.get(f"{fake.url}/api/v1/instances/", timeout=20).status_code == 404
+    by_query = requests.get(f"{fake.url}/api/v1/instances/?api_key={fake.key}", timeout=20)
     assert by_query.status_code == 200
 
 
@@ -140,7 +142,7 @@ def test_a_container_may_stop_and_destroy_itself_and_nothing_else(client, fake):
         inside.destroy(other),
         inside.state(other, "stopped"),
         inside.create(503),
-        inside("GET", "/v0/instances/"),
+        inside("GET", "/v1/instances/"),
         inside("GET", "/v0/users/current/"),
         inside("DELETE", "/v0/instances/", {"instance_ids": [number]}),
     ):
@@ -149,7 +151,7 @@ def test_a_container_may_stop_and_destroy_itself_and_nothing_else(client, fake):
     assert client.get(number)["actual_status"] == "stopped"
     assert inside.destroy(number).status_code == 200
     assert [instance.id for instance in fake.instances] == [other]
-    assert inside.destroy(other).status_code == 401  # its key went with it
+    assert inside.destroy(other).status_code == 404  # its key went with it
 
 
 # ---- limits --------------------------------------------------------------------------------------
@@ -168,11 +170,22 @@ def test_calls_that_come_too_fast_are_refused_in_plain_text():
         client.rent(502)
         assert client("GET", "/v1/instances/").status_code == 200  # every endpoint by itself
         assert client("GET", "/v1/instances/").status_code == 429
-        assert Client(fake, "other")("GET", "/v1/instances/").status_code == 401  # and key
+        assert Client(fake, "other")("GET", "/v1/instances/").status_code == 404  # and key
         for _ in range(10):
             client.search()
         assert client("POST", "/v0/bundles/", {}).status_code == 429
         fake.advance(60)
+        client.search()
+
+
+def test_searches_of_a_day_are_counted_until_midnight():
+    with FakeVast(time_scale=0, limits=False, machines=False, daily_searches=2) as fake:
+        client = Client(fake)
+        for _ in range(2):
+            client.search()
+        refused = client("POST", "/v0/bundles/", {})
+        assert (refused.status_code, refused.json()["error"]) == (429, "search_quota_exceeded")
+        fake.advance(24 * HOUR - fake.now % (24 * HOUR))
         client.search()
 
 

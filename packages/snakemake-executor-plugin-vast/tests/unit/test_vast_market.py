@@ -6,6 +6,7 @@ import pytest
 import requests
 from snakemake_executor_plugin_vast.market import vast
 from snakemake_executor_plugin_vast.market.protocol import (
+    AccountRefused,
     LostReply,
     MarketError,
     NoKey,
@@ -49,10 +50,15 @@ def client_of(monkeypatch, *replies):
         ((404, {"error": "no_such_ask"}), OfferGone),
         ((410, {"error": "no_such_ask"}), OfferGone),
         ((400, {"error": "invalid_args"}), Refused),
-        ((401, {"error": "auth_error"}), Refused),
+        ((400, {"error": "no_such_ask"}), OfferGone),
+        ((404, {"error": "auth_error"}), AccountRefused),
+        ((410, {"error": "deprecated_endpoint"}), AccountRefused),
+        ((400, {"error": "insufficient_credit"}), AccountRefused),
+        ((404, "<html>Not Found</html>"), Refused),
         ((429, "API requests too frequent: endpoint threshold=4.5"), Unavailable),
         ((500, "Internal Server Error"), LostReply),
         ((200, "no json"), LostReply),
+        ((200, ["no", "object"]), LostReply),
         ((200, {"success": True}), LostReply),
         (requests.ReadTimeout("slow"), LostReply),
         (requests.ConnectionError("cut"), LostReply),

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from snakemake_executor_plugin_vast.driver import machines, rental
 from snakemake_executor_plugin_vast.driver.watch import Limits
+from snakemake_executor_plugin_vast.market import vast
 from snakemake_executor_plugin_vast.market.protocol import Requirements, SearchRules
 from snakemake_executor_plugin_vast.money import ledger as books
 from vast_support.memory_market import MemoryMarket, offer
@@ -124,6 +125,16 @@ def test_an_offer_that_is_taken_leads_to_the_next(renting, tmp_path):
     market = MemoryMarket([offer(1), offer(2)], taken={1})
     assert renting(market).rent(STEADY, 1).offer.id == 2
     assert ends(tmp_path) == ["taken: never rented"]
+
+
+def test_a_key_that_may_not_rent_is_refused_once(renting, fake, tmp_path):
+    """Vast answers 404 to such a key, as it does for an offer that is taken."""
+    fake.fault("create", times=None, status=404, error="auth_error")
+    market = vast.Vast(fake.key, fake.url, ManualClock())
+    market.listed = {}  # the keeper's
+    with pytest.raises(rental.NothingToRent, match="Check VAST_API_KEY"):
+        renting(market).rent(STEADY, 1)
+    assert len(fake.calls("create")) == 1 and ends(tmp_path) == ["refused: never rented"]
 
 
 def test_nothing_is_asked_for_that_could_go_over_the_budget(renting):

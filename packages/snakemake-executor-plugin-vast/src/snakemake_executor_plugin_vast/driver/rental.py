@@ -13,6 +13,7 @@ from ..clock import Clock
 from ..machine.transport import Denied, Failed, Keyring, Transport, Unreachable
 from ..market import selection
 from ..market.protocol import (
+    AccountRefused,
     Instance,
     LostReply,
     Market,
@@ -166,6 +167,8 @@ class Renter:
             self._refusal = str(error) if isinstance(error, Refused) else ""
             self.log(f"{label}: {error}")
             self.end(machine, "refused", rented=False)
+            if isinstance(error, AccountRefused):  # no other offer would be accepted either
+                raise NothingToRent(self._refusal) from None
             return None
         except BaseException:
             self.end(machine, "ended")

@@ -5,8 +5,9 @@ Units are the same everywhere: memory in MB, disk in GB, time in seconds, money 
 in dollars per hour.
 
 The type of an error distinguishes its causes. `OfferGone`: somebody else rented it first.
-`Refused`: the same request will never work. `Unavailable`: try again later. `LostReply`: a machine
-may have been rented, and only the list of instances can tell.
+`Refused`: the same request will never work. `AccountRefused`: nor will a request for another offer.
+`Unavailable`: try again later. `LostReply`: a machine may have been rented, and only the list of
+instances can tell.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class OfferGone(MarketError):
 
 class Refused(MarketError):
     """The request is wrong or not allowed, so repeating it does not help."""
+
+
+class AccountRefused(Refused):
+    """The key, the credit or a quota of the account does not allow it, whatever is requested."""
 
 
 class Unavailable(MarketError):

@@ -9,6 +9,7 @@ import contextlib
 import random
 import threading
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import requests
 
 from ..clock import Clock
 from .protocol import (
+    AccountRefused,
     Instance,
     LostReply,
     NoKey,
@@ -34,6 +36,20 @@ SECRETS = ("VAST_API_KEY", "VAST_IMAGE_LOGIN")
 # Seconds between two calls, from the documentation; calls not named here are spaced by one second.
 PACE = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0}
 TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 2.0, 60.0
+# The `error` of an answer decides, since Vast answers 404 and 410 to a wrong key and to a retired
+# request as well as for what no longer exists.
+GONE = ("no_such_ask", "no_such_instance")
+QUOTA = "search_quota_exceeded"
+DAY = 86400.0
+ACCOUNT_REFUSALS = {
+    "auth_error": "Vast.ai does not accept the API key for this request. Check VAST_API_KEY, and "
+    "the permissions of the key at https://console.vast.ai/manage-keys/",
+    "deprecated_endpoint": "Vast.ai no longer answers this request. Update it: pip install "
+    "--upgrade snakemake-executor-plugin-vast",
+    "insufficient_credit": "The Vast.ai account has no credit. Add some at "
+    "https://console.vast.ai/billing/",
+    QUOTA: "The account has used up its searches of this day",
+}
 # `actual_status`; every other value, and none, is a machine that is starting.
 STATUS: dict[str, Status] = {
     "running": "running",
@@ -197,6 +213,15 @@ def order_body(order: Order, image_login: str = "") -> dict[str, Any]:
     return body | ({"image_login": image_login} if image_login else {})
 
 
+def _json_object(reply: requests.Response) -> dict[str, Any]:
+    """The JSON object of an answer; empty if it is anything else, such as HTML or a list."""
+    try:
+        found = reply.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class Vast:
     """The calls of the API."""
 
@@ -213,6 +238,7 @@ class Vast:
         self._key, self._local = key, threading.local()
         self._lock = threading.Lock()
         self._free_at: dict[str, float] = {}  # endpoint: when its next call may be made
+        self._quota_ends = 0.0  # wall-clock time before which no search is answered
 
     @property
     def machine_control(self) -> str:
@@ -220,6 +246,8 @@ class Vast:
 
     def search(self, requirements: Requirements, rules: SearchRules) -> list[Offer]:
         query = search_query(requirements, rules)
+        if self.clock.wall() < self._quota_ends:
+            raise AccountRefused(self._no_quota())
         found = self._repeat("search", "POST", "/api/v0/bundles/", query).get("offers") or []
         return [read_offer(raw) for raw in found]
 
@@ -281,26 +309,37 @@ class Vast:
         unanswered = LostReply if endpoint == "create" else Unavailable
         sent: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
         try:
-            reply = self._session().request(method, self.url + path, timeout=(10, 30), **sent)
+            # A redirect could turn an order into a search, or take the key to another host.
+            reply = self._session().request(
+                method, self.url + path, timeout=(10, 30), allow_redirects=False, **sent
+            )
         except requests.RequestException as error:
             raise unanswered(self._clean(f"{what}: {type(error).__name__}")) from None
         text = self._clean(reply.text)[:300]  # cleaned first: a key cut in two is not found
-        if reply.status_code in (404, 410):
-            raise OfferGone(f"{what}: {reply.status_code} {text}")
+        said = f"{what}: {reply.status_code} {text}"
+        answer = _json_object(reply)
+        code = str(answer.get("error"))
+        if code == QUOTA:
+            self._quota_ends = (self.clock.wall() // DAY + 1) * DAY
+            raise AccountRefused(f"{said}\n{self._no_quota()}")
+        if code in ACCOUNT_REFUSALS:
+            raise AccountRefused(f"{said}\n{ACCOUNT_REFUSALS[code]}")
+        if code in GONE:
+            raise OfferGone(said)
         if reply.status_code == 429:
             self._put_off(endpoint)
-            raise Unavailable(f"{what}: 429 {text}")
+            raise Unavailable(said)
         if reply.status_code >= 500:
-            raise unanswered(f"{what}: {reply.status_code} {text}")
-        if reply.status_code >= 400:
-            raise Refused(f"{what}: {reply.status_code} {text}")
-        try:
-            answer: dict[str, Any] = reply.json()
-        except ValueError:
-            raise unanswered(f"{what}: no JSON: {text}") from None
-        if answer.get("success") is False:
-            raise Refused(f"{what}: {text}")
+            raise unanswered(said)
+        if reply.status_code >= 300 or answer.get("success") is False:
+            raise Refused(said)
+        if not answer:
+            raise unanswered(f"{what}: no JSON object: {text}")
         return answer
+
+    def _no_quota(self) -> str:
+        ends = f"{datetime.fromtimestamp(self._quota_ends, UTC):%Y-%m-%d %H:%M} UTC"
+        return f"{ACCOUNT_REFUSALS[QUOTA]}. They are allowed again from {ends} on"
 
     def _session(self) -> requests.Session:
         """One for each thread, since sessions are not safe to share."""

@@ -1,6 +1,7 @@
 """The fake as tests hold it: start and stop it, look inside, let things go wrong."""
 
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -45,6 +46,7 @@ class FakeVast:
     `time_scale`: its seconds in one real second; 0 stands still but for `advance`.
     `limits`: enforce the rate limits (in its own seconds). `visible`: folders that machines may
     read beside the Python environment. `machines` False: the API alone, which needs no root.
+    `daily_searches`: more of them in a day are refused until midnight UTC.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class FakeVast:
         visible: tuple = (),
         machines: bool = True,
         port: int = 0,
+        daily_searches: float = math.inf,
     ):
         if machines and (missing := what_is_missing()):
             raise RuntimeError(missing)
@@ -72,7 +75,7 @@ class FakeVast:
         self.plan = Plan(clock.now)
         market = list(default_offers() if offers is None else offers)
         self.world = World(self._home, market, clock, balance, boot_seconds, visible, machines)
-        self.api = Api(self.world, self.plan, self.key, self.url, limits)
+        self.api = Api(self.world, self.plan, self.key, self.url, limits, daily_searches)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
         )
@@ -277,7 +280,7 @@ class Handler(BaseHTTPRequestHandler):
             Request(self.fake.now, name, self.command, self.path, body or {}, status)
         )
         if status:
-            self.send(status, reply)
+            self.send(status, reply, effect.get("location"))
 
     def answer(self, name, path, argument, query, body, effect) -> tuple[int, dict | str]:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -310,11 +313,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, {"success": True})
         self.send(404, {"success": False, "msg": f"controls: {', '.join(CONTROLS)}"})
 
-    def send(self, status: int, body: dict | str) -> None:
+    def send(self, status: int, body: dict | str, location: str | None = None) -> None:
         text = isinstance(body, str)
         data = (body if text else json.dumps(body)).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "text/plain" if text else "application/json")
+        kind = "text/html" if data.startswith(b"<") else "text/plain"
+        self.send_header("Content-Type", kind if text else "application/json")
+        if location:
+            self.send_header("Location", location)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         with suppress(ConnectionError):  # the client may be gone

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 HOURS_A_MONTH = 30 * 24  # storage is priced in $/GB/month
 SECONDS_AN_HOUR = 3600
+SECONDS_A_DAY = 24 * SECONDS_AN_HOUR  # the service's days begin at midnight UTC
 
 
 class Clock:
