@@ -48,6 +48,12 @@ class ExecutorSettings(ExecutorSettingsBase):
     gpu_model: str = setting("", "GPU of jobs without `gpu_model`; several separated by |.")
     disk_gb: int = setting(40, "Disk of a machine, unless `disk_mb` of a job is larger.")
     reliability: float = setting(0.98, "Least reliability of a host, from 0 to 1.")
+    rank: str = setting(
+        "price",
+        "Which offers are tried first: the cheapest ones, or those with the market's highest score "
+        "(speed, network and reliability for the price).",
+        choices=["price", "score"],
+    )
     cuda: float = setting(12.8, "Least CUDA version that a host's driver supports.")
     regions: str = setting("", "Two-letter country codes, separated by commas; empty: all.")
     inet_down: float = setting(200.0, "Least download rate of a host in Mbit/s.")
@@ -144,4 +150,5 @@ def search_rules(chosen: ExecutorSettings) -> SearchRules:
         download_mbit=chosen.inet_down,
         datacenter=chosen.datacenter,
         bid_factor=chosen.bid_factor,
+        rank="score" if chosen.rank == "score" else "price",
     )

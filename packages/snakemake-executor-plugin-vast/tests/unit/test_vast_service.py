@@ -2,13 +2,14 @@
 
 import pytest
 from fakes.vast import FakeVast
-from snakemake_executor_plugin_vast.market import vast
+from snakemake_executor_plugin_vast.market import selection, vast
 from snakemake_executor_plugin_vast.market.protocol import (
     AccountRefused,
     Refused,
     Requirements,
     SearchRules,
 )
+from snakemake_executor_plugin_vast.settings import ExecutorSettings, search_rules
 from vast_support.stand_ins import ServiceClock
 
 ANYTHING = Requirements(), SearchRules()
@@ -74,3 +75,36 @@ def test_a_search_quota_stops_with_the_time_of_its_end():
         assert len(fake.calls("search")) == 2, "no search was sent in vain"
         fake.advance(DAY - fake.now % DAY)
         assert mine.search(*ANYTHING)
+
+
+def test_the_client_and_the_dead_man_switch_name_themselves(fake, client, monkeypatch):
+    number = client.rent()
+    mine = client_of(fake)
+    mine.instances()
+    monkeypatch.setenv("CONTAINER_ID", str(number))
+    monkeypatch.setenv("CONTAINER_API_KEY", fake.instance(number).key)
+    switch = {}
+    exec(mine.machine_control, switch)
+    switch["stop"]()
+    switch["destroy"]()
+    names = [(request.name, request.agent.partition("/")[0]) for request in fake.requests[1:]]
+    ours = "snakemake-executor-plugin-vast"
+    assert names == [("list", ours), ("state", ours), ("destroy", ours)] and not fake.instances
+
+
+# ---- searches ------------------------------------------------------------------------------------
+
+
+def test_offers_can_be_ranked_by_their_score(fake):
+    """At first the fastest machine for its price is not the cheapest one."""
+    fake.world.offers[503].more["dlperf"] = 200.0
+    for rank, first in (("price", 501), ("score", 503)):
+        rules = search_rules(ExecutorSettings(rank=rank))
+        offers = selection.rank(client_of(fake).search(ANYTHING[0], rules), ANYTHING[0], rules)
+        assert offers[0].id == first
+
+
+def test_offers_of_unreliable_hosts_are_left_out_whatever_the_market_returns(fake):
+    rules = search_rules(ExecutorSettings(reliability=0.995))
+    offers = client_of(fake).search(*ANYTHING)
+    assert offers and not selection.rank(offers, ANYTHING[0], rules)

@@ -70,6 +70,7 @@ class SearchRules:
     download_mbit: float = 200.0  # per second
     datacenter: bool = False
     bid_factor: float = 1.2  # a bid is the lowest one times this
+    rank: Literal["price", "score"] = "price"  # which offers come first
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Offer:
     lowest_bid: float = 0.0  # without disk; 0: no bid is accepted
     storage_price: float = 0.0  # dollars per GB and month
     reliability: float = 1.0
+    score: float = 0.0  # the market's own measure of what the price buys; more is better
     location: str = ""
 
 

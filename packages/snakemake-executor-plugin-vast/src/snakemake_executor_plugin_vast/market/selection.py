@@ -73,7 +73,9 @@ def rank(
     used: Collection[int] = (),
     bad: Collection[int] = (),
 ) -> list[Offer]:
-    """The offers worth trying, cheapest first; of equal prices the more reliable machine first.
+    """The offers worth trying, the cheapest or those of the highest score first, by `rules.rank`.
+
+    Of equals the cheaper and then the more reliable machine comes first.
 
     Offers in `used` were rented in this run before, and machines in `bad` failed recently. A search
     may return offers that do not fit, so they are checked here.
@@ -86,14 +88,17 @@ def rank(
             and offer.gpus == requirements.gpus
             and offer.gpu_mem_mb >= requirements.gpu_mem_mb
             and offer.disk_gb >= requirements.disk_gb
+            and offer.reliability >= rules.reliability
             and (not requirements.interruptible or offer.lowest_bid > 0)
             and hourly(offer, requirements, rules) <= requirements.max_price
         )
 
-    return sorted(
-        filter(fits, offers),
-        key=lambda o: (round(hourly(o, requirements, rules), 4), -o.reliability, o.id),
-    )
+    def place(offer: Offer) -> tuple[float, ...]:
+        price = round(hourly(offer, requirements, rules), 4)
+        score = offer.score if rules.rank == "score" else 0.0
+        return (-score, price, -offer.reliability, offer.id)
+
+    return sorted(filter(fits, offers), key=place)
 
 
 def contract_error(instance: Instance, requirements: Requirements, expected: float) -> str:

@@ -10,6 +10,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from .protocol import (
 )
 
 URL = "https://console.vast.ai"
+AGENT = f"snakemake-executor-plugin-vast/{version('snakemake-executor-plugin-vast')}"
 SECRETS = ("VAST_API_KEY", "VAST_IMAGE_LOGIN")
 # Seconds between two calls, from the documentation; calls not named here are spaced by one second.
 PACE = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0}
@@ -81,9 +83,9 @@ import urllib.request
 
 def call(method, body):
     url = "{url}/api/v0/instances/" + os.environ["CONTAINER_ID"] + "/"
-    request = urllib.request.Request(url, body, method=method)
-    request.add_header("Authorization", "Bearer " + os.environ["CONTAINER_API_KEY"])
-    request.add_header("Content-Type", "application/json")
+    key = "Bearer " + os.environ["CONTAINER_API_KEY"]
+    headers = {{"Authorization": key, "Content-Type": "application/json", "User-Agent": "{agent}"}}
+    request = urllib.request.Request(url, body, headers, method=method)
     urllib.request.urlopen(request, timeout=30).read()
 
 
@@ -136,6 +138,7 @@ def read_offer(raw: Mapping[str, Any]) -> Offer:
         lowest_bid=number("min_bid"),
         storage_price=number("storage_cost"),
         reliability=number("reliability2") or number("reliability"),
+        score=number("score"),
         location=str(raw.get("geolocation") or ""),
     )
 
@@ -164,6 +167,7 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
 
 def search_query(requirements: Requirements, rules: SearchRules) -> dict[str, Any]:
     """The body of a search. The type `bid` finds interruptible offers; the order has the bid."""
+    price = "min_bid" if requirements.interruptible else "dph_total"
     query: dict[str, Any] = {
         "verified": {"eq": True},
         "external": {"eq": False},
@@ -176,7 +180,7 @@ def search_query(requirements: Requirements, rules: SearchRules) -> dict[str, An
         "disk_space": {"gte": requirements.disk_gb},
         "duration": {"gte": requirements.seconds},
         "type": "bid" if requirements.interruptible else "on-demand",
-        "order": [["min_bid" if requirements.interruptible else "dph_total", "asc"]],
+        "order": [["score", "desc"] if rules.rank == "score" else [price, "asc"]],
         "allocated_storage": requirements.disk_gb,
         "limit": 40,
     }
@@ -242,7 +246,7 @@ class Vast:
 
     @property
     def machine_control(self) -> str:
-        return MACHINE_CONTROL.format(url=self.url)
+        return MACHINE_CONTROL.format(url=self.url, agent=AGENT)
 
     def search(self, requirements: Requirements, rules: SearchRules) -> list[Offer]:
         query = search_query(requirements, rules)
@@ -345,6 +349,7 @@ class Vast:
         """One for each thread, since sessions are not safe to share."""
         if not hasattr(self._local, "session"):
             session = requests.Session()
+            session.headers["User-Agent"] = AGENT
             session.auth = self._sign  # also keeps requests from reading ~/.netrc
             self._local.session = session
         found: requests.Session = self._local.session

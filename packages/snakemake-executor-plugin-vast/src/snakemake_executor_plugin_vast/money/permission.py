@@ -70,7 +70,7 @@ def most_dollars(request: RentalRequest) -> float:
 
 
 def cheapest_offers(request: RentalRequest) -> list[str]:
-    """One line for each of the cheapest offers that meet the most demanding job."""
+    """One line for each of the offers that would be tried first for the most demanding job."""
     try:
         offers = request.offers()
     except MarketError as error:
@@ -82,4 +82,5 @@ def cheapest_offers(request: RentalRequest) -> list[str]:
         + (f", {priced.offer.location}" if priced.offer.location else "")
         for priced in offers[:SHOWN]
     ]
-    return [f"Cheapest of {len(offers)} offers that meet the requirements:", *shown]
+    first = "Best scores" if request.settings.rank == "score" else "Cheapest"
+    return [f"{first} of {len(offers)} offers that meet the requirements:", *shown]

@@ -38,6 +38,7 @@ class Request:
     path: str
     body: dict
     status: int
+    agent: str = ""  # how the client names itself
 
 
 class FakeVast:
@@ -276,8 +277,9 @@ class Handler(BaseHTTPRequestHandler):
             if effect.get("lose_reply"):
                 status = 0
                 self.cut()
+        agent = self.headers.get("User-Agent", "")
         self.fake.requests.append(
-            Request(self.fake.now, name, self.command, self.path, body or {}, status)
+            Request(self.fake.now, name, self.command, self.path, body or {}, status, agent)
         )
         if status:
             self.send(status, reply, effect.get("location"))
