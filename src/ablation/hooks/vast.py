@@ -15,6 +15,7 @@ from snakemake_executor_plugin_vast.hooks import (
     Workflow,
 )
 from snakemake_executor_plugin_vast.market.protocol import MarketError
+from snakemake_executor_plugin_vast.market.selection import transfers
 
 from ablation.config.load import load_study
 from ablation.config.merging import ConfigError
@@ -98,23 +99,29 @@ def make_plan(study: Study, request: RentalRequest) -> Plan:
 
 
 def todays_offers(market: Market, request: RentalRequest) -> list[Offer]:
-    """The cheapest offer of each GPU of known speed; none if the market lists none."""
-    cheapest: dict[str, Offer] = {}
+    """The first offer of each GPU of known speed, with the price of its transfers.
+
+    The list is empty if the market lists no offer.
+    """
+    first: dict[str, Offer] = {}
     try:
         found = request.offers()
     except MarketError as error:
         request.log(f"the market did not answer ({error}): the plan is made with the price table")
         return []
-    for priced in reversed(found):  # the cheapest comes last and replaces the others
+    needed = request.most_demanding
+    for priced in reversed(found):  # what would be rented first comes last and replaces the others
         offer = priced.offer
         if gpu := market.gpu(offer.gpu_name):
-            cheapest[gpu] = Offer(
+            sent = transfers(offer, needed)
+            first[gpu] = Offer(
                 gpu, offer.gpus, priced.price, market.speed(gpu), round(offer.gpu_mem_mb),
-                f"today, {offer.location}", request.most_demanding.interruptible,
+                f"today, {offer.location}" + (f", transfers ${sent:.2f}/h" if sent else ""),
+                needed.interruptible,
             )  # fmt: skip
-    if not cheapest:
+    if not first:
         request.log("no offer meets the requirements now: the plan is made with the price table")
-    return list(cheapest.values())
+    return list(first.values())
 
 
 def stale_jobs(jobs: Sequence[RentedJob]) -> list[Job]:

@@ -39,7 +39,15 @@ class ExecutorSettings(ExecutorSettingsBase):
     budget: float = setting(0.0, "Dollars that this run may cost; 0: no limit.")
     yes: bool = setting(False, "Rent machines without asking at the terminal.")
     market: str = setting("vast", "Market for machines.")
-    max_price: float = setting(5.0, "Dollars per hour that a machine may cost, disk included.")
+    max_price: float = setting(
+        5.0, "Dollars per hour that a machine may cost, disk and transfers included."
+    )
+    upload_gb: float = setting(
+        5.0, "Gigabytes per hour that a machine is expected to send, for the price of transfers."
+    )
+    download_gb: float = setting(
+        5.0, "Gigabytes per hour that a machine is expected to receive, for the same."
+    )
     max_machines: int = setting(4, "Machines at the same time.")
     max_hours: float = setting(48.0, "Hours that a job without `runtime` may take.")
     interruptible: bool = setting(False, "Bid for interruptible machines for all rules.")
@@ -92,6 +100,7 @@ class ExecutorSettings(ExecutorSettingsBase):
 
 # Numbers that may be 0; all others must be above it.
 MAY_BE_NONE = {"budget", "lost_bids", "reliability", "cuda", "inet_down", "local_cores"}
+MAY_BE_NONE |= {"upload_gb", "download_gb"}
 MAY_BE_NONE |= {"idle_minutes", "retries", "state_minutes", "state_share", "keep_hours"}
 
 
@@ -138,6 +147,8 @@ def default_requirements(chosen: ExecutorSettings, preemptible: bool) -> Require
         seconds=chosen.max_hours * 3600,
         max_price=chosen.max_price,
         interruptible=chosen.interruptible or preemptible,
+        upload_gb=chosen.upload_gb,
+        download_gb=chosen.download_gb,
     )
 
 

@@ -4,6 +4,7 @@ The market is one in memory, so these tests also show that any market will do.
 """
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -119,6 +120,18 @@ def test_it_gives_up_after_so_many_and_leaves_none(renting):
     with pytest.raises(rental.NothingToRent, match="6 machines did not start; the last one: smoke"):
         renting(market, machines).rent(STEADY, 1)
     assert len(market.created) == 6 and not market.listed
+
+
+def test_transfers_are_in_the_budget_and_in_the_ledger(renting, tmp_path):
+    """10 cents of rent and 42 cents for 21 GB per hour, of which the market knows nothing."""
+    saving = replace(STEADY, upload_gb=21.0)
+    market = MemoryMarket([offer(1, upload_price=0.02)])
+    with pytest.raises(rental.OverBudget):
+        renting(market, budget=0.5).rent(saving, 1)
+    assert not market.created
+    assert renting(market, budget=1.0).rent(saving, 1).price == pytest.approx(0.52)
+    lines = books.read(tmp_path / "ledger.jsonl")
+    assert [line["dph"] for line in lines] == pytest.approx([0.52, 0.52])
 
 
 def test_an_offer_that_is_taken_leads_to_the_next(renting, tmp_path):

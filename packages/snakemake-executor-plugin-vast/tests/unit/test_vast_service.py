@@ -1,7 +1,7 @@
 """The client of Vast.ai against the fake service, over HTTP on this computer. No machines."""
 
 import pytest
-from fakes.vast import FakeVast
+from fakes.vast import FakeVast, Offer
 from snakemake_executor_plugin_vast.market import selection, vast
 from snakemake_executor_plugin_vast.market.protocol import (
     AccountRefused,
@@ -108,3 +108,41 @@ def test_offers_of_unreliable_hosts_are_left_out_whatever_the_market_returns(fak
     rules = search_rules(ExecutorSettings(reliability=0.995))
     offers = client_of(fake).search(*ANYTHING)
     assert offers and not selection.rank(offers, ANYTHING[0], rules)
+
+
+def found(fake, **wanted):
+    """The offers that a search finds and that fit, in the order in which they are tried."""
+    requirements = Requirements(**wanted)
+    offers = client_of(fake).search(requirements, SearchRules())
+    return selection.rank(offers, requirements, SearchRules())
+
+
+def test_the_memory_of_an_offer_is_its_share_of_the_host():
+    """The cheap one has a GPU of 32, so 16 of its host's 515 GB."""
+    offers = [
+        Offer(601, 31, dph_base=0.05, host_gpus=32, host_ram=515_000),
+        Offer(602, 32, dph_base=0.30, host_gpus=4, host_ram=515_000),
+    ]
+    with FakeVast(time_scale=0, offers=offers, limits=False, machines=False) as fake:
+        [roomy] = found(fake, mem_mb=48_000)
+        assert (roomy.id, roomy.mem_mb) == (602, 128_750)
+        assert [offer.id for offer in found(fake, mem_mb=16_000)] == [601, 602]
+
+
+def test_a_host_without_a_direct_port_is_not_rented(fake):
+    fake.world.offers[501].direct_port_count = 0
+    assert found(fake)[0].id == 502
+
+
+def test_the_price_of_transfers_decides_which_offer_comes_first(fake):
+    """7 GB every 20 minutes at 2 cents a GB are 42 cents per hour, more than the GPU."""
+    cheap, fair = fake.world.offers[501], fake.world.offers[502]
+    cheap.inet_up_cost, fair.inet_up_cost, fair.dph_base = 0.02, 0.0, 0.40
+    assert found(fake)[0].id == 501
+    saving = Requirements(upload_gb=21.0)
+    first, second = found(fake, upload_gb=21.0)[:2]
+    assert (first.id, second.id) == (503, 502)
+    dear = next(offer for offer in found(fake, upload_gb=21.0) if offer.id == 501)
+    rent = selection.hourly(dear, Requirements(), SearchRules())
+    assert selection.hourly(dear, saving, SearchRules()) == pytest.approx(rent + 0.42)
+    assert 501 not in [offer.id for offer in found(fake, upload_gb=21.0, max_price=0.7)]

@@ -264,11 +264,12 @@ class Renter:
         while True:
             known, instance = self.keeper.find(machine.label, machine.rented)
             if instance:
-                wrong = selection.contract_error(instance, machine.requirements, machine.price)
-                if wrong:
+                transfers = selection.transfers(machine.offer, machine.requirements)
+                rent = machine.price - transfers
+                if wrong := selection.contract_error(instance, machine.requirements, rent):
                     raise Lost("contract", wrong)
-                if instance.price > machine.price:
-                    machine.price = instance.price
+                if instance.price > rent:
+                    machine.price = instance.price + transfers
                     facts = {"label": machine.label, "instance": machine.id}
                     self.ledger.write("rent", dph=machine.price, **facts)
                 if instance.failed:

@@ -56,8 +56,10 @@ class Requirements:
     mem_mb: int = 0
     disk_gb: int = 40
     seconds: float = 3600.0  # the job is ended after this time
-    max_price: float = 5.0  # dollars per hour, disk included
+    max_price: float = 5.0  # dollars per hour, disk and transfers included
     interruptible: bool = False  # bid for a machine that somebody else may outbid
+    upload_gb: float = 0.0  # per hour, from the machine; some hosts charge for it
+    download_gb: float = 0.0  # per hour, to the machine
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,13 @@ class Offer:
     gpu_name: str
     gpus: int
     gpu_mem_mb: float  # of one GPU
-    mem_mb: float  # 0: not known
+    mem_mb: float  # this machine's part of its host's memory; 0: not known
     disk_gb: float
     price: float  # on demand, with the disk that the search asked for
     lowest_bid: float = 0.0  # without disk; 0: no bid is accepted
     storage_price: float = 0.0  # dollars per GB and month
+    upload_price: float = 0.0  # dollars per GB from the machine
+    download_price: float = 0.0  # dollars per GB to the machine
     reliability: float = 1.0
     score: float = 0.0  # the market's own measure of what the price buys; more is better
     location: str = ""

@@ -16,7 +16,7 @@ PRICE_RISE = 1.05  # by which a contract may exceed the price of its offer
 
 @dataclass(frozen=True)
 class PricedOffer:
-    """An offer, and what a machine of it would cost in dollars per hour, disk included."""
+    """An offer, and the dollars per hour of its machine, its disk and the expected transfers."""
 
     offer: Offer
     price: float
@@ -59,6 +59,17 @@ def bid(offer: Offer, requirements: Requirements, rules: SearchRules) -> float |
 
 
 def hourly(offer: Offer, requirements: Requirements, rules: SearchRules) -> float:
+    """Dollars per hour that a machine is expected to cost: its contract and its transfers."""
+    return rent(offer, requirements, rules) + transfers(offer, requirements)
+
+
+def transfers(offer: Offer, requirements: Requirements) -> float:
+    """Dollars per hour for what is expected to be sent from and to the machine."""
+    sent, received = requirements.upload_gb, requirements.download_gb
+    return sent * offer.upload_price + received * offer.download_price
+
+
+def rent(offer: Offer, requirements: Requirements, rules: SearchRules) -> float:
     """Dollars per hour with the disk, which an on-demand price includes and a bid does not."""
     price = bid(offer, requirements, rules)
     if price is None:
@@ -88,6 +99,7 @@ def rank(
             and offer.gpus == requirements.gpus
             and offer.gpu_mem_mb >= requirements.gpu_mem_mb
             and offer.disk_gb >= requirements.disk_gb
+            and (not offer.mem_mb or offer.mem_mb >= requirements.mem_mb)
             and offer.reliability >= rules.reliability
             and (not requirements.interruptible or offer.lowest_bid > 0)
             and hourly(offer, requirements, rules) <= requirements.max_price

@@ -126,17 +126,22 @@ def read_offer(raw: Mapping[str, Any]) -> Offer:
     def number(key: str) -> float:
         return float(raw.get(key) or 0.0)
 
+    cores, own_cores = number("cpu_cores"), number("cpu_cores_effective")
+    # `cpu_ram` is the host's. A machine has the part that belongs to its GPUs, as of the cores.
+    share = min(1.0, own_cores / cores) if cores and own_cores else number("gpu_frac")
     return Offer(
         id=int(raw.get("ask_contract_id") or raw["id"]),
         machine_id=int(raw.get("machine_id") or 0),
         gpu_name=str(raw.get("gpu_name") or ""),
         gpus=int(raw.get("num_gpus") or 0),
         gpu_mem_mb=number("gpu_ram"),
-        mem_mb=number("cpu_ram"),
+        mem_mb=number("cpu_ram") * share,
         disk_gb=number("disk_space"),
         price=number("dph_total"),
         lowest_bid=number("min_bid"),
         storage_price=number("storage_cost"),
+        upload_price=number("inet_up_cost"),
+        download_price=number("inet_down_cost"),
         reliability=number("reliability2") or number("reliability"),
         score=number("score"),
         location=str(raw.get("geolocation") or ""),
@@ -179,10 +184,11 @@ def search_query(requirements: Requirements, rules: SearchRules) -> dict[str, An
         "inet_down": {"gte": rules.download_mbit},
         "disk_space": {"gte": requirements.disk_gb},
         "duration": {"gte": requirements.seconds},
+        "direct_port_count": {"gte": 1},  # Vast's proxy is too slow for checkpoints
         "type": "bid" if requirements.interruptible else "on-demand",
         "order": [["score", "desc"] if rules.rank == "score" else [price, "asc"]],
         "allocated_storage": requirements.disk_gb,
-        "limit": 40,
+        "limit": 64,  # Vast returns no more
     }
     if not requirements.interruptible:
         query["dph_total"] = {"lte": requirements.max_price}
@@ -192,7 +198,7 @@ def search_query(requirements: Requirements, rules: SearchRules) -> dict[str, An
     if requirements.gpu_mem_mb:
         query["gpu_ram"] = {"gte": requirements.gpu_mem_mb}
     if requirements.mem_mb:
-        query["cpu_ram"] = {"gte": requirements.mem_mb}
+        query["cpu_ram"] = {"gte": requirements.mem_mb}  # of the host; `rank` checks the share
     if rules.regions:
         query["geolocation"] = {"in": list(rules.regions)}
     if rules.datacenter:

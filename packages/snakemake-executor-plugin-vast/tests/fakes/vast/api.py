@@ -248,6 +248,7 @@ class Api:
             "end_date": instance.ends,
             "duration": instance.ends - now,
             "uptime_mins": None,
+            "mem_limit": offer.host_ram * offer.share / 1000,
             "disk_space": instance.disk,
             "disk_usage": -1,
             "gpu_util": 0.0 if instance.actual_status == "running" else None,

@@ -144,6 +144,13 @@ class Machine:
             todo += _children(found[-1])
         return [pid for pid in found if pid]
 
+    def kill_above(self, megabytes: float) -> None:
+        """Kill the largest process if all together use more, as the kernel does in a container."""
+        sizes = {pid: _resident_mb(pid) for pid in self.pids()[1:]}  # the first is the machine
+        if sum(sizes.values()) > megabytes:
+            with suppress(ProcessLookupError):
+                os.kill(max(sizes, key=lambda pid: sizes[pid]), signal.SIGKILL)
+
     def attach(self, key: str) -> None:
         if key not in self.keys:
             self.keys.append(key)
@@ -223,6 +230,14 @@ class Machine:
         for name, text in (programs | {"nvidia-smi": smi}).items():
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
+
+
+def _resident_mb(pid: int) -> float:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _children(pid: int) -> list[int]:

@@ -4,6 +4,7 @@ import heapq
 import itertools
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from .machine import Machine
 from .market import SECONDS_AN_HOUR, Clock, Offer
 
 GIGABYTE = 1e9
+MEMORY_CHECK = 0.5  # real seconds
 
 
 @dataclass
@@ -87,6 +89,8 @@ class World:
         self.closed = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+        if machines:
+            threading.Thread(target=self._enforce_memory, daemon=True).start()
 
     # ---- time ------------------------------------------------------------------------------------
 
@@ -140,6 +144,15 @@ class World:
                 due = [t for t in (self._time_of_ruin(), *(e[0] for e in self._events[:1])) if t]
                 self.changed.wait(self.clock.real(min(due) - now) if due else None)
 
+    def _enforce_memory(self) -> None:
+        """End processes of machines that use more than their share of the host's memory."""
+        while not self.closed:
+            with self.changed:
+                running = [instance for instance in self.live() if instance.machine.alive]
+            for instance in running:
+                instance.machine.kill_above(instance.offer.host_ram * instance.offer.share)
+            time.sleep(MEMORY_CHECK)
+
     # ---- money -----------------------------------------------------------------------------------
 
     def transfers(self) -> float:
@@ -172,7 +185,8 @@ class World:
         number = next(self._ids)
         home = self.home / f"C.{number}"
         home.mkdir(parents=True)
-        machine = Machine(home, number, offer.facts(), "direc" in request["runtype"], self.visible)
+        direct = "direc" in request["runtype"] and offer.direct_port_count > 0
+        machine = Machine(home, number, offer.facts(), direct, self.visible)
         machine.disk_mb = faults.get("disk_mb")
         machine.clock_offset = faults.get("clock_offset", 0)
         for key in self.account_keys:
