@@ -18,6 +18,7 @@ pytestmark = [
 # Why a machine or an attempt ends with this fault: one of these reasons.
 WHY = {
     "offer taken": {"taken: never rented"},
+    "contract dearer than its offer": {"contract"},
     "create 500": {"refused: never rented"},
     "boot stuck": {"boot"},
     "boot fatal": {"fatal"},

@@ -89,7 +89,7 @@ def test_calls_keep_their_distance(monkeypatch):
     client, _ = client_of(monkeypatch, *[(200, {"new_contract": 1})] * 3)
     for _ in range(3):
         client.create(OFFER, ORDER)
-    assert client.clock.time == pytest.approx(2 * vast.PACE["create"])
+    assert client.clock.time == pytest.approx(2 * 4.5 / 0.9)
 
 
 def test_all_pages_of_the_list_are_read(monkeypatch):

@@ -67,10 +67,15 @@ def test_a_bid_that_became_a_rental_on_demand_is_ended_at_once(renting, tmp_path
     assert not [text for number, text in machines.ran if number == 1], "nothing was sent"
 
 
-def test_a_machine_dearer_than_the_cap_is_ended_at_once(renting, tmp_path):
-    market = MemoryMarket([offer(1), offer(2)], {1: {"price": 1.5}})
-    assert renting(market).rent(STEADY, 1).offer.id == 2
-    assert ends(tmp_path) == ["contract"]
+@pytest.mark.parametrize("price, tried", [(0.102, [1]), (0.104, [1, 2]), (1.5, [1, 2])])
+def test_a_machine_dearer_than_its_offer_is_ended_before_work(renting, tmp_path, price, tried):
+    """Its offer said 10 cents per hour; up to 3 % more are accepted."""
+    market, machines = MemoryMarket([offer(1), offer(2)], {1: {"price": price}}), Machines()
+    machine = renting(market, machines).rent(STEADY, 1)
+    assert machine.offer.id == tried[-1] and market.created == tried
+    assert ends(tmp_path) == ["contract"] * (len(tried) - 1)
+    assert [number for number, _ in machines.ran if number != tried[-1]] == []
+    assert machine.price == pytest.approx(price if tried == [1] else 0.2), "it is booked at that"
 
 
 def test_a_machine_that_could_not_be_put_down_is_ended(renting, monkeypatch):

@@ -1,10 +1,14 @@
 """The client of Vast.ai against the fake service, over HTTP on this computer. No machines."""
 
+import contextlib
+
 import pytest
 from fakes.vast import FakeVast, Offer
 from snakemake_executor_plugin_vast.market import selection, vast
 from snakemake_executor_plugin_vast.market.protocol import (
     AccountRefused,
+    OfferGone,
+    Order,
     Refused,
     Requirements,
     SearchRules,
@@ -92,6 +96,23 @@ def test_the_client_and_the_dead_man_switch_name_themselves(fake, client, monkey
     assert names == [("list", ours), ("state", ours), ("destroy", ours)] and not fake.instances
 
 
+# ---- rates ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["instances", "instance", "destroy", "start"])
+def test_no_call_comes_too_early_even_if_the_one_before_it_was_late(call):
+    """The network holds up every second request for 60 ms."""
+    with FakeVast(time_scale=0, machines=False, jitter=(0.06, 0.0)) as fake:
+        mine = client_of(fake)
+        number = mine.create(mine.search(*ANYTHING)[0], Order("label", "image", 40, "true"))
+        fake.advance(60.0)
+        arguments = () if call == "instances" else (number,)
+        for _ in range(8):
+            with contextlib.suppress(OfferGone):
+                getattr(mine, call)(*arguments)
+        assert 429 not in [request.status for request in fake.requests]
+
+
 # ---- searches ------------------------------------------------------------------------------------
 
 
@@ -146,3 +167,17 @@ def test_the_price_of_transfers_decides_which_offer_comes_first(fake):
     rent = selection.hourly(dear, Requirements(), SearchRules())
     assert selection.hourly(dear, saving, SearchRules()) == pytest.approx(rent + 0.42)
     assert 501 not in [offer.id for offer in found(fake, upload_gb=21.0, max_price=0.7)]
+
+
+# ---- contracts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interruptible", [True, False])
+def test_a_contract_costs_what_its_offer_says(fake, interruptible):
+    """Storage is priced by the month, of 720 hours, and is half of this price."""
+    wanted = Requirements(disk_gb=400, interruptible=interruptible)
+    offer = client_of(fake).search(wanted, SearchRules())[0]
+    bid = selection.bid(offer, wanted, SearchRules())
+    number = client_of(fake).create(offer, Order("label", "image", 400, "true", bid))
+    expected = selection.rent(offer, wanted, SearchRules())
+    assert client_of(fake).instance(number).price == pytest.approx(expected, rel=1e-4)

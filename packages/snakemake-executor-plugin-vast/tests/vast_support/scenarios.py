@@ -36,6 +36,12 @@ def offer_taken(example):
     done(example)
 
 
+@scenario("contract dearer than its offer")
+def contract_dearer(example):
+    example.fake.fault("create", dearer=1.05)
+    done(example)
+
+
 @scenario("create 429")
 def create_429(example):
     example.fake.fault("create", times=2, status=429)

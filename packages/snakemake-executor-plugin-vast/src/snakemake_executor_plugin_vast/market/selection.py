@@ -10,8 +10,8 @@ from typing import Any
 
 from .protocol import Instance, Offer, Requirements, SearchRules
 
-HOURS_PER_MONTH = 730.0
-PRICE_RISE = 1.05  # by which a contract may exceed the price of its offer
+HOURS_PER_MONTH = 720.0  # as Vast counts them
+PRICE_RISE = 1.03  # by which a contract may exceed the price of its offer
 
 
 @dataclass(frozen=True)
@@ -116,14 +116,15 @@ def rank(
 def contract_error(instance: Instance, requirements: Requirements, expected: float) -> str:
     """How a new machine differs from what was ordered, as a message; empty when it does not.
 
+    `expected` is the price of the offer, in dollars per hour with the disk.
+
     A bid that a market treats as an order on demand costs several times the price, without any
     error.
     """
     if requirements.interruptible and not instance.interruptible:
         return "an interruptible machine was ordered, the contract is on demand"
-    most = requirements.max_price
-    if instance.price > PRICE_RISE * expected and instance.price > most:
-        return f"it costs ${instance.price:.3f} per hour, more than the maximum of ${most:.3f}"
+    if instance.price > PRICE_RISE * expected:
+        return f"it costs ${instance.price:.3f} per hour, and its offer said ${expected:.3f}"
     return ""
 
 

@@ -37,6 +37,7 @@ AGENT = f"snakemake-executor-plugin-vast/{version('snakemake-executor-plugin-vas
 SECRETS = ("VAST_API_KEY", "VAST_IMAGE_LOGIN")
 # Seconds between two calls, from the documentation; calls not named here are spaced by one second.
 PACE = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0}
+RATE = 0.9  # of the documented rates, since requests do not all take the same time to arrive
 TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 2.0, 60.0
 # The `error` of an answer decides, since Vast answers 404 and 410 to a wrong key and to a retired
 # request as well as for what no longer exists.
@@ -370,7 +371,7 @@ class Vast:
         with self._lock:
             now = self.clock.now()
             turn = max(now, self._free_at.get(endpoint, now))
-            self._free_at[endpoint] = turn + PACE.get(endpoint, 1.0)
+            self._free_at[endpoint] = turn + PACE.get(endpoint, 1.0) / RATE
         self.clock.wait(turn - now)
 
     def _put_off(self, endpoint: str) -> None:

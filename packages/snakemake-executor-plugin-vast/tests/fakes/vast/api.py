@@ -184,7 +184,7 @@ class Api:
         if self.world.balance <= 0:
             raise Refusal(400, "insufficient_credit", "Your account has no credit.", ask_id=ask)
         faults = {"stuck": "null"} if effect.get("double") else self.plan.take("boot")
-        instance = self.world.create(offer, request, faults)
+        instance = self.world.create(offer, request, faults, effect.get("dearer", 1.0))
         return {"success": True, "new_contract": instance.id, "instance_api_key": instance.key}
 
     # ---- instances -------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The fake as tests hold it: start and stop it, look inside, let things go wrong."""
 
+import itertools
 import json
 import math
 import re
@@ -47,6 +48,7 @@ class FakeVast:
     `time_scale`: its seconds in one real second; 0 stands still but for `advance`.
     `limits`: enforce the rate limits (in its own seconds). `visible`: folders that machines may
     read beside the Python environment. `machines` False: the API alone, which needs no root.
+    `jitter`: by how many of its seconds requests are late, in turn, and from the first one again.
     `daily_searches`: more of them in a day are refused until midnight UTC.
     """
 
@@ -61,6 +63,7 @@ class FakeVast:
         machines: bool = True,
         port: int = 0,
         daily_searches: float = math.inf,
+        jitter: Iterable[float] = (0.0,),
     ):
         if machines and (missing := what_is_missing()):
             raise RuntimeError(missing)
@@ -72,6 +75,7 @@ class FakeVast:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.requests: list[Request] = []
+        self._late, self._queue = itertools.cycle(jitter), threading.Lock()
         clock = Clock(time_scale)
         self.plan = Plan(clock.now)
         market = list(default_offers() if offers is None else offers)
@@ -100,6 +104,15 @@ class FakeVast:
     def environment(self) -> dict[str, str]:
         """What a client needs in its environment."""
         return {"VAST_URL": self.url, "VAST_API_KEY": self.key}
+
+    def travel(self) -> None:
+        """Let the time pass that the next request takes to arrive."""
+        with self._queue:
+            late = next(self._late)
+        if self.world.clock.scale:
+            time.sleep(self.world.clock.real(late))
+        else:
+            self.world.advance(late)
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -266,6 +279,7 @@ class Handler(BaseHTTPRequestHandler):
         name, argument = route(self.command, parts.path)
         if name is None:
             return self.send(404, {"success": False, "error": "not_found", "msg": self.path})
+        self.fake.travel()
         effect = self.fake.plan.take(name, "api")
         status = 0
         if effect.get("drop"):

@@ -19,6 +19,7 @@ API_EFFECTS = {
     "drop": "cut the connection and do nothing",
     "lose_reply": "do it, then cut the connection",
     "taken": "somebody else has rented the offer in the meantime (create)",
+    "dearer": "the contract costs so many times the price of its offer (create)",
     "double": "accept it though the offer is rented; the contract never boots (create)",
     "lag": "show what was there this many seconds ago (list)",
 }

@@ -31,6 +31,7 @@ class Instance:
     intended_status: str = "running"
     cur_state: str = "stopped"
     status_msg: str | None = None
+    dearer: float = 1.0  # how many times the price of its offer it costs
     uses_gpu: bool = False  # reached running and was not stopped: the GPU is billed
     online: bool = True
     destroyed: float | None = None
@@ -47,7 +48,8 @@ class Instance:
         return self.created + self.offer.duration
 
     def rates(self) -> dict:
-        return self.offer.dph(self.offer.dph_base if self.price is None else self.price, self.disk)
+        base = self.offer.dph_base if self.price is None else self.price
+        return self.offer.dph(self.dearer * base, self.disk)
 
     def hourly(self) -> tuple[float, float]:
         """What is owed now, $/h: (GPU, storage). A host that is offline is owed nothing."""
@@ -180,7 +182,7 @@ class World:
     def rented(self, offer: Offer) -> bool:
         return offer.taken or any(i.offer is offer for i in self.live())
 
-    def create(self, offer: Offer, request: dict, faults: dict) -> Instance:
+    def create(self, offer: Offer, request: dict, faults: dict, dearer: float = 1.0) -> Instance:
         """A new contract on `offer`; `faults`: what shall go wrong with its machine."""
         number = next(self._ids)
         home = self.home / f"C.{number}"
@@ -193,7 +195,7 @@ class World:
             machine.attach(key)
         instance = Instance(
             number, offer, request, self._time, secrets.token_hex(32), machine,
-            price=request.get("price"), faults=faults,
+            price=request.get("price"), faults=faults, dearer=dearer,
         )  # fmt: skip
         self.instances[number] = instance
         if request.get("target_state", "running") == "stopped":
