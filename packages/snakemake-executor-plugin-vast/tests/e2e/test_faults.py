@@ -33,6 +33,7 @@ WHY = {
     "Ctrl-C during a status check": {"ended"},
     "SIGKILL, then restart": {"driver killed"},
     "SIGKILL, then `snakemake-vast reap`": {"driver killed"},
+    "SIGKILL and keys forgotten, then `snakemake-vast reap`": {"driver killed"},
     "SIGKILL, nobody restarts": {"driver killed"},
     "budget reached": {"budget"},
     "two drivers at once": {"ended", "taken: never rented"},  # both may have asked for one offer

@@ -240,6 +240,15 @@ def test_a_login_needs_a_key_that_is_attached(driver, fake):
     driver.ssh(driver.rent(502, key=False), "true")
 
 
+def test_keys_that_a_machine_added_itself_are_gone_after_hours(driver, fake):
+    """The keys of the account and those that were attached stay."""
+    own = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAddedByTheMachine"
+    number = driver.rent(501, onstart=f"echo '\n{own}' >> ~/.ssh/authorized_keys")
+    driver.ssh(number, "until grep -q AddedBy ~/.ssh/authorized_keys; do sleep 0.1; done")
+    fake.advance(9 * 3600)
+    assert driver.ssh(number, "cat ~/.ssh/authorized_keys") == driver.public.strip()
+
+
 @pytest.mark.parametrize("says", ["offline", "running"])
 def test_a_host_can_vanish_and_come_back(driver, fake, says):
     number = driver.rent()

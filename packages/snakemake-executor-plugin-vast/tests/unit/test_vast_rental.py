@@ -57,6 +57,16 @@ def test_a_machine_gets_its_sources_its_environment_and_a_test_once_and_in_this_
     assert told[-1] == "cd /study && activate && smoke"
 
 
+def test_the_key_is_attached_before_the_first_login(renting):
+    """Vast rewrites authorized_keys after hours, and keeps attached keys alone."""
+    market, ran = MemoryMarket([offer(1)]), []
+    market.attach_key = lambda number, key: ran.append((number, key))
+    machines = Machines()
+    machines.ran = ran
+    renting(market, machines).rent(STEADY, 1)
+    assert ran[:2] == [(1, "ssh-ed25519 AAAA"), (1, "true")]
+
+
 def test_a_bid_that_became_a_rental_on_demand_is_ended_at_once(renting, tmp_path):
     """Markets do that with a bid that they misread; it costs several times the price."""
     market = MemoryMarket([offer(1), offer(2)], {1: {"interruptible": False}})

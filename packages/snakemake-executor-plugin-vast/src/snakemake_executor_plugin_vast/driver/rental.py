@@ -235,6 +235,7 @@ class Renter:
 
     def _bring_up(self, machine: Machine) -> None:
         until = machine.rented + self.limits.boot
+        self.reattach(machine)  # a market may later remove keys that only the start script added
         instance = self._wait_running(machine, until)
         machine.connection = self._wait_ssh(machine, instance, until)
         threading.Thread(target=self._keep_lease, args=(machine,), daemon=True).start()

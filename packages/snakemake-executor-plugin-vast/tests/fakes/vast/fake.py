@@ -25,7 +25,7 @@ PATTERNS = [(method, re.compile(path + "/?"), name) for method, path, name in RO
 # What POST /fake/<name> may call, with the body as keyword arguments.
 CONTROLS = (
     *("fault", "clear", "advance", "outbid", "set_min_bid", "vanish", "come_back", "take"),
-    *("cut_ssh", "mend_ssh", "exit", "forget_keys"),
+    *("cut_ssh", "mend_ssh", "exit", "forget_keys", "refresh_keys"),
 )
 
 
@@ -234,6 +234,10 @@ class FakeVast:
     def forget_keys(self, number: int) -> None:
         """authorized_keys is rewritten without ours: logins fail until a key is attached again."""
         self.machine(number).forget_keys()
+
+    def refresh_keys(self, number: int) -> None:
+        """authorized_keys is rewritten with the account's and the attached keys, as after hours."""
+        self.machine(number).refresh_keys()
 
     def state(self) -> dict:
         """A summary, for people."""

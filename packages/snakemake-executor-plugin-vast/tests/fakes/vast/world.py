@@ -14,6 +14,7 @@ from .market import SECONDS_AN_HOUR, Clock, Offer
 
 GIGABYTE = 1e9
 MEMORY_CHECK = 0.5  # real seconds
+KEYS_LAST = 9 * SECONDS_AN_HOUR  # until the service rewrites authorized_keys
 
 
 @dataclass
@@ -254,6 +255,7 @@ class World:
             "DATA_DIRECTORY": "/workspace/",
         }
         machine.boot(environment, request.get("onstart") or "")
+        self._refresh_keys_later(instance, instance.epoch)
         refused = instance.faults.get("ssh_refused", 0) if instance.boots == 1 else 0
         if "ssh" not in request["runtype"]:
             return
@@ -265,6 +267,14 @@ class World:
                 self._time + refused,
                 lambda: instance.epoch == epoch and machine.wires_up(),
             )
+
+    def _refresh_keys_later(self, instance: Instance, epoch: int) -> None:
+        def refresh() -> None:
+            if instance.epoch == epoch and instance.machine.alive:
+                instance.machine.refresh_keys()
+                self._refresh_keys_later(instance, epoch)
+
+        self.at(self._time + KEYS_LAST, refresh)
 
     def stop(self, instance: Instance, why: str | None = None, intended: str = "stopped") -> None:
         """The GPU is free and unpaid, processes end, the disk stays and is paid."""
