@@ -148,7 +148,7 @@ def test_a_container_may_stop_and_destroy_itself_and_nothing_else(client, fake):
     ):
         assert refused.status_code == 403 and not refused.json()["success"]
     assert inside.state(number, "stopped").status_code == 200
-    assert client.get(number)["actual_status"] == "stopped"
+    assert client.get(number)["intended_status"] == "stopped"
     assert inside.destroy(number).status_code == 200
     assert [instance.id for instance in fake.instances] == [other]
     assert inside.destroy(other).status_code == 404  # its key went with it
@@ -244,7 +244,7 @@ def test_without_money_everything_stops_at_that_moment():
         client = Client(fake)
         number = client.rent(501, disk=72)
         fake.advance(10 * HOUR)  # the money lasts for two
-        assert client.get(number)["actual_status"] == "stopped"
+        assert client.get(number)["actual_status"] == "exited"
         assert fake.spent == pytest.approx(0.63 + 8 * 0.015)
         assert client.create(502).json()["error"] == "insufficient_credit"
 
@@ -252,10 +252,47 @@ def test_without_money_everything_stops_at_that_moment():
 def test_a_rental_ends_with_its_offer(client, fake):
     number = client.rent()
     fake.advance(30 * 86400)
-    assert client.get(number)["actual_status"] == "stopped"
+    assert client.get(number)["actual_status"] == "exited"
     client.state(number, "running")
     fake.advance(60)
-    assert client.get(number)["actual_status"] == "stopped"
+    assert client.get(number)["actual_status"] == "exited"
+
+
+def states(client, number):
+    shown = client.get(number)
+    return tuple(
+        shown[name] for name in ("actual_status", "intended_status", "cur_state", "next_state")
+    )
+
+
+def test_a_stopped_container_has_exited_and_may_wait_for_its_gpu(client, fake):
+    number = client.rent(501)
+    fake.advance(20)
+    client.state(number, "stopped")
+    assert states(client, number) == ("exited", "stopped", "stopped", "stopped")
+    fake.take(501)
+    client.state(number, "running")
+    fake.advance(HOUR)
+    assert states(client, number) == ("exited", "running", "stopped", "running")
+    fake.take(501, False)
+    fake.advance(20)
+    assert states(client, number) == ("running",) * 4
+
+
+def test_a_container_that_ends_by_itself_is_paid_until_it_is_rebooted(client, fake):
+    number = client.rent(501)
+    fake.advance(20)
+    fake.exit(number)
+    assert states(client, number) == ("exited", "running", "running", "running")
+    before = fake.world.spent_on["gpu"]
+    fake.advance(HOUR)
+    assert fake.world.spent_on["gpu"] == pytest.approx(before + 0.30)
+    client.state(number, "running")  # as it is already
+    fake.advance(HOUR)
+    assert client.get(number)["actual_status"] == "exited"
+    client("PUT", f"/v0/instances/reboot/{number}/", {})
+    fake.advance(20)
+    assert client.get(number)["actual_status"] == "running"
 
 
 # ---- interruptible rent --------------------------------------------------------------------------
@@ -274,8 +311,9 @@ def test_who_is_outbid_is_stopped_pays_storage_and_may_come_back(client, fake):
     number, demand = client.rent(501, price=0.20), client.rent(502)
     fake.advance(20)
     fake.set_min_bid(501, 0.21)
-    shown = client.get(number)
-    assert (shown["actual_status"], shown["intended_status"]) == ("stopped", "running")
+    assert states(client, number) == ("running", "running", "stopped", "running")
+    fake.advance(20)
+    assert states(client, number) == ("stopped", "running", "stopped", "running")
     before = fake.world.spent_on["storage"]
     fake.advance(HOUR)
     assert fake.world.spent_on["storage"] == pytest.approx(before + 2 * 0.015)
@@ -286,7 +324,7 @@ def test_who_is_outbid_is_stopped_pays_storage_and_may_come_back(client, fake):
     with pytest.raises(ValueError, match="on demand"):
         fake.outbid(demand)
     fake.outbid(number)
-    assert client.get(number)["actual_status"] == "stopped"
+    assert client.get(number)["cur_state"] == "stopped"
 
 
 def test_too_low_a_bid_never_starts(client, fake):

@@ -181,3 +181,29 @@ def test_a_contract_costs_what_its_offer_says(fake, interruptible):
     number = client_of(fake).create(offer, Order("label", "image", 400, "true", bid))
     expected = selection.rent(offer, wanted, SearchRules())
     assert client_of(fake).instance(number).price == pytest.approx(expected, rel=1e-4)
+
+
+# ---- the state of a machine ----------------------------------------------------------------------
+
+
+def test_a_machine_that_was_outbid_is_stopped_while_it_is_still_listed_as_running(fake, client):
+    number = client.rent(501, price=0.20)
+    fake.advance(20)
+    assert client_of(fake).instance(number).status == "running"
+    fake.outbid(number)
+    assert client.get(number)["actual_status"] == "running"
+    assert client_of(fake).instance(number).status == "stopped"
+
+
+@pytest.mark.parametrize("how", ["stopped", "exited by itself"])
+def test_a_machine_whose_container_has_exited_can_be_started(fake, client, how):
+    """Its state is still on it. One that has exited by itself runs again after a reboot alone."""
+    number = client.rent()
+    fake.advance(20)
+    client.state(number, "stopped") if how == "stopped" else fake.exit(number)
+    mine = client_of(fake)
+    assert client.get(number)["actual_status"] == "exited"
+    assert mine.instance(number).status == "stopped"
+    mine.start(number)
+    fake.advance(20)
+    assert mine.instance(number).status == "running"

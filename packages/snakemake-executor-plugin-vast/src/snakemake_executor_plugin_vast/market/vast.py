@@ -31,6 +31,7 @@ from .protocol import (
     Status,
     Unavailable,
 )
+from .vast_offers import order_body, read_offer, search_query
 
 URL = "https://console.vast.ai"
 AGENT = f"snakemake-executor-plugin-vast/{version('snakemake-executor-plugin-vast')}"
@@ -53,7 +54,7 @@ ACCOUNT_REFUSALS = {
     "https://console.vast.ai/billing/",
     QUOTA: "The account has used up its searches of this day",
 }
-# `actual_status`; every other value, and none, is a machine that is starting.
+# `actual_status`, the container's; every other value, and none, is a machine that is starting.
 STATUS: dict[str, Status] = {
     "running": "running",
     "stopped": "stopped",
@@ -62,6 +63,7 @@ STATUS: dict[str, Status] = {
     "offline": "offline",
     "unknown": "offline",
 }
+HALTED = ("stopped", "unloaded")  # of a contract, whose GPU may be let to somebody else
 # Parts of a status message after which a machine never starts.
 FATAL = (
     "pull rate limit",
@@ -121,32 +123,19 @@ def find_key(environment: Mapping[str, str], home: Path) -> str:
     )
 
 
-def read_offer(raw: Mapping[str, Any]) -> Offer:
-    """An offer from a row of the search's answer."""
+def read_status(raw: Mapping[str, Any]) -> Status:
+    """The status of a machine, from what Vast says of its container and of its contract.
 
-    def number(key: str) -> float:
-        return float(raw.get(key) or 0.0)
-
-    cores, own_cores = number("cpu_cores"), number("cpu_cores_effective")
-    # `cpu_ram` is the host's. A machine has the part that belongs to its GPUs, as of the cores.
-    share = min(1.0, own_cores / cores) if cores and own_cores else number("gpu_frac")
-    return Offer(
-        id=int(raw.get("ask_contract_id") or raw["id"]),
-        machine_id=int(raw.get("machine_id") or 0),
-        gpu_name=str(raw.get("gpu_name") or ""),
-        gpus=int(raw.get("num_gpus") or 0),
-        gpu_mem_mb=number("gpu_ram"),
-        mem_mb=number("cpu_ram") * share,
-        disk_gb=number("disk_space"),
-        price=number("dph_total"),
-        lowest_bid=number("min_bid"),
-        storage_price=number("storage_cost"),
-        upload_price=number("inet_up_cost"),
-        download_price=number("inet_down_cost"),
-        reliability=number("reliability2") or number("reliability"),
-        score=number("score"),
-        location=str(raw.get("geolocation") or ""),
-    )
+    The container's status lags: a machine that was outbid or stopped is listed as running for a
+    while. `cur_state` is whether the contract has its GPU now, `next_state` and `intended_status`
+    what is to come.
+    """
+    status = STATUS.get(raw.get("actual_status") or "", "starting")
+    contract = [raw.get("intended_status"), raw.get("next_state")]
+    contract += [raw.get("cur_state")] if status == "running" else []  # others wait for their GPU
+    if status in ("running", "starting") and any(state in HALTED for state in contract):
+        return "stopped"
+    return status
 
 
 def read_instance(raw: Mapping[str, Any]) -> Instance:
@@ -161,7 +150,7 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
     return Instance(
         id=int(raw["id"]),
         label=str(raw.get("label") or ""),
-        status=STATUS.get(raw.get("actual_status") or "", "starting"),
+        status=read_status(raw),
         message=message,
         machine_id=int(raw.get("machine_id") or 0),
         price=float(raw.get("dph_total") or 0.0),
@@ -169,59 +158,6 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
         addresses=tuple(dict.fromkeys(addresses)),
         failed=any(words in message.lower() for words in FATAL),
     )
-
-
-def search_query(requirements: Requirements, rules: SearchRules) -> dict[str, Any]:
-    """The body of a search. The type `bid` finds interruptible offers; the order has the bid."""
-    price = "min_bid" if requirements.interruptible else "dph_total"
-    query: dict[str, Any] = {
-        "verified": {"eq": True},
-        "external": {"eq": False},
-        "rentable": {"eq": True},
-        "rented": {"eq": False},
-        "num_gpus": {"eq": requirements.gpus},
-        "reliability": {"gte": rules.reliability},
-        "cuda_max_good": {"gte": rules.cuda},
-        "inet_down": {"gte": rules.download_mbit},
-        "disk_space": {"gte": requirements.disk_gb},
-        "duration": {"gte": requirements.seconds},
-        "direct_port_count": {"gte": 1},  # Vast's proxy is too slow for checkpoints
-        "type": "bid" if requirements.interruptible else "on-demand",
-        "order": [["score", "desc"] if rules.rank == "score" else [price, "asc"]],
-        "allocated_storage": requirements.disk_gb,
-        "limit": 64,  # Vast returns no more
-    }
-    if not requirements.interruptible:
-        query["dph_total"] = {"lte": requirements.max_price}
-    if requirements.gpu_models:
-        names = [model.replace("_", " ") for model in requirements.gpu_models]
-        query["gpu_name"] = {"in": names}
-    if requirements.gpu_mem_mb:
-        query["gpu_ram"] = {"gte": requirements.gpu_mem_mb}
-    if requirements.mem_mb:
-        query["cpu_ram"] = {"gte": requirements.mem_mb}  # of the host; `rank` checks the share
-    if rules.regions:
-        query["geolocation"] = {"in": list(rules.regions)}
-    if rules.datacenter:
-        query["datacenter"] = {"eq": True}
-    return query
-
-
-def order_body(order: Order, image_login: str = "") -> dict[str, Any]:
-    """The body of a create."""
-    body: dict[str, Any] = {
-        "client_id": "me",
-        "image": order.image,
-        "disk": order.disk_gb,
-        "label": order.label,
-        "onstart": order.start_script,
-        "runtype": "ssh_direc ssh_proxy",
-        "target_state": "running",
-        "cancel_unavail": True,
-    }
-    if order.bid is not None:
-        body["price"] = order.bid
-    return body | ({"image_login": image_login} if image_login else {})
 
 
 def _json_object(reply: requests.Response) -> dict[str, Any]:
@@ -281,17 +217,24 @@ class Vast:
                 return found
 
     def instance(self, id: int) -> Instance | None:
+        raw = self._show(id)
+        return read_instance(raw) if raw else None
+
+    def _show(self, id: int) -> dict[str, Any]:
+        """The market's row of an instance, empty if it no longer exists."""
         try:
-            raw = self._repeat("show", "GET", f"/api/v0/instances/{id}/", {"owner": "me"})
+            answer = self._repeat("show", "GET", f"/api/v0/instances/{id}/", {"owner": "me"})
         except OfferGone:
-            return None
-        return read_instance(raw["instances"]) if raw.get("instances") else None
+            return {}
+        return answer.get("instances") or {}
 
     def destroy(self, id: int) -> None:
         with contextlib.suppress(OfferGone):
             self._call("destroy", "DELETE", f"/api/v0/instances/{id}/", {})
 
     def start(self, id: int) -> None:
+        if self._show(id).get("cur_state") == "running":  # its container has exited by itself
+            return self.reboot(id)
         self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "running"})
 
     def reboot(self, id: int) -> None:

@@ -184,9 +184,14 @@ class FakeVast:
         self.plan.clear(point)
 
     def take(self, offer: int, taken: bool = True) -> None:
-        """Somebody else rents the offer."""
+        """Somebody else rents the offer, or no longer. Stopped machines of ours wait for that."""
         with self.world.changed:
+            self.world.catch_up()
             self.world.offers[offer].taken = taken
+            for instance in self.world.live():
+                waits = instance.intended_status == "running" and instance.price is None
+                if not taken and waits and instance.offer.id == offer:
+                    self.world.start(instance)
 
     def set_min_bid(self, offer: int, price: float) -> None:
         """The price of interruptible rent moves: who bids less is stopped, who bids more starts."""
@@ -213,11 +218,10 @@ class FakeVast:
             self.world.come_back(self.instance(number))
 
     def exit(self, number: int, message: str = "container exited with code 1") -> None:
-        """The container ends by itself: no process is left, the status is `exited`."""
+        """The container ends by itself: no process is left, and the contract goes on."""
         with self.world.changed:
             self.world.catch_up()
-            self.world.stop(self.instance(number), message, intended="running")
-            self.instance(number).actual_status = "exited"
+            self.world.exit(self.instance(number), message)
 
     def cut_ssh(self, number: int, how: str = "refuse", wires: Iterable[str] = ("proxy", "direct")):
         """Its processes live on. `how`: 'refuse' (and reset), 'reset' once, or 'hang'."""

@@ -14,6 +14,7 @@ from .market import SECONDS_AN_HOUR, Clock, Offer
 
 GIGABYTE = 1e9
 MEMORY_CHECK = 0.5  # real seconds
+STALE = 20.0  # seconds for which a machine that was outbid is listed as running
 KEYS_LAST = 9 * SECONDS_AN_HOUR  # until the service rewrites authorized_keys
 
 
@@ -212,6 +213,9 @@ class World:
             return
         if self._time >= instance.ends:
             return
+        if instance.offer.taken and instance.boots:  # it waits until somebody else gives the GPU up
+            instance.intended_status = "running"
+            return
         instance.intended_status = instance.cur_state = "running"
         instance.epoch += 1
         epoch, faults = instance.epoch, instance.faults
@@ -277,15 +281,32 @@ class World:
         self.at(self._time + KEYS_LAST, refresh)
 
     def stop(self, instance: Instance, why: str | None = None, intended: str = "stopped") -> None:
-        """The GPU is free and unpaid, processes end, the disk stays and is paid."""
+        """The GPU is free and unpaid, processes end, the disk stays and is paid.
+
+        The container of a machine that shall be stopped is listed as `exited`, that of one that
+        was outbid as `running` for a while and then as `stopped`.
+        """
         if instance.destroyed is not None:
             return
         instance.epoch += 1
         instance.uses_gpu = False
         instance.intended_status, instance.cur_state = intended, "stopped"
         instance.status_msg = why or instance.status_msg
-        if instance.online:
+        if instance.online and intended == "stopped":
+            instance.actual_status = "exited"
+        elif instance.online:
+            epoch = instance.epoch
+            self.at(self._time + STALE, lambda: self._show_stopped(instance, epoch))
+        instance.machine.power_off()
+
+    def _show_stopped(self, instance: Instance, epoch: int) -> None:
+        if instance.epoch == epoch and instance.online:
             instance.actual_status = "stopped"
+
+    def exit(self, instance: Instance, message: str) -> None:
+        """The container ends by itself. Its contract goes on, with the GPU and its price."""
+        instance.epoch += 1
+        instance.actual_status, instance.status_msg = "exited", message
         instance.machine.power_off()
 
     def reboot(self, instance: Instance) -> None:
