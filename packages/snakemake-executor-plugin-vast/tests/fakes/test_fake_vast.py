@@ -64,8 +64,8 @@ def test_an_offer_is_rented_once(client):
 @pytest.mark.parametrize(
     "request_, error",
     [
-        ({"onstart": "x" * 4097}, "invalid_args"),
-        ({"onstart": "x" * 4000, "args": ["y" * 97]}, "invalid_args"),
+        ({"onstart": "x" * 4049}, "invalid_args"),
+        ({"onstart": "x" * 4000, "args": ["y" * 49]}, "invalid_args"),
         ({"label": "x" * 257}, "invalid_args"),
         ({"image": None}, "invalid_args"),
         ({"image": "x" * 1025}, "invalid_args"),
@@ -85,7 +85,7 @@ def test_a_bad_request_is_refused_and_rents_nothing(client, fake, request_, erro
 
 
 def test_the_limits_themselves_are_allowed(client):
-    client.rent(onstart="x" * 4096, label="y" * 256, disk=8)
+    client.rent(onstart="x" * 4048, label="y" * 256, disk=8)
 
 
 def test_a_contract_comes_up_in_steps_and_goes_for_good(client, fake):

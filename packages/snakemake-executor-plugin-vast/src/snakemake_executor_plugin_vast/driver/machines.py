@@ -80,7 +80,7 @@ class Machine:
 def start_script(site: Site, key: str, control: str, clock: Clock, grace: float) -> str:
     """The start script: the ssh key, and the dead-man switch with the market's `control` module.
 
-    It has no secrets, and stays below 4096 characters, the limit of Vast.ai.
+    It has no secrets, and stays below 4048 characters, the limit of Vast.ai.
     """
     code = compact(Path(deadman.__file__).read_text())
     folder = shlex.quote(site.folder)

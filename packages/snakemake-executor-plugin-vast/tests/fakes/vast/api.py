@@ -322,7 +322,7 @@ def _check_request(request: dict) -> None:
     need(len(image or "") <= 1024, "image: at most 1024 characters.")
     need(isinstance(disk, int | float) and disk >= 8, "disk: at least 8 GB.")
     script = str(request.get("onstart") or "") + "".join(map(str, request.get("args", [])))
-    need(len(script) <= 4096, "onstart and args: at most 4096 characters.")
+    need(len(script) <= 4048, "onstart and args: at most 4048 characters.")
     need(isinstance(env, dict), "env: an object is needed.")
     need(sum(len(f"{k}{v}") for k, v in env.items()) <= 32768, "env: at most 32 kB.")
     need(set(request["runtype"].split()) <= RUNTYPES, f"runtype: {request['runtype']}")
