@@ -23,6 +23,7 @@ WHY = {
     "boot stuck": {"boot"},
     "boot fatal": {"fatal"},
     "host vanished in mid-job": {"offline", "silent"},
+    "container exited in mid-job": {"outbid"},
     "outbid in mid-job": {"outbid"},
     "job stalls": {"stalled"},
     "job exit 1": {"failed"},
@@ -34,6 +35,7 @@ WHY = {
     "SIGKILL, then restart": {"driver killed"},
     "SIGKILL, then `snakemake-vast reap`": {"driver killed"},
     "SIGKILL and keys forgotten, then `snakemake-vast reap`": {"driver killed"},
+    "SIGKILL and container exited, then `snakemake-vast reap`": {"driver killed"},
     "SIGKILL, nobody restarts": {"driver killed"},
     "budget reached": {"budget"},
     "two drivers at once": {"ended", "taken: never rented"},  # both may have asked for one offer

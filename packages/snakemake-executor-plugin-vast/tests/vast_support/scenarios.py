@@ -1,6 +1,7 @@
 """Faults, one function each: it causes the fault and runs the example to its end."""
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -40,6 +41,16 @@ def offer_taken(example):
 def contract_dearer(example):
     example.fake.fault("create", dearer=1.05)
     done(example)
+
+
+@scenario("search quota reached")
+def search_quota(example):
+    example.fake.api.daily_searches = 0
+    assert example.run() != 0
+    assert "allowed again from" in example.output() and not example.fake.instances
+    assert len(example.fake.calls("search")) == 1
+    example.fake.api.daily_searches = math.inf
+    assert example.run() == 0, example.output()
 
 
 @scenario("create 429")
@@ -104,6 +115,14 @@ def host_vanished(example):
     example.start().until_state()
     [instance] = example.fake.instances
     example.fake.vanish(instance.id, silently=True)
+    done(example)
+
+
+@scenario("container exited in mid-job")
+def container_exited(example):
+    example.start().until_state()
+    [instance] = example.fake.instances
+    example.fake.exit(instance.id)
     done(example)
 
 
@@ -217,6 +236,18 @@ def sigkill_keys_reap(example):
     example.finish()
     [instance] = example.fake.instances
     example.fake.forget_keys(instance.id)
+    assert "saved state/a" in (said := reap(example)), said
+    example.unlock()
+    assert example.run(config=("seconds=0.8",)) == 0, example.output()
+
+
+@scenario("SIGKILL and container exited, then `snakemake-vast reap`")
+def sigkill_exited_reap(example):
+    example.start(config=("seconds=0.8",)).until_state()
+    example.signal(signal.SIGKILL)
+    example.finish()
+    [instance] = example.fake.instances
+    example.fake.exit(instance.id)
     assert "saved state/a" in (said := reap(example)), said
     example.unlock()
     assert example.run(config=("seconds=0.8",)) == 0, example.output()
