@@ -15,7 +15,6 @@ from snakemake_executor_plugin_vast.hooks import (
     Workflow,
 )
 from snakemake_executor_plugin_vast.market.protocol import MarketError
-from snakemake_executor_plugin_vast.market.selection import transfers
 
 from ablation.config.load import load_study
 from ablation.config.merging import ConfigError
@@ -109,15 +108,13 @@ def todays_offers(market: Market, request: RentalRequest) -> list[Offer]:
     except MarketError as error:
         request.log(f"the market did not answer ({error}): the plan is made with the price table")
         return []
-    needed = request.most_demanding
     for priced in reversed(found):  # what would be rented first comes last and replaces the others
         offer = priced.offer
         if gpu := market.gpu(offer.gpu_name):
-            sent = transfers(offer, needed)
+            sent = f", transfers ${priced.transfers:.2f}/h" if priced.transfers else ""
             first[gpu] = Offer(
                 gpu, offer.gpus, priced.price, market.speed(gpu), round(offer.gpu_mem_mb),
-                f"today, {offer.location}" + (f", transfers ${sent:.2f}/h" if sent else ""),
-                needed.interruptible,
+                f"today, {offer.location}{sent}", request.most_demanding.interruptible,
             )  # fmt: skip
     if not first:
         request.log("no offer meets the requirements now: the plan is made with the price table")

@@ -16,7 +16,7 @@ from snakemake_executor_plugin_vast.market.protocol import (
     SearchRules,
     Unavailable,
 )
-from snakemake_executor_plugin_vast.market.selection import PricedOffer, hourly
+from snakemake_executor_plugin_vast.market.selection import PricedOffer, priced
 from snakemake_executor_plugin_vast.settings import ExecutorSettings
 
 from ablation.cli.main import main
@@ -120,8 +120,8 @@ def test_the_plan_counts_what_a_host_charges_for_transfers(terminal, capsys):
     cheap = offered(1, "H100 SXM", 2.0).offer
     dear = replace(cheap, upload_price=0.02)
     for offer, price in ((cheap, "2.00"), (dear, "2.42")):
-        priced = PricedOffer(offer, hourly(offer, needed, SearchRules()))
-        StudyHook().permit(STUDY, request(lambda p=priced: [p], needed=needed, yes=True))
+        found = [priced(offer, needed, SearchRules())]
+        StudyHook().permit(STUDY, request(lambda found=found: found, needed=needed, yes=True))
         shown = capsys.readouterr().out
         assert price in shown and ("transfers" in shown) == (offer is dear)
 

@@ -33,7 +33,7 @@ from .hooks import Hooks, RentalRequest, RentedJob, Workflow
 from .machine.transport import Keyring, Transport, check_programs, manifest
 from .market import find_market, take_secrets
 from .market.protocol import Market, Requirements
-from .market.selection import PricedOffer, hourly, rank, requirements_of
+from .market.selection import PricedOffer, priced, rank, requirements_of
 from .money import ledger as books
 from .money.permission import Permission
 from .settings import (
@@ -165,7 +165,7 @@ class Executor(RemoteExecutor):
         def offers() -> list[PricedOffer]:
             wanted = request.most_demanding
             ranked = rank(market.search(wanted, rules), wanted, rules)
-            return [PricedOffer(offer, hourly(offer, wanted, rules)) for offer in ranked]
+            return [priced(offer, wanted, rules) for offer in ranked]
 
         request = RentalRequest(jobs, self.settings, offers, self._log)
         return request

@@ -20,6 +20,13 @@ class PricedOffer:
 
     offer: Offer
     price: float
+    transfers: float = 0.0  # the part of the price that is for transfers
+
+
+def priced(offer: Offer, requirements: Requirements, rules: SearchRules) -> PricedOffer:
+    """An offer with what it would cost under these requirements."""
+    price = hourly(offer, requirements, rules)
+    return PricedOffer(offer, price, transfers(offer, requirements))
 
 
 def models_of(text: str) -> tuple[str, ...]:

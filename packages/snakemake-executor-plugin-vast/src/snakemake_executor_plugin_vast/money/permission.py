@@ -80,6 +80,7 @@ def cheapest_offers(request: RentalRequest) -> list[str]:
     shown = [
         f"  ${priced.price:.3f} per hour: {priced.offer.gpus}x {priced.offer.gpu_name}"
         + (f", {priced.offer.location}" if priced.offer.location else "")
+        + (f" (${priced.transfers:.3f} of it for transfers)" if priced.transfers else "")
         for priced in offers[:SHOWN]
     ]
     first = "Best scores" if request.settings.rank == "score" else "Cheapest"
