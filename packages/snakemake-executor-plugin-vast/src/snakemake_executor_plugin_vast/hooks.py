@@ -55,7 +55,7 @@ class RentalRequest:
     jobs: Sequence[RentedJob]
     settings: ExecutorSettings
     # Today's offers for the most demanding job, in the order in which they would be tried. Raises
-    # market.protocol.MarketError.
+    # market.protocol.MarketError, and NotAllowed if the market refuses the account or its key.
     offers: Callable[[], list[PricedOffer]]
     log: Callable[[str], None]
 

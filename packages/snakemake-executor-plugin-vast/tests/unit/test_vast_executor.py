@@ -14,8 +14,10 @@ from snakemake_executor_plugin_vast import settings
 from snakemake_executor_plugin_vast.driver import machines, rental, work
 from snakemake_executor_plugin_vast.driver.keeper import Keeper
 from snakemake_executor_plugin_vast.driver.watch import Limits
+from snakemake_executor_plugin_vast.hooks import NotAllowed
 from snakemake_executor_plugin_vast.machine import transport
 from snakemake_executor_plugin_vast.market import vast
+from snakemake_executor_plugin_vast.market.protocol import Requirements
 from snakemake_executor_plugin_vast.money import ledger as books
 from snakemake_interface_common.exceptions import WorkflowError
 from vast_support.stand_ins import Account, ManualClock
@@ -78,6 +80,18 @@ def test_a_machine_that_appears_late_is_found():
     watch.look()
     watch.look()
     assert ended == ["p-1-1"]
+
+
+def test_nobody_is_asked_for_money_while_the_market_refuses_the_key(fake):
+    executor = object.__new__(plugin.Executor)
+    job = SimpleNamespace(rule=SimpleNamespace(name="fit"), wildcards={})
+    executor.settings, executor.logger = plugin.ExecutorSettings(), None
+    executor.dag = SimpleNamespace(needrun_jobs=lambda: [job])
+    executor._needs_machine = lambda job: True
+    executor._requirements = lambda job: Requirements()
+    request = executor._request(vast.Vast("wrong-key-wrong-key", fake.url, ManualClock()))
+    with pytest.raises(NotAllowed, match="Nothing was rented: .*\n.*Check VAST_API_KEY"):
+        request.offers()
 
 
 # ---- what the machine gets -----------------------------------------------------------------------
