@@ -98,23 +98,27 @@ def make_plan(study: Study, request: RentalRequest) -> Plan:
 
 
 def todays_offers(market: Market, request: RentalRequest) -> list[Offer]:
-    """The cheapest offer of each GPU of known speed; none if the market lists none."""
-    cheapest: dict[str, Offer] = {}
+    """The first offer of each GPU of known speed, with the price of its transfers.
+
+    The list is empty if the market lists no offer.
+    """
+    first: dict[str, Offer] = {}
     try:
         found = request.offers()
     except MarketError as error:
         request.log(f"the market did not answer ({error}): the plan is made with the price table")
         return []
-    for priced in reversed(found):  # the cheapest comes last and replaces the others
+    for priced in reversed(found):  # what would be rented first comes last and replaces the others
         offer = priced.offer
         if gpu := market.gpu(offer.gpu_name):
-            cheapest[gpu] = Offer(
+            sent = f", transfers ${priced.transfers:.2f}/h" if priced.transfers else ""
+            first[gpu] = Offer(
                 gpu, offer.gpus, priced.price, market.speed(gpu), round(offer.gpu_mem_mb),
-                f"today, {offer.location}", request.most_demanding.interruptible,
+                f"today, {offer.location}{sent}", request.most_demanding.interruptible,
             )  # fmt: skip
-    if not cheapest:
+    if not first:
         request.log("no offer meets the requirements now: the plan is made with the price table")
-    return list(cheapest.values())
+    return list(first.values())
 
 
 def stale_jobs(jobs: Sequence[RentedJob]) -> list[Job]:

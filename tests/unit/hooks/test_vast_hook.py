@@ -5,12 +5,18 @@ facts for their run records.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from snakemake_executor_plugin_vast.hooks import NotAllowed, RentalRequest, RentedJob, Workflow
-from snakemake_executor_plugin_vast.market.protocol import Offer, Requirements, Unavailable
-from snakemake_executor_plugin_vast.market.selection import PricedOffer
+from snakemake_executor_plugin_vast.market.protocol import (
+    Offer,
+    Requirements,
+    SearchRules,
+    Unavailable,
+)
+from snakemake_executor_plugin_vast.market.selection import PricedOffer, priced
 from snakemake_executor_plugin_vast.settings import ExecutorSettings
 
 from ablation.cli.main import main
@@ -106,6 +112,18 @@ def test_the_plan_is_made_of_todays_offers(terminal, capsys):
     shown = capsys.readouterr().out
     assert "2.11" in shown and "2.22" not in shown and "A100" not in shown
     assert "today, SE" in shown
+
+
+def test_the_plan_counts_what_a_host_charges_for_transfers(terminal, capsys):
+    """7 GB every 20 minutes at 2 cents a GB are 42 cents per hour."""
+    needed = replace(NEEDED, upload_gb=21.0)
+    cheap = offered(1, "H100 SXM", 2.0).offer
+    dear = replace(cheap, upload_price=0.02)
+    for offer, price in ((cheap, "2.00"), (dear, "2.42")):
+        found = [priced(offer, needed, SearchRules())]
+        StudyHook().permit(STUDY, request(lambda found=found: found, needed=needed, yes=True))
+        shown = capsys.readouterr().out
+        assert price in shown and ("transfers" in shown) == (offer is dear)
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ from .driver.rental import Renter
 from .driver.runs import PLACE, Run, reap
 from .driver.watch import limits_of
 from .driver.work import Pace
-from .hooks import Hooks, RentalRequest, RentedJob, Workflow
+from .hooks import Hooks, NotAllowed, RentalRequest, RentedJob, Workflow
 from .machine.transport import Keyring, Transport, check_programs, manifest
 from .market import find_market, take_secrets
-from .market.protocol import Market, Requirements
-from .market.selection import PricedOffer, hourly, rank, requirements_of
+from .market.protocol import AccountRefused, Market, Requirements
+from .market.selection import PricedOffer, priced, rank, requirements_of
 from .money import ledger as books
 from .money.permission import Permission
 from .settings import (
@@ -164,8 +164,11 @@ class Executor(RemoteExecutor):
 
         def offers() -> list[PricedOffer]:
             wanted = request.most_demanding
-            ranked = rank(market.search(wanted, rules), wanted, rules)
-            return [PricedOffer(offer, hourly(offer, wanted, rules)) for offer in ranked]
+            try:
+                ranked = rank(market.search(wanted, rules), wanted, rules)
+            except AccountRefused as refusal:  # nobody need be asked for money
+                raise NotAllowed(f"Nothing was rented: {refusal}") from None
+            return [priced(offer, wanted, rules) for offer in ranked]
 
         request = RentalRequest(jobs, self.settings, offers, self._log)
         return request

@@ -54,7 +54,8 @@ class RentalRequest:
 
     jobs: Sequence[RentedJob]
     settings: ExecutorSettings
-    # Today's offers for the most demanding job, cheapest first. Raises market.protocol.MarketError.
+    # Today's offers for the most demanding job, in the order in which they would be tried. Raises
+    # market.protocol.MarketError, and NotAllowed if the market refuses the account or its key.
     offers: Callable[[], list[PricedOffer]]
     log: Callable[[str], None]
 

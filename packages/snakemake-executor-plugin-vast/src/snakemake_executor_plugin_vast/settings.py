@@ -39,7 +39,15 @@ class ExecutorSettings(ExecutorSettingsBase):
     budget: float = setting(0.0, "Dollars that this run may cost; 0: no limit.")
     yes: bool = setting(False, "Rent machines without asking at the terminal.")
     market: str = setting("vast", "Market for machines.")
-    max_price: float = setting(5.0, "Dollars per hour that a machine may cost, disk included.")
+    max_price: float = setting(
+        5.0, "Dollars per hour that a machine may cost, disk and transfers included."
+    )
+    upload_gb: float = setting(
+        5.0, "Gigabytes per hour that a machine is expected to send, for the price of transfers."
+    )
+    download_gb: float = setting(
+        5.0, "Gigabytes per hour that a machine is expected to receive, for the same."
+    )
     max_machines: int = setting(4, "Machines at the same time.")
     max_hours: float = setting(48.0, "Hours that a job without `runtime` may take.")
     interruptible: bool = setting(False, "Bid for interruptible machines for all rules.")
@@ -48,6 +56,12 @@ class ExecutorSettings(ExecutorSettingsBase):
     gpu_model: str = setting("", "GPU of jobs without `gpu_model`; several separated by |.")
     disk_gb: int = setting(40, "Disk of a machine, unless `disk_mb` of a job is larger.")
     reliability: float = setting(0.98, "Least reliability of a host, from 0 to 1.")
+    rank: str = setting(
+        "price",
+        "Which offers are tried first: the cheapest ones, or those with the market's highest score "
+        "(speed, network and reliability for the price).",
+        choices=["price", "score"],
+    )
     cuda: float = setting(12.8, "Least CUDA version that a host's driver supports.")
     regions: str = setting("", "Two-letter country codes, separated by commas; empty: all.")
     inet_down: float = setting(200.0, "Least download rate of a host in Mbit/s.")
@@ -86,6 +100,7 @@ class ExecutorSettings(ExecutorSettingsBase):
 
 # Numbers that may be 0; all others must be above it.
 MAY_BE_NONE = {"budget", "lost_bids", "reliability", "cuda", "inet_down", "local_cores"}
+MAY_BE_NONE |= {"upload_gb", "download_gb"}
 MAY_BE_NONE |= {"idle_minutes", "retries", "state_minutes", "state_share", "keep_hours"}
 
 
@@ -132,6 +147,8 @@ def default_requirements(chosen: ExecutorSettings, preemptible: bool) -> Require
         seconds=chosen.max_hours * 3600,
         max_price=chosen.max_price,
         interruptible=chosen.interruptible or preemptible,
+        upload_gb=chosen.upload_gb,
+        download_gb=chosen.download_gb,
     )
 
 
@@ -144,4 +161,5 @@ def search_rules(chosen: ExecutorSettings) -> SearchRules:
         download_mbit=chosen.inet_down,
         datacenter=chosen.datacenter,
         bid_factor=chosen.bid_factor,
+        rank="score" if chosen.rank == "score" else "price",
     )

@@ -18,10 +18,12 @@ pytestmark = [
 # Why a machine or an attempt ends with this fault: one of these reasons.
 WHY = {
     "offer taken": {"taken: never rented"},
+    "contract dearer than its offer": {"contract"},
     "create 500": {"refused: never rented"},
     "boot stuck": {"boot"},
     "boot fatal": {"fatal"},
     "host vanished in mid-job": {"offline", "silent"},
+    "container exited in mid-job": {"outbid"},
     "outbid in mid-job": {"outbid"},
     "job stalls": {"stalled"},
     "job exit 1": {"failed"},
@@ -32,6 +34,8 @@ WHY = {
     "Ctrl-C during a status check": {"ended"},
     "SIGKILL, then restart": {"driver killed"},
     "SIGKILL, then `snakemake-vast reap`": {"driver killed"},
+    "SIGKILL and keys forgotten, then `snakemake-vast reap`": {"driver killed"},
+    "SIGKILL and container exited, then `snakemake-vast reap`": {"driver killed"},
     "SIGKILL, nobody restarts": {"driver killed"},
     "budget reached": {"budget"},
     "two drivers at once": {"ended", "taken: never rented"},  # both may have asked for one offer
@@ -54,5 +58,4 @@ def test_fault(name, tmp_path):
         assert WHY[name] & {*result["ends"], *result["reasons"]}, result
     else:  # this fault costs no machine and no attempt
         assert set(result["ends"]) <= WELL and not result["reasons"], result
-    # Transfers are billed and not in the ledger; everything else is.
-    assert result["booked"] >= 0.97 * result["spent"] - 0.01
+    assert result["booked"] >= 0.97 * result["spent"]

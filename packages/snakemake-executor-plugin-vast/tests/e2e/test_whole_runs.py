@@ -94,7 +94,7 @@ def test_a_dry_run_needs_no_key(fake, tmp_path):
 def test_wrong_key_ends_the_run_with_a_word(fake, tmp_path):
     example = ExampleWorkflow(fake, tmp_path / "example")
     code = example.start(environment={"VAST_API_KEY": "wrong-key-wrong-key"}).finish()
-    assert code != 0 and "401" in example.output() and "wrong-key" not in example.output()
+    assert code != 0 and "auth_error" in example.output() and "wrong-key" not in example.output()
 
 
 def test_preemptible_rules_get_interruptible_machines(fake, tmp_path):

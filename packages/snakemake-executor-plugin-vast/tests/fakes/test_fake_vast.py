@@ -64,8 +64,8 @@ def test_an_offer_is_rented_once(client):
 @pytest.mark.parametrize(
     "request_, error",
     [
-        ({"onstart": "x" * 4097}, "invalid_args"),
-        ({"onstart": "x" * 4000, "args": ["y" * 97]}, "invalid_args"),
+        ({"onstart": "x" * 4049}, "invalid_args"),
+        ({"onstart": "x" * 4000, "args": ["y" * 49]}, "invalid_args"),
         ({"label": "x" * 257}, "invalid_args"),
         ({"image": None}, "invalid_args"),
         ({"image": "x" * 1025}, "invalid_args"),
@@ -85,7 +85,7 @@ def test_a_bad_request_is_refused_and_rents_nothing(client, fake, request_, erro
 
 
 def test_the_limits_themselves_are_allowed(client):
-    client.rent(onstart="x" * 4096, label="y" * 256, disk=8)
+    client.rent(onstart="x" * 4048, label="y" * 256, disk=8)
 
 
 def test_a_contract_comes_up_in_steps_and_goes_for_good(client, fake):
@@ -118,7 +118,8 @@ def test_the_list_is_paged_and_filtered(fake):
     assert [row["id"] for row in first["instances"] + second["instances"]] == numbers
     only = client("GET", "/v1/instances/", select_filters='{"label":{"eq":"a"}}').json()
     assert only["instances_found"] == 15 and {i["label"] for i in only["instances"]} == {"a"}
-    assert client("GET", "/v0/instances/").json()["instances_found"] == 30
+    retired = client("GET", "/v0/instances/")
+    assert (retired.status_code, retired.json()["error"]) == (410, "deprecated_endpoint")
     client("DELETE", "/v0/instances/", {"instance_ids": numbers[1:]})
     assert [instance.id for instance in fake.instances] == numbers[:1]
 
@@ -127,9 +128,10 @@ def test_the_list_is_paged_and_filtered(fake):
 
 
 def test_without_the_right_key_nothing_goes(fake):
-    assert Client(fake, "guess")("GET", "/v0/instances/").status_code == 401
-    assert requests.get(f"{fake.url}/api/v0/instances/", timeout=20).status_code == 401
-    by_query = requests.get(f"{fake.url}/api/v0/instances/?api_key={fake.key}", timeout=20)
+    wrong = Client(fake, "guess")("GET", "/v1/instances/")
+    assert (wrong.status_code, wrong.json()["error"]) == (404, "auth_error")
+    assert requests.get(f"{fake.url}/api/v1/instances/", timeout=20).status_code == 404
+    by_query = requests.get(f"{fake.url}/api/v1/instances/?api_key={fake.key}", timeout=20)
     assert by_query.status_code == 200
 
 
@@ -140,16 +142,16 @@ def test_a_container_may_stop_and_destroy_itself_and_nothing_else(client, fake):
         inside.destroy(other),
         inside.state(other, "stopped"),
         inside.create(503),
-        inside("GET", "/v0/instances/"),
+        inside("GET", "/v1/instances/"),
         inside("GET", "/v0/users/current/"),
         inside("DELETE", "/v0/instances/", {"instance_ids": [number]}),
     ):
         assert refused.status_code == 403 and not refused.json()["success"]
     assert inside.state(number, "stopped").status_code == 200
-    assert client.get(number)["actual_status"] == "stopped"
+    assert client.get(number)["intended_status"] == "stopped"
     assert inside.destroy(number).status_code == 200
     assert [instance.id for instance in fake.instances] == [other]
-    assert inside.destroy(other).status_code == 401  # its key went with it
+    assert inside.destroy(other).status_code == 404  # its key went with it
 
 
 # ---- limits --------------------------------------------------------------------------------------
@@ -168,11 +170,22 @@ def test_calls_that_come_too_fast_are_refused_in_plain_text():
         client.rent(502)
         assert client("GET", "/v1/instances/").status_code == 200  # every endpoint by itself
         assert client("GET", "/v1/instances/").status_code == 429
-        assert Client(fake, "other")("GET", "/v1/instances/").status_code == 401  # and key
+        assert Client(fake, "other")("GET", "/v1/instances/").status_code == 404  # and key
         for _ in range(10):
             client.search()
         assert client("POST", "/v0/bundles/", {}).status_code == 429
         fake.advance(60)
+        client.search()
+
+
+def test_searches_of_a_day_are_counted_until_midnight():
+    with FakeVast(time_scale=0, limits=False, machines=False, daily_searches=2) as fake:
+        client = Client(fake)
+        for _ in range(2):
+            client.search()
+        refused = client("POST", "/v0/bundles/", {})
+        assert (refused.status_code, refused.json()["error"]) == (429, "search_quota_exceeded")
+        fake.advance(24 * HOUR - fake.now % (24 * HOUR))
         client.search()
 
 
@@ -231,7 +244,7 @@ def test_without_money_everything_stops_at_that_moment():
         client = Client(fake)
         number = client.rent(501, disk=72)
         fake.advance(10 * HOUR)  # the money lasts for two
-        assert client.get(number)["actual_status"] == "stopped"
+        assert client.get(number)["actual_status"] == "exited"
         assert fake.spent == pytest.approx(0.63 + 8 * 0.015)
         assert client.create(502).json()["error"] == "insufficient_credit"
 
@@ -239,10 +252,47 @@ def test_without_money_everything_stops_at_that_moment():
 def test_a_rental_ends_with_its_offer(client, fake):
     number = client.rent()
     fake.advance(30 * 86400)
-    assert client.get(number)["actual_status"] == "stopped"
+    assert client.get(number)["actual_status"] == "exited"
     client.state(number, "running")
     fake.advance(60)
-    assert client.get(number)["actual_status"] == "stopped"
+    assert client.get(number)["actual_status"] == "exited"
+
+
+def states(client, number):
+    shown = client.get(number)
+    return tuple(
+        shown[name] for name in ("actual_status", "intended_status", "cur_state", "next_state")
+    )
+
+
+def test_a_stopped_container_has_exited_and_may_wait_for_its_gpu(client, fake):
+    number = client.rent(501)
+    fake.advance(20)
+    client.state(number, "stopped")
+    assert states(client, number) == ("exited", "stopped", "stopped", "stopped")
+    fake.take(501)
+    client.state(number, "running")
+    fake.advance(HOUR)
+    assert states(client, number) == ("exited", "running", "stopped", "running")
+    fake.take(501, False)
+    fake.advance(20)
+    assert states(client, number) == ("running",) * 4
+
+
+def test_a_container_that_ends_by_itself_is_paid_until_it_is_rebooted(client, fake):
+    number = client.rent(501)
+    fake.advance(20)
+    fake.exit(number)
+    assert states(client, number) == ("exited", "running", "running", "running")
+    before = fake.world.spent_on["gpu"]
+    fake.advance(HOUR)
+    assert fake.world.spent_on["gpu"] == pytest.approx(before + 0.30)
+    client.state(number, "running")  # as it is already
+    fake.advance(HOUR)
+    assert client.get(number)["actual_status"] == "exited"
+    client("PUT", f"/v0/instances/reboot/{number}/", {})
+    fake.advance(20)
+    assert client.get(number)["actual_status"] == "running"
 
 
 # ---- interruptible rent --------------------------------------------------------------------------
@@ -261,8 +311,9 @@ def test_who_is_outbid_is_stopped_pays_storage_and_may_come_back(client, fake):
     number, demand = client.rent(501, price=0.20), client.rent(502)
     fake.advance(20)
     fake.set_min_bid(501, 0.21)
-    shown = client.get(number)
-    assert (shown["actual_status"], shown["intended_status"]) == ("stopped", "running")
+    assert states(client, number) == ("running", "running", "stopped", "running")
+    fake.advance(20)
+    assert states(client, number) == ("stopped", "running", "stopped", "running")
     before = fake.world.spent_on["storage"]
     fake.advance(HOUR)
     assert fake.world.spent_on["storage"] == pytest.approx(before + 2 * 0.015)
@@ -273,7 +324,7 @@ def test_who_is_outbid_is_stopped_pays_storage_and_may_come_back(client, fake):
     with pytest.raises(ValueError, match="on demand"):
         fake.outbid(demand)
     fake.outbid(number)
-    assert client.get(number)["actual_status"] == "stopped"
+    assert client.get(number)["cur_state"] == "stopped"
 
 
 def test_too_low_a_bid_never_starts(client, fake):

@@ -28,7 +28,7 @@ def test_a_lost_reply_has_rented_all_the_same(client, fake):
     fake.fault("create", lose_reply=True)
     with pytest.raises(requests.ConnectionError):
         client.create(label="lost")
-    (row,) = client("GET", "/v0/instances/").json()["instances"]
+    (row,) = client("GET", "/v1/instances/").json()["instances"]
     assert row["label"] == "lost"
 
 
@@ -50,11 +50,11 @@ def test_two_may_rent_one_offer_and_one_of_them_never_boots(client, fake):
 
 def test_the_api_can_be_down_for_a_while(client, fake):
     fake.fault("api", status=503, seconds=300)
-    assert client("GET", "/v0/instances/").status_code == 503
+    assert client("GET", "/v1/instances/").status_code == 503
     fake.advance(299)
     assert client.create().status_code == 503
     fake.advance(1)
-    assert client("GET", "/v0/instances/").status_code == 200
+    assert client("GET", "/v1/instances/").status_code == 200
     fake.fault("api", times=None, drop=True)
     with pytest.raises(requests.ConnectionError):
         client.search()
@@ -121,3 +121,11 @@ def test_faults_can_be_set_over_http(client, fake):
     assert shown["actual_status"] == "unknown"
     assert control("fault", point="nowhere", status=1).status_code == 400
     assert control("close").status_code == 404
+
+
+def test_answers_can_be_html_or_lead_elsewhere(client, fake):
+    fake.fault("list", status=502, text="<html>Bad Gateway</html>")
+    html = client("GET", "/v1/instances/")
+    assert html.headers["Content-Type"] == "text/html" and html.text.startswith("<html>")
+    fake.fault("list", status=302, location="/api/v0/users/current/")
+    assert client("GET", "/v1/instances/").json()["username"] == "tester"

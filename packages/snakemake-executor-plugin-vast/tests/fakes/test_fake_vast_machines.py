@@ -117,6 +117,23 @@ def test_a_machine_sees_nothing_of_the_driver_nor_of_its_neighbour(driver, tmp_p
     assert driver.once(first, "touch /usr/x")[0] == 1  # programs are shared, read-only
 
 
+def test_a_process_above_the_share_of_memory_is_killed(driver):
+    """The host has plenty, but this machine has one of its GPUs and so a fraction of its memory."""
+    driver.fake.world.offers[501].host_ram = 1000  # MB: 250 for one GPU of four
+    number = driver.rent(501)
+    fill = "x = b'1' * {}; print('filled', flush=True); import time; time.sleep({})"
+    assert driver.ssh(number, f'python3 -c "{fill.format(10**7, 1)}"') == "filled"
+    killed = driver.ssh(number, f'python3 -c "{fill.format(4 * 10**8, 60)}"; echo exit $?')
+    assert "exit 137" in killed
+
+
+def test_a_host_without_open_ports_is_reached_by_the_proxy_alone(driver):
+    driver.fake.world.offers[501].direct_port_count = 0
+    number = driver.rent(501)
+    assert driver.api("GET", f"/instances/{number}/")["instances"]["ports"] == {}
+    assert driver.ssh(number, "echo proxy") == "proxy"
+
+
 def test_a_machine_has_the_python_and_the_gpus_that_were_rented(driver):
     number = driver.rent(504, runtype="ssh_proxy")
     assert driver.ssh(number, "python -c 'import sys; print(sys.prefix)'") == sys.prefix
@@ -221,6 +238,15 @@ def test_a_login_needs_a_key_that_is_attached(driver, fake):
     driver.ssh(number, "true", direct=True)
     driver.api("POST", "/ssh/", {"ssh_key": driver.public})  # the account's: on all that follow
     driver.ssh(driver.rent(502, key=False), "true")
+
+
+def test_keys_that_a_machine_added_itself_are_gone_after_hours(driver, fake):
+    """The keys of the account and those that were attached stay."""
+    own = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAddedByTheMachine"
+    number = driver.rent(501, onstart=f"echo '\n{own}' >> ~/.ssh/authorized_keys")
+    driver.ssh(number, "until grep -q AddedBy ~/.ssh/authorized_keys; do sleep 0.1; done")
+    fake.advance(9 * 3600)
+    assert driver.ssh(number, "cat ~/.ssh/authorized_keys") == driver.public.strip()
 
 
 @pytest.mark.parametrize("says", ["offline", "running"])

@@ -97,7 +97,8 @@ def instance(**facts):
     "facts, words",
     [
         ({"interruptible": False}, "is on demand"),
-        ({"price": 9.0}, "more than the maximum"),
+        ({"price": 0.207}, "its offer said $0.200"),
+        ({"price": 0.205}, ""),
         ({}, ""),
     ],
 )

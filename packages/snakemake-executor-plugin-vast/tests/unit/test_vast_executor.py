@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,10 @@ from snakemake_executor_plugin_vast import settings
 from snakemake_executor_plugin_vast.driver import machines, rental, work
 from snakemake_executor_plugin_vast.driver.keeper import Keeper
 from snakemake_executor_plugin_vast.driver.watch import Limits
+from snakemake_executor_plugin_vast.hooks import NotAllowed
 from snakemake_executor_plugin_vast.machine import transport
 from snakemake_executor_plugin_vast.market import vast
+from snakemake_executor_plugin_vast.market.protocol import Requirements
 from snakemake_executor_plugin_vast.money import ledger as books
 from snakemake_interface_common.exceptions import WorkflowError
 from vast_support.stand_ins import Account, ManualClock
@@ -79,12 +82,44 @@ def test_a_machine_that_appears_late_is_found():
     assert ended == ["p-1-1"]
 
 
+def test_nobody_is_asked_for_money_while_the_market_refuses_the_key(fake):
+    executor = object.__new__(plugin.Executor)
+    job = SimpleNamespace(rule=SimpleNamespace(name="fit"), wildcards={})
+    executor.settings, executor.logger = plugin.ExecutorSettings(), None
+    executor.dag = SimpleNamespace(needrun_jobs=lambda: [job])
+    executor._needs_machine = lambda job: True
+    executor._requirements = lambda job: Requirements()
+    request = executor._request(vast.Vast("wrong-key-wrong-key", fake.url, ManualClock()))
+    with pytest.raises(NotAllowed, match="Nothing was rented: .*\n.*Check VAST_API_KEY"):
+        request.offers()
+
+
 # ---- what the machine gets -----------------------------------------------------------------------
 
 
 def site(**facts):
     given = {"workdir": "/data/a study", "image": "i", "setup": (), "activate": "", "smoke": ""}
     return machines.Site(**given, sources=list, silent=1800, later=7200, longest=86400, **facts)
+
+
+@pytest.mark.parametrize("before", ["", "ssh-rsa OTHER", "ssh-rsa OTHER\n"])
+def test_the_start_script_adds_the_key_on_a_line_of_its_own(tmp_path, before):
+    """The service may leave authorized_keys without a newline at its end."""
+    script = machines.start_script(
+        replace(site(), workdir=str(tmp_path / "w")),
+        "ssh-ed25519 OURS",
+        "pass",
+        ManualClock(),
+        30.0,
+    )
+    lines = script.partition("cat >")[0]
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/authorized_keys").write_text(before)
+    for _ in range(2):  # a machine runs it at each start
+        environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        subprocess.run(["bash", "-c", lines], check=True, env=environment)
+    keys = (tmp_path / ".ssh/authorized_keys").read_text().split("\n")
+    assert [key for key in keys if key] == [*before.splitlines(), "ssh-ed25519 OURS"]
 
 
 def test_the_start_script_is_short_and_a_shell_and_python_understand_it():

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import requests
-from snakemake_executor_plugin_vast.market import vast
+from snakemake_executor_plugin_vast.market import vast, vast_offers
 from snakemake_executor_plugin_vast.market.protocol import (
+    AccountRefused,
     LostReply,
     MarketError,
     NoKey,
@@ -49,10 +50,15 @@ def client_of(monkeypatch, *replies):
         ((404, {"error": "no_such_ask"}), OfferGone),
         ((410, {"error": "no_such_ask"}), OfferGone),
         ((400, {"error": "invalid_args"}), Refused),
-        ((401, {"error": "auth_error"}), Refused),
+        ((400, {"error": "no_such_ask"}), OfferGone),
+        ((404, {"error": "auth_error"}), AccountRefused),
+        ((410, {"error": "deprecated_endpoint"}), AccountRefused),
+        ((400, {"error": "insufficient_credit"}), AccountRefused),
+        ((404, "<html>Not Found</html>"), Refused),
         ((429, "API requests too frequent: endpoint threshold=4.5"), Unavailable),
         ((500, "Internal Server Error"), LostReply),
         ((200, "no json"), LostReply),
+        ((200, ["no", "object"]), LostReply),
         ((200, {"success": True}), LostReply),
         (requests.ReadTimeout("slow"), LostReply),
         (requests.ConnectionError("cut"), LostReply),
@@ -83,7 +89,7 @@ def test_calls_keep_their_distance(monkeypatch):
     client, _ = client_of(monkeypatch, *[(200, {"new_contract": 1})] * 3)
     for _ in range(3):
         client.create(OFFER, ORDER)
-    assert client.clock.time == pytest.approx(2 * vast.PACE["create"])
+    assert client.clock.time == pytest.approx(2 * 4.5 / 0.9)
 
 
 def test_all_pages_of_the_list_are_read(monkeypatch):
@@ -121,17 +127,17 @@ def test_the_key_is_found_where_the_official_client_puts_it(tmp_path):
 def test_an_order_has_a_price_if_and_only_if_it_is_a_bid():
     """A bid without a price would rent on demand."""
     bid = Order("label", "image", 40, "true", bid=0.18)
-    assert vast.order_body(bid)["price"] == 0.18
-    assert "price" not in vast.order_body(ORDER)
+    assert vast_offers.order_body(bid)["price"] == 0.18
+    assert "price" not in vast_offers.order_body(ORDER)
 
 
 def test_requirements_become_a_search():
     wanted = Requirements(2, ("H100_SXM", "A100_SXM4"), 80000, 64000, 121, 5400.0)
-    query = vast.search_query(wanted, SearchRules(regions=("PL",)))
+    query = vast_offers.search_query(wanted, SearchRules(regions=("PL",)))
     assert query["gpu_name"] == {"in": ["H100 SXM", "A100 SXM4"]}
     assert query["geolocation"] == {"in": ["PL"]} and query["allocated_storage"] == 121
     assert query["duration"] == {"gte": 5400.0} and query["type"] == "on-demand"
-    bids = vast.search_query(Requirements(interruptible=True), SearchRules())
+    bids = vast_offers.search_query(Requirements(interruptible=True), SearchRules())
     assert bids["type"] == "bid" and "dph_total" not in bids
 
 
@@ -164,6 +170,29 @@ def test_a_direct_address_comes_before_the_proxy():
 )
 def test_a_status_that_vast_names(status, expected):
     assert instance(actual_status=status).status == expected
+
+
+@pytest.mark.parametrize(
+    "actual, intended, current, following, expected",
+    [
+        ("running", "running", "running", "running", "running"),
+        ("running", "running", "stopped", "running", "stopped"),  # outbid, and not yet listed so
+        ("running", "stopped", "running", "stopped", "stopped"),  # is about to be stopped
+        ("running", "running", "running", "stopped", "stopped"),
+        ("running", "stopped", "unloaded", "stopped", "stopped"),
+        ("loading", "stopped", "stopped", "stopped", "stopped"),  # stopped before it was up
+        ("exited", "stopped", "stopped", "stopped", "stopped"),
+        ("exited", "running", "running", "running", "stopped"),  # the container ended by itself
+        ("scheduling", "running", "stopped", "running", "starting"),  # waits for its GPU
+        (None, "running", "stopped", "running", "starting"),
+        ("offline", "running", "running", "running", "offline"),
+    ],
+)
+def test_a_contract_without_its_gpu_is_stopped_whatever_its_container(
+    actual, intended, current, following, expected
+):
+    contract = {"intended_status": intended, "cur_state": current, "next_state": following}
+    assert instance(actual_status=actual, **contract).status == expected
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ The market is one in memory, so these tests also show that any market will do.
 """
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from snakemake_executor_plugin_vast.driver import machines, rental
 from snakemake_executor_plugin_vast.driver.watch import Limits
+from snakemake_executor_plugin_vast.market import vast
 from snakemake_executor_plugin_vast.market.protocol import Requirements, SearchRules
 from snakemake_executor_plugin_vast.money import ledger as books
 from vast_support.memory_market import MemoryMarket, offer
@@ -55,6 +57,16 @@ def test_a_machine_gets_its_sources_its_environment_and_a_test_once_and_in_this_
     assert told[-1] == "cd /study && activate && smoke"
 
 
+def test_the_key_is_attached_before_the_first_login(renting):
+    """Vast rewrites authorized_keys after hours, and keeps attached keys alone."""
+    market, ran = MemoryMarket([offer(1)]), []
+    market.attach_key = lambda number, key: ran.append((number, key))
+    machines = Machines()
+    machines.ran = ran
+    renting(market, machines).rent(STEADY, 1)
+    assert ran[:2] == [(1, "ssh-ed25519 AAAA"), (1, "true")]
+
+
 def test_a_bid_that_became_a_rental_on_demand_is_ended_at_once(renting, tmp_path):
     """Markets do that with a bid that they misread; it costs several times the price."""
     market = MemoryMarket([offer(1), offer(2)], {1: {"interruptible": False}})
@@ -65,10 +77,15 @@ def test_a_bid_that_became_a_rental_on_demand_is_ended_at_once(renting, tmp_path
     assert not [text for number, text in machines.ran if number == 1], "nothing was sent"
 
 
-def test_a_machine_dearer_than_the_cap_is_ended_at_once(renting, tmp_path):
-    market = MemoryMarket([offer(1), offer(2)], {1: {"price": 1.5}})
-    assert renting(market).rent(STEADY, 1).offer.id == 2
-    assert ends(tmp_path) == ["contract"]
+@pytest.mark.parametrize("price, tried", [(0.102, [1]), (0.104, [1, 2]), (1.5, [1, 2])])
+def test_a_machine_dearer_than_its_offer_is_ended_before_work(renting, tmp_path, price, tried):
+    """Its offer said 10 cents per hour; up to 3 % more are accepted."""
+    market, machines = MemoryMarket([offer(1), offer(2)], {1: {"price": price}}), Machines()
+    machine = renting(market, machines).rent(STEADY, 1)
+    assert machine.offer.id == tried[-1] and market.created == tried
+    assert ends(tmp_path) == ["contract"] * (len(tried) - 1)
+    assert [number for number, _ in machines.ran if number != tried[-1]] == []
+    assert machine.price == pytest.approx(price if tried == [1] else 0.2), "it is booked at that"
 
 
 def test_a_machine_that_could_not_be_put_down_is_ended(renting, monkeypatch):
@@ -120,10 +137,32 @@ def test_it_gives_up_after_so_many_and_leaves_none(renting):
     assert len(market.created) == 6 and not market.listed
 
 
+def test_transfers_are_in_the_budget_and_in_the_ledger(renting, tmp_path):
+    """10 cents of rent and 42 cents for 21 GB per hour, of which the market knows nothing."""
+    saving = replace(STEADY, upload_gb=21.0)
+    market = MemoryMarket([offer(1, upload_price=0.02)])
+    with pytest.raises(rental.OverBudget):
+        renting(market, budget=0.5).rent(saving, 1)
+    assert not market.created
+    assert renting(market, budget=1.0).rent(saving, 1).price == pytest.approx(0.52)
+    lines = books.read(tmp_path / "ledger.jsonl")
+    assert [line["dph"] for line in lines] == pytest.approx([0.52, 0.52])
+
+
 def test_an_offer_that_is_taken_leads_to_the_next(renting, tmp_path):
     market = MemoryMarket([offer(1), offer(2)], taken={1})
     assert renting(market).rent(STEADY, 1).offer.id == 2
     assert ends(tmp_path) == ["taken: never rented"]
+
+
+def test_a_key_that_may_not_rent_is_refused_once(renting, fake, tmp_path):
+    """Vast answers 404 to such a key, as it does for an offer that is taken."""
+    fake.fault("create", times=None, status=404, error="auth_error")
+    market = vast.Vast(fake.key, fake.url, ManualClock())
+    market.listed = {}  # the keeper's
+    with pytest.raises(rental.NothingToRent, match="Check VAST_API_KEY"):
+        renting(market).rent(STEADY, 1)
+    assert len(fake.calls("create")) == 1 and ends(tmp_path) == ["refused: never rented"]
 
 
 def test_nothing_is_asked_for_that_could_go_over_the_budget(renting):

@@ -61,21 +61,28 @@ def test_a_machine_that_cannot_be_woken_costs_no_other_its_state(tmp_path, monke
     """An outbid machine cannot be started; its neighbour's training is still to be had."""
     asleep, awake = (Instance(n, f"p-{n}", s, "", 1, 0.1, True, (("host", n),))
                      for n, s in ((1, "stopped"), (2, "running")))  # fmt: skip
-    monkeypatch.setattr(runs, "Keyring", lambda folder: SimpleNamespace(forget=lambda: None))
+    keys = SimpleNamespace(public="key", forget=lambda: None)
+    monkeypatch.setattr(runs, "Keyring", lambda folder: keys)
     monkeypatch.setattr(runs, "Transport", lambda keys, label, *_: label)
-    home, said = [], []
+    home, said, attached = [], [], []
     monkeypatch.setattr(
-        runs, "_save_all_states", lambda connection, *_: home.append(connection) or True
+        runs,
+        "_save_all_states",
+        lambda connection, *_: home.append((connection, *attached)) or True,
     )
 
     def start(id):
         raise Refused("PUT: 400 outbid")
 
-    account = SimpleNamespace(instances=lambda: [asleep, awake], start=start)
+    account = SimpleNamespace(
+        instances=lambda: [asleep, awake],
+        start=start,
+        attach_key=lambda *what: attached.append(what),
+    )
     (tmp_path / "key").touch()
     watch = SimpleNamespace(market=account, prefix="p-")
     runs._rescue(watch, tmp_path, tmp_path, ManualClock(), said.append)
-    assert home == ["p-2"] and said == ["p-1: PUT: 400 outbid"]
+    assert home == [("p-2", (2, "key"))] and said == ["p-1: PUT: 400 outbid"]
 
 
 def test_reap_says_where_nothing_could_be_looked_up(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Faults, one function each: it causes the fault and runs the example to its end."""
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -34,6 +35,22 @@ def undisturbed(example):
 def offer_taken(example):
     example.fake.fault("create", taken=True)
     done(example)
+
+
+@scenario("contract dearer than its offer")
+def contract_dearer(example):
+    example.fake.fault("create", dearer=1.05)
+    done(example)
+
+
+@scenario("search quota reached")
+def search_quota(example):
+    example.fake.api.daily_searches = 0
+    assert example.run() != 0
+    assert "allowed again from" in example.output() and not example.fake.instances
+    assert len(example.fake.calls("search")) == 1
+    example.fake.api.daily_searches = math.inf
+    assert example.run() == 0, example.output()
 
 
 @scenario("create 429")
@@ -90,7 +107,7 @@ def keys_forgotten(example):
     example.fake.forget_keys(instance.id)
     example.fake.cut_ssh(instance.id, "reset")
     done(example)
-    assert example.fake.calls("ssh")
+    assert len(example.fake.calls("ssh")) >= 2
 
 
 @scenario("host vanished in mid-job")
@@ -98,6 +115,14 @@ def host_vanished(example):
     example.start().until_state()
     [instance] = example.fake.instances
     example.fake.vanish(instance.id, silently=True)
+    done(example)
+
+
+@scenario("container exited in mid-job")
+def container_exited(example):
+    example.start().until_state()
+    [instance] = example.fake.instances
+    example.fake.exit(instance.id)
     done(example)
 
 
@@ -183,17 +208,49 @@ def sigkill(example):
     assert "saved state/a" in example.output(), example.output()
 
 
+def reap(example) -> str:
+    """Run the command; what it says."""
+    environment = os.environ | example.fake.environment
+    command = [sys.executable, "-m", "snakemake_executor_plugin_vast", "reap"]
+    done = subprocess.run(
+        command, cwd=example.folder, env=environment, check=True, capture_output=True, text=True
+    )
+    assert not example.fake.instances
+    return done.stdout
+
+
 @scenario("SIGKILL, then `snakemake-vast reap`")
 def sigkill_reap(example):
     example.start().until_state()
     example.signal(signal.SIGKILL)
     example.finish()
-    environment = os.environ | example.fake.environment
-    command = [sys.executable, "-m", "snakemake_executor_plugin_vast", "reap"]
-    subprocess.run(command, cwd=example.folder, env=environment, check=True, capture_output=True)
-    assert not example.fake.instances
+    reap(example)
     example.unlock()
     assert example.run() == 0, example.output()
+
+
+@scenario("SIGKILL and keys forgotten, then `snakemake-vast reap`")
+def sigkill_keys_reap(example):
+    example.start(config=("seconds=0.8",)).until_state()
+    example.signal(signal.SIGKILL)
+    example.finish()
+    [instance] = example.fake.instances
+    example.fake.forget_keys(instance.id)
+    assert "saved state/a" in (said := reap(example)), said
+    example.unlock()
+    assert example.run(config=("seconds=0.8",)) == 0, example.output()
+
+
+@scenario("SIGKILL and container exited, then `snakemake-vast reap`")
+def sigkill_exited_reap(example):
+    example.start(config=("seconds=0.8",)).until_state()
+    example.signal(signal.SIGKILL)
+    example.finish()
+    [instance] = example.fake.instances
+    example.fake.exit(instance.id)
+    assert "saved state/a" in (said := reap(example)), said
+    example.unlock()
+    assert example.run(config=("seconds=0.8",)) == 0, example.output()
 
 
 @scenario("SIGKILL, nobody restarts", silent_minutes=4)

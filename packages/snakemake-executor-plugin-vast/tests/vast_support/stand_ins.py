@@ -30,6 +30,24 @@ class ManualClock:
         return bool(event and event.is_set())
 
 
+class ServiceClock(ManualClock):
+    """The clock of a fake Vast that stands still: a wait lets the time of the service pass."""
+
+    def __init__(self, fake):
+        super().__init__()
+        self.fake = fake
+
+    def now(self):
+        return self.fake.now
+
+    wall = now
+
+    def wait(self, seconds, event=None):
+        if seconds > 0:
+            self.fake.advance(seconds)
+        return bool(event and event.is_set())
+
+
 class DirectKeeper:
     """A keeper whose list is always up to date, and which ends machines at once."""
 

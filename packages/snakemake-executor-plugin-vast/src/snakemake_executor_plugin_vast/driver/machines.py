@@ -80,7 +80,7 @@ class Machine:
 def start_script(site: Site, key: str, control: str, clock: Clock, grace: float) -> str:
     """The start script: the ssh key, and the dead-man switch with the market's `control` module.
 
-    It has no secrets, and stays below 4096 characters, the limit of Vast.ai.
+    It has no secrets, and stays below 4048 characters, the limit of Vast.ai.
     """
     code = compact(Path(deadman.__file__).read_text())
     folder = shlex.quote(site.folder)
@@ -89,7 +89,8 @@ def start_script(site: Site, key: str, control: str, clock: Clock, grace: float)
     numbers = " ".join(f"{t:.1f}" for t in [*times, tick])
     return (
         f"mkdir -p {folder} ~/.ssh && cd {folder} && touch ~/.no_auto_tmux lease\n"
-        f"grep -qsF '{key}' ~/.ssh/authorized_keys || echo '{key}' >> ~/.ssh/authorized_keys\n"
+        # On a line of its own, since the file may lack a newline at its end.
+        f"grep -qsF '{key}' ~/.ssh/authorized_keys || echo '\n{key}' >> ~/.ssh/authorized_keys\n"
         f"cat > machine_control.py <<'END'\n{compact(control)}\nEND\n"
         f"cat > deadman.py <<'END'\n{code}\nEND\n"
         f"nohup python3 deadman.py . {numbers} > /dev/null 2>&1 &\n"

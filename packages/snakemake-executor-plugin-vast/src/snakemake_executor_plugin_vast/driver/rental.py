@@ -13,6 +13,7 @@ from ..clock import Clock
 from ..machine.transport import Denied, Failed, Keyring, Transport, Unreachable
 from ..market import selection
 from ..market.protocol import (
+    AccountRefused,
     Instance,
     LostReply,
     Market,
@@ -166,6 +167,8 @@ class Renter:
             self._refusal = str(error) if isinstance(error, Refused) else ""
             self.log(f"{label}: {error}")
             self.end(machine, "refused", rented=False)
+            if isinstance(error, AccountRefused):  # no other offer would be accepted either
+                raise NothingToRent(self._refusal) from None
             return None
         except BaseException:
             self.end(machine, "ended")
@@ -232,6 +235,7 @@ class Renter:
 
     def _bring_up(self, machine: Machine) -> None:
         until = machine.rented + self.limits.boot
+        self.reattach(machine)  # a market may later remove keys that only the start script added
         instance = self._wait_running(machine, until)
         machine.connection = self._wait_ssh(machine, instance, until)
         threading.Thread(target=self._keep_lease, args=(machine,), daemon=True).start()
@@ -261,11 +265,12 @@ class Renter:
         while True:
             known, instance = self.keeper.find(machine.label, machine.rented)
             if instance:
-                wrong = selection.contract_error(instance, machine.requirements, machine.price)
-                if wrong:
+                transfers = selection.transfers(machine.offer, machine.requirements)
+                rent = machine.price - transfers
+                if wrong := selection.contract_error(instance, machine.requirements, rent):
                     raise Lost("contract", wrong)
-                if instance.price > machine.price:
-                    machine.price = instance.price
+                if instance.price > rent:
+                    machine.price = instance.price + transfers
                     facts = {"label": machine.label, "instance": machine.id}
                     self.ledger.write("rent", dph=machine.price, **facts)
                 if instance.failed:

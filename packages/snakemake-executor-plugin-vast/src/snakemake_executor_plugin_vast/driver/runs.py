@@ -141,6 +141,11 @@ def _rescue(
             except MarketError as error:  # others may have a state as well
                 log(f"{instance.label}: {error}")
                 continue
+            if awake:
+                try:  # Vast may have removed the key since
+                    keeper.market.attach_key(awake.id, keys.public)
+                except MarketError as error:
+                    log(f"{instance.label}: {error}")
             connections = [
                 Transport(keys, instance.label, address, max(5.0, clock.real(30.0)))
                 for address in (awake.addresses if awake else ())

@@ -22,7 +22,7 @@ from ..clock import Clock
 from .protocol import Market
 
 GROUP = "snakemake_executor_plugin_vast.markets"
-NOT_A_MARKET = {"protocol", "selection"}
+NOT_A_MARKET = {"protocol", "selection", "vast_offers"}
 
 
 class UnknownMarket(ValueError):

@@ -5,8 +5,9 @@ Units are the same everywhere: memory in MB, disk in GB, time in seconds, money 
 in dollars per hour.
 
 The type of an error distinguishes its causes. `OfferGone`: somebody else rented it first.
-`Refused`: the same request will never work. `Unavailable`: try again later. `LostReply`: a machine
-may have been rented, and only the list of instances can tell.
+`Refused`: the same request will never work. `AccountRefused`: nor will a request for another offer.
+`Unavailable`: try again later. `LostReply`: a machine may have been rented, and only the list of
+instances can tell.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ class Refused(MarketError):
     """The request is wrong or not allowed, so repeating it does not help."""
 
 
+class AccountRefused(Refused):
+    """The key, the credit or a quota of the account does not allow it, whatever is requested."""
+
+
 class Unavailable(MarketError):
     """The market did not do it now: too many requests, a server error or no connection."""
 
@@ -51,8 +56,10 @@ class Requirements:
     mem_mb: int = 0
     disk_gb: int = 40
     seconds: float = 3600.0  # the job is ended after this time
-    max_price: float = 5.0  # dollars per hour, disk included
+    max_price: float = 5.0  # dollars per hour, disk and transfers included
     interruptible: bool = False  # bid for a machine that somebody else may outbid
+    upload_gb: float = 0.0  # per hour, from the machine; some hosts charge for it
+    download_gb: float = 0.0  # per hour, to the machine
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class SearchRules:
     download_mbit: float = 200.0  # per second
     datacenter: bool = False
     bid_factor: float = 1.2  # a bid is the lowest one times this
+    rank: Literal["price", "score"] = "price"  # which offers come first
 
 
 @dataclass(frozen=True)
@@ -76,12 +84,15 @@ class Offer:
     gpu_name: str
     gpus: int
     gpu_mem_mb: float  # of one GPU
-    mem_mb: float  # 0: not known
+    mem_mb: float  # this machine's part of its host's memory; 0: not known
     disk_gb: float
     price: float  # on demand, with the disk that the search asked for
     lowest_bid: float = 0.0  # without disk; 0: no bid is accepted
     storage_price: float = 0.0  # dollars per GB and month
+    upload_price: float = 0.0  # dollars per GB from the machine
+    download_price: float = 0.0  # dollars per GB to the machine
     reliability: float = 1.0
+    score: float = 0.0  # the market's own measure of what the price buys; more is better
     location: str = ""
 
 

@@ -10,16 +10,23 @@ from typing import Any
 
 from .protocol import Instance, Offer, Requirements, SearchRules
 
-HOURS_PER_MONTH = 730.0
-PRICE_RISE = 1.05  # by which a contract may exceed the price of its offer
+HOURS_PER_MONTH = 720.0  # as Vast counts them
+PRICE_RISE = 1.03  # by which a contract may exceed the price of its offer
 
 
 @dataclass(frozen=True)
 class PricedOffer:
-    """An offer, and what a machine of it would cost in dollars per hour, disk included."""
+    """An offer, and the dollars per hour of its machine, its disk and the expected transfers."""
 
     offer: Offer
     price: float
+    transfers: float = 0.0  # the part of the price that is for transfers
+
+
+def priced(offer: Offer, requirements: Requirements, rules: SearchRules) -> PricedOffer:
+    """An offer with what it would cost under these requirements."""
+    price = hourly(offer, requirements, rules)
+    return PricedOffer(offer, price, transfers(offer, requirements))
 
 
 def models_of(text: str) -> tuple[str, ...]:
@@ -59,6 +66,17 @@ def bid(offer: Offer, requirements: Requirements, rules: SearchRules) -> float |
 
 
 def hourly(offer: Offer, requirements: Requirements, rules: SearchRules) -> float:
+    """Dollars per hour that a machine is expected to cost: its contract and its transfers."""
+    return rent(offer, requirements, rules) + transfers(offer, requirements)
+
+
+def transfers(offer: Offer, requirements: Requirements) -> float:
+    """Dollars per hour for what is expected to be sent from and to the machine."""
+    sent, received = requirements.upload_gb, requirements.download_gb
+    return sent * offer.upload_price + received * offer.download_price
+
+
+def rent(offer: Offer, requirements: Requirements, rules: SearchRules) -> float:
     """Dollars per hour with the disk, which an on-demand price includes and a bid does not."""
     price = bid(offer, requirements, rules)
     if price is None:
@@ -73,7 +91,9 @@ def rank(
     used: Collection[int] = (),
     bad: Collection[int] = (),
 ) -> list[Offer]:
-    """The offers worth trying, cheapest first; of equal prices the more reliable machine first.
+    """The offers worth trying, the cheapest or those of the highest score first, by `rules.rank`.
+
+    Of equals the cheaper and then the more reliable machine comes first.
 
     Offers in `used` were rented in this run before, and machines in `bad` failed recently. A search
     may return offers that do not fit, so they are checked here.
@@ -86,27 +106,32 @@ def rank(
             and offer.gpus == requirements.gpus
             and offer.gpu_mem_mb >= requirements.gpu_mem_mb
             and offer.disk_gb >= requirements.disk_gb
+            and (not offer.mem_mb or offer.mem_mb >= requirements.mem_mb)
+            and offer.reliability >= rules.reliability
             and (not requirements.interruptible or offer.lowest_bid > 0)
             and hourly(offer, requirements, rules) <= requirements.max_price
         )
 
-    return sorted(
-        filter(fits, offers),
-        key=lambda o: (round(hourly(o, requirements, rules), 4), -o.reliability, o.id),
-    )
+    def place(offer: Offer) -> tuple[float, ...]:
+        price = round(hourly(offer, requirements, rules), 4)
+        score = offer.score if rules.rank == "score" else 0.0
+        return (-score, price, -offer.reliability, offer.id)
+
+    return sorted(filter(fits, offers), key=place)
 
 
 def contract_error(instance: Instance, requirements: Requirements, expected: float) -> str:
     """How a new machine differs from what was ordered, as a message; empty when it does not.
+
+    `expected` is the price of the offer, in dollars per hour with the disk.
 
     A bid that a market treats as an order on demand costs several times the price, without any
     error.
     """
     if requirements.interruptible and not instance.interruptible:
         return "an interruptible machine was ordered, the contract is on demand"
-    most = requirements.max_price
-    if instance.price > PRICE_RISE * expected and instance.price > most:
-        return f"it costs ${instance.price:.3f} per hour, more than the maximum of ${most:.3f}"
+    if instance.price > PRICE_RISE * expected:
+        return f"it costs ${instance.price:.3f} per hour, and its offer said ${expected:.3f}"
     return ""
 
 

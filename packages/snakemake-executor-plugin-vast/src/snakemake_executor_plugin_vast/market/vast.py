@@ -9,6 +9,8 @@ import contextlib
 import random
 import threading
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import requests
 
 from ..clock import Clock
 from .protocol import (
+    AccountRefused,
     Instance,
     LostReply,
     NoKey,
@@ -28,13 +31,30 @@ from .protocol import (
     Status,
     Unavailable,
 )
+from .vast_offers import order_body, read_offer, search_query
 
 URL = "https://console.vast.ai"
+AGENT = f"snakemake-executor-plugin-vast/{version('snakemake-executor-plugin-vast')}"
 SECRETS = ("VAST_API_KEY", "VAST_IMAGE_LOGIN")
 # Seconds between two calls, from the documentation; calls not named here are spaced by one second.
 PACE = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0}
+RATE = 0.9  # of the documented rates, since requests do not all take the same time to arrive
 TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 2.0, 60.0
-# `actual_status`; every other value, and none, is a machine that is starting.
+# The `error` of an answer decides, since Vast answers 404 and 410 to a wrong key and to a retired
+# request as well as for what no longer exists.
+GONE = ("no_such_ask", "no_such_instance")
+QUOTA = "search_quota_exceeded"
+DAY = 86400.0
+ACCOUNT_REFUSALS = {
+    "auth_error": "Vast.ai does not accept the API key for this request. Check VAST_API_KEY, and "
+    "the permissions of the key at https://console.vast.ai/manage-keys/",
+    "deprecated_endpoint": "Vast.ai no longer answers this request. Update it: pip install "
+    "--upgrade snakemake-executor-plugin-vast",
+    "insufficient_credit": "The Vast.ai account has no credit. Add some at "
+    "https://console.vast.ai/billing/",
+    QUOTA: "The account has used up its searches of this day",
+}
+# `actual_status`, the container's; every other value, and none, is a machine that is starting.
 STATUS: dict[str, Status] = {
     "running": "running",
     "stopped": "stopped",
@@ -43,6 +63,7 @@ STATUS: dict[str, Status] = {
     "offline": "offline",
     "unknown": "offline",
 }
+HALTED = ("stopped", "unloaded")  # of a contract, whose GPU may be let to somebody else
 # Parts of a status message after which a machine never starts.
 FATAL = (
     "pull rate limit",
@@ -65,9 +86,9 @@ import urllib.request
 
 def call(method, body):
     url = "{url}/api/v0/instances/" + os.environ["CONTAINER_ID"] + "/"
-    request = urllib.request.Request(url, body, method=method)
-    request.add_header("Authorization", "Bearer " + os.environ["CONTAINER_API_KEY"])
-    request.add_header("Content-Type", "application/json")
+    key = "Bearer " + os.environ["CONTAINER_API_KEY"]
+    headers = {{"Authorization": key, "Content-Type": "application/json", "User-Agent": "{agent}"}}
+    request = urllib.request.Request(url, body, headers, method=method)
     urllib.request.urlopen(request, timeout=30).read()
 
 
@@ -102,26 +123,19 @@ def find_key(environment: Mapping[str, str], home: Path) -> str:
     )
 
 
-def read_offer(raw: Mapping[str, Any]) -> Offer:
-    """An offer from a row of the search's answer."""
+def read_status(raw: Mapping[str, Any]) -> Status:
+    """The status of a machine, from what Vast says of its container and of its contract.
 
-    def number(key: str) -> float:
-        return float(raw.get(key) or 0.0)
-
-    return Offer(
-        id=int(raw.get("ask_contract_id") or raw["id"]),
-        machine_id=int(raw.get("machine_id") or 0),
-        gpu_name=str(raw.get("gpu_name") or ""),
-        gpus=int(raw.get("num_gpus") or 0),
-        gpu_mem_mb=number("gpu_ram"),
-        mem_mb=number("cpu_ram"),
-        disk_gb=number("disk_space"),
-        price=number("dph_total"),
-        lowest_bid=number("min_bid"),
-        storage_price=number("storage_cost"),
-        reliability=number("reliability2") or number("reliability"),
-        location=str(raw.get("geolocation") or ""),
-    )
+    The container's status lags: a machine that was outbid or stopped is listed as running for a
+    while. `cur_state` is whether the contract has its GPU now, `next_state` and `intended_status`
+    what is to come.
+    """
+    status = STATUS.get(raw.get("actual_status") or "", "starting")
+    contract = [raw.get("intended_status"), raw.get("next_state")]
+    contract += [raw.get("cur_state")] if status == "running" else []  # others wait for their GPU
+    if status in ("running", "starting") and any(state in HALTED for state in contract):
+        return "stopped"
+    return status
 
 
 def read_instance(raw: Mapping[str, Any]) -> Instance:
@@ -136,7 +150,7 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
     return Instance(
         id=int(raw["id"]),
         label=str(raw.get("label") or ""),
-        status=STATUS.get(raw.get("actual_status") or "", "starting"),
+        status=read_status(raw),
         message=message,
         machine_id=int(raw.get("machine_id") or 0),
         price=float(raw.get("dph_total") or 0.0),
@@ -146,55 +160,13 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
     )
 
 
-def search_query(requirements: Requirements, rules: SearchRules) -> dict[str, Any]:
-    """The body of a search. The type `bid` finds interruptible offers; the order has the bid."""
-    query: dict[str, Any] = {
-        "verified": {"eq": True},
-        "external": {"eq": False},
-        "rentable": {"eq": True},
-        "rented": {"eq": False},
-        "num_gpus": {"eq": requirements.gpus},
-        "reliability": {"gte": rules.reliability},
-        "cuda_max_good": {"gte": rules.cuda},
-        "inet_down": {"gte": rules.download_mbit},
-        "disk_space": {"gte": requirements.disk_gb},
-        "duration": {"gte": requirements.seconds},
-        "type": "bid" if requirements.interruptible else "on-demand",
-        "order": [["min_bid" if requirements.interruptible else "dph_total", "asc"]],
-        "allocated_storage": requirements.disk_gb,
-        "limit": 40,
-    }
-    if not requirements.interruptible:
-        query["dph_total"] = {"lte": requirements.max_price}
-    if requirements.gpu_models:
-        names = [model.replace("_", " ") for model in requirements.gpu_models]
-        query["gpu_name"] = {"in": names}
-    if requirements.gpu_mem_mb:
-        query["gpu_ram"] = {"gte": requirements.gpu_mem_mb}
-    if requirements.mem_mb:
-        query["cpu_ram"] = {"gte": requirements.mem_mb}
-    if rules.regions:
-        query["geolocation"] = {"in": list(rules.regions)}
-    if rules.datacenter:
-        query["datacenter"] = {"eq": True}
-    return query
-
-
-def order_body(order: Order, image_login: str = "") -> dict[str, Any]:
-    """The body of a create."""
-    body: dict[str, Any] = {
-        "client_id": "me",
-        "image": order.image,
-        "disk": order.disk_gb,
-        "label": order.label,
-        "onstart": order.start_script,
-        "runtype": "ssh_direc ssh_proxy",
-        "target_state": "running",
-        "cancel_unavail": True,
-    }
-    if order.bid is not None:
-        body["price"] = order.bid
-    return body | ({"image_login": image_login} if image_login else {})
+def _json_object(reply: requests.Response) -> dict[str, Any]:
+    """The JSON object of an answer; empty if it is anything else, such as HTML or a list."""
+    try:
+        found = reply.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class Vast:
@@ -213,13 +185,16 @@ class Vast:
         self._key, self._local = key, threading.local()
         self._lock = threading.Lock()
         self._free_at: dict[str, float] = {}  # endpoint: when its next call may be made
+        self._quota_ends = 0.0  # wall-clock time before which no search is answered
 
     @property
     def machine_control(self) -> str:
-        return MACHINE_CONTROL.format(url=self.url)
+        return MACHINE_CONTROL.format(url=self.url, agent=AGENT)
 
     def search(self, requirements: Requirements, rules: SearchRules) -> list[Offer]:
         query = search_query(requirements, rules)
+        if self.clock.wall() < self._quota_ends:
+            raise AccountRefused(self._no_quota())
         found = self._repeat("search", "POST", "/api/v0/bundles/", query).get("offers") or []
         return [read_offer(raw) for raw in found]
 
@@ -242,17 +217,24 @@ class Vast:
                 return found
 
     def instance(self, id: int) -> Instance | None:
+        raw = self._show(id)
+        return read_instance(raw) if raw else None
+
+    def _show(self, id: int) -> dict[str, Any]:
+        """The market's row of an instance, empty if it no longer exists."""
         try:
-            raw = self._repeat("show", "GET", f"/api/v0/instances/{id}/", {"owner": "me"})
+            answer = self._repeat("show", "GET", f"/api/v0/instances/{id}/", {"owner": "me"})
         except OfferGone:
-            return None
-        return read_instance(raw["instances"]) if raw.get("instances") else None
+            return {}
+        return answer.get("instances") or {}
 
     def destroy(self, id: int) -> None:
         with contextlib.suppress(OfferGone):
             self._call("destroy", "DELETE", f"/api/v0/instances/{id}/", {})
 
     def start(self, id: int) -> None:
+        if self._show(id).get("cur_state") == "running":  # its container has exited by itself
+            return self.reboot(id)
         self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "running"})
 
     def reboot(self, id: int) -> None:
@@ -281,31 +263,43 @@ class Vast:
         unanswered = LostReply if endpoint == "create" else Unavailable
         sent: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
         try:
-            reply = self._session().request(method, self.url + path, timeout=(10, 30), **sent)
+            # A redirect could turn an order into a search, or take the key to another host.
+            reply = self._session().request(
+                method, self.url + path, timeout=(10, 30), allow_redirects=False, **sent
+            )
         except requests.RequestException as error:
             raise unanswered(self._clean(f"{what}: {type(error).__name__}")) from None
         text = self._clean(reply.text)[:300]  # cleaned first: a key cut in two is not found
-        if reply.status_code in (404, 410):
-            raise OfferGone(f"{what}: {reply.status_code} {text}")
+        said = f"{what}: {reply.status_code} {text}"
+        answer = _json_object(reply)
+        code = str(answer.get("error"))
+        if code == QUOTA:
+            self._quota_ends = (self.clock.wall() // DAY + 1) * DAY
+            raise AccountRefused(f"{said}\n{self._no_quota()}")
+        if code in ACCOUNT_REFUSALS:
+            raise AccountRefused(f"{said}\n{ACCOUNT_REFUSALS[code]}")
+        if code in GONE:
+            raise OfferGone(said)
         if reply.status_code == 429:
             self._put_off(endpoint)
-            raise Unavailable(f"{what}: 429 {text}")
+            raise Unavailable(said)
         if reply.status_code >= 500:
-            raise unanswered(f"{what}: {reply.status_code} {text}")
-        if reply.status_code >= 400:
-            raise Refused(f"{what}: {reply.status_code} {text}")
-        try:
-            answer: dict[str, Any] = reply.json()
-        except ValueError:
-            raise unanswered(f"{what}: no JSON: {text}") from None
-        if answer.get("success") is False:
-            raise Refused(f"{what}: {text}")
+            raise unanswered(said)
+        if reply.status_code >= 300 or answer.get("success") is False:
+            raise Refused(said)
+        if not answer:
+            raise unanswered(f"{what}: no JSON object: {text}")
         return answer
+
+    def _no_quota(self) -> str:
+        ends = f"{datetime.fromtimestamp(self._quota_ends, UTC):%Y-%m-%d %H:%M} UTC"
+        return f"{ACCOUNT_REFUSALS[QUOTA]}. They are allowed again from {ends} on"
 
     def _session(self) -> requests.Session:
         """One for each thread, since sessions are not safe to share."""
         if not hasattr(self._local, "session"):
             session = requests.Session()
+            session.headers["User-Agent"] = AGENT
             session.auth = self._sign  # also keeps requests from reading ~/.netrc
             self._local.session = session
         found: requests.Session = self._local.session
@@ -320,7 +314,7 @@ class Vast:
         with self._lock:
             now = self.clock.now()
             turn = max(now, self._free_at.get(endpoint, now))
-            self._free_at[endpoint] = turn + PACE.get(endpoint, 1.0)
+            self._free_at[endpoint] = turn + PACE.get(endpoint, 1.0) / RATE
         self.clock.wait(turn - now)
 
     def _put_off(self, endpoint: str) -> None:

@@ -70,7 +70,7 @@ def most_dollars(request: RentalRequest) -> float:
 
 
 def cheapest_offers(request: RentalRequest) -> list[str]:
-    """One line for each of the cheapest offers that meet the most demanding job."""
+    """One line for each of the offers that would be tried first for the most demanding job."""
     try:
         offers = request.offers()
     except MarketError as error:
@@ -80,6 +80,8 @@ def cheapest_offers(request: RentalRequest) -> list[str]:
     shown = [
         f"  ${priced.price:.3f} per hour: {priced.offer.gpus}x {priced.offer.gpu_name}"
         + (f", {priced.offer.location}" if priced.offer.location else "")
+        + (f" (${priced.transfers:.3f} of it for transfers)" if priced.transfers else "")
         for priced in offers[:SHOWN]
     ]
-    return [f"Cheapest of {len(offers)} offers that meet the requirements:", *shown]
+    first = "Best scores" if request.settings.rank == "score" else "Cheapest"
+    return [f"{first} of {len(offers)} offers that meet the requirements:", *shown]

@@ -1,11 +1,12 @@
 """The REST API: paths, limits, permissions and shapes, on top of the world behind it."""
 
 import json
+import math
 import re
 from collections import defaultdict
 
 from .faults import Plan
-from .market import select
+from .market import SECONDS_A_DAY, select
 from .world import Instance, World
 
 PAGE = 25  # instances in one reply of the v1 list
@@ -14,7 +15,7 @@ MOST_OFFERS = 64
 ROUTES = [
     ("POST", r"/api/v0/bundles", "search"),
     ("PUT", r"/api/v0/asks/(\d+)", "create"),
-    ("GET", r"/api/v0/instances", "list"),
+    ("GET", r"/api/v0/instances", "retired"),
     ("GET", r"/api/v1/instances", "list"),
     ("DELETE", r"/api/v0/instances", "destroy"),
     ("GET", r"/api/v0/instances/(\d+)", "get"),
@@ -76,9 +77,18 @@ class Limits:
 class Api:
     """Answers requests that were routed to one of `ROUTES`; the caller holds the world's lock."""
 
-    def __init__(self, world: World, plan: Plan, key: str, url: str, limits: bool = True):
+    def __init__(
+        self,
+        world: World,
+        plan: Plan,
+        key: str,
+        url: str,
+        limits: bool = True,
+        daily_searches: float = math.inf,
+    ):
         self.world, self.plan, self.key, self.url = world, plan, key, url
         self.limits = Limits() if limits else None
+        self.daily_searches, self._searched = daily_searches, (0.0, 0)  # the day, and how many
 
     def answer(self, name, path, argument, query, body, token, address, effect) -> dict:
         if not isinstance(body, dict):
@@ -86,6 +96,9 @@ class Api:
         if self.world.closed:
             raise Refusal(503, None, "Service Unavailable")
         now = self.world.catch_up()
+        if name == "retired":
+            msg = f"{path} is deprecated. Use {path.replace('v0', 'v1')} instead."
+            raise Refusal(410, "deprecated_endpoint", msg)
         scope = self._scope(token)
         if self.limits:
             self.limits.check(name, token, address, now)
@@ -99,7 +112,7 @@ class Api:
         if name == "create":
             return self.create(target, body, effect)
         if name == "list":
-            return self.list(query, paged="/v1/" in path, lag=effect.get("lag"))
+            return self.list(query, lag=effect.get("lag"))
         if name == "destroy" and target is None:
             for number in body.get("instance_ids", []):
                 self.world.destroy(self._instance(int(number)))
@@ -117,7 +130,7 @@ class Api:
         for instance in self.world.live():
             if token == instance.key:
                 return instance
-        raise Refusal(401, "auth_error", "Invalid user key")
+        raise Refusal(404, "auth_error", "Invalid user key")
 
     def _instance(self, number: int) -> Instance:
         instance = self.world.instances.get(number)
@@ -134,6 +147,11 @@ class Api:
         if kind not in {"on-demand", "bid", "reserved"}:
             raise Refusal(400, "invalid_args", f"type: {kind}")
         now, world = self.world.clock.now(), self.world
+        today = now // SECONDS_A_DAY
+        day, searches = self._searched
+        self._searched = today, (searches if day == today else 0) + 1
+        if self._searched[1] > self.daily_searches:
+            raise Refusal(429, "search_quota_exceeded", "Daily search quota exceeded.")
         rows = [
             offer.view(storage, kind == "bid", world.rented(offer), now)
             for offer in world.offers.values()
@@ -166,12 +184,12 @@ class Api:
         if self.world.balance <= 0:
             raise Refusal(400, "insufficient_credit", "Your account has no credit.", ask_id=ask)
         faults = {"stuck": "null"} if effect.get("double") else self.plan.take("boot")
-        instance = self.world.create(offer, request, faults)
+        instance = self.world.create(offer, request, faults, effect.get("dearer", 1.0))
         return {"success": True, "new_contract": instance.id, "instance_api_key": instance.key}
 
     # ---- instances -------------------------------------------------------------------------------
 
-    def list(self, query: dict, paged: bool, lag: float | None = None) -> dict:
+    def list(self, query: dict, lag: float | None = None) -> dict:
         then = self.world.clock.now() - (lag or 0)
         rows = [
             self.view(instance)
@@ -179,8 +197,6 @@ class Api:
             if instance.created <= then
             and (instance.destroyed is None or (lag and instance.destroyed > then))
         ]
-        if not paged:
-            return {"instances_found": len(rows), "instances": rows}
         try:
             found = select(rows, json.loads(query.get("select_filters", "{}")))
             limit = min(int(query.get("limit", PAGE)), PAGE)
@@ -232,6 +248,7 @@ class Api:
             "end_date": instance.ends,
             "duration": instance.ends - now,
             "uptime_mins": None,
+            "mem_limit": offer.host_ram * offer.share / 1000,
             "disk_space": instance.disk,
             "disk_usage": -1,
             "gpu_util": 0.0 if instance.actual_status == "running" else None,
@@ -305,7 +322,7 @@ def _check_request(request: dict) -> None:
     need(len(image or "") <= 1024, "image: at most 1024 characters.")
     need(isinstance(disk, int | float) and disk >= 8, "disk: at least 8 GB.")
     script = str(request.get("onstart") or "") + "".join(map(str, request.get("args", [])))
-    need(len(script) <= 4096, "onstart and args: at most 4096 characters.")
+    need(len(script) <= 4048, "onstart and args: at most 4048 characters.")
     need(isinstance(env, dict), "env: an object is needed.")
     need(sum(len(f"{k}{v}") for k, v in env.items()) <= 32768, "env: at most 32 kB.")
     need(set(request["runtype"].split()) <= RUNTYPES, f"runtype: {request['runtype']}")

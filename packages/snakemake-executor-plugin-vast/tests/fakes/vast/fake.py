@@ -1,6 +1,8 @@
 """The fake as tests hold it: start and stop it, look inside, let things go wrong."""
 
+import itertools
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -23,7 +25,7 @@ PATTERNS = [(method, re.compile(path + "/?"), name) for method, path, name in RO
 # What POST /fake/<name> may call, with the body as keyword arguments.
 CONTROLS = (
     *("fault", "clear", "advance", "outbid", "set_min_bid", "vanish", "come_back", "take"),
-    *("cut_ssh", "mend_ssh", "exit", "forget_keys"),
+    *("cut_ssh", "mend_ssh", "exit", "forget_keys", "refresh_keys"),
 )
 
 
@@ -37,6 +39,7 @@ class Request:
     path: str
     body: dict
     status: int
+    agent: str = ""  # how the client names itself
 
 
 class FakeVast:
@@ -45,6 +48,8 @@ class FakeVast:
     `time_scale`: its seconds in one real second; 0 stands still but for `advance`.
     `limits`: enforce the rate limits (in its own seconds). `visible`: folders that machines may
     read beside the Python environment. `machines` False: the API alone, which needs no root.
+    `jitter`: by how many of its seconds requests are late, in turn, and from the first one again.
+    `daily_searches`: more of them in a day are refused until midnight UTC.
     """
 
     def __init__(
@@ -57,6 +62,8 @@ class FakeVast:
         visible: tuple = (),
         machines: bool = True,
         port: int = 0,
+        daily_searches: float = math.inf,
+        jitter: Iterable[float] = (0.0,),
     ):
         if machines and (missing := what_is_missing()):
             raise RuntimeError(missing)
@@ -68,11 +75,12 @@ class FakeVast:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.requests: list[Request] = []
+        self._late, self._queue = itertools.cycle(jitter), threading.Lock()
         clock = Clock(time_scale)
         self.plan = Plan(clock.now)
         market = list(default_offers() if offers is None else offers)
         self.world = World(self._home, market, clock, balance, boot_seconds, visible, machines)
-        self.api = Api(self.world, self.plan, self.key, self.url, limits)
+        self.api = Api(self.world, self.plan, self.key, self.url, limits, daily_searches)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
         )
@@ -96,6 +104,15 @@ class FakeVast:
     def environment(self) -> dict[str, str]:
         """What a client needs in its environment."""
         return {"VAST_URL": self.url, "VAST_API_KEY": self.key}
+
+    def travel(self) -> None:
+        """Let the time pass that the next request takes to arrive."""
+        with self._queue:
+            late = next(self._late)
+        if self.world.clock.scale:
+            time.sleep(self.world.clock.real(late))
+        else:
+            self.world.advance(late)
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -167,9 +184,14 @@ class FakeVast:
         self.plan.clear(point)
 
     def take(self, offer: int, taken: bool = True) -> None:
-        """Somebody else rents the offer."""
+        """Somebody else rents the offer, or no longer. Stopped machines of ours wait for that."""
         with self.world.changed:
+            self.world.catch_up()
             self.world.offers[offer].taken = taken
+            for instance in self.world.live():
+                waits = instance.intended_status == "running" and instance.price is None
+                if not taken and waits and instance.offer.id == offer:
+                    self.world.start(instance)
 
     def set_min_bid(self, offer: int, price: float) -> None:
         """The price of interruptible rent moves: who bids less is stopped, who bids more starts."""
@@ -196,11 +218,10 @@ class FakeVast:
             self.world.come_back(self.instance(number))
 
     def exit(self, number: int, message: str = "container exited with code 1") -> None:
-        """The container ends by itself: no process is left, the status is `exited`."""
+        """The container ends by itself: no process is left, and the contract goes on."""
         with self.world.changed:
             self.world.catch_up()
-            self.world.stop(self.instance(number), message, intended="running")
-            self.instance(number).actual_status = "exited"
+            self.world.exit(self.instance(number), message)
 
     def cut_ssh(self, number: int, how: str = "refuse", wires: Iterable[str] = ("proxy", "direct")):
         """Its processes live on. `how`: 'refuse' (and reset), 'reset' once, or 'hang'."""
@@ -217,6 +238,10 @@ class FakeVast:
     def forget_keys(self, number: int) -> None:
         """authorized_keys is rewritten without ours: logins fail until a key is attached again."""
         self.machine(number).forget_keys()
+
+    def refresh_keys(self, number: int) -> None:
+        """authorized_keys is rewritten with the account's and the attached keys, as after hours."""
+        self.machine(number).refresh_keys()
 
     def state(self) -> dict:
         """A summary, for people."""
@@ -262,6 +287,7 @@ class Handler(BaseHTTPRequestHandler):
         name, argument = route(self.command, parts.path)
         if name is None:
             return self.send(404, {"success": False, "error": "not_found", "msg": self.path})
+        self.fake.travel()
         effect = self.fake.plan.take(name, "api")
         status = 0
         if effect.get("drop"):
@@ -273,11 +299,12 @@ class Handler(BaseHTTPRequestHandler):
             if effect.get("lose_reply"):
                 status = 0
                 self.cut()
+        agent = self.headers.get("User-Agent", "")
         self.fake.requests.append(
-            Request(self.fake.now, name, self.command, self.path, body or {}, status)
+            Request(self.fake.now, name, self.command, self.path, body or {}, status, agent)
         )
         if status:
-            self.send(status, reply)
+            self.send(status, reply, effect.get("location"))
 
     def answer(self, name, path, argument, query, body, effect) -> tuple[int, dict | str]:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -310,11 +337,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, {"success": True})
         self.send(404, {"success": False, "msg": f"controls: {', '.join(CONTROLS)}"})
 
-    def send(self, status: int, body: dict | str) -> None:
+    def send(self, status: int, body: dict | str, location: str | None = None) -> None:
         text = isinstance(body, str)
         data = (body if text else json.dumps(body)).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "text/plain" if text else "application/json")
+        kind = "text/html" if data.startswith(b"<") else "text/plain"
+        self.send_header("Content-Type", kind if text else "application/json")
+        if location:
+            self.send_header("Location", location)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         with suppress(ConnectionError):  # the client may be gone

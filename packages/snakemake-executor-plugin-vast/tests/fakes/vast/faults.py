@@ -14,10 +14,12 @@ API_EFFECTS = {
     "status": "answer with this HTTP status and do nothing",
     "error": "the `error` of that answer",
     "msg": "the `msg` of that answer",
-    "text": "plain text instead of JSON",
+    "text": "plain text instead of JSON, or HTML if it begins with <",
+    "location": "the address of a redirect (with a status from 301 to 308)",
     "drop": "cut the connection and do nothing",
     "lose_reply": "do it, then cut the connection",
     "taken": "somebody else has rented the offer in the meantime (create)",
+    "dearer": "the contract costs so many times the price of its offer (create)",
     "double": "accept it though the offer is rented; the contract never boots (create)",
     "lag": "show what was there this many seconds ago (list)",
 }
@@ -30,10 +32,9 @@ BOOT_EFFECTS = {
     "clock_offset": "the machine's clock is off by so many seconds",
 }
 MESSAGES = {
-    401: ("auth_error", "Invalid user key"),
     403: ("auth_error", "Not permitted with this key"),
-    404: ("not_found", "Not found"),
-    410: ("no_such_ask", "This offer is no longer available."),
+    404: ("auth_error", "Invalid user key"),
+    410: ("deprecated_endpoint", "This endpoint is deprecated."),
     429: (None, "API requests too frequent: endpoint threshold=1.0"),
     500: ("server_error", "Internal server error"),
     502: (None, "Bad Gateway"),

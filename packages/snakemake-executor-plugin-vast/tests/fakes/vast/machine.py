@@ -144,20 +144,31 @@ class Machine:
             todo += _children(found[-1])
         return [pid for pid in found if pid]
 
+    def kill_above(self, megabytes: float) -> None:
+        """Kill the largest process if all together use more, as the kernel does in a container."""
+        sizes = {pid: _resident_mb(pid) for pid in self.pids()[1:]}  # the first is the machine
+        if sum(sizes.values()) > megabytes:
+            with suppress(ProcessLookupError):
+                os.kill(max(sizes, key=lambda pid: sizes[pid]), signal.SIGKILL)
+
     def attach(self, key: str) -> None:
+        """Let a key in, besides those that the machine itself has added."""
         if key not in self.keys:
             self.keys.append(key)
-        self._write_keys()
+        if (file := self.home / "keys/authorized_keys").exists():
+            with open(file, "a") as keys:
+                keys.write(f"\n{key}\n")
 
     def forget_keys(self) -> None:
-        """As when the service rewrites authorized_keys: no new login until one is attached."""
+        """As when an attached key is lost: no new login until one is attached."""
         self.keys.clear()
-        self._write_keys()
+        self.refresh_keys()
 
-    def _write_keys(self) -> None:
+    def refresh_keys(self) -> None:
+        """The service rewrites authorized_keys: keys that the machine has added are gone."""
         folder = self.home / "keys"
         folder.mkdir(mode=0o700, exist_ok=True)
-        (folder / "authorized_keys").write_text("".join(f"{key}\n" for key in self.keys))
+        (folder / "authorized_keys").write_text("\n".join(self.keys))  # with no newline at its end
 
     def _init(self) -> int:
         """The machine's first process; 0 when it has none."""
@@ -176,7 +187,7 @@ class Machine:
         for name in ("nsswitch.conf", "hosts", "resolv.conf", "ld.so.cache", "services"):
             if (source := Path("/etc", name)).exists():
                 shutil.copy(source, etc)
-        self._write_keys()
+        self.refresh_keys()
         (skel / "root/onstart.sh").write_text(onstart)
         (etc / "ssh/banner").write_text(BANNER)
         host_key = etc / "ssh/ssh_host_ed25519_key"
@@ -223,6 +234,14 @@ class Machine:
         for name, text in (programs | {"nvidia-smi": smi}).items():
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
+
+
+def _resident_mb(pid: int) -> float:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _children(pid: int) -> list[int]:

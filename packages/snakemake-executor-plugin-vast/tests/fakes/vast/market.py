@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 HOURS_A_MONTH = 30 * 24  # storage is priced in $/GB/month
 SECONDS_AN_HOUR = 3600
+SECONDS_A_DAY = 24 * SECONDS_AN_HOUR  # the service's days begin at midnight UTC
 
 
 class Clock:
@@ -55,9 +56,16 @@ class Offer:
     duration: float = 30 * 24 * 3600.0
     geolocation: str = "Poland, PL"
     direct_port_count: int = 100
+    host_gpus: int = 4  # a machine has the share of the host's cores and memory that its GPUs are
+    host_cores: int = 64
+    host_ram: int = 515_000
     datacenter: bool = True
     taken: bool = False  # by somebody else
     more: dict = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.num_gpus / self.host_gpus)
 
     def dph(self, base: float, gigabytes: float) -> dict:
         """The parts of a price, $/h, and their sum."""
@@ -75,12 +83,12 @@ class Offer:
             "gpu_ram": self.gpu_ram,
             "gpu_totalram": self.gpu_ram * self.num_gpus,
             "gpu_arch": "nvidia",
-            "gpu_frac": 1.0,
+            "gpu_frac": self.share,
             "cpu_arch": "amd64",
             "cpu_name": "AMD EPYC 7543 32-Core Processor",
-            "cpu_cores": 64,
-            "cpu_cores_effective": 16.0,
-            "cpu_ram": 128576,
+            "cpu_cores": self.host_cores,
+            "cpu_cores_effective": self.host_cores * self.share,
+            "cpu_ram": self.host_ram,
             "cuda_max_good": self.cuda_max_good,
             "driver_version": self.driver_version,
             "reliability2": self.reliability,

@@ -4,6 +4,7 @@ import heapq
 import itertools
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ from .machine import Machine
 from .market import SECONDS_AN_HOUR, Clock, Offer
 
 GIGABYTE = 1e9
+MEMORY_CHECK = 0.5  # real seconds
+STALE = 20.0  # seconds for which a machine that was outbid is listed as running
+KEYS_LAST = 9 * SECONDS_AN_HOUR  # until the service rewrites authorized_keys
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Instance:
     intended_status: str = "running"
     cur_state: str = "stopped"
     status_msg: str | None = None
+    dearer: float = 1.0  # how many times the price of its offer it costs
     uses_gpu: bool = False  # reached running and was not stopped: the GPU is billed
     online: bool = True
     destroyed: float | None = None
@@ -45,7 +50,8 @@ class Instance:
         return self.created + self.offer.duration
 
     def rates(self) -> dict:
-        return self.offer.dph(self.offer.dph_base if self.price is None else self.price, self.disk)
+        base = self.offer.dph_base if self.price is None else self.price
+        return self.offer.dph(self.dearer * base, self.disk)
 
     def hourly(self) -> tuple[float, float]:
         """What is owed now, $/h: (GPU, storage). A host that is offline is owed nothing."""
@@ -87,6 +93,8 @@ class World:
         self.closed = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+        if machines:
+            threading.Thread(target=self._enforce_memory, daemon=True).start()
 
     # ---- time ------------------------------------------------------------------------------------
 
@@ -140,6 +148,15 @@ class World:
                 due = [t for t in (self._time_of_ruin(), *(e[0] for e in self._events[:1])) if t]
                 self.changed.wait(self.clock.real(min(due) - now) if due else None)
 
+    def _enforce_memory(self) -> None:
+        """End processes of machines that use more than their share of the host's memory."""
+        while not self.closed:
+            with self.changed:
+                running = [instance for instance in self.live() if instance.machine.alive]
+            for instance in running:
+                instance.machine.kill_above(instance.offer.host_ram * instance.offer.share)
+            time.sleep(MEMORY_CHECK)
+
     # ---- money -----------------------------------------------------------------------------------
 
     def transfers(self) -> float:
@@ -167,19 +184,20 @@ class World:
     def rented(self, offer: Offer) -> bool:
         return offer.taken or any(i.offer is offer for i in self.live())
 
-    def create(self, offer: Offer, request: dict, faults: dict) -> Instance:
+    def create(self, offer: Offer, request: dict, faults: dict, dearer: float = 1.0) -> Instance:
         """A new contract on `offer`; `faults`: what shall go wrong with its machine."""
         number = next(self._ids)
         home = self.home / f"C.{number}"
         home.mkdir(parents=True)
-        machine = Machine(home, number, offer.facts(), "direc" in request["runtype"], self.visible)
+        direct = "direc" in request["runtype"] and offer.direct_port_count > 0
+        machine = Machine(home, number, offer.facts(), direct, self.visible)
         machine.disk_mb = faults.get("disk_mb")
         machine.clock_offset = faults.get("clock_offset", 0)
         for key in self.account_keys:
             machine.attach(key)
         instance = Instance(
             number, offer, request, self._time, secrets.token_hex(32), machine,
-            price=request.get("price"), faults=faults,
+            price=request.get("price"), faults=faults, dearer=dearer,
         )  # fmt: skip
         self.instances[number] = instance
         if request.get("target_state", "running") == "stopped":
@@ -194,6 +212,9 @@ class World:
         if instance.destroyed is not None or instance.cur_state == "running":
             return
         if self._time >= instance.ends:
+            return
+        if instance.offer.taken and instance.boots:  # it waits until somebody else gives the GPU up
+            instance.intended_status = "running"
             return
         instance.intended_status = instance.cur_state = "running"
         instance.epoch += 1
@@ -238,6 +259,7 @@ class World:
             "DATA_DIRECTORY": "/workspace/",
         }
         machine.boot(environment, request.get("onstart") or "")
+        self._refresh_keys_later(instance, instance.epoch)
         refused = instance.faults.get("ssh_refused", 0) if instance.boots == 1 else 0
         if "ssh" not in request["runtype"]:
             return
@@ -250,16 +272,41 @@ class World:
                 lambda: instance.epoch == epoch and machine.wires_up(),
             )
 
+    def _refresh_keys_later(self, instance: Instance, epoch: int) -> None:
+        def refresh() -> None:
+            if instance.epoch == epoch and instance.machine.alive:
+                instance.machine.refresh_keys()
+                self._refresh_keys_later(instance, epoch)
+
+        self.at(self._time + KEYS_LAST, refresh)
+
     def stop(self, instance: Instance, why: str | None = None, intended: str = "stopped") -> None:
-        """The GPU is free and unpaid, processes end, the disk stays and is paid."""
+        """The GPU is free and unpaid, processes end, the disk stays and is paid.
+
+        The container of a machine that shall be stopped is listed as `exited`, that of one that
+        was outbid as `running` for a while and then as `stopped`.
+        """
         if instance.destroyed is not None:
             return
         instance.epoch += 1
         instance.uses_gpu = False
         instance.intended_status, instance.cur_state = intended, "stopped"
         instance.status_msg = why or instance.status_msg
-        if instance.online:
+        if instance.online and intended == "stopped":
+            instance.actual_status = "exited"
+        elif instance.online:
+            epoch = instance.epoch
+            self.at(self._time + STALE, lambda: self._show_stopped(instance, epoch))
+        instance.machine.power_off()
+
+    def _show_stopped(self, instance: Instance, epoch: int) -> None:
+        if instance.epoch == epoch and instance.online:
             instance.actual_status = "stopped"
+
+    def exit(self, instance: Instance, message: str) -> None:
+        """The container ends by itself. Its contract goes on, with the GPU and its price."""
+        instance.epoch += 1
+        instance.actual_status, instance.status_msg = "exited", message
         instance.machine.power_off()
 
     def reboot(self, instance: Instance) -> None:
