@@ -285,11 +285,11 @@ class Renter:
     def _wait_ssh(self, machine: Machine, instance: Instance, until: float) -> Transport:
         """A connection by the first address that works. An unknown ssh key is attached."""
         timeout = max(5.0, self.clock.real(30.0))
-        connections = [Transport(self.keys, machine.label, a, timeout) for a in instance.addresses]
         problem, rebooted, halfway = "", False, (self.clock.now() + until) / 2
         while True:
-            for connection in connections:
+            for address in instance.addresses:
                 try:
+                    connection = Transport(self.keys, machine.label, address, timeout)
                     connection.command("true")
                     return connection
                 except Denied:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import bucket, onboard
+
+# ssh and rsync would read other text as options or as a daemon's address.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 
 
 class Unreachable(Exception):
@@ -69,13 +73,21 @@ class Keyring:
 
 
 class Transport:
-    """One machine at one address. `timeout` is for a short command, in real seconds."""
+    """One machine at one address. `timeout` is for a short command, in real seconds.
+
+    Raises Unreachable for a label or an address that no machine can have: both come from a market.
+    """
 
     def __init__(
         self, keys: Keyring, name: str, address: tuple[str, int], timeout: float = 30.0
     ) -> None:
         self.keys, self.name, self.timeout = keys, name, timeout
         host, port = address
+        if not (NAME.fullmatch(host) and NAME.fullmatch(name) and 0 < port < 65536):
+            raise Unreachable(
+                f"machine {name!r} is listed at {host!r}, port {port!r}; a plain label, a host "
+                "name or IPv4 address, and a port from 1 to 65535 were expected"
+            )
         wait = max(3, int(min(timeout, 15)))
         options = {
             "BatchMode": "yes",
@@ -99,7 +111,7 @@ class Transport:
 
     def check(self) -> None:
         """Check that ssh and rsync work on this computer. Raises Failed or OSError."""
-        for command in ([*self._ssh, "-G", self._host], ["rsync", "--version"]):
+        for command in ([*self._ssh, "-G", "--", self._host], ["rsync", "--version"]):
             done = self._run(command, b"", self.timeout)
             if done.returncode:
                 raise Failed(f"{command[0]}: {done.stderr.decode(errors='replace').strip()}")
@@ -107,7 +119,7 @@ class Transport:
     def command(self, text: str, data: str | bytes = "", timeout: float | None = None) -> str:
         """Run a shell command on the machine; what it prints. `data` is its standard input."""
         data = data.encode() if isinstance(data, str) else data
-        done = self._run([*self._ssh, self._host, text], data, timeout or self.timeout)
+        done = self._run([*self._ssh, "--", self._host, text], data, timeout or self.timeout)
         output = done.stdout.decode(errors="replace")
         if done.returncode == 255:
             self._lost(done.stderr.decode(errors="replace"))
@@ -119,10 +131,15 @@ class Transport:
     def ask(
         self, what: str, folder: str, request: dict[str, Any], timeout: float | None = None
     ) -> dict[str, Any]:
-        """Run a command of `onboard`; its answer. The request, with its secrets, goes by stdin."""
+        """Run a command of `onboard`; its answer. The request, with its secrets, goes by stdin.
+
+        Raises ValueError for an answer that is no JSON object.
+        """
         script = shlex.quote(f"{Path(folder).parent}/onboard.py")
         text = f"python3 {script} {what} {shlex.quote(folder)}"
-        answer: dict[str, Any] = json.loads(self.command(text, json.dumps(request), timeout))
+        answer = json.loads(self.command(text, json.dumps(request), timeout))
+        if not isinstance(answer, dict):
+            raise ValueError(f"{self.name}: onboard.py {what} answered no JSON object")
         return answer
 
     def install(self, folder: str) -> None:
@@ -151,30 +168,32 @@ class Transport:
         their `complete` first.
         """
         Path(state).mkdir(parents=True, exist_ok=True)
-        ways = [f"root@{self._host}:{copy}/", f"{state}/"]
+        ways = ["--", f"{self._host}:{copy}/", f"{state}/"]
         self._transfer(["-rlp", "--exclude", f"/*/{onboard.SEAL}", *ways], False)
         self._transfer(["-rlp", *ways], False)
         for entry in Path(state).iterdir():
-            if entry.name not in parts and entry.is_dir():
+            if entry.name not in parts and entry.is_dir() and not entry.is_symlink():
                 (entry / onboard.SEAL).unlink(missing_ok=True)
                 shutil.rmtree(entry, ignore_errors=True)
 
     def close(self) -> None:
         """Close the shared connection."""
         with contextlib.suppress(Unreachable):
-            self._run([*self._ssh, "-O", "exit", self._host], b"", 5)
+            self._run([*self._ssh, "-O", "exit", "--", self._host], b"", 5)
 
     def _rsync(self, flags: list[str], paths: Iterable[str], there: bool) -> None:
         names = [path.lstrip("/") for path in paths]
         if names:
-            ends = ["/", f"root@{self._host}:/"]
+            ends = ["/", f"{self._host}:/"]
             ends = ends if there else ends[::-1]
-            self._transfer([*flags, "--files-from=-", *ends], there, "\n".join(names).encode())
+            self._transfer(
+                [*flags, "--files-from=-", "--", *ends], there, "\n".join(names).encode()
+            )
 
     def _transfer(self, arguments: list[str], there: bool, data: bytes = b"") -> None:
         """Run rsync, to the machine if `there`. The timeout is for silence, not for the whole."""
         silence = max(10, int(2 * self.timeout))
-        shell = shlex.join(self._ssh)
+        shell = shlex.join([*self._ssh, "--"])
         command = ["rsync", f"--timeout={silence}", "-e", shell, *arguments]
         done = self._run(command, data, None)
         if done.returncode:
