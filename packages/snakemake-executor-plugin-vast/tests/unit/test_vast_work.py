@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from snakemake_executor_plugin_vast.driver import machines, rental, watch, work
+from snakemake_executor_plugin_vast.driver.states import Places
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.machine import onboard, transport
 from snakemake_executor_plugin_vast.market.protocol import Instance, Requirements
@@ -69,8 +70,9 @@ def make(tmp_path):
         given = {"outputs": [], "extras": [], "states": []} | facts
         task = work.Task("t", "true", {}, [], remove=[], requirements=requirements, **given)
         made = work.Attempt(
-            task, machine, "a-1", site, keeper, clock, Limits(), work.Pace(600.0, 10.0), {},
-            threading.Event(), lambda machine: None, tmp_path / "a-1.log",
+            task, machine, "a-1", site, keeper, clock, Limits(), work.Pace(600.0, 10.0),
+            Places(tmp_path / "states.json"), threading.Event(), lambda machine: None,
+            tmp_path / "a-1.log",
         )  # fmt: skip
         return made, machine.connection
 

@@ -90,14 +90,16 @@ class Connection:
 class Account:
     """Instances by label; the first `deaf` destroys and the first `down` lists fail."""
 
-    def __init__(self, *labels, deaf=0, down=0):
+    def __init__(self, *labels, deaf=0, down=0, addresses=()):
         self.labels, self.deaf, self.down, self.destroyed = list(labels), deaf, down, []
+        self.addresses = addresses
 
     def instances(self):
         if self.down:
             self.down -= 1
             raise Unavailable("down")
-        return [Instance(label, label, "running", "", 1, 0.1, False, ()) for label in self.labels]
+        facts = ("running", "", 1, 0.1, False, self.addresses)
+        return [Instance(label, label, *facts) for label in self.labels]
 
     def destroy(self, id):  # here the label
         self.destroyed.append(id)

@@ -66,6 +66,12 @@ class Keeper:
         with self._lock:
             return self._changed_at[label][1] if label in self._changed_at else None
 
+    @property
+    def seen(self) -> list[str]:
+        """The labels of all machines that were ever listed."""
+        with self._lock:
+            return sorted(self._changed_at)
+
     def look(self) -> None:
         """List the machines, destroy the unwanted, note which are gone. Raises MarketError."""
         begun = self.clock.now()

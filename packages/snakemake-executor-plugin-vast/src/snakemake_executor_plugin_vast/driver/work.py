@@ -30,6 +30,7 @@ from . import watch
 from .keeper import Keeper
 from .machines import Machine, Site
 from .rental import Closing, Lost
+from .states import Places, save_state
 from .watch import Limits, Observation
 
 T = TypeVar("T")
@@ -95,7 +96,7 @@ class Attempt:
         clock: Clock,
         limits: Limits,
         pace: Pace,
-        places: dict[str, str],
+        places: Places,
         closing: threading.Event,
         reattach: Callable[[Machine], None],
         log_file: Path,
@@ -158,12 +159,12 @@ class Attempt:
         new = [path for path, how in wanted.items() if how and held.get(path) != how]
         self._retry(lambda connection: connection.push(new))
         held.update({path: wanted[path] for path in new})
-        away = [state for state in self.states if self.places.get(state) != self.machine.label]
+        away = [state for state in self.states if self.places.of(state) != self.machine.label]
         if self.site.bucket:
             for state in away:
                 self._retry(partial(self._load, state))
         self._retry(lambda connection: connection.push(filter(os.path.isdir, away)))
-        self.places.update(dict.fromkeys(away, self.machine.label))
+        self.places.note(away, self.machine.label)
 
     # ---- watching ------------------------------------------------------------------------------
 
@@ -330,26 +331,6 @@ class Attempt:
             if known and (instance is None or instance.status == "stopped"):
                 break
         raise Lost("transfer", str(problem))
-
-
-def save_state(
-    connection: Transport,
-    folder: str,
-    state: str,
-    save: Callable[[str, str, list[str]], None] | None = None,
-) -> bool:
-    """Save a state from the machine, on this computer or by `save`; whether there was one.
-
-    The local state is complete at any moment.
-    """
-    taken = connection.ask("snapshot", folder, {"state": state}, 4 * connection.timeout)
-    if taken["there"]:
-        copy = f"{state.rstrip('/')}.home"
-        (save or connection.pull_state)(copy, state, taken["parts"])
-        connection.command(
-            f"rm -rf {shlex.quote(copy)}"
-        )  # links would keep removed files on the disk
-    return bool(taken["there"])
 
 
 def file_signature(path: str) -> Signature | None:

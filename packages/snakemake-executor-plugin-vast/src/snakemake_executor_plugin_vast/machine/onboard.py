@@ -2,7 +2,7 @@
 
 `python3 onboard.py COMMAND FOLDER` reads a JSON request from stdin and prints a JSON answer. FOLDER
 holds the files of one attempt: pid, output, exit.json (renamed into place when the job is over),
-and keep, which lists the job's state folders, one per line.
+and keep, which lists the job's state folders for the dead-man switch, one per line.
 """
 
 import contextlib
@@ -132,14 +132,6 @@ def snapshot(folder: str, request: dict[str, Any]) -> dict[str, Any]:
     return {"there": True, "parts": sorted(os.listdir(copy))}
 
 
-def states(folder: str, request: dict[str, Any]) -> dict[str, Any]:
-    """The state folders of all jobs that ran on this machine, newest job last."""
-    jobs = os.path.dirname(folder)
-    files = [os.path.join(jobs, name, "keep") for name in os.listdir(jobs)]
-    files = sorted((file for file in files if os.path.exists(file)), key=os.path.getmtime)
-    return {"states": list(dict.fromkeys("\n".join(map(read, files)).split("\n")))}
-
-
 def prune(folder: str, request: dict[str, Any]) -> dict[str, Any]:
     """Free disk space: remove caches and the files of earlier attempts."""
     jobs = os.path.dirname(folder)
@@ -227,7 +219,7 @@ COMMANDS: dict[str, Callable[[str, dict[str, Any]], dict[str, Any] | None]] = {
     "look": look,
     "end": end,
 }
-COMMANDS |= {"snapshot": snapshot, "states": states, "prune": prune}
+COMMANDS |= {"snapshot": snapshot, "prune": prune}
 
 if __name__ == "__main__":
     answer = COMMANDS[sys.argv[1]](sys.argv[2], json.load(sys.stdin))
