@@ -31,7 +31,8 @@ from .driver.states import Places
 from .driver.watch import limits_of
 from .driver.work import Pace
 from .hooks import Hooks, RentalRequest, RentedJob, Workflow
-from .machine.transport import Keyring, Transport, check_programs, manifest
+from .machine.files import manifest
+from .machine.transport import Keyring, Transport, check_programs
 from .market import find_market, take_secrets
 from .market.protocol import Market, Requirements
 from .market.selection import PricedOffer, hourly, rank, requirements_of

@@ -13,7 +13,7 @@ from snakemake_executor_plugin_vast import settings
 from snakemake_executor_plugin_vast.driver import machines, rental, work
 from snakemake_executor_plugin_vast.driver.keeper import Keeper
 from snakemake_executor_plugin_vast.driver.watch import Limits
-from snakemake_executor_plugin_vast.machine import transport
+from snakemake_executor_plugin_vast.machine import files, transport
 from snakemake_executor_plugin_vast.market import vast
 from snakemake_executor_plugin_vast.money import ledger as books
 from snakemake_interface_common.exceptions import WorkflowError
@@ -110,9 +110,11 @@ def test_sources_are_what_git_tracks_or_could(tmp_path):
     (tmp_path / ".gitignore").write_text("results\n")
     subprocess.run(["git", "add", "kept.py", "gone.py"], cwd=tmp_path, check=True)
     (tmp_path / "gone.py").unlink()
-    kept, left_out = transport.manifest(tmp_path, ["results/x", "../far.py"], 50)
-    assert kept == [".gitignore", "kept.py", "new.py", "results/x"]
-    assert [text.split(":")[0] for text in left_out] == ["../far.py", "big.bin"]
+    (tmp_path / "same.py").symlink_to("kept.py")
+    (tmp_path / "key").symlink_to("/etc/hostname")
+    kept, left_out = files.manifest(tmp_path, ["results/x", "../far.py"], 50)
+    assert kept == [".gitignore", "kept.py", "new.py", "results/x", "same.py"]
+    assert [text.split(":")[0] for text in left_out] == ["../far.py", "big.bin", "key"]
 
 
 def test_what_changed_is_sent_again(tmp_path):

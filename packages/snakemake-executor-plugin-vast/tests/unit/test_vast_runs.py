@@ -36,11 +36,13 @@ def test_reap_ends_what_a_killed_run_left_and_books_it(tmp_path, monkeypatch):
     facts = {"offer": 1, "machine": 1, "dph": 1.0, "seconds": 60.0}
     book.write("intend", label=label, **facts)
     run._lock.close()
+    (tmp_path / runs.PLACE / f"jobs/{run.name}-1.arrivals/part").mkdir(parents=True)
     account, said = Account(label, "another-run-1-1"), []
     assert runs.reap(tmp_path, lambda market: account, said.append) == []
     assert account.labels == ["another-run-1-1"]
     assert books.open_rentals(books.read(book.path)) == []
     assert runs.dead_runs(tmp_path) == []
+    assert not list((tmp_path / runs.PLACE / "jobs").iterdir()), "half of a transfer is left"
 
 
 @pytest.mark.parametrize("ledger", [None, "not\njson\n"])

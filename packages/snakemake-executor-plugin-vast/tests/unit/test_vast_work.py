@@ -1,5 +1,6 @@
 """One attempt at a job: how often it is looked at, what ends it, what must be home. No network."""
 
+import shutil
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,8 +44,11 @@ class Connection:
     def push(self, paths):
         list(paths)
 
-    def pull(self, paths):
-        self.pulled += paths
+    def pull(self, paths, into):
+        for path in map(Path, paths):
+            self.pulled.append(str(path))
+            Path(f"{into}{path.parent}").mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, f"{into}{path}")
 
     def pull_state(self, copy, state, parts):
         self.copies.append(self.clock.now())
@@ -218,3 +222,104 @@ def test_a_full_disk_here_fails_the_job_and_buys_no_larger_machine(make, monkeyp
     with pytest.raises(work.RuleFailed) as failed:  # there it is another matter
         attempt._retry(lambda connection: connection.push(["/in"]))
     assert watch.next_action("failed", 1, 3, failed.value.output) == "prune"
+
+
+# ---- links ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def there(make, tmp_path, local_machine):
+    """Makes an attempt whose files travel for true; the working directory on the machine."""
+    root, ssh = local_machine
+    workdir = Path(f"{root}{tmp_path}")
+    workdir.mkdir(parents=True)
+
+    def attempt(told, **facts):
+        made, connection = make(told, **facts)
+        connection.push, connection.pull = ssh.push, ssh.pull
+        connection.pull_state = ssh.pull_state
+        return made
+
+    return attempt, workdir
+
+
+def test_no_link_comes_home_from_a_machine(there, tmp_path):
+    """The next push would send what it leads to, such as an ssh key, to another machine."""
+    make_attempt, workdir = there
+    (tmp_path / "secret").write_text("a key")
+    (workdir / "model/.hidden").mkdir(parents=True)
+    (workdir / "model/weights").write_text("w")
+    (workdir / "model/.hidden/link").symlink_to(tmp_path / "secret")
+    (workdir / "model/folder").symlink_to(tmp_path)
+    (workdir / "job.log").symlink_to(tmp_path / "secret")
+    files = {"model/weights": onboard.sha256(str(workdir / "model/weights"))}
+    make_attempt(lambda now: exit(now, **files), outputs=["model"], extras=["job.log"]).run()
+    assert (tmp_path / "model/weights").read_text() == "w"
+    assert not [path for path in (tmp_path / "model").rglob("*") if path.is_symlink()]
+    assert not (tmp_path / "job.log").is_symlink()
+
+
+def test_no_link_comes_home_in_a_state(there, tmp_path):
+    make_attempt, workdir = there
+    (workdir / "state.home").mkdir()
+    (workdir / "state.home/newest").symlink_to(tmp_path)
+    (workdir / "state.home/step").write_text("3")
+    make_attempt(exit, states=["state"]).run()
+    assert (tmp_path / "state/step").read_text() == "3"
+    assert not (tmp_path / "state/newest").is_symlink()
+
+
+def test_a_file_that_the_job_has_not_recorded_stays_on_the_machine(there, tmp_path):
+    """Hidden ones as well: what is not compared with a hash does not come home."""
+    make_attempt, workdir = there
+    (workdir / "model").mkdir()
+    for name in ("weights", ".hidden", "more"):
+        (workdir / "model" / name).write_text(name)
+    files = {"model/weights": onboard.sha256(str(workdir / "model/weights"))}
+    make_attempt(lambda now: exit(now, **files), outputs=["model"]).run()
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights"]
+
+
+def test_a_damaged_file_never_takes_the_place_of_a_result(there, tmp_path):
+    make_attempt, workdir = there
+    (workdir / "model").write_text("damaged")
+    (tmp_path / "model").write_text("the result of an earlier run")
+    attempt = make_attempt(lambda now: exit(now, model="0" * 64), outputs=["model"])
+    with pytest.raises(rental.Lost, match="model was damaged"):
+        attempt.run()
+    assert (tmp_path / "model").read_text() == "the result of an earlier run"
+    assert not list(tmp_path.glob(".snakemake/vast/jobs/*"))
+
+
+def test_an_output_that_did_not_arrive_fails_the_transfer(there):
+    make_attempt, _ = there
+    with pytest.raises(rental.Lost, match="model was not transferred"):
+        make_attempt(lambda now: exit(now, model="0" * 64), outputs=["model"]).run()
+
+
+@pytest.mark.parametrize("kind", ["inputs", "states"])
+@pytest.mark.parametrize("name", ["model", "model/.cache", "model/folder/link"])
+def test_what_a_link_leads_to_is_never_sent(there, tmp_path, kind, name):
+    make_attempt, workdir = there
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/key").write_text("a key")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "secret")
+    attempt = make_attempt(exit)
+    setattr(attempt.task, kind, ["model"])
+    attempt.states = [str(tmp_path / state) for state in attempt.task.states]
+    with pytest.raises(work.RuleFailed, match=f"{name} is a link that leads out of it"):
+        attempt.run()
+    assert not list(workdir.rglob("key"))
+
+
+def test_a_link_within_an_input_is_sent_as_a_link(there, tmp_path):
+    make_attempt, workdir = there
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("w")
+    (tmp_path / "model/newest").symlink_to("weights")
+    attempt = make_attempt(exit)
+    attempt.task.inputs = ["model"]
+    attempt.run()
+    assert (workdir / "model/newest").readlink() == Path("weights")
+    assert (workdir / "model/weights").read_text() == "w"

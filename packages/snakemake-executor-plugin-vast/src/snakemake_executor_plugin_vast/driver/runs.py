@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -136,6 +137,8 @@ def _reap(
             dollars = books.cost(rental.dph, seconds)
             end = {"seconds": seconds, "dollars": dollars, "why": "driver killed"}
             ledger.write("end", label=rental.label, **end)
+    for arrivals in (folder.parent / "jobs").glob(f"{folder.name}-*"):  # of a transfer
+        shutil.rmtree(arrivals, ignore_errors=True)
     if damage:
         raise damage
     if not left:

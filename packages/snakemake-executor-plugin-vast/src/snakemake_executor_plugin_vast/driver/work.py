@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..clock import Clock
+from ..machine.files import Damaged, accept, links_out
 from ..machine.onboard import CHUNK
 from ..machine.transport import (
-    Damaged,
     Denied,
     Failed,
     NoRoomHere,
     Transport,
     Unreachable,
-    verify,
 )
 from ..market.protocol import Requirements
 from . import watch
@@ -154,6 +153,15 @@ class Attempt:
 
     def _send(self) -> None:
         """Copy changed inputs to the machine, and states that are newer elsewhere."""
+        for name in [*self.task.inputs, *self.task.states]:
+            for path in links_out(self._absolute(name)):
+                link = shlex.quote(os.path.relpath(path, self.site.workdir))
+                raise RuleFailed(
+                    f"{name}: {link} is a link that leads out of it, and links are not followed to "
+                    "machines. Put a copy in its place: "
+                    f"cp -rL {link} {link}.copy && rm {link} && mv {link}.copy {link}",
+                    "",
+                )
         held = self.machine.holds
         wanted = {path: file_signature(path) for path in map(self._absolute, self.task.inputs)}
         new = [path for path, how in wanted.items() if how and held.get(path) != how]
@@ -249,21 +257,29 @@ class Attempt:
         self.ran = self.clock.scale * exit["seconds"]
         task = self.task
         if exit["code"] or exit["missing"]:
-            self._retry(lambda connection: connection.pull(map(self._absolute, task.extras)))
+            self._bring_home(task.extras, None)
             self._retry(self._save_states)
-            missing = f"did not make {', '.join(exit['missing'])}"
+            missing = f"did not make {', '.join(exit['missing'])} (a link does not count)"
             why = f"exit code {exit['code']}" if exit["code"] else missing
             raise RuleFailed(why, self.tail)
-        returned = [self._absolute(path) for path in [*task.outputs, *task.extras]]
-
-        def fetch(connection: Transport) -> None:
-            connection.pull(returned)
-            verify(exit["files"], self.site.workdir)
-
-        self._retry(fetch)
+        returned = self._bring_home([*task.outputs, *task.extras], exit["files"])
         self.machine.holds.update({path: file_signature(path) for path in returned})
         self._retry(lambda connection: self._save_states(connection, over=True))
         self.safe = self.clock.now()
+
+    def _bring_home(self, names: list[str], files: dict[str, str] | None) -> list[str]:
+        """Copy files here, compare them with their hashes, then move them to their places."""
+        paths, arrivals = [self._absolute(name) for name in names], f"{self.folder}.arrivals"
+
+        def fetch(connection: Transport) -> None:
+            connection.pull(paths, arrivals)
+            accept(arrivals, paths, files, self.site.workdir)
+
+        try:
+            self._retry(fetch)
+        finally:
+            shutil.rmtree(arrivals, ignore_errors=True)
+        return paths
 
     def _save_states(self, connection: Transport, over: bool = False) -> None:
         """Save the states. After the job is `over`, states that it removed are removed here too."""

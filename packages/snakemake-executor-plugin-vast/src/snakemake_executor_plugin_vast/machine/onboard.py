@@ -29,7 +29,7 @@ def start(folder: str, request: dict[str, Any]) -> dict[str, Any]:
     except FileExistsError:
         return {"started": False}
     for path in request["remove"]:
-        shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else unlink(path)
+        remove(path)
     for path in request["inputs"]:
         age(path)
     if request["states"]:
@@ -73,7 +73,8 @@ def run(folder: str, request: dict[str, Any]) -> None:
     }
     if code == 0:
         os.chdir(request["workdir"])
-        done["missing"] = [path for path in request["outputs"] if not os.path.lexists(path)]
+        made = {path for path in request["outputs"] if os.path.exists(path)}
+        done["missing"] = [p for p in request["outputs"] if p not in made or os.path.islink(p)]
         for path in [*request["outputs"], *request["extras"]]:  # extras may be missing
             done["files"] |= {file: sha256(file) for file in files_below(path)}
     write(os.path.join(folder, "exit.json"), json.dumps(done))
@@ -177,14 +178,11 @@ def gpu_use() -> int | None:
 
 
 def files_below(path: str) -> list[str]:
-    if not os.path.isdir(path) or os.path.islink(path):
-        return [path] if os.path.isfile(path) else []
-    return sorted(
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(path)
-        for name in names
-        if os.path.isfile(os.path.join(folder, name))
-    )
+    """The file, or all files below the folder, without links: these do not leave the machine."""
+    if os.path.islink(path):
+        return []
+    places = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+    return sorted(p for p in [path, *places] if os.path.isfile(p) and not os.path.islink(p))
 
 
 def sha256(path: str) -> str:
@@ -200,9 +198,13 @@ def read(path: str) -> str:
         return file.read()
 
 
-def unlink(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+def remove(path: str) -> None:
+    """Remove a file, a link or a folder, if it exists."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 def write(path: str, text: str) -> None:

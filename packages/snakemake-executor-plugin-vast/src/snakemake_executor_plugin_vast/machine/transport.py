@@ -22,6 +22,8 @@ from . import bucket, onboard
 
 # ssh and rsync would read other text as options or as a daemon's address.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+# Flags for what comes home: no links, no devices, and no file that runs with its owner's rights.
+INCOMING = ("-rp", "--chmod=u+rwX,ug-s")
 
 
 class Unreachable(Exception):
@@ -38,10 +40,6 @@ class Failed(Exception):
 
 class NoRoomHere(Failed):
     """The disk of this computer is full, which no other machine can change."""
-
-
-class Damaged(Exception):
-    """A transferred file differs from the one on the machine."""
 
 
 def check_programs() -> None:
@@ -153,13 +151,17 @@ class Transport:
         self.command(f"touch {shlex.quote(path)}")
 
     def push(self, paths: Iterable[str]) -> None:
-        """Copy files and folders (absolute paths) to the machine; links become their targets."""
-        self._rsync(["-rLp", "--relative", "--no-implied-dirs", "--ignore-times"], paths, True)
+        """Copy files and folders (absolute paths) to the machine; links stay links."""
+        self._rsync(["-rlp", "--relative", "--no-implied-dirs", "--ignore-times"], paths)
 
-    def pull(self, paths: Iterable[str]) -> None:
-        """Copy files and folders (absolute paths) here; missing ones are skipped."""
-        flags = ["-rlp", "--relative", "--no-implied-dirs", "--ignore-times"]
-        self._rsync([*flags, "--ignore-missing-args"], paths, False)
+    def pull(self, paths: Iterable[str], into: str) -> None:
+        """Copy files and folders (absolute paths) below the folder `into` here.
+
+        Links are left out, and missing files are skipped.
+        """
+        os.makedirs(into, exist_ok=True)
+        flags = [*INCOMING, "--relative", "--no-implied-dirs", "--ignore-times"]
+        self._rsync([*flags, "--ignore-missing-args"], paths, f"{into}/")
 
     def pull_state(self, copy: str, state: str, parts: list[str]) -> None:
         """Copy a snapshot of a state here, so that the local state is complete at any moment.
@@ -169,8 +171,8 @@ class Transport:
         """
         Path(state).mkdir(parents=True, exist_ok=True)
         ways = ["--", f"{self._host}:{copy}/", f"{state}/"]
-        self._transfer(["-rlp", "--exclude", f"/*/{onboard.SEAL}", *ways], False)
-        self._transfer(["-rlp", *ways], False)
+        self._transfer([*INCOMING, "--exclude", f"/*/{onboard.SEAL}", *ways], False)
+        self._transfer([*INCOMING, *ways], False)
         for entry in Path(state).iterdir():
             if entry.name not in parts and entry.is_dir() and not entry.is_symlink():
                 (entry / onboard.SEAL).unlink(missing_ok=True)
@@ -181,14 +183,13 @@ class Transport:
         with contextlib.suppress(Unreachable):
             self._run([*self._ssh, "-O", "exit", "--", self._host], b"", 5)
 
-    def _rsync(self, flags: list[str], paths: Iterable[str], there: bool) -> None:
+    def _rsync(self, flags: list[str], paths: Iterable[str], into: str = "") -> None:
+        """Copy these paths into a folder here, or without one to their places on the machine."""
         names = [path.lstrip("/") for path in paths]
         if names:
-            ends = ["/", f"{self._host}:/"]
-            ends = ends if there else ends[::-1]
-            self._transfer(
-                [*flags, "--files-from=-", "--", *ends], there, "\n".join(names).encode()
-            )
+            ends = [f"{self._host}:/", into] if into else ["/", f"{self._host}:/"]
+            data = "\n".join(names).encode()
+            self._transfer([*flags, "--files-from=-", "--", *ends], not into, data)
 
     def _transfer(self, arguments: list[str], there: bool, data: bytes = b"") -> None:
         """Run rsync, to the machine if `there`. The timeout is for silence, not for the whole."""
@@ -224,37 +225,3 @@ class Transport:
     def _lost(self, said: str) -> NoReturn:
         kind = Denied if "Permission denied" in said else Unreachable
         raise kind(f"{self.name}: {said[-500:].strip()}")
-
-
-def verify(files: dict[str, str], workdir: str) -> None:
-    """Compare transferred files with the hashes taken on the machine. Raises Damaged."""
-    for name, digest in files.items():
-        path = os.path.join(workdir, name)
-        if not os.path.isfile(path):
-            raise Damaged(f"{name} was not transferred")
-        if onboard.sha256(path) != digest:
-            raise Damaged(f"{name} was damaged during the transfer")
-
-
-def manifest(workdir: Path, known: Iterable[str], largest: float) -> tuple[list[str], list[str]]:
-    """The sources of a workflow below `workdir`: (relative paths, what was left out and why).
-
-    All files that git tracks or could track, hence not the ignored ones, and the files `known` to
-    Snakemake. `largest` is in bytes.
-    """
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "-co", "--exclude-standard", "--deduplicate", "."],
-        cwd=workdir,
-        capture_output=True,
-    )
-    names = listed.stdout.decode(errors="replace").split("\0") if not listed.returncode else []
-    kept, left_out = [], []
-    for name in sorted({os.path.normpath(n) for n in [*names, *known] if n}):
-        path = workdir / name
-        if name.startswith("..") or os.path.isabs(name):
-            left_out.append(f"{name}: outside the working directory")
-        elif path.is_file() and path.stat().st_size > largest:
-            left_out.append(f"{name}: {path.stat().st_size / 1e6:.0f} MB")
-        elif path.is_file() or path.is_symlink() and path.exists():
-            kept.append(name)
-    return kept, left_out
