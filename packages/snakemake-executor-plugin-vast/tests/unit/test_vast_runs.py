@@ -76,8 +76,8 @@ def test_a_machine_that_cannot_be_woken_costs_no_other_its_state(tmp_path, monke
         lambda connect, jobs, states, *_: home.append((connect(), states)) or True,
     )
     places = Places(tmp_path / runs.STATES)
-    places.note([f"{tmp_path}/state/1"], "p-1")
-    places.note([f"{tmp_path}/state/2"], "p-2")
+    places.note([f"{tmp_path}/state/1"], "p-1", 1e9)
+    places.note([f"{tmp_path}/state/2"], "p-2", 2e9)
 
     def start(id):
         raise Refused("PUT: 400 outbid")
@@ -86,7 +86,7 @@ def test_a_machine_that_cannot_be_woken_costs_no_other_its_state(tmp_path, monke
     (tmp_path / "key").touch()
     watch = SimpleNamespace(market=account, prefix="p-")
     runs._rescue(watch, tmp_path, tmp_path, ManualClock(), said.append)
-    assert home == [("p-2", [f"{tmp_path}/state/2"])]
+    assert home == [("p-2", {f"{tmp_path}/state/2": 2e9})]
     assert said == ["p-1: Refused: PUT: 400 outbid"]
 
 
@@ -128,7 +128,7 @@ def killed(tmp_path, monkeypatch):
     book.write("intend", label=label, offer=1, machine=1, dph=1.0, seconds=60.0)
     (run.folder / "key").touch()
     (run.folder / "key.pub").touch()
-    Places(run.folder / runs.STATES).note([f"{tmp_path}/state/a"], label)
+    Places(run.folder / runs.STATES).note([f"{tmp_path}/state/a"], label, 1e9)
     run._lock.close()
     account = Account(label, addresses=(("host", 22),))
     monkeypatch.setattr(runs, "Clock", lambda scale: ManualClock())
@@ -156,7 +156,7 @@ def test_a_machine_writes_and_removes_only_the_states_that_were_sent_to_it(
         (tmp_path / name).mkdir(parents=True)
     label = f"{run.prefix}2-1"
     account.labels.append(label)
-    Places(run.folder / runs.STATES).note([f"{tmp_path}/state/b"], label)
+    Places(run.folder / runs.STATES).note([f"{tmp_path}/state/b"], label, 1e9)
     named = [f"{tmp_path}/mine", f"{tmp_path}/new", f"{tmp_path}/state/a", f"{tmp_path}/state/b"]
     answers = Hostile.answers | {"states": {"states": named}}
 

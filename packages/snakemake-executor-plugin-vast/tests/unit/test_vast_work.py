@@ -1,7 +1,9 @@
 """One attempt at a job: how often it is looked at, what ends it, what must be home. No network."""
 
+import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +29,7 @@ class Connection:
     def __init__(self, clock, told):
         self.clock, self.told = clock, told
         self.asked, self.looks, self.pulled, self.copies = [], [], [], []
-        self.request, self.read = None, 0
+        self.request, self.read, self.offsets = None, 0, []
 
     def ask(self, what, folder, request, timeout=None):
         self.asked.append(what)
@@ -38,19 +40,20 @@ class Connection:
         if what != "look":
             return {}
         self.looks.append(self.clock.now())
-        seen = {"output": "step\n", "gpu": 90, "mark": None, "exit": None, "alive": True}
+        self.offsets.append(request["offset"])
+        seen = {"output": "step\n", "gpu": 90, "mark": None, "exit": None, "alive": True, "size": 0}
         return seen | self.told(self.clock.now())
 
     def push(self, paths):
         list(paths)
 
-    def pull(self, paths, into):
+    def pull(self, paths, into, most):
         for path in map(Path, paths):
             self.pulled.append(str(path))
             Path(f"{into}{path.parent}").mkdir(parents=True, exist_ok=True)
             shutil.copy(path, f"{into}{path}")
 
-    def pull_state(self, copy, state, parts):
+    def pull_state(self, copy, state, parts, most):
         self.copies.append(self.clock.now())
         self.clock.wait(100.0)
 
@@ -139,6 +142,50 @@ def test_much_output_is_read_without_a_pause(make):
     assert left[0] < 0 and attempt.clock.now() <= OVER + 2 * SPARSE
 
 
+def test_of_endless_output_the_first_part_and_the_end_are_kept(make):
+    """The job goes on: what it prints must not fill this computer's disk, nor hold its machine."""
+    most = 4 << 20
+    total = 5 * most
+
+    def told(now):
+        return exit(now) | {"output": "x" * onboard.CHUNK, "size": total}
+
+    attempt, connection = make(told)
+    attempt.limits = replace(attempt.limits, output=most)
+    attempt.run()
+    assert attempt.clock.now() <= OVER + 2 * SPARSE
+    log = attempt.log_file.read_bytes()
+    assert len(log) < most + 100 and log.endswith(b"see --vast-output-mib\n")
+    assert connection.offsets[-1] >= total - onboard.CHUNK and len(attempt.tail) == 8000
+
+
+ODD = {"output": 5, "size": "1", "alive": None, "gpu": "90", "mark": [], "exit": []}
+DONE = {"code": 0, "seconds": 1.0, "files": {}, "missing": []}
+ODD_EXITS = {"code": "0", "seconds": None, "files": {"a": 1}, "missing": [[]]}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [*({k: v} for k, v in ODD.items()), *({"exit": DONE | {k: v}} for k, v in ODD_EXITS.items())],
+    ids=str,
+)
+def test_a_machine_that_answers_nonsense_is_lost_and_its_job_is_not(make, answer):
+    attempt, _ = make(lambda now: answer)
+    with pytest.raises(rental.Lost, match="silent"):
+        attempt.run()
+
+
+def test_a_machine_that_answers_without_end_is_lost_at_once(make):
+    attempt, connection = make(exit)
+
+    def flood(*_):
+        raise transport.TooMuch("m: it answered more than 16 MiB")
+
+    connection.ask = flood
+    with pytest.raises(rental.Lost, match="transfer: m: it answered more than 16 MiB"):
+        attempt.run()
+
+
 # ---- ends ----------------------------------------------------------------------------------------
 
 
@@ -211,7 +258,7 @@ def test_outputs_logs_and_benchmarks_are_compared_before_success_is_told(make, t
 def test_a_full_disk_here_fails_the_job_and_buys_no_larger_machine(make, monkeypatch):
     attempt, _ = make(exit, outputs=["results/model"])
     ssh = transport.Transport.__new__(transport.Transport)
-    ssh._ssh, ssh._host, ssh.name, ssh.timeout = ["ssh"], "host", "m", 30.0
+    ssh._ssh, ssh._host, ssh.name, ssh.timeout, ssh.stall = ["ssh"], "host", "m", 30.0, 300.0
     full = SimpleNamespace(returncode=11, stderr=b"rsync: write failed: No space left on device")
     monkeypatch.setattr(ssh, "_run", lambda *_: full)
     attempt.machine.connection.pull = ssh.pull
@@ -222,6 +269,19 @@ def test_a_full_disk_here_fails_the_job_and_buys_no_larger_machine(make, monkeyp
     with pytest.raises(work.RuleFailed) as failed:  # there it is another matter
         attempt._retry(lambda connection: connection.push(["/in"]))
     assert watch.next_action("failed", 1, 3, failed.value.output) == "prune"
+
+
+def test_more_than_the_job_requests_does_not_come_home(there, tmp_path, monkeypatch):
+    """A disk of 40 GB and the margin: a file of a terabyte has an end, but not one to wait for."""
+    make_attempt, workdir = there
+    monkeypatch.setenv("MACHINE_RATE", "20000")
+    (workdir / "model").touch()
+    os.truncate(workdir / "model", 10**12)
+    attempt = make_attempt(lambda now: exit(now, model="0" * 64), outputs=["model"])
+    attempt.most = 10e6
+    with pytest.raises(rental.Lost, match="0.01 GB are allowed"):
+        attempt.run()
+    assert not (tmp_path / "model").exists() and not list(tmp_path.rglob("*.arrivals"))
 
 
 # ---- links ---------------------------------------------------------------------------------------

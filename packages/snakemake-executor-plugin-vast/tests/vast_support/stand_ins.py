@@ -58,7 +58,7 @@ class Machines:
     def __init__(self, fails=None):
         self.fails, self.ran = fails or {}, []
 
-    def connect(self, keys, name, address, timeout=30.0):
+    def connect(self, keys, name, address, timeout=30.0, stall=300.0):
         return Connection(self, address[1])
 
 

@@ -285,11 +285,12 @@ class Renter:
     def _wait_ssh(self, machine: Machine, instance: Instance, until: float) -> Transport:
         """A connection by the first address that works. An unknown ssh key is attached."""
         timeout = max(5.0, self.clock.real(30.0))
+        stall = max(30.0, self.clock.real(self.limits.transfer))
         problem, rebooted, halfway = "", False, (self.clock.now() + until) / 2
         while True:
             for address in instance.addresses:
                 try:
-                    connection = Transport(self.keys, machine.label, address, timeout)
+                    connection = Transport(self.keys, machine.label, address, timeout, stall)
                     connection.command("true")
                     return connection
                 except Denied:

@@ -193,7 +193,7 @@ def _awake(market: Market, instance: Instance, clock: Clock) -> Instance | None:
 def _save_all(
     connect: Callable[[], Transport],
     jobs: str,
-    states: list[str],
+    states: dict[str, float],
     clock: Clock,
     log: Callable[[str], None],
     tries: int = 3,
@@ -202,8 +202,8 @@ def _save_all(
     for left in reversed(range(tries)):
         try:
             with closing(connect()) as connection:
-                for state in states:
-                    if save_state(connection, f"{jobs}/x", state):
+                for state, most in states.items():
+                    if save_state(connection, f"{jobs}/x", state, most):
                         log(f"saved {os.path.relpath(state)}")
             return True
         except (Unreachable, Failed, ValueError) as error:

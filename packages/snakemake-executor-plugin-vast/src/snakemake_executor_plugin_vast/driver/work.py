@@ -21,6 +21,7 @@ from ..machine.transport import (
     Denied,
     Failed,
     NoRoomHere,
+    TooMuch,
     Transport,
     Unreachable,
 )
@@ -29,6 +30,7 @@ from . import watch
 from .keeper import Keeper
 from .machines import Machine, Site
 from .rental import Closing, Lost
+from .report import checked_report
 from .states import Places, save_state
 from .watch import Limits, Observation
 
@@ -107,6 +109,8 @@ class Attempt:
         self.folder = f"{site.folder}/{name}"
         self.states = [self._absolute(path) for path in task.states]
         self.began = self.safe = clock.now()  # `safe`: work up to this time is saved
+        self.most = task.requirements.disk_gb * 1e9 + limits.margin  # bytes that may come home
+        self.kept = 0  # bytes of the job's output
         self.ran: float | None = None  # seconds of the job itself, measured on the machine
         self.tail = ""
 
@@ -172,7 +176,7 @@ class Attempt:
             for state in away:
                 self._retry(partial(self._load, state))
         self._retry(lambda connection: connection.push(filter(os.path.isdir, away)))
-        self.places.note(away, self.machine.label)
+        self.places.note(away, self.machine.label, self.most)
 
     # ---- watching ------------------------------------------------------------------------------
 
@@ -211,7 +215,9 @@ class Attempt:
                 offset += len(seen["output"])
                 alert = watch.alarming(self._keep(seen["output"].encode("latin-1")))
             idle = None if seen["gpu"] is None else seen["gpu"] < GPU_IDLE
-            if more := len(seen["output"]) >= CHUNK:
+            if self.kept >= self.limits.output:  # only its end is still read
+                offset = max(offset, seen["size"] - CHUNK)
+            elif more := len(seen["output"]) >= CHUNK:
                 continue
             if seen["exit"]:
                 done: dict[str, Any] = seen["exit"]
@@ -234,7 +240,9 @@ class Attempt:
         connection = self.machine.connection
         request = {"offset": offset, "states": self.states}
         try:
-            return connection.ask("look", self.folder, request)
+            return checked_report(connection.ask("look", self.folder, request))
+        except TooMuch as error:
+            raise Lost("transfer", str(error)) from None
         except Denied:
             self.reattach(self.machine)
         except (Unreachable, Failed, ValueError):
@@ -242,10 +250,15 @@ class Attempt:
         return None
 
     def _keep(self, data: bytes) -> str:
-        """Append output to the local log; the output as text."""
+        """Append output to the local log, up to its limit; the output as text."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log_file, "ab") as file:
-            file.write(data)
+        room = int(self.limits.output) - self.kept
+        if room > 0:
+            with open(self.log_file, "ab") as file:
+                file.write(data[:room])
+                if len(data) >= room:
+                    file.write(b"\nvast: more is not kept here, see --vast-output-mib\n")
+            self.kept += len(data)
         text = data.decode(errors="replace")
         self.tail = (self.tail + text)[-8000:]
         return text
@@ -272,7 +285,7 @@ class Attempt:
         paths, arrivals = [self._absolute(name) for name in names], f"{self.folder}.arrivals"
 
         def fetch(connection: Transport) -> None:
-            connection.pull(paths, arrivals)
+            connection.pull(paths, arrivals, self.most)
             accept(arrivals, paths, files, self.site.workdir)
 
         try:
@@ -286,7 +299,7 @@ class Attempt:
         before = self.clock.now()
         bring = partial(self._save, connection) if self.site.bucket else None
         for state in self.states:
-            if not save_state(connection, self.folder, state, bring) and over:
+            if not save_state(connection, self.folder, state, self.most, bring) and over:
                 shutil.rmtree(state, ignore_errors=True)
                 if self.site.bucket:
                     self._bucket(connection, "drop", state)
@@ -301,7 +314,7 @@ class Attempt:
         except Failed as error:  # another machine could not read it either
             raise RuleFailed(f"{self.site.bucket} cannot be read", str(error)) from None
 
-    def _save(self, connection: Transport, copy: str, state: str, parts: list[str]) -> None:
+    def _save(self, connection: Transport, copy: str, state: str) -> None:
         """Save to the bucket what `pull_state` would save here."""
         self._bucket(connection, "save", state, copy=copy)
         shutil.rmtree(state, ignore_errors=True)  # an older state, which `reap` may have saved here
@@ -334,6 +347,8 @@ class Attempt:
             except Denied as error:
                 self.reattach(self.machine)
                 problem = error
+            except TooMuch as error:
+                raise Lost("transfer", str(error)) from None
             except NoRoomHere as error:
                 raise RuleFailed(str(error), "") from None
             except Failed as error:

@@ -88,6 +88,7 @@ def look(folder: str, request: dict[str, Any]) -> dict[str, Any]:
     with open(os.path.join(folder, "output"), "rb") as output:
         output.seek(request["offset"])
         answer["output"] = output.read(CHUNK).decode("latin-1")
+        answer["size"] = os.fstat(output.fileno()).st_size
     marks = [mark(state) for state in request["states"]]
     answer["mark"] = json.dumps(marks) if any(marks) else None
     return answer

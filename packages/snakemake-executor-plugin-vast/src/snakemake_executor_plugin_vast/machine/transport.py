@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shlex
@@ -18,7 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import bucket, onboard
+from . import bucket, onboard, process
+from .process import Excess, Progress
 
 # ssh and rsync would read other text as options or as a daemon's address.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
@@ -36,6 +38,10 @@ class Denied(Unreachable):
 
 class Failed(Exception):
     """The machine answered, and the command failed there."""
+
+
+class TooMuch(Failed):
+    """The machine sent more than it may."""
 
 
 class NoRoomHere(Failed):
@@ -71,15 +77,22 @@ class Keyring:
 
 
 class Transport:
-    """One machine at one address. `timeout` is for a short command, in real seconds.
+    """One machine at one address.
+
+    `timeout` is for a short command, and `stall` for a transfer that hardly moves: real seconds.
 
     Raises Unreachable for a label or an address that no machine can have: both come from a market.
     """
 
     def __init__(
-        self, keys: Keyring, name: str, address: tuple[str, int], timeout: float = 30.0
+        self,
+        keys: Keyring,
+        name: str,
+        address: tuple[str, int],
+        timeout: float = 30.0,
+        stall: float = 300.0,
     ) -> None:
-        self.keys, self.name, self.timeout = keys, name, timeout
+        self.keys, self.name, self.timeout, self.stall = keys, name, timeout, stall
         host, port = address
         if not (NAME.fullmatch(host) and NAME.fullmatch(name) and 0 < port < 65536):
             raise Unreachable(
@@ -135,7 +148,10 @@ class Transport:
         """
         script = shlex.quote(f"{Path(folder).parent}/onboard.py")
         text = f"python3 {script} {what} {shlex.quote(folder)}"
-        answer = json.loads(self.command(text, json.dumps(request), timeout))
+        try:
+            answer = json.loads(self.command(text, json.dumps(request), timeout))
+        except RecursionError:
+            answer = None
         if not isinstance(answer, dict):
             raise ValueError(f"{self.name}: onboard.py {what} answered no JSON object")
         return answer
@@ -154,25 +170,25 @@ class Transport:
         """Copy files and folders (absolute paths) to the machine; links stay links."""
         self._rsync(["-rlp", "--relative", "--no-implied-dirs", "--ignore-times"], paths)
 
-    def pull(self, paths: Iterable[str], into: str) -> None:
+    def pull(self, paths: Iterable[str], into: str, most: float) -> None:
         """Copy files and folders (absolute paths) below the folder `into` here.
 
-        Links are left out, and missing files are skipped.
+        Links are left out, and missing files are skipped. Raises TooMuch beyond `most` bytes.
         """
         os.makedirs(into, exist_ok=True)
         flags = [*INCOMING, "--relative", "--no-implied-dirs", "--ignore-times"]
-        self._rsync([*flags, "--ignore-missing-args"], paths, f"{into}/")
+        self._rsync([*flags, "--ignore-missing-args"], paths, f"{into}/", most)
 
-    def pull_state(self, copy: str, state: str, parts: list[str]) -> None:
+    def pull_state(self, copy: str, state: str, parts: list[str], most: float) -> None:
         """Copy a snapshot of a state here, so that the local state is complete at any moment.
 
         Files named `complete` are copied last. Folders that the machine no longer has are removed,
-        their `complete` first.
+        their `complete` first. Raises TooMuch beyond `most` bytes.
         """
         Path(state).mkdir(parents=True, exist_ok=True)
         ways = ["--", f"{self._host}:{copy}/", f"{state}/"]
-        self._transfer([*INCOMING, "--exclude", f"/*/{onboard.SEAL}", *ways], False)
-        self._transfer([*INCOMING, *ways], False)
+        self._transfer([*INCOMING, "--exclude", f"/*/{onboard.SEAL}", *ways], most)
+        self._transfer([*INCOMING, *ways], most)
         for entry in Path(state).iterdir():
             if entry.name not in parts and entry.is_dir() and not entry.is_symlink():
                 (entry / onboard.SEAL).unlink(missing_ok=True)
@@ -183,23 +199,26 @@ class Transport:
         with contextlib.suppress(Unreachable):
             self._run([*self._ssh, "-O", "exit", "--", self._host], b"", 5)
 
-    def _rsync(self, flags: list[str], paths: Iterable[str], into: str = "") -> None:
+    def _rsync(
+        self, flags: list[str], paths: Iterable[str], into: str = "", most: float | None = None
+    ) -> None:
         """Copy these paths into a folder here, or without one to their places on the machine."""
         names = [path.lstrip("/") for path in paths]
         if names:
             ends = [f"{self._host}:/", into] if into else ["/", f"{self._host}:/"]
             data = "\n".join(names).encode()
-            self._transfer([*flags, "--files-from=-", "--", *ends], not into, data)
+            self._transfer([*flags, "--files-from=-", "--", *ends], most, data)
 
-    def _transfer(self, arguments: list[str], there: bool, data: bytes = b"") -> None:
-        """Run rsync, to the machine if `there`. The timeout is for silence, not for the whole."""
+    def _transfer(self, arguments: list[str], most: float | None, data: bytes = b"") -> None:
+        """Run rsync: to this computer at most `most` bytes, to the machine with None."""
         silence = max(10, int(2 * self.timeout))
         shell = shlex.join([*self._ssh, "--"])
-        command = ["rsync", f"--timeout={silence}", "-e", shell, *arguments]
-        done = self._run(command, data, None)
+        command = ["rsync", f"--timeout={silence}", "--info=progress2", "--no-h", "-e", shell]
+        bounds = Progress(math.inf if most is None else most, self.stall)
+        done = self._run([*command, *arguments], data, None, bounds)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
-            if "No space left" in said and there:
+            if "No space left" in said and most is None:
                 raise Failed(said[-2000:])
             if "No space left" in said:
                 raise NoRoomHere(
@@ -209,18 +228,18 @@ class Transport:
             self._lost(f"rsync exit {done.returncode}: {said}")
 
     def _run(
-        self, command: list[str], data: bytes, timeout: float | None
+        self,
+        command: list[str],
+        data: bytes,
+        timeout: float | None,
+        progress: Progress | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         try:
-            return subprocess.run(
-                command,
-                input=data,
-                capture_output=True,
-                timeout=timeout,
-                start_new_session=True,  # Ctrl-C must reach the driver only
-            )
-        except subprocess.TimeoutExpired:
-            raise Unreachable(f"{self.name}: no answer within {timeout:.0f} s") from None
+            return process.run(command, data, timeout, progress)
+        except Excess as error:
+            raise TooMuch(f"{self.name}: {error}") from None
+        except TimeoutError as error:
+            raise Unreachable(f"{self.name}: {error}") from None
 
     def _lost(self, said: str) -> NoReturn:
         kind = Denied if "Permission denied" in said else Unreachable
