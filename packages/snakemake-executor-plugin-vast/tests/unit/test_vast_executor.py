@@ -65,6 +65,22 @@ def test_what_cannot_be_ended_is_named():
     assert watch.end_all(60.0) == ["p-1-1"]
 
 
+def test_machines_end_by_their_ids_when_the_list_cannot_be_read():
+    """Another market may raise anything. A machine whose order was not answered may be left."""
+    account, ended = Account("p-1-1", "p-2-2", "other-1", deaf=1), []
+    watch = keeper(account, ended)
+    watch._wanted |= {"p-1-1", "p-2-2", "p-3-3"}
+    for label in ("p-1-1", "p-2-2"):
+        watch.know(label, label)
+
+    def unreadable():
+        raise KeyError("22/tcp")
+
+    account.instances = unreadable
+    assert watch.end_all(60.0) == ["p-3-3"]
+    assert account.labels == ["other-1"] and sorted(ended) == ["p-1-1", "p-2-2"]
+
+
 def test_a_machine_that_appears_late_is_found():
     account, ended = Account(), []
     watch = keeper(account, ended)

@@ -174,6 +174,24 @@ def test_a_machine_writes_and_removes_only_the_states_that_were_sent_to_it(
     )
 
 
+def test_reap_ends_machines_by_their_ids_when_the_list_cannot_be_read(tmp_path, killed):
+    run, account = killed
+    [label] = account.labels
+    account.labels.append("another-run-1-1")
+    book = books.Ledger(tmp_path / "ledger.jsonl", run.name, lambda: 0.0)
+    book.write("rent", label=label, instance=label, dph=1.0)
+
+    def unreadable():
+        raise TypeError("list indices must be integers or slices, not str")
+
+    account.instances, said = unreadable, []
+    assert runs.reap(tmp_path, lambda market: account, said.append, 30.0) == ["?"]
+    assert account.labels == ["another-run-1-1"]
+    assert "list indices must be integers" in said[-2]
+    assert books.open_rentals(books.read(book.path)) == [], "it is not booked"
+    assert runs.dead_runs(tmp_path) == [run.folder], "machines without an id may be left"
+
+
 def test_a_run_whose_market_has_no_key_keeps_no_other_run_alive(tmp_path, killed):
     _, account = killed
     other = runs.Run(tmp_path, tmp_path / "ledger.jsonl", "other", 1.0)

@@ -41,6 +41,9 @@ class DirectKeeper:
     def want(self, label):
         pass
 
+    def know(self, label, id):
+        pass
+
     def unwant(self, label):
         self.market.listed.pop(label, None)
         self.ended(label)
@@ -100,6 +103,9 @@ class Account:
             raise Unavailable("down")
         facts = ("running", "", 1, 0.1, False, self.addresses)
         return [Instance(label, label, *facts) for label in self.labels]
+
+    def instance(self, id):
+        return next((i for i in Account.instances(self) if i.id == id), None)
 
     def destroy(self, id):  # here the label
         self.destroyed.append(id)

@@ -158,6 +158,7 @@ class Renter:
         self.keeper.want(label)
         try:
             machine.id = self._create(offer, order)
+            self.keeper.know(label, machine.id)
             self.ledger.write("rent", label=label, instance=machine.id, dph=price)
         except OfferGone:
             self.end(machine, "taken", rented=False)

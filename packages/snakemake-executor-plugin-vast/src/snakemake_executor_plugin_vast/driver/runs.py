@@ -122,11 +122,17 @@ def _reap(
     # The key is made before the first rental.
     if rented or not complete and (folder / "key").is_file():
         keeper = Keeper(connect(facts.get("market", "vast")), facts["prefix"], clock)
+        for rental in rented.values():
+            if rental.instance is not None:
+                keeper.know(rental.label, rental.instance)
+            keeper.unwant(rental.label)
         try:
             _rescue(keeper, folder, Path(facts["workdir"]), clock, log)
         except Exception as error:  # this costs work; machines that are left would cost money
             log(f"run {folder.name}: states were not saved: {type(error).__name__}: {error}")
         left = keeper.end_all(patience)
+        if left:
+            log(f"run {folder.name}: machines may be left: {keeper.failed}")
         ended = [label for label in keeper.seen if label not in left]
         log(f"run {folder.name} was killed: {len(ended)} machines ended {' '.join(ended)}")
         for rental in rented.values():
