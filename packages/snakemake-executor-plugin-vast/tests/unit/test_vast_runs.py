@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -145,6 +146,29 @@ def test_a_machine_that_answers_nonsense_is_ended_with_all_others(
     monkeypatch.setattr(runs, "Transport", machine)
     assert runs.reap(tmp_path, lambda market: account, print) == []
     assert account.labels == [] and runs.dead_runs(tmp_path) == []
+
+
+def test_a_machine_that_sends_its_state_for_ever_keeps_no_machine_alive(
+    tmp_path, monkeypatch, killed
+):
+    run, account = killed
+    for n in (2, 3):
+        account.labels.append(f"{run.prefix}{n}-1")
+        Places(run.folder / runs.STATES).note([f"{tmp_path}/state/{n}"], account.labels[-1], 1e9)
+    over, saved = threading.Event(), []
+
+    class Machine(Hostile):
+        def pull_state(self, copy, state, parts, most):
+            if self.name.endswith("2-1"):
+                over.wait()
+            saved.append(state)
+
+    monkeypatch.setattr(runs, "Transport", Machine)
+    monkeypatch.setattr(runs, "RESCUE", 0.5)
+    assert runs.reap(tmp_path, lambda market: account, print) == []
+    assert account.labels == []
+    assert sorted(saved) == [f"{tmp_path}/state/3", f"{tmp_path}/state/a"]
+    over.set()
 
 
 def test_a_machine_writes_and_removes_only_the_states_that_were_sent_to_it(

@@ -166,7 +166,11 @@ ODD_EXITS = {"code": "0", "seconds": None, "files": {"a": 1}, "missing": [[]]}
 
 @pytest.mark.parametrize(
     "answer",
-    [*({k: v} for k, v in ODD.items()), *({"exit": DONE | {k: v}} for k, v in ODD_EXITS.items())],
+    [
+        *({key: value} for key, value in ODD.items()),
+        *({"exit": DONE | {key: value}} for key, value in ODD_EXITS.items()),
+        {"exit": DONE | {"seconds": float("nan")}},
+    ],
     ids=str,
 )
 def test_a_machine_that_answers_nonsense_is_lost_and_its_job_is_not(make, answer):

@@ -128,6 +128,8 @@ class Keeper:
     def _confirm(self, label: str, gone: bool) -> None:
         """Count a look at a machine that is to end; it has ended after CONFIRMED without it."""
         with self._lock:
+            if label not in self._ending:  # another thread has counted it
+                return
             self._ending[label] = self._ending[label] + 1 if gone else 0
             ended = self._ending[label] >= CONFIRMED
             if ended:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+LONGEST = 1e9  # seconds of a job
 REPORT = {
     "output": str,
     "size": int,
@@ -23,6 +24,8 @@ def checked_report(answer: dict[str, Any]) -> dict[str, Any]:
         texts = [*ended["files"], *ended["files"].values(), *ended["missing"]]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("the record of the job's files has values that are no text")
+        if not 0 <= ended["seconds"] < LONGEST:  # it goes into the ledger, whose JSON has no NaN
+            raise ValueError(f"the job is said to have taken {ended['seconds']} seconds")
     return answer
 
 

@@ -14,6 +14,8 @@ import os
 import re
 import secrets
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -30,6 +32,7 @@ from .states import Places, save_state
 PLACE = Path(".snakemake/vast")
 FACTS, LOCK, STATES = "run.json", "lock", "states.json"
 WAKING = 600.0  # seconds that a stopped machine may take to start
+RESCUE = 7200.0  # seconds that saving the states of a killed run may take
 
 
 class Run:
@@ -155,31 +158,40 @@ def _reap(
 def _rescue(
     keeper: Keeper, folder: Path, workdir: Path, clock: Clock, log: Callable[[str], None]
 ) -> None:
-    """Save the states of the run on machines that still answer.
+    """Save the states of the run on machines that still answer, from all at the same time.
 
-    A machine may write only the states here that the run sent to it.
+    A machine may write only the states here that the run sent to it. It cannot keep others alive:
+    what is not saved after RESCUE seconds is lost.
     """
     if not (folder / "key").is_file():
         return
     places, keys = Places(folder / STATES), Keyring(folder)
+
+    def save_all(instance: Instance, states: dict[str, float]) -> None:
+        try:
+            awake = _awake(keeper.market, instance, clock)
+            timeout = max(5.0, clock.real(30.0))
+            connects = [
+                partial(Transport, keys, instance.label, address, timeout)
+                for address in (awake.addresses if awake else ())
+            ]
+            jobs = f"{workdir}/{PLACE}/jobs"
+            if not any(_save_all(make, jobs, states, clock, log) for make in connects):
+                log(f"{instance.label}: no state could be saved")
+        except Exception as error:
+            log(f"{instance.label}: {type(error).__name__}: {error}")
+
     try:
-        for instance in with_prefix(keeper.market.instances(), keeper.prefix):
-            if not (states := places.at(instance.label)):
-                continue
-            try:
-                awake = _awake(keeper.market, instance, clock)
-                timeout = max(5.0, clock.real(30.0))
-                connects = [
-                    partial(Transport, keys, instance.label, address, timeout)
-                    for address in (awake.addresses if awake else ())
-                ]
-                if not any(
-                    _save_all(make, f"{workdir}/{PLACE}/jobs", states, clock, log)
-                    for make in connects
-                ):
-                    log(f"{instance.label}: no state could be saved")
-            except Exception as error:  # others may have a state as well
-                log(f"{instance.label}: {type(error).__name__}: {error}")
+        threads = [
+            threading.Thread(target=save_all, args=(instance, states), daemon=True)
+            for instance in with_prefix(keeper.market.instances(), keeper.prefix)
+            if (states := places.at(instance.label))
+        ]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + clock.real(RESCUE)
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
     finally:
         keys.forget()
 
