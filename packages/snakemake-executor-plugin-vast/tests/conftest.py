@@ -1,5 +1,8 @@
 """Fixtures of the tests of this plugin."""
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -33,3 +36,19 @@ def fake_vast():
         pytest.skip(missing)
     with FakeVast(time_scale=60, limits=False) as fake:
         yield fake
+
+
+@pytest.fixture
+def local_machine(tmp_path, monkeypatch):
+    """The root of a machine without a network, and the transport to it; only rsync runs there."""
+    from snakemake_executor_plugin_vast.machine.transport import Keyring, Transport
+
+    root, programs = tmp_path / "machine", tmp_path / "bin"
+    root.mkdir()
+    programs.mkdir()
+    (programs / "ssh").symlink_to(Path(__file__).parent / "vast_support/local_machine.py")
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("MACHINE", str(root))
+    keys = Keyring(tmp_path / "keys")
+    yield root, Transport(keys, "m", ("host", 22))
+    keys.forget()

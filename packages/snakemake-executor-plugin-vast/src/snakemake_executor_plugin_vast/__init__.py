@@ -26,11 +26,13 @@ from .driver.local_lane import LocalLane
 from .driver.machines import Site
 from .driver.pool import Pool
 from .driver.rental import Renter
-from .driver.runs import PLACE, Run, reap
+from .driver.runs import PLACE, STATES, Run, reap
+from .driver.states import Places
 from .driver.watch import limits_of
 from .driver.work import Pace
 from .hooks import Hooks, NotAllowed, RentalRequest, RentedJob, Workflow
-from .machine.transport import Keyring, Transport, check_programs, manifest
+from .machine.files import manifest
+from .machine.transport import Keyring, Transport, check_programs
 from .market import find_market, take_secrets
 from .market.protocol import AccountRefused, Market, Requirements
 from .market.selection import PricedOffer, priced, rank, requirements_of
@@ -220,7 +222,7 @@ class Executor(RemoteExecutor):
             self.renter, self.keeper, self.ledger, clock, limits,
             Pace(chosen.state_minutes * 60, chosen.state_share), self._logs(),
             chosen.max_machines, chosen.retries, chosen.lost_bids if bids is None else bids,
-            self.closing, log,
+            self.closing, log, Places(self.run_.folder / STATES),
         )  # fmt: skip
 
     def _sources(self, known: list[str]) -> list[str]:

@@ -89,6 +89,13 @@ class ExecutorSettings(ExecutorSettingsBase):
         30.0, "A job without output, state and GPU use for this time is stalled."
     )
     lost_minutes: float = setting(10.0, "A machine without an answer for this time is lost.")
+    transfer_minutes: float = setting(
+        5.0, "A transfer that moves less than 1 MiB in this time is ended."
+    )
+    output_mib: float = setting(64.0, "MiB that are kept of what a job prints.")
+    margin_gb: float = setting(
+        5.0, "GB that may come home from a job beyond its `disk_mb`, or disk-gb if that is larger."
+    )
     state_minutes: float = setting(10.0, "Least time between two saves of a job's state.")
     state_share: float = setting(10.0, "The same, as a multiple of the last save's duration.")
     state_uri: str = setting("", "Save states there (s3://bucket/folder), through fsspec.")
@@ -102,6 +109,7 @@ class ExecutorSettings(ExecutorSettingsBase):
 MAY_BE_NONE = {"budget", "lost_bids", "reliability", "cuda", "inet_down", "local_cores"}
 MAY_BE_NONE |= {"upload_gb", "download_gb"}
 MAY_BE_NONE |= {"idle_minutes", "retries", "state_minutes", "state_share", "keep_hours"}
+MAY_BE_NONE |= {"margin_gb"}
 
 
 def check(chosen: ExecutorSettings) -> None:

@@ -15,7 +15,7 @@ from snakemake_executor_plugin_vast.driver import machines, rental, work
 from snakemake_executor_plugin_vast.driver.keeper import Keeper
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.hooks import NotAllowed
-from snakemake_executor_plugin_vast.machine import transport
+from snakemake_executor_plugin_vast.machine import files, transport
 from snakemake_executor_plugin_vast.market import vast
 from snakemake_executor_plugin_vast.market.protocol import Requirements
 from snakemake_executor_plugin_vast.money import ledger as books
@@ -66,6 +66,22 @@ def test_books_that_cannot_be_written_keep_no_machine_alive():
 def test_what_cannot_be_ended_is_named():
     watch = keeper(Account("p-1-1", deaf=10**6))
     assert watch.end_all(60.0) == ["p-1-1"]
+
+
+def test_machines_end_by_their_ids_when_the_list_cannot_be_read():
+    """Another market may raise anything. A machine whose order was not answered may be left."""
+    account, ended = Account("p-1-1", "p-2-2", "other-1", deaf=1), []
+    watch = keeper(account, ended)
+    watch._wanted |= {"p-1-1", "p-2-2", "p-3-3"}
+    for label in ("p-1-1", "p-2-2"):
+        watch.know(label, label)
+
+    def unreadable():
+        raise KeyError("22/tcp")
+
+    account.instances = unreadable
+    assert watch.end_all(60.0) == ["p-3-3"]
+    assert account.labels == ["other-1"] and sorted(ended) == ["p-1-1", "p-2-2"]
 
 
 def test_a_machine_that_appears_late_is_found():
@@ -145,9 +161,11 @@ def test_sources_are_what_git_tracks_or_could(tmp_path):
     (tmp_path / ".gitignore").write_text("results\n")
     subprocess.run(["git", "add", "kept.py", "gone.py"], cwd=tmp_path, check=True)
     (tmp_path / "gone.py").unlink()
-    kept, left_out = transport.manifest(tmp_path, ["results/x", "../far.py"], 50)
-    assert kept == [".gitignore", "kept.py", "new.py", "results/x"]
-    assert [text.split(":")[0] for text in left_out] == ["../far.py", "big.bin"]
+    (tmp_path / "same.py").symlink_to("kept.py")
+    (tmp_path / "key").symlink_to("/etc/hostname")
+    kept, left_out = files.manifest(tmp_path, ["results/x", "../far.py"], 50)
+    assert kept == [".gitignore", "kept.py", "new.py", "results/x", "same.py"]
+    assert [text.split(":")[0] for text in left_out] == ["../far.py", "big.bin", "key"]
 
 
 def test_what_changed_is_sent_again(tmp_path):

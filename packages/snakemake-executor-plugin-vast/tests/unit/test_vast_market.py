@@ -102,6 +102,41 @@ def test_all_pages_of_the_list_are_read(monkeypatch):
     assert sent[1][2]["params"]["after_token"] == "t"
 
 
+OURS = {"id": 1, "label": "p-1-1", "actual_status": "running", "dph_total": 0.1}
+OURS |= {
+    "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": "40022"}]},
+    "public_ipaddr": "1.2.3.4",
+}
+ODD_FIELDS = [
+    {"ports": [8080, 8081]},
+    {"ports": {"22/tcp": [{"HostIp": "0.0.0.0"}]}},
+    {"ports": {"22/tcp": [{"HostPort": "none"}]}},
+    {"ports": {"22/tcp": None}, "public_ipaddr": None, "ssh_port": "?"},
+    {"id": None},
+    {"machine_id": "unknown"},
+    {"dph_total": {}},
+    {"status_msg": 5, "actual_status": []},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_FIELDS, ids=str)
+@pytest.mark.parametrize("whose", ["p-2-1", "of somebody else", None])
+def test_one_odd_row_of_the_account_hides_no_machine(monkeypatch, odd, whose):
+    rows = [OURS | {"id": 2, "label": whose} | odd, OURS, None, 5]
+    client, _ = client_of(monkeypatch, (200, {"instances": rows}))
+    found = {instance.label: instance for instance in client.instances()}
+    assert found["p-1-1"].addresses == (("1.2.3.4", 40022),)
+    if whose:
+        assert found[whose].id == (odd.get("id", 2) or 0), "it must be possible to end it"
+
+
+def test_a_list_that_is_none_is_no_empty_list(monkeypatch):
+    """An empty list tells that all machines have ended."""
+    client, _ = client_of(monkeypatch, (200, {"instances": None}))
+    with pytest.raises(Unavailable, match="a list was expected"):
+        client.instances()
+
+
 @pytest.mark.parametrize("before", ["bad key ", "x" * 285])  # messages are cut after 300
 def test_the_key_is_in_no_message_and_no_argument(monkeypatch, before):
     client, sent = client_of(monkeypatch, (400, {"msg": f"{before}{KEY}"}))

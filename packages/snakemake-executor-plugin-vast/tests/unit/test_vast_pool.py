@@ -9,6 +9,7 @@ from snakemake_executor_plugin_vast.clock import Clock
 from snakemake_executor_plugin_vast.driver import pool as pools
 from snakemake_executor_plugin_vast.driver.machines import Machine
 from snakemake_executor_plugin_vast.driver.rental import Lost, NothingToRent, OverBudget
+from snakemake_executor_plugin_vast.driver.states import Places
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.driver.work import Pace, RuleFailed, Task
 from snakemake_executor_plugin_vast.market.protocol import Offer, Requirements
@@ -96,6 +97,7 @@ def make(tmp_path, monkeypatch):
                 2,
                 threading.Event(),
                 lambda text: None,
+                Places(tmp_path / "states.json"),
             )  # fmt: skip
         )
         return made[-1]

@@ -1,11 +1,16 @@
 """Runs that were killed: whose machines they are, and how they are ended. No network."""
 
+import json
+import subprocess
+import threading
 from types import SimpleNamespace
 
 import pytest
 from snakemake_executor_plugin_vast.command import main
 from snakemake_executor_plugin_vast.driver import runs
-from snakemake_executor_plugin_vast.market.protocol import Instance, Refused
+from snakemake_executor_plugin_vast.driver.states import Places
+from snakemake_executor_plugin_vast.machine import transport
+from snakemake_executor_plugin_vast.market.protocol import Instance, NoKey, Refused
 from snakemake_executor_plugin_vast.money import ledger as books
 from vast_support.stand_ins import Account, ManualClock
 
@@ -32,11 +37,13 @@ def test_reap_ends_what_a_killed_run_left_and_books_it(tmp_path, monkeypatch):
     facts = {"offer": 1, "machine": 1, "dph": 1.0, "seconds": 60.0}
     book.write("intend", label=label, **facts)
     run._lock.close()
+    (tmp_path / runs.PLACE / f"jobs/{run.name}-1.arrivals/part").mkdir(parents=True)
     account, said = Account(label, "another-run-1-1"), []
     assert runs.reap(tmp_path, lambda market: account, said.append) == []
     assert account.labels == ["another-run-1-1"]
     assert books.open_rentals(books.read(book.path)) == []
     assert runs.dead_runs(tmp_path) == []
+    assert not list((tmp_path / runs.PLACE / "jobs").iterdir()), "half of a transfer is left"
 
 
 @pytest.mark.parametrize("ledger", [None, "not\njson\n"])
@@ -67,9 +74,12 @@ def test_a_machine_that_cannot_be_woken_costs_no_other_its_state(tmp_path, monke
     home, said, attached = [], [], []
     monkeypatch.setattr(
         runs,
-        "_save_all_states",
-        lambda connection, *_: home.append((connection, *attached)) or True,
+        "_save_all",
+        lambda connect, jobs, states, *_: home.append((connect(), states, *attached)) or True,
     )
+    places = Places(tmp_path / runs.STATES)
+    places.note([f"{tmp_path}/state/1"], "p-1", 1e9)
+    places.note([f"{tmp_path}/state/2"], "p-2", 2e9)
 
     def start(id):
         raise Refused("PUT: 400 outbid")
@@ -82,7 +92,8 @@ def test_a_machine_that_cannot_be_woken_costs_no_other_its_state(tmp_path, monke
     (tmp_path / "key").touch()
     watch = SimpleNamespace(market=account, prefix="p-")
     runs._rescue(watch, tmp_path, tmp_path, ManualClock(), said.append)
-    assert home == [("p-2", (2, "key"))] and said == ["p-1: PUT: 400 outbid"]
+    assert home == [("p-2", {f"{tmp_path}/state/2": 2e9}, (2, "key"))]
+    assert said == ["p-1: Refused: PUT: 400 outbid"]
 
 
 def test_reap_says_where_nothing_could_be_looked_up(tmp_path, monkeypatch, capsys):
@@ -98,3 +109,132 @@ def test_reap_asks_for_no_key_where_nothing_was_rented(tmp_path):
     run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", "vast", 1.0)
     run._lock.close()
     assert runs.reap(tmp_path, lambda market: pytest.fail("asked"), print) == []
+
+
+# ---- hostile machines ----------------------------------------------------------------------------
+
+
+class Hostile(transport.Transport):
+    """A machine that answers what `answers` holds; rsync succeeds, and transfers nothing."""
+
+    answers = {"states": {"states": []}, "snapshot": {"there": True, "parts": []}}
+
+    def _run(self, command, data, *_):
+        what = command[-1].partition("onboard.py ")[2].partition(" ")[0]
+        told = json.dumps(self.answers.get(what, {})).encode()
+        return subprocess.CompletedProcess(command, 0, told, b"")
+
+
+@pytest.fixture
+def killed(tmp_path, monkeypatch):
+    """A killed run with a machine that rented and sent a state, and what `reap` finds."""
+    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", "vast", 1.0)
+    book = books.Ledger(tmp_path / "ledger.jsonl", run.name, lambda: 0.0)
+    label = f"{run.prefix}1-1"
+    book.write("intend", label=label, offer=1, machine=1, dph=1.0, seconds=60.0)
+    (run.folder / "key").touch()
+    (run.folder / "key.pub").touch()
+    Places(run.folder / runs.STATES).note([f"{tmp_path}/state/a"], label, 1e9)
+    run._lock.close()
+    account = Account(label, addresses=(("host", 22),))
+    monkeypatch.setattr(runs, "Clock", lambda scale: ManualClock())
+    return run, account
+
+
+@pytest.mark.parametrize("answer", [[], None, 5, {}, {"there": True}, {"states": [[]]}])
+def test_a_machine_that_answers_nonsense_is_ended_with_all_others(
+    tmp_path, monkeypatch, killed, answer
+):
+    run, account = killed
+    account.labels.append(f"{run.prefix}2-1")
+    machine = type("Odd", (Hostile,), {"answers": {"states": answer, "snapshot": answer}})
+    monkeypatch.setattr(runs, "Transport", machine)
+    assert runs.reap(tmp_path, lambda market: account, print) == []
+    assert account.labels == [] and runs.dead_runs(tmp_path) == []
+
+
+def test_a_machine_that_sends_its_state_for_ever_keeps_no_machine_alive(
+    tmp_path, monkeypatch, killed
+):
+    run, account = killed
+    for n in (2, 3):
+        account.labels.append(f"{run.prefix}{n}-1")
+        Places(run.folder / runs.STATES).note([f"{tmp_path}/state/{n}"], account.labels[-1], 1e9)
+    over, saved = threading.Event(), []
+
+    class Machine(Hostile):
+        def pull_state(self, copy, state, parts, most):
+            if self.name.endswith("2-1"):
+                over.wait()
+            saved.append(state)
+
+    monkeypatch.setattr(runs, "Transport", Machine)
+    monkeypatch.setattr(runs, "RESCUE", 0.5)
+    assert runs.reap(tmp_path, lambda market: account, print) == []
+    assert account.labels == []
+    assert sorted(saved) == [f"{tmp_path}/state/3", f"{tmp_path}/state/a"]
+    over.set()
+
+
+def test_a_machine_writes_and_removes_only_the_states_that_were_sent_to_it(
+    tmp_path, monkeypatch, killed
+):
+    """It could name any folder, and everything in it that the machine lacks would be removed."""
+    run, account = killed
+    for name in ("mine/kept", "state/a/checkpoint-1", "state/b/checkpoint-1"):
+        (tmp_path / name).mkdir(parents=True)
+    label = f"{run.prefix}2-1"
+    account.labels.append(label)
+    Places(run.folder / runs.STATES).note([f"{tmp_path}/state/b"], label, 1e9)
+    named = [f"{tmp_path}/mine", f"{tmp_path}/new", f"{tmp_path}/state/a", f"{tmp_path}/state/b"]
+    answers = Hostile.answers | {"states": {"states": named}}
+
+    class Machine(Hostile):
+        def ask(self, what, *rest):
+            self.answers = answers if self.name.endswith("2-1") else {"snapshot": {"there": False}}
+            return super().ask(what, *rest)
+
+    monkeypatch.setattr(runs, "Transport", Machine)
+    assert runs.reap(tmp_path, lambda market: account, print) == []
+    assert (tmp_path / "mine/kept").is_dir() and not (tmp_path / "new").exists()
+    assert (tmp_path / "state/a/checkpoint-1").is_dir(), "the state of another machine's job"
+    assert not (tmp_path / "state/b/checkpoint-1").exists(), (
+        "its own state is as the machine has it"
+    )
+
+
+def test_reap_ends_machines_by_their_ids_when_the_list_cannot_be_read(tmp_path, killed):
+    run, account = killed
+    [label] = account.labels
+    account.labels.append("another-run-1-1")
+    book = books.Ledger(tmp_path / "ledger.jsonl", run.name, lambda: 0.0)
+    book.write("rent", label=label, instance=label, dph=1.0)
+
+    def unreadable():
+        raise TypeError("list indices must be integers or slices, not str")
+
+    account.instances, said = unreadable, []
+    assert runs.reap(tmp_path, lambda market: account, said.append, 30.0) == ["?"]
+    assert account.labels == ["another-run-1-1"]
+    assert "list indices must be integers" in said[-2]
+    assert books.open_rentals(books.read(book.path)) == [], "it is not booked"
+    assert runs.dead_runs(tmp_path) == [run.folder], "machines without an id may be left"
+
+
+def test_a_run_whose_market_has_no_key_keeps_no_other_run_alive(tmp_path, killed):
+    _, account = killed
+    other = runs.Run(tmp_path, tmp_path / "ledger.jsonl", "other", 1.0)
+    (other.folder / "key").touch()
+    books.Ledger(tmp_path / "ledger.jsonl", other.name, lambda: 0.0).write(
+        "intend", label=f"{other.prefix}1-1", offer=1, machine=1, dph=1.0, seconds=60.0
+    )
+    other._lock.close()
+
+    def connect(market):
+        if market == "other":
+            raise NoKey("no key of the other market")
+        return account
+
+    with pytest.raises(NoKey):
+        runs.reap(tmp_path, connect, print)
+    assert account.labels == [] and runs.dead_runs(tmp_path) == [other.folder]

@@ -1,11 +1,15 @@
 """One attempt at a job: how often it is looked at, what ends it, what must be home. No network."""
 
+import os
+import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from snakemake_executor_plugin_vast.driver import machines, rental, watch, work
+from snakemake_executor_plugin_vast.driver.states import Places
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.machine import onboard, transport
 from snakemake_executor_plugin_vast.market.protocol import Instance, Requirements
@@ -25,7 +29,7 @@ class Connection:
     def __init__(self, clock, told):
         self.clock, self.told = clock, told
         self.asked, self.looks, self.pulled, self.copies = [], [], [], []
-        self.request, self.read = None, 0
+        self.request, self.read, self.offsets = None, 0, []
 
     def ask(self, what, folder, request, timeout=None):
         self.asked.append(what)
@@ -36,16 +40,20 @@ class Connection:
         if what != "look":
             return {}
         self.looks.append(self.clock.now())
-        seen = {"output": "step\n", "gpu": 90, "mark": None, "exit": None, "alive": True}
+        self.offsets.append(request["offset"])
+        seen = {"output": "step\n", "gpu": 90, "mark": None, "exit": None, "alive": True, "size": 0}
         return seen | self.told(self.clock.now())
 
     def push(self, paths):
         list(paths)
 
-    def pull(self, paths):
-        self.pulled += paths
+    def pull(self, paths, into, most):
+        for path in map(Path, paths):
+            self.pulled.append(str(path))
+            Path(f"{into}{path.parent}").mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, f"{into}{path}")
 
-    def pull_state(self, copy, state, parts):
+    def pull_state(self, copy, state, parts, most):
         self.copies.append(self.clock.now())
         self.clock.wait(100.0)
 
@@ -69,8 +77,9 @@ def make(tmp_path):
         given = {"outputs": [], "extras": [], "states": []} | facts
         task = work.Task("t", "true", {}, [], remove=[], requirements=requirements, **given)
         made = work.Attempt(
-            task, machine, "a-1", site, keeper, clock, Limits(), work.Pace(600.0, 10.0), {},
-            threading.Event(), lambda machine: None, tmp_path / "a-1.log",
+            task, machine, "a-1", site, keeper, clock, Limits(), work.Pace(600.0, 10.0),
+            Places(tmp_path / "states.json"), threading.Event(), lambda machine: None,
+            tmp_path / "a-1.log",
         )  # fmt: skip
         return made, machine.connection
 
@@ -131,6 +140,54 @@ def test_much_output_is_read_without_a_pause(make):
     attempt, connection = make(told)
     attempt.run()
     assert left[0] < 0 and attempt.clock.now() <= OVER + 2 * SPARSE
+
+
+def test_of_endless_output_the_first_part_and_the_end_are_kept(make):
+    """The job goes on: what it prints must not fill this computer's disk, nor hold its machine."""
+    most = 4 << 20
+    total = 5 * most
+
+    def told(now):
+        return exit(now) | {"output": "x" * onboard.CHUNK, "size": total}
+
+    attempt, connection = make(told)
+    attempt.limits = replace(attempt.limits, output=most)
+    attempt.run()
+    assert attempt.clock.now() <= OVER + 2 * SPARSE
+    log = attempt.log_file.read_bytes()
+    assert len(log) < most + 100 and log.endswith(b"see --vast-output-mib\n")
+    assert connection.offsets[-1] >= total - onboard.CHUNK and len(attempt.tail) == 8000
+
+
+ODD = {"output": 5, "size": "1", "alive": None, "gpu": "90", "mark": [], "exit": []}
+DONE = {"code": 0, "seconds": 1.0, "files": {}, "missing": []}
+ODD_EXITS = {"code": "0", "seconds": None, "files": {"a": 1}, "missing": [[]]}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *({key: value} for key, value in ODD.items()),
+        *({"exit": DONE | {key: value}} for key, value in ODD_EXITS.items()),
+        {"exit": DONE | {"seconds": float("nan")}},
+    ],
+    ids=str,
+)
+def test_a_machine_that_answers_nonsense_is_lost_and_its_job_is_not(make, answer):
+    attempt, _ = make(lambda now: answer)
+    with pytest.raises(rental.Lost, match="silent"):
+        attempt.run()
+
+
+def test_a_machine_that_answers_without_end_is_lost_at_once(make):
+    attempt, connection = make(exit)
+
+    def flood(*_):
+        raise transport.TooMuch("m: it answered more than 16 MiB")
+
+    connection.ask = flood
+    with pytest.raises(rental.Lost, match="transfer: m: it answered more than 16 MiB"):
+        attempt.run()
 
 
 # ---- ends ----------------------------------------------------------------------------------------
@@ -205,7 +262,7 @@ def test_outputs_logs_and_benchmarks_are_compared_before_success_is_told(make, t
 def test_a_full_disk_here_fails_the_job_and_buys_no_larger_machine(make, monkeypatch):
     attempt, _ = make(exit, outputs=["results/model"])
     ssh = transport.Transport.__new__(transport.Transport)
-    ssh._ssh, ssh._host, ssh.name, ssh.timeout = ["ssh"], "host", "m", 30.0
+    ssh._ssh, ssh._host, ssh.name, ssh.timeout, ssh.stall = ["ssh"], "host", "m", 30.0, 300.0
     full = SimpleNamespace(returncode=11, stderr=b"rsync: write failed: No space left on device")
     monkeypatch.setattr(ssh, "_run", lambda *_: full)
     attempt.machine.connection.pull = ssh.pull
@@ -216,3 +273,117 @@ def test_a_full_disk_here_fails_the_job_and_buys_no_larger_machine(make, monkeyp
     with pytest.raises(work.RuleFailed) as failed:  # there it is another matter
         attempt._retry(lambda connection: connection.push(["/in"]))
     assert watch.next_action("failed", 1, 3, failed.value.output) == "prune"
+
+
+def test_more_than_the_job_requests_does_not_come_home(there, tmp_path, monkeypatch):
+    """A disk of 40 GB and the margin: a file of a terabyte has an end, but not one to wait for."""
+    make_attempt, workdir = there
+    monkeypatch.setenv("MACHINE_RATE", "20000")
+    (workdir / "model").touch()
+    os.truncate(workdir / "model", 10**12)
+    attempt = make_attempt(lambda now: exit(now, model="0" * 64), outputs=["model"])
+    attempt.most = 10e6
+    with pytest.raises(rental.Lost, match="0.01 GB are allowed"):
+        attempt.run()
+    assert not (tmp_path / "model").exists() and not list(tmp_path.rglob("*.arrivals"))
+
+
+# ---- links ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def there(make, tmp_path, local_machine):
+    """Makes an attempt whose files travel for true; the working directory on the machine."""
+    root, ssh = local_machine
+    workdir = Path(f"{root}{tmp_path}")
+    workdir.mkdir(parents=True)
+
+    def attempt(told, **facts):
+        made, connection = make(told, **facts)
+        connection.push, connection.pull = ssh.push, ssh.pull
+        connection.pull_state = ssh.pull_state
+        return made
+
+    return attempt, workdir
+
+
+def test_no_link_comes_home_from_a_machine(there, tmp_path):
+    """The next push would send what it leads to, such as an ssh key, to another machine."""
+    make_attempt, workdir = there
+    (tmp_path / "secret").write_text("a key")
+    (workdir / "model/.hidden").mkdir(parents=True)
+    (workdir / "model/weights").write_text("w")
+    (workdir / "model/.hidden/link").symlink_to(tmp_path / "secret")
+    (workdir / "model/folder").symlink_to(tmp_path)
+    (workdir / "job.log").symlink_to(tmp_path / "secret")
+    files = {"model/weights": onboard.sha256(str(workdir / "model/weights"))}
+    make_attempt(lambda now: exit(now, **files), outputs=["model"], extras=["job.log"]).run()
+    assert (tmp_path / "model/weights").read_text() == "w"
+    assert not [path for path in (tmp_path / "model").rglob("*") if path.is_symlink()]
+    assert not (tmp_path / "job.log").is_symlink()
+
+
+def test_no_link_comes_home_in_a_state(there, tmp_path):
+    make_attempt, workdir = there
+    (workdir / "state.home").mkdir()
+    (workdir / "state.home/newest").symlink_to(tmp_path)
+    (workdir / "state.home/step").write_text("3")
+    make_attempt(exit, states=["state"]).run()
+    assert (tmp_path / "state/step").read_text() == "3"
+    assert not (tmp_path / "state/newest").is_symlink()
+
+
+def test_a_file_that_the_job_has_not_recorded_stays_on_the_machine(there, tmp_path):
+    """Hidden ones as well: what is not compared with a hash does not come home."""
+    make_attempt, workdir = there
+    (workdir / "model").mkdir()
+    for name in ("weights", ".hidden", "more"):
+        (workdir / "model" / name).write_text(name)
+    files = {"model/weights": onboard.sha256(str(workdir / "model/weights"))}
+    make_attempt(lambda now: exit(now, **files), outputs=["model"]).run()
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights"]
+
+
+def test_a_damaged_file_never_takes_the_place_of_a_result(there, tmp_path):
+    make_attempt, workdir = there
+    (workdir / "model").write_text("damaged")
+    (tmp_path / "model").write_text("the result of an earlier run")
+    attempt = make_attempt(lambda now: exit(now, model="0" * 64), outputs=["model"])
+    with pytest.raises(rental.Lost, match="model was damaged"):
+        attempt.run()
+    assert (tmp_path / "model").read_text() == "the result of an earlier run"
+    assert not list(tmp_path.glob(".snakemake/vast/jobs/*"))
+
+
+def test_an_output_that_did_not_arrive_fails_the_transfer(there):
+    make_attempt, _ = there
+    with pytest.raises(rental.Lost, match="model was not transferred"):
+        make_attempt(lambda now: exit(now, model="0" * 64), outputs=["model"]).run()
+
+
+@pytest.mark.parametrize("kind", ["inputs", "states"])
+@pytest.mark.parametrize("name", ["model", "model/.cache", "model/folder/link"])
+def test_what_a_link_leads_to_is_never_sent(there, tmp_path, kind, name):
+    make_attempt, workdir = there
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/key").write_text("a key")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "secret")
+    attempt = make_attempt(exit)
+    setattr(attempt.task, kind, ["model"])
+    attempt.states = [str(tmp_path / state) for state in attempt.task.states]
+    with pytest.raises(work.RuleFailed, match=f"{name} is a link that leads out of it"):
+        attempt.run()
+    assert not list(workdir.rglob("key"))
+
+
+def test_a_link_within_an_input_is_sent_as_a_link(there, tmp_path):
+    make_attempt, workdir = there
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("w")
+    (tmp_path / "model/newest").symlink_to("weights")
+    attempt = make_attempt(exit)
+    attempt.task.inputs = ["model"]
+    attempt.run()
+    assert (workdir / "model/newest").readlink() == Path("weights")
+    assert (workdir / "model/weights").read_text() == "w"

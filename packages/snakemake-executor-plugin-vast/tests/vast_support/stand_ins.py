@@ -59,6 +59,9 @@ class DirectKeeper:
     def want(self, label):
         pass
 
+    def know(self, label, id):
+        pass
+
     def unwant(self, label):
         self.market.listed.pop(label, None)
         self.ended(label)
@@ -76,7 +79,7 @@ class Machines:
     def __init__(self, fails=None):
         self.fails, self.ran = fails or {}, []
 
-    def connect(self, keys, name, address, timeout=30.0):
+    def connect(self, keys, name, address, timeout=30.0, stall=300.0):
         return Connection(self, address[1])
 
 
@@ -108,14 +111,22 @@ class Connection:
 class Account:
     """Instances by label; the first `deaf` destroys and the first `down` lists fail."""
 
-    def __init__(self, *labels, deaf=0, down=0):
+    def __init__(self, *labels, deaf=0, down=0, addresses=()):
         self.labels, self.deaf, self.down, self.destroyed = list(labels), deaf, down, []
+        self.addresses = addresses
 
     def instances(self):
         if self.down:
             self.down -= 1
             raise Unavailable("down")
-        return [Instance(label, label, "running", "", 1, 0.1, False, ()) for label in self.labels]
+        facts = ("running", "", 1, 0.1, False, self.addresses)
+        return [Instance(label, label, *facts) for label in self.labels]
+
+    def instance(self, id):
+        return next((i for i in Account.instances(self) if i.id == id), None)
+
+    def attach_key(self, id, public):
+        self.attached = (id, public)
 
     def destroy(self, id):  # here the label
         self.destroyed.append(id)

@@ -18,6 +18,7 @@ from . import watch
 from .keeper import Keeper
 from .machines import Machine
 from .rental import Closing, Lost, NothingToRent, OverBudget, Renter, on_demand
+from .states import Places
 from .watch import Limits
 from .work import Attempt, Outcome, Pace, RuleFailed, Task
 
@@ -39,17 +40,18 @@ class Pool:
         lost_bids: int,
         closing: threading.Event,
         log: Callable[[str], None],
+        places: Places,
     ) -> None:
         self.renter, self.keeper, self.ledger, self.clock = renter, keeper, ledger, clock
         self.limits, self.pace, self.logs, self.max_machines = limits, pace, logs, max_machines
         self.retries, self.lost_bids, self.closing, self.log = retries, lost_bids, closing, log
+        self.places = places
         self._waiting: deque[Task] = deque()
         self._idle: dict[int, Machine | None] = {}  # free slots; None: without a machine
         self._slots: dict[int, threading.Thread] = {}
         self._busy: set[int] = set()  # slots that have a machine or are renting one
         self._changed = threading.Condition()
         self._numbers, self._attempts = 0, 0
-        self._places: dict[str, str] = {}  # state: the machine that has its newest version
 
     def submit(self, task: Task) -> None:
         """Add a task to the queue."""
@@ -238,7 +240,7 @@ class Pool:
             name = f"{self.ledger.run}-{self._attempts}"
         return Attempt(
             task, machine, name, self.renter.site, self.keeper, self.clock, self.limits, self.pace,
-            self._places, self.closing, self.renter.reattach, self.logs / f"{name}.log",
+            self.places, self.closing, self.renter.reattach, self.logs / f"{name}.log",
         )  # fmt: skip
 
     def _note(self, attempt: Attempt, why: str) -> None:

@@ -159,6 +159,7 @@ class Renter:
         self.keeper.want(label)
         try:
             machine.id = self._create(offer, order)
+            self.keeper.know(label, machine.id)
             self.ledger.write("rent", label=label, instance=machine.id, dph=price)
         except OfferGone:
             self.end(machine, "taken", rented=False)
@@ -290,11 +291,12 @@ class Renter:
     def _wait_ssh(self, machine: Machine, instance: Instance, until: float) -> Transport:
         """A connection by the first address that works. An unknown ssh key is attached."""
         timeout = max(5.0, self.clock.real(30.0))
-        connections = [Transport(self.keys, machine.label, a, timeout) for a in instance.addresses]
+        stall = max(30.0, self.clock.real(self.limits.transfer))
         problem, rebooted, halfway = "", False, (self.clock.now() + until) / 2
         while True:
-            for connection in connections:
+            for address in instance.addresses:
                 try:
+                    connection = Transport(self.keys, machine.label, address, timeout, stall)
                     connection.command("true")
                     return connection
                 except Denied:

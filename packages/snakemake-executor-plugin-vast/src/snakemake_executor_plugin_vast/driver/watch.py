@@ -15,7 +15,7 @@ from ..settings import ExecutorSettings
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to wait for what, in seconds."""
+    """How long to wait for what, in seconds, and how many bytes to accept."""
 
     boot: float = 600.0  # from the order to the first ssh login
     stall: float = 1800.0  # no output, no step, and the GPU idle
@@ -31,6 +31,9 @@ class Limits:
     grace: float = 30.0  # from SIGTERM to SIGKILL
     farewell: float = 120.0  # at the driver's end, to save states
     end: float = 600.0  # at the driver's end, until the market lists no machine
+    transfer: float = 300.0  # in which a transfer must move at least 1 MiB
+    output: float = 64 << 20  # bytes that are kept of what a job prints
+    margin: float = 5e9  # bytes that may come home beyond the disk that a job requests
 
 
 def limits_of(chosen: ExecutorSettings) -> Limits:
@@ -42,6 +45,9 @@ def limits_of(chosen: ExecutorSettings) -> Limits:
         silent=chosen.lost_minutes * 60,
         offline=chosen.lost_minutes * 30,
         idle=chosen.idle_minutes * 60,
+        transfer=chosen.transfer_minutes * 60,
+        output=chosen.output_mib * (1 << 20),
+        margin=chosen.margin_gb * 1e9,
     )
 
 

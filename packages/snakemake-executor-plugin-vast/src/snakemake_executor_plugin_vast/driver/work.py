@@ -15,21 +15,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..clock import Clock
+from ..machine.files import Damaged, accept, links_out
 from ..machine.onboard import CHUNK
 from ..machine.transport import (
-    Damaged,
     Denied,
     Failed,
     NoRoomHere,
+    TooMuch,
     Transport,
     Unreachable,
-    verify,
 )
 from ..market.protocol import Requirements
 from . import watch
 from .keeper import Keeper
 from .machines import Machine, Site
 from .rental import Closing, Lost
+from .report import checked_report
+from .states import Places, save_state
 from .watch import Limits, Observation
 
 T = TypeVar("T")
@@ -95,7 +97,7 @@ class Attempt:
         clock: Clock,
         limits: Limits,
         pace: Pace,
-        places: dict[str, str],
+        places: Places,
         closing: threading.Event,
         reattach: Callable[[Machine], None],
         log_file: Path,
@@ -107,6 +109,8 @@ class Attempt:
         self.folder = f"{site.folder}/{name}"
         self.states = [self._absolute(path) for path in task.states]
         self.began = self.safe = clock.now()  # `safe`: work up to this time is saved
+        self.most = task.requirements.disk_gb * 1e9 + limits.margin  # bytes that may come home
+        self.kept = 0  # bytes of the job's output
         self.ran: float | None = None  # seconds of the job itself, measured on the machine
         self.tail = ""
 
@@ -153,17 +157,26 @@ class Attempt:
 
     def _send(self) -> None:
         """Copy changed inputs to the machine, and states that are newer elsewhere."""
+        for name in [*self.task.inputs, *self.task.states]:
+            for path in links_out(self._absolute(name)):
+                link = shlex.quote(os.path.relpath(path, self.site.workdir))
+                raise RuleFailed(
+                    f"{name}: {link} is a link that leads out of it, and links are not followed to "
+                    "machines. Put a copy in its place: "
+                    f"cp -rL {link} {link}.copy && rm {link} && mv {link}.copy {link}",
+                    "",
+                )
         held = self.machine.holds
         wanted = {path: file_signature(path) for path in map(self._absolute, self.task.inputs)}
         new = [path for path, how in wanted.items() if how and held.get(path) != how]
         self._retry(lambda connection: connection.push(new))
         held.update({path: wanted[path] for path in new})
-        away = [state for state in self.states if self.places.get(state) != self.machine.label]
+        away = [state for state in self.states if self.places.of(state) != self.machine.label]
         if self.site.bucket:
             for state in away:
                 self._retry(partial(self._load, state))
         self._retry(lambda connection: connection.push(filter(os.path.isdir, away)))
-        self.places.update(dict.fromkeys(away, self.machine.label))
+        self.places.note(away, self.machine.label, self.most)
 
     # ---- watching ------------------------------------------------------------------------------
 
@@ -202,7 +215,9 @@ class Attempt:
                 offset += len(seen["output"])
                 alert = watch.alarming(self._keep(seen["output"].encode("latin-1")))
             idle = None if seen["gpu"] is None else seen["gpu"] < GPU_IDLE
-            if more := len(seen["output"]) >= CHUNK:
+            if self.kept >= self.limits.output:  # only its end is still read
+                offset = max(offset, seen["size"] - CHUNK)
+            elif more := len(seen["output"]) >= CHUNK:
                 continue
             if seen["exit"]:
                 done: dict[str, Any] = seen["exit"]
@@ -225,7 +240,9 @@ class Attempt:
         connection = self.machine.connection
         request = {"offset": offset, "states": self.states}
         try:
-            return connection.ask("look", self.folder, request)
+            return checked_report(connection.ask("look", self.folder, request))
+        except TooMuch as error:
+            raise Lost("transfer", str(error)) from None
         except Denied:
             self.reattach(self.machine)
         except (Unreachable, Failed, ValueError):
@@ -233,10 +250,15 @@ class Attempt:
         return None
 
     def _keep(self, data: bytes) -> str:
-        """Append output to the local log; the output as text."""
+        """Append output to the local log, up to its limit; the output as text."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log_file, "ab") as file:
-            file.write(data)
+        room = int(self.limits.output) - self.kept
+        if room > 0:
+            with open(self.log_file, "ab") as file:
+                file.write(data[:room])
+                if len(data) >= room:
+                    file.write(b"\nvast: more is not kept here, see --vast-output-mib\n")
+            self.kept += len(data)
         text = data.decode(errors="replace")
         self.tail = (self.tail + text)[-8000:]
         return text
@@ -248,28 +270,36 @@ class Attempt:
         self.ran = self.clock.scale * exit["seconds"]
         task = self.task
         if exit["code"] or exit["missing"]:
-            self._retry(lambda connection: connection.pull(map(self._absolute, task.extras)))
+            self._bring_home(task.extras, None)
             self._retry(self._save_states)
-            missing = f"did not make {', '.join(exit['missing'])}"
+            missing = f"did not make {', '.join(exit['missing'])} (a link does not count)"
             why = f"exit code {exit['code']}" if exit["code"] else missing
             raise RuleFailed(why, self.tail)
-        returned = [self._absolute(path) for path in [*task.outputs, *task.extras]]
-
-        def fetch(connection: Transport) -> None:
-            connection.pull(returned)
-            verify(exit["files"], self.site.workdir)
-
-        self._retry(fetch)
+        returned = self._bring_home([*task.outputs, *task.extras], exit["files"])
         self.machine.holds.update({path: file_signature(path) for path in returned})
         self._retry(lambda connection: self._save_states(connection, over=True))
         self.safe = self.clock.now()
+
+    def _bring_home(self, names: list[str], files: dict[str, str] | None) -> list[str]:
+        """Copy files here, compare them with their hashes, then move them to their places."""
+        paths, arrivals = [self._absolute(name) for name in names], f"{self.folder}.arrivals"
+
+        def fetch(connection: Transport) -> None:
+            connection.pull(paths, arrivals, self.most)
+            accept(arrivals, paths, files, self.site.workdir)
+
+        try:
+            self._retry(fetch)
+        finally:
+            shutil.rmtree(arrivals, ignore_errors=True)
+        return paths
 
     def _save_states(self, connection: Transport, over: bool = False) -> None:
         """Save the states. After the job is `over`, states that it removed are removed here too."""
         before = self.clock.now()
         bring = partial(self._save, connection) if self.site.bucket else None
         for state in self.states:
-            if not save_state(connection, self.folder, state, bring) and over:
+            if not save_state(connection, self.folder, state, self.most, bring) and over:
                 shutil.rmtree(state, ignore_errors=True)
                 if self.site.bucket:
                     self._bucket(connection, "drop", state)
@@ -284,7 +314,7 @@ class Attempt:
         except Failed as error:  # another machine could not read it either
             raise RuleFailed(f"{self.site.bucket} cannot be read", str(error)) from None
 
-    def _save(self, connection: Transport, copy: str, state: str, parts: list[str]) -> None:
+    def _save(self, connection: Transport, copy: str, state: str) -> None:
         """Save to the bucket what `pull_state` would save here."""
         self._bucket(connection, "save", state, copy=copy)
         shutil.rmtree(state, ignore_errors=True)  # an older state, which `reap` may have saved here
@@ -317,6 +347,8 @@ class Attempt:
             except Denied as error:
                 self.reattach(self.machine)
                 problem = error
+            except TooMuch as error:
+                raise Lost("transfer", str(error)) from None
             except NoRoomHere as error:
                 raise RuleFailed(str(error), "") from None
             except Failed as error:
@@ -330,26 +362,6 @@ class Attempt:
             if known and (instance is None or instance.status == "stopped"):
                 break
         raise Lost("transfer", str(problem))
-
-
-def save_state(
-    connection: Transport,
-    folder: str,
-    state: str,
-    save: Callable[[str, str, list[str]], None] | None = None,
-) -> bool:
-    """Save a state from the machine, on this computer or by `save`; whether there was one.
-
-    The local state is complete at any moment.
-    """
-    taken = connection.ask("snapshot", folder, {"state": state}, 4 * connection.timeout)
-    if taken["there"]:
-        copy = f"{state.rstrip('/')}.home"
-        (save or connection.pull_state)(copy, state, taken["parts"])
-        connection.command(
-            f"rm -rf {shlex.quote(copy)}"
-        )  # links would keep removed files on the disk
-    return bool(taken["there"])
 
 
 def file_signature(path: str) -> Signature | None:

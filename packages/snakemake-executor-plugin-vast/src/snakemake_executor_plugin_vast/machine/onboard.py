@@ -2,7 +2,7 @@
 
 `python3 onboard.py COMMAND FOLDER` reads a JSON request from stdin and prints a JSON answer. FOLDER
 holds the files of one attempt: pid, output, exit.json (renamed into place when the job is over),
-and keep, which lists the job's state folders, one per line.
+and keep, which lists the job's state folders for the dead-man switch, one per line.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def start(folder: str, request: dict[str, Any]) -> dict[str, Any]:
     except FileExistsError:
         return {"started": False}
     for path in request["remove"]:
-        shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else unlink(path)
+        remove(path)
     for path in request["inputs"]:
         age(path)
     if request["states"]:
@@ -73,7 +73,8 @@ def run(folder: str, request: dict[str, Any]) -> None:
     }
     if code == 0:
         os.chdir(request["workdir"])
-        done["missing"] = [path for path in request["outputs"] if not os.path.lexists(path)]
+        made = {path for path in request["outputs"] if os.path.exists(path)}
+        done["missing"] = [p for p in request["outputs"] if p not in made or os.path.islink(p)]
         for path in [*request["outputs"], *request["extras"]]:  # extras may be missing
             done["files"] |= {file: sha256(file) for file in files_below(path)}
     write(os.path.join(folder, "exit.json"), json.dumps(done))
@@ -87,6 +88,7 @@ def look(folder: str, request: dict[str, Any]) -> dict[str, Any]:
     with open(os.path.join(folder, "output"), "rb") as output:
         output.seek(request["offset"])
         answer["output"] = output.read(CHUNK).decode("latin-1")
+        answer["size"] = os.fstat(output.fileno()).st_size
     marks = [mark(state) for state in request["states"]]
     answer["mark"] = json.dumps(marks) if any(marks) else None
     return answer
@@ -130,14 +132,6 @@ def snapshot(folder: str, request: dict[str, Any]) -> dict[str, Any]:
         except (OSError, shutil.Error):
             shutil.rmtree(target, ignore_errors=True)
     return {"there": True, "parts": sorted(os.listdir(copy))}
-
-
-def states(folder: str, request: dict[str, Any]) -> dict[str, Any]:
-    """The state folders of all jobs that ran on this machine, newest job last."""
-    jobs = os.path.dirname(folder)
-    files = [os.path.join(jobs, name, "keep") for name in os.listdir(jobs)]
-    files = sorted((file for file in files if os.path.exists(file)), key=os.path.getmtime)
-    return {"states": list(dict.fromkeys("\n".join(map(read, files)).split("\n")))}
 
 
 def prune(folder: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -185,14 +179,11 @@ def gpu_use() -> int | None:
 
 
 def files_below(path: str) -> list[str]:
-    if not os.path.isdir(path) or os.path.islink(path):
-        return [path] if os.path.isfile(path) else []
-    return sorted(
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(path)
-        for name in names
-        if os.path.isfile(os.path.join(folder, name))
-    )
+    """The file, or all files below the folder, without links: these do not leave the machine."""
+    if os.path.islink(path):
+        return []
+    places = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+    return sorted(p for p in [path, *places] if os.path.isfile(p) and not os.path.islink(p))
 
 
 def sha256(path: str) -> str:
@@ -208,9 +199,13 @@ def read(path: str) -> str:
         return file.read()
 
 
-def unlink(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+def remove(path: str) -> None:
+    """Remove a file, a link or a folder, if it exists."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 def write(path: str, text: str) -> None:
@@ -227,7 +222,7 @@ COMMANDS: dict[str, Callable[[str, dict[str, Any]], dict[str, Any] | None]] = {
     "look": look,
     "end": end,
 }
-COMMANDS |= {"snapshot": snapshot, "states": states, "prune": prune}
+COMMANDS |= {"snapshot": snapshot, "prune": prune}
 
 if __name__ == "__main__":
     answer = COMMANDS[sys.argv[1]](sys.argv[2], json.load(sys.stdin))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,7 +19,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import bucket, onboard
+from . import bucket, onboard, process
+from .process import Excess, Progress
+
+# ssh and rsync would read other text as options or as a daemon's address.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+# Flags for what comes home: no links, no devices, and no file that runs with its owner's rights.
+INCOMING = ("-rp", "--chmod=u+rwX,ug-s")
 
 
 class Unreachable(Exception):
@@ -32,12 +40,12 @@ class Failed(Exception):
     """The machine answered, and the command failed there."""
 
 
+class TooMuch(Failed):
+    """The machine sent more than it may."""
+
+
 class NoRoomHere(Failed):
     """The disk of this computer is full, which no other machine can change."""
-
-
-class Damaged(Exception):
-    """A transferred file differs from the one on the machine."""
 
 
 def check_programs() -> None:
@@ -69,13 +77,28 @@ class Keyring:
 
 
 class Transport:
-    """One machine at one address. `timeout` is for a short command, in real seconds."""
+    """One machine at one address.
+
+    `timeout` is for a short command, and `stall` for a transfer that hardly moves: real seconds.
+
+    Raises Unreachable for a label or an address that no machine can have: both come from a market.
+    """
 
     def __init__(
-        self, keys: Keyring, name: str, address: tuple[str, int], timeout: float = 30.0
+        self,
+        keys: Keyring,
+        name: str,
+        address: tuple[str, int],
+        timeout: float = 30.0,
+        stall: float = 300.0,
     ) -> None:
-        self.keys, self.name, self.timeout = keys, name, timeout
+        self.keys, self.name, self.timeout, self.stall = keys, name, timeout, stall
         host, port = address
+        if not (NAME.fullmatch(host) and NAME.fullmatch(name) and 0 < port < 65536):
+            raise Unreachable(
+                f"machine {name!r} is listed at {host!r}, port {port!r}; a plain label, a host "
+                "name or IPv4 address, and a port from 1 to 65535 were expected"
+            )
         wait = max(3, int(min(timeout, 15)))
         options = {
             "BatchMode": "yes",
@@ -99,7 +122,7 @@ class Transport:
 
     def check(self) -> None:
         """Check that ssh and rsync work on this computer. Raises Failed or OSError."""
-        for command in ([*self._ssh, "-G", self._host], ["rsync", "--version"]):
+        for command in ([*self._ssh, "-G", "--", self._host], ["rsync", "--version"]):
             done = self._run(command, b"", self.timeout)
             if done.returncode:
                 raise Failed(f"{command[0]}: {done.stderr.decode(errors='replace').strip()}")
@@ -107,7 +130,7 @@ class Transport:
     def command(self, text: str, data: str | bytes = "", timeout: float | None = None) -> str:
         """Run a shell command on the machine; what it prints. `data` is its standard input."""
         data = data.encode() if isinstance(data, str) else data
-        done = self._run([*self._ssh, self._host, text], data, timeout or self.timeout)
+        done = self._run([*self._ssh, "--", self._host, text], data, timeout or self.timeout)
         output = done.stdout.decode(errors="replace")
         if done.returncode == 255:
             self._lost(done.stderr.decode(errors="replace"))
@@ -119,10 +142,18 @@ class Transport:
     def ask(
         self, what: str, folder: str, request: dict[str, Any], timeout: float | None = None
     ) -> dict[str, Any]:
-        """Run a command of `onboard`; its answer. The request, with its secrets, goes by stdin."""
+        """Run a command of `onboard`; its answer. The request, with its secrets, goes by stdin.
+
+        Raises ValueError for an answer that is no JSON object.
+        """
         script = shlex.quote(f"{Path(folder).parent}/onboard.py")
         text = f"python3 {script} {what} {shlex.quote(folder)}"
-        answer: dict[str, Any] = json.loads(self.command(text, json.dumps(request), timeout))
+        try:
+            answer = json.loads(self.command(text, json.dumps(request), timeout))
+        except RecursionError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ValueError(f"{self.name}: onboard.py {what} answered no JSON object")
         return answer
 
     def install(self, folder: str) -> None:
@@ -136,50 +167,58 @@ class Transport:
         self.command(f"touch {shlex.quote(path)}")
 
     def push(self, paths: Iterable[str]) -> None:
-        """Copy files and folders (absolute paths) to the machine; links become their targets."""
-        self._rsync(["-rLp", "--relative", "--no-implied-dirs", "--ignore-times"], paths, True)
+        """Copy files and folders (absolute paths) to the machine; links stay links."""
+        self._rsync(["-rlp", "--relative", "--no-implied-dirs", "--ignore-times"], paths)
 
-    def pull(self, paths: Iterable[str]) -> None:
-        """Copy files and folders (absolute paths) here; missing ones are skipped."""
-        flags = ["-rlp", "--relative", "--no-implied-dirs", "--ignore-times"]
-        self._rsync([*flags, "--ignore-missing-args"], paths, False)
+    def pull(self, paths: Iterable[str], into: str, most: float) -> None:
+        """Copy files and folders (absolute paths) below the folder `into` here.
 
-    def pull_state(self, copy: str, state: str, parts: list[str]) -> None:
+        Links are left out, and missing files are skipped. Raises TooMuch beyond `most` bytes.
+        """
+        os.makedirs(into, exist_ok=True)
+        flags = [*INCOMING, "--relative", "--no-implied-dirs", "--ignore-times"]
+        self._rsync([*flags, "--ignore-missing-args"], paths, f"{into}/", most)
+
+    def pull_state(self, copy: str, state: str, parts: list[str], most: float) -> None:
         """Copy a snapshot of a state here, so that the local state is complete at any moment.
 
         Files named `complete` are copied last. Folders that the machine no longer has are removed,
-        their `complete` first.
+        their `complete` first. Raises TooMuch beyond `most` bytes.
         """
         Path(state).mkdir(parents=True, exist_ok=True)
-        ways = [f"root@{self._host}:{copy}/", f"{state}/"]
-        self._transfer(["-rlp", "--exclude", f"/*/{onboard.SEAL}", *ways], False)
-        self._transfer(["-rlp", *ways], False)
+        ways = ["--", f"{self._host}:{copy}/", f"{state}/"]
+        self._transfer([*INCOMING, "--exclude", f"/*/{onboard.SEAL}", *ways], most)
+        self._transfer([*INCOMING, *ways], most)
         for entry in Path(state).iterdir():
-            if entry.name not in parts and entry.is_dir():
+            if entry.name not in parts and entry.is_dir() and not entry.is_symlink():
                 (entry / onboard.SEAL).unlink(missing_ok=True)
                 shutil.rmtree(entry, ignore_errors=True)
 
     def close(self) -> None:
         """Close the shared connection."""
         with contextlib.suppress(Unreachable):
-            self._run([*self._ssh, "-O", "exit", self._host], b"", 5)
+            self._run([*self._ssh, "-O", "exit", "--", self._host], b"", 5)
 
-    def _rsync(self, flags: list[str], paths: Iterable[str], there: bool) -> None:
+    def _rsync(
+        self, flags: list[str], paths: Iterable[str], into: str = "", most: float | None = None
+    ) -> None:
+        """Copy these paths into a folder here, or without one to their places on the machine."""
         names = [path.lstrip("/") for path in paths]
         if names:
-            ends = ["/", f"root@{self._host}:/"]
-            ends = ends if there else ends[::-1]
-            self._transfer([*flags, "--files-from=-", *ends], there, "\n".join(names).encode())
+            ends = [f"{self._host}:/", into] if into else ["/", f"{self._host}:/"]
+            data = "\n".join(names).encode()
+            self._transfer([*flags, "--files-from=-", "--", *ends], most, data)
 
-    def _transfer(self, arguments: list[str], there: bool, data: bytes = b"") -> None:
-        """Run rsync, to the machine if `there`. The timeout is for silence, not for the whole."""
+    def _transfer(self, arguments: list[str], most: float | None, data: bytes = b"") -> None:
+        """Run rsync: to this computer at most `most` bytes, to the machine with None."""
         silence = max(10, int(2 * self.timeout))
-        shell = shlex.join(self._ssh)
-        command = ["rsync", f"--timeout={silence}", "-e", shell, *arguments]
-        done = self._run(command, data, None)
+        shell = shlex.join([*self._ssh, "--"])
+        command = ["rsync", f"--timeout={silence}", "--info=progress2", "--no-h", "-e", shell]
+        bounds = Progress(math.inf if most is None else most, self.stall)
+        done = self._run([*command, *arguments], data, None, bounds)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
-            if "No space left" in said and there:
+            if "No space left" in said and most is None:
                 raise Failed(said[-2000:])
             if "No space left" in said:
                 raise NoRoomHere(
@@ -189,53 +228,19 @@ class Transport:
             self._lost(f"rsync exit {done.returncode}: {said}")
 
     def _run(
-        self, command: list[str], data: bytes, timeout: float | None
+        self,
+        command: list[str],
+        data: bytes,
+        timeout: float | None,
+        progress: Progress | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         try:
-            return subprocess.run(
-                command,
-                input=data,
-                capture_output=True,
-                timeout=timeout,
-                start_new_session=True,  # Ctrl-C must reach the driver only
-            )
-        except subprocess.TimeoutExpired:
-            raise Unreachable(f"{self.name}: no answer within {timeout:.0f} s") from None
+            return process.run(command, data, timeout, progress)
+        except Excess as error:
+            raise TooMuch(f"{self.name}: {error}") from None
+        except TimeoutError as error:
+            raise Unreachable(f"{self.name}: {error}") from None
 
     def _lost(self, said: str) -> NoReturn:
         kind = Denied if "Permission denied" in said else Unreachable
         raise kind(f"{self.name}: {said[-500:].strip()}")
-
-
-def verify(files: dict[str, str], workdir: str) -> None:
-    """Compare transferred files with the hashes taken on the machine. Raises Damaged."""
-    for name, digest in files.items():
-        path = os.path.join(workdir, name)
-        if not os.path.isfile(path):
-            raise Damaged(f"{name} was not transferred")
-        if onboard.sha256(path) != digest:
-            raise Damaged(f"{name} was damaged during the transfer")
-
-
-def manifest(workdir: Path, known: Iterable[str], largest: float) -> tuple[list[str], list[str]]:
-    """The sources of a workflow below `workdir`: (relative paths, what was left out and why).
-
-    All files that git tracks or could track, hence not the ignored ones, and the files `known` to
-    Snakemake. `largest` is in bytes.
-    """
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "-co", "--exclude-standard", "--deduplicate", "."],
-        cwd=workdir,
-        capture_output=True,
-    )
-    names = listed.stdout.decode(errors="replace").split("\0") if not listed.returncode else []
-    kept, left_out = [], []
-    for name in sorted({os.path.normpath(n) for n in [*names, *known] if n}):
-        path = workdir / name
-        if name.startswith("..") or os.path.isabs(name):
-            left_out.append(f"{name}: outside the working directory")
-        elif path.is_file() and path.stat().st_size > largest:
-            left_out.append(f"{name}: {path.stat().st_size / 1e6:.0f} MB")
-        elif path.is_file() or path.is_symlink() and path.exists():
-            kept.append(name)
-    return kept, left_out

@@ -64,6 +64,8 @@ STATUS: dict[str, Status] = {
     "unknown": "offline",
 }
 HALTED = ("stopped", "unloaded")  # of a contract, whose GPU may be let to somebody else
+# What reading a row raises when a field has not the documented form.
+UNREADABLE = (TypeError, ValueError, KeyError, IndexError, AttributeError)
 # Parts of a status message after which a machine never starts.
 FATAL = (
     "pull rate limit",
@@ -141,11 +143,11 @@ def read_status(raw: Mapping[str, Any]) -> Status:
 def read_instance(raw: Mapping[str, Any]) -> Instance:
     """An instance from a row of the list. Its direct address comes before that of the proxy."""
     addresses = []
-    direct = (raw.get("ports") or {}).get("22/tcp") or []
-    if direct and raw.get("public_ipaddr"):
-        addresses.append((str(raw["public_ipaddr"]).strip(), int(direct[0]["HostPort"])))
-    if raw.get("ssh_host") and raw.get("ssh_port"):
-        addresses.append((str(raw["ssh_host"]), int(raw["ssh_port"])))
+    with contextlib.suppress(*UNREADABLE):  # without a direct port there is no such entry
+        port = int(raw["ports"]["22/tcp"][0]["HostPort"])
+        addresses.append((str(raw["public_ipaddr"] or "").strip(), port))
+    with contextlib.suppress(*UNREADABLE):
+        addresses.append((str(raw["ssh_host"] or ""), int(raw["ssh_port"])))
     message = str(raw.get("status_msg") or "")
     return Instance(
         id=int(raw["id"]),
@@ -155,7 +157,7 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
         machine_id=int(raw.get("machine_id") or 0),
         price=float(raw.get("dph_total") or 0.0),
         interruptible=bool(raw.get("is_bid")),
-        addresses=tuple(dict.fromkeys(addresses)),
+        addresses=tuple(address for address in dict.fromkeys(addresses) if address[0]),
         failed=any(words in message.lower() for words in FATAL),
     )
 
@@ -167,6 +169,23 @@ def _json_object(reply: requests.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def read_row(raw: Any) -> Instance | None:
+    """An instance from any row of an account, which may hold other people's machines.
+
+    A row that cannot be read is a machine that is offline, so that it can still be ended; None
+    without a label, since it is none of ours.
+    """
+    try:
+        return read_instance(raw)
+    except UNREADABLE as error:
+        if not (isinstance(raw, dict) and raw.get("label")):
+            return None
+        id = raw.get("id")
+        message = f"the market's entry cannot be read: {type(error).__name__}: {error}"
+        id = id if isinstance(id, int) else 0
+        return Instance(id, str(raw["label"]), "offline", message, 0, 0.0, False)
 
 
 class Vast:
@@ -211,14 +230,17 @@ class Vast:
         while True:
             query = {"limit": 25} | ({"after_token": after} if after else {})
             page = self._repeat("list", "GET", "/api/v1/instances/", query)
-            found += [read_instance(raw) for raw in page.get("instances") or []]
+            rows = page.get("instances")
+            if not isinstance(rows, list):
+                raise Unavailable(f"GET /api/v1/instances/: a list was expected: {str(page)[:300]}")
+            found += [row for row in map(read_row, rows) if row]
             after = page.get("next_token")
             if not after:
                 return found
 
     def instance(self, id: int) -> Instance | None:
         raw = self._show(id)
-        return read_instance(raw) if raw else None
+        return read_row(raw) if raw else None
 
     def _show(self, id: int) -> dict[str, Any]:
         """The market's row of an instance, empty if it no longer exists."""

@@ -1,0 +1,64 @@
+"""The states of jobs: which machine has the newest version of each, and how it is saved."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..machine import onboard
+from ..machine.transport import Transport
+
+
+class Places:
+    """Which machine has the newest version of each state, and how many bytes that may have.
+
+    `file` outlives this process. After a kill it tells what a machine may write here.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self._lock = file, threading.Lock()
+        # For each state the machine's label, and bytes.
+        self._places: dict[str, list[Any]] = json.loads(file.read_text()) if file.is_file() else {}
+
+    def of(self, state: str) -> str | None:
+        """The machine that has the newest version of a state."""
+        return self._places[state][0] if state in self._places else None
+
+    def at(self, label: str) -> dict[str, float]:
+        """The states whose newest version is on a machine, and the bytes that each may have."""
+        return {state: most for state, (place, most) in self._places.items() if place == label}
+
+    def note(self, states: Iterable[str], label: str, most: float) -> None:
+        """Write down that a job on this machine continues these states."""
+        with self._lock:
+            places = self._places | dict.fromkeys(states, [label, most])
+            if places != self._places:
+                onboard.write(str(self.file), json.dumps(places))
+                self._places = places
+
+
+def save_state(
+    connection: Transport,
+    folder: str,
+    state: str,
+    most: float,
+    save: Callable[[str, str], None] | None = None,
+) -> bool:
+    """Save a state of at most `most` bytes, here or by `save`; whether there was one.
+
+    The local state is complete at any moment.
+    """
+    taken = connection.ask("snapshot", folder, {"state": state}, 4 * connection.timeout)
+    if taken["there"]:
+        copy = f"{state.rstrip('/')}.home"
+        if save:
+            save(copy, state)
+        else:
+            connection.pull_state(copy, state, taken["parts"], most)
+        # Without this, links would keep removed files on the machine's disk.
+        connection.command(f"rm -rf {shlex.quote(copy)}")
+    return bool(taken["there"])

@@ -1,0 +1,123 @@
+"""The connection to a machine, which the machine and the market may use as a weapon. No network."""
+
+import os
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from snakemake_executor_plugin_vast.machine import process, transport
+
+
+@pytest.fixture
+def keys(tmp_path):
+    keyring = transport.Keyring(tmp_path / "keys")
+    yield keyring
+    keyring.forget()
+
+
+@pytest.mark.parametrize("call", ["command", "push", "pull"])
+def test_an_address_is_never_read_as_an_option(keys, tmp_path, call):
+    """ssh would run the program that such an option names, on this computer."""
+    mark = tmp_path / "mark"
+    paths = [str(tmp_path)]
+    arguments = {"command": ("true",), "push": (paths,), "pull": (paths, f"{tmp_path}/in", 1e9)}
+    with pytest.raises(transport.Unreachable):
+        machine = transport.Transport(keys, "m", (f"-oProxyCommand=touch {mark}", 22), 5.0)
+        getattr(machine, call)(*arguments[call])
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "label, address",
+    [
+        ("m", ("host name", 22)),
+        ("m", ("::1", 22)),
+        ("m", ("user@host", 22)),
+        ("m", ("", 22)),
+        ("m", ("host", 0)),
+        ("m", ("host", 65536)),
+        ("m", ("host\n", 22)),
+        ("../m", ("host", 22)),
+        ("m%h", ("host", 22)),
+    ],
+)
+def test_only_a_plain_label_host_and_port_reach_ssh(keys, label, address):
+    with pytest.raises(transport.Unreachable, match="were expected"):
+        transport.Transport(keys, label, address)
+
+
+def test_ssh_here_reads_every_option_that_is_sent(keys):
+    transport.Transport(keys, "check", ("localhost", 22)).check()
+
+
+@pytest.fixture
+def machine(keys, tmp_path, monkeypatch):
+    """The transport to a machine on which every command is this shell script."""
+
+    def made(script, **facts):
+        (tmp_path / "ssh").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "ssh").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        return transport.Transport(keys, "m", ("host", 22), **facts)
+
+    return made
+
+
+@pytest.mark.parametrize("stream", ["", " >&2"])
+def test_an_answer_without_end_is_cut_off(machine, stream):
+    """It would fill the memory of this computer, and of every job that runs on it."""
+    way = machine(f"head -c 100000000 /dev/zero{stream}; exec sleep 60", timeout=2.0)
+    tracemalloc.start()
+    with pytest.raises(transport.TooMuch, match="more than 16 MiB"):
+        way.command("true")
+    assert tracemalloc.get_traced_memory()[1] < 4 * process.ANSWER
+    tracemalloc.stop()
+
+
+def test_a_command_that_is_cut_off_leaves_no_process(machine, tmp_path):
+    way = machine(f"sleep 60 & echo $! > {tmp_path}/pid; wait", timeout=1.0)
+    with pytest.raises(transport.Unreachable, match="no answer within 1 s"):
+        way.command("true")
+    child = int((tmp_path / "pid").read_text())
+    assert (
+        not Path(f"/proc/{child}/cmdline").exists()
+        or not Path(f"/proc/{child}/cmdline").read_bytes()
+    )  # a zombie has none
+
+
+def test_input_and_output_of_any_size_pass_together(machine):
+    text = "x" * 5_000_000
+    assert machine("cat; exit 0").command("true", text) == text
+    assert machine("exec 0<&-; echo done").command("true", text) == "done\n"
+
+
+def test_an_answer_that_is_nested_without_end_is_no_answer(machine):
+    way = machine("head -c 1000000 /dev/zero | tr '\\0' '['")
+    with pytest.raises(ValueError, match="answered no JSON object"):
+        way.ask("look", "/jobs/1", {})
+
+
+@pytest.mark.parametrize("way", ["push", "pull"])
+def test_a_transfer_that_trickles_ends(local_machine, tmp_path, monkeypatch, way):
+    """Every byte is a sign of life to rsync, so that alone a trickle would never end."""
+    root, connection = local_machine
+    connection.stall = 2.0
+    monkeypatch.setenv("MACHINE_RATE", "1")
+    for place in (root, tmp_path):
+        (place / "file").write_bytes(b"x" * 3_000_000)
+    with pytest.raises(transport.Unreachable, match="moved less than 1 MiB in 2 s"):
+        if way == "pull":
+            connection.pull(["/file"], f"{tmp_path}/in", 1e9)
+        else:
+            connection.push([f"{tmp_path}/file"])
+    assert not (tmp_path / "in/file").exists()
+
+
+def test_a_transfer_is_measured_by_what_it_moves(local_machine, tmp_path):
+    root, connection = local_machine
+    for n in range(4):
+        (root / f"{n}").write_bytes(b"x" * 1_000_000)
+    names = [f"/{n}" for n in range(4)]
+    connection.pull(names, f"{tmp_path}/in", 4e6)
+    with pytest.raises(transport.TooMuch, match="it sent 0.004 GB, 0.0039 GB are allowed"):
+        connection.pull(names, f"{tmp_path}/more", 3.9e6)
