@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from ablation.config.checkpoint_files import refuse_references, weight_files
 from ablation.config.study import ComputeSettings
 from ablation.model.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.provenance.atomic import atomic_path
@@ -54,7 +55,7 @@ def load(
             f"{folder}: no config.json there, so it is no model folder. Models are read from local "
             "folders only: fetch a hub model first (stage 0), then give its folder."
         )
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = read_config(folder)
     refuse_unsupported(config)
     settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
     if (folder / RAW_WEIGHTS).is_file():
@@ -62,7 +63,7 @@ def load(
     else:
         model = _from_checkpoint(config, folder, **settings)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its signature
-    return model.eval(), _tokenizer(folder)
+    return model.eval(), read_tokenizer(folder)
 
 
 def _from_checkpoint(
@@ -72,6 +73,7 @@ def _from_checkpoint(
 
     The checkpoint may be plain or FP8, text-only or multimodal.
     """
+    weight_files(folder)  # raises ValueError if they are not in the file table of the folder
     quantized = _dequantize_on_loading(config, folder)
     text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     auto_class = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
@@ -172,7 +174,19 @@ def _from_state_dict(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return model
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def read_config(folder: str | Path) -> PreTrainedConfig:
+    """The configuration of a model folder. Raises ValueError if it chooses the weight files."""
+    refuse_references(Path(folder))
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    # In config.json this attribute can have another name, which an attribute_map there defines.
+    if getattr(config, "transformers_weights", None) is not None:
+        raise ValueError(f"{folder}: config.json chooses its files by `transformers_weights`")
+    return config
+
+
+def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder. Raises ValueError if it refers to files of other names."""
+    refuse_references(Path(folder))
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     for trace in ("is_local", "local_files_only"):  # these would be saved with the tokenizer
         tokenizer.init_kwargs.pop(trace, None)

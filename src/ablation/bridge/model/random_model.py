@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ablation.config.bridge_blocks import RandomModel
+from ablation.model.checkpoints import read_config
 from ablation.model.random_tokenizer import random_tokenizer
 from ablation.model.small_decoder import dimensions
 from ablation.provenance.atomic import atomic_path
@@ -54,7 +55,7 @@ def is_random(folder: str | Path) -> bool:
 def random_model(folder: str | Path, dtype: str, attention: str, device: str) -> PreTrainedModel:
     """The model of such a folder in eval mode, with weights drawn on `device`."""
     seed = json.loads((Path(folder) / RANDOM_WEIGHTS).read_text())["seed"]
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = read_config(folder)
     torch.manual_seed(seed)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(
