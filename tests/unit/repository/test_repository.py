@@ -52,6 +52,17 @@ def test_the_library_never_imports_snakemake():
         assert not re.search(foreign, file.read_text(), re.M), file
 
 
+@pytest.mark.parametrize("folder", ["src", "workflow", "tools", "packages"])
+def test_code_of_a_model_is_never_trusted(folder):
+    """transformers asks on the terminal whether to run it, unless trust_remote_code is False."""
+    for file in (ROOT / folder).rglob("*.py"):
+        for call in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)):
+            name = ast.unparse(call.func)
+            trust = [ast.unparse(k.value) for k in call.keywords if k.arg == "trust_remote_code"]
+            automatic = re.match(r"(Auto|auto_)\w+\.from_", name)
+            assert trust == (["False"] if automatic else []), f"{file}:{call.lineno}: {name}"
+
+
 def test_reading_the_rules_imports_no_torch():
     code = (
         "import sys; from snakemake.cli import main\n"

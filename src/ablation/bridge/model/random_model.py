@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from ablation.config.bridge_blocks import RandomModel
-from ablation.model.checkpoints import read_config
+from ablation.model.checkpoints import from_config, read_config
 from ablation.model.random_tokenizer import random_tokenizer
 from ablation.model.small_decoder import dimensions
 from ablation.provenance.atomic import atomic_path
@@ -39,7 +39,7 @@ def write_random_model(size: RandomModel, folder: str | Path) -> dict[str, int]:
         eos_token_id=tokenizer.eos_token_id,
     )
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        parameters = sum(p.numel() for p in from_config(config).parameters())
     with atomic_path(folder) as scratch:
         config.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
@@ -58,7 +58,5 @@ def random_model(folder: str | Path, dtype: str, attention: str, device: str) ->
     config = read_config(folder)
     torch.manual_seed(seed)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, dtype), attn_implementation=attention
-        )
+        model = from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
     return model.eval()
