@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from transformers import (
     AutoConfig,
@@ -277,7 +277,7 @@ def save(
         try:
             model.save_pretrained(scratch)
             form = "hf_pretrained"
-        except OSError:
+        except (OSError, SafetensorError):
             raise  # a full disk is not an error of the class
         except Exception as error:
             print(
