@@ -144,7 +144,7 @@ def _hardware(found: Snapshot, manifest: Mapping, file: Path) -> None:
     if "circumstances" not in manifest and "train_leaks" not in manifest:
         return  # a table does not depend on the hardware
     try:
-        run = json.loads(file.read_text())
+        run = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         run = {}
     facts = {key: run.get(key) for key in ("processor", "driver", "python", "platform")}
@@ -182,7 +182,7 @@ def _read_commit(name: str, configfile: str | None, scratch: Path) -> Snapshot:
     values = resolve(merge({}, read_config_file(file).values), scratch / "config").values
     found.config["the study"] = dict(flat(values))
     for pins in ("requirements.txt", "requirements-torch.txt"):
-        text = (scratch / pins).read_text() if (scratch / pins).is_file() else ""
+        text = (scratch / pins).read_text("utf-8") if (scratch / pins).is_file() else ""
         for package_name, version in re.findall(r"^([\w.-]+)==([\w.+!-]+)", text, re.M):
             found.packages.setdefault(package_name, set()).add(version)
     for folder in ("resources", "config/tasks"):

@@ -175,6 +175,14 @@ def test_weights_can_be_left_in_the_store(here, there):
     assert Path(WEIGHTS).exists()
 
 
+def test_results_without_metadata_are_pulled_into_an_empty_folder(here, there):
+    shutil.rmtree(".snakemake")
+    push("../store", STUDY, weights=True)
+    there()
+    assert "of which 0" not in pull("../store", STUDY)
+    assert Path(WEIGHTS).is_file()
+
+
 def test_damaged_results_are_not_sent(here):
     Path(WEIGHTS).write_bytes(b"x")
     with pytest.raises(StaleInput, match="model.safetensors has changed"):

@@ -63,6 +63,23 @@ def test_code_of_a_model_is_never_trusted(folder):
             assert trust == (["False"] if automatic else []), f"{file}:{call.lineno}: {name}"
 
 
+@pytest.mark.parametrize("folder", ["src/ablation", "workflow", "rules", "tools"])
+def test_every_text_names_its_encoding(folder):
+    """Otherwise Python reads and writes it in the encoding of the locale."""
+    files = (f for f in (ROOT / folder).rglob("*.py") if f.parent.name != "console")
+    for file in files:
+        for call in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)):
+            name, values = ast.unparse(call.func), [ast.unparse(a) for a in call.args]
+            options = {k.arg: ast.unparse(k.value) for k in call.keywords}
+            text = (
+                (name.endswith(".read_text") and not values)
+                or (name.endswith(".write_text") and len(values) < 2)
+                or (name == "open" and "b" not in options.get("mode", "".join(values[1:2])))
+                or (name.startswith("subprocess.") and "text" in options)
+            )
+            assert not text or "encoding" in options, f"{file}:{call.lineno}: {name}"
+
+
 def test_reading_the_rules_imports_no_torch():
     code = (
         "import sys; from snakemake.cli import main\n"

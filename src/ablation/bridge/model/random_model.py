@@ -43,7 +43,7 @@ def write_random_model(size: RandomModel, folder: str | Path) -> dict[str, int]:
     with atomic_path(folder) as scratch:
         config.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-        (scratch / RANDOM_WEIGHTS).write_text(json.dumps({"seed": size.seed}) + "\n")
+        (scratch / RANDOM_WEIGHTS).write_text(json.dumps({"seed": size.seed}) + "\n", "utf-8")
     return {"parameters": parameters, "tokens": len(tokenizer)}
 
 
@@ -54,7 +54,7 @@ def is_random(folder: str | Path) -> bool:
 
 def random_model(folder: str | Path, dtype: str, attention: str, device: str) -> PreTrainedModel:
     """The model of such a folder in eval mode, with weights drawn on `device`."""
-    seed = json.loads((Path(folder) / RANDOM_WEIGHTS).read_text())["seed"]
+    seed = json.loads((Path(folder) / RANDOM_WEIGHTS).read_text("utf-8"))["seed"]
     config = read_config(folder)
     torch.manual_seed(seed)
     with torch.device(device):
