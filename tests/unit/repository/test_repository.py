@@ -63,7 +63,7 @@ def test_code_of_a_model_is_never_trusted(folder):
             assert trust == (["False"] if automatic else []), f"{file}:{call.lineno}: {name}"
 
 
-@pytest.mark.parametrize("folder", ["src/ablation", "workflow", "rules", "tools"])
+@pytest.mark.parametrize("folder", ["src/ablation", "workflow", "tools"])
 def test_every_text_names_its_encoding(folder):
     """Otherwise Python reads and writes it in the encoding of the locale."""
     files = (f for f in (ROOT / folder).rglob("*.py") if f.parent.name != "console")
