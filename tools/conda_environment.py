@@ -9,7 +9,7 @@ REQUIREMENTS = ("requirements-torch.txt", "requirements.txt")
 
 def pins(name: str) -> list[str]:
     """The `package==version ; marker` lines of a requirements file, without their hashes."""
-    lines = (ROOT / name).read_text().splitlines()
+    lines = (ROOT / name).read_text("utf-8").splitlines()
     return [re.sub(r"\s*\\$", "", line) for line in lines if re.match(r"[A-Za-z0-9_.-]+==", line)]
 
 

@@ -83,7 +83,10 @@ def quantize(folder: Path, blocks: int | None = None) -> dict[str, torch.Tensor]
 
 
 def edit_config(folder: Path, **values) -> None:
-    file = folder / "config.json"
+    edit_json(folder / "config.json", **values)
+
+
+def edit_json(file: Path, **values) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 

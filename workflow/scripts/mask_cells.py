@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from ablation.data import hub
 from ablation.data.json_lines import read_json_lines
+from ablation.model.checkpoints import read_tokenizer
 from ablation.model.mask_cells import mask_cells
 from ablation.provenance.files import write_text
 from ablation.provenance.job import Job, run
@@ -15,7 +14,7 @@ def main(job: Job) -> None:
     items = Path(job.input.data).parent / f"{job.config['task']}.jsonl"
     item = read_json_lines(items)[job.config["item"]]
     folder = hub.model_folder(job.input.base, job.inputs[job.input.base], weights=False)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = read_tokenizer(folder)
     table = mask_cells(tokenizer, item["query"], item["choices"])
     write_text(job.output.table, table.to_csv(index=False))
     job.write_manifest([job.output.table])

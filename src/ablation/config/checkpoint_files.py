@@ -1,4 +1,7 @@
-"""Checks, before anything runs, that a folder holds a complete checkpoint. No torch."""
+"""Checks, before anything runs, that a folder holds a complete checkpoint. No torch.
+
+Provenance lists the visible files of a folder, so a checkpoint that refers to others is refused.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,11 @@ from safetensors import SafetensorError, safe_open
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Any one of these files holds the vocabulary of a tokenizer.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt")
+# Keys by which a file lets transformers read other files, also from other folders.
+REFERENCES = {
+    "config.json": ("configuration_files", "transformers_weights"),
+    "tokenizer_config.json": ("fast_tokenizer_files",),
+}
 
 
 def checkpoint_problem(folder: Path) -> str | None:
@@ -21,7 +29,8 @@ def checkpoint_problem(folder: Path) -> str | None:
     try:
         for file in (folder / "config.json", *folder.glob("tokenizer.json")):
             _read_object(file)
-        for shard in _shards(folder):
+        refuse_references(folder)
+        for shard in weight_files(folder):
             _check_shard(folder / shard)
         if not any((folder / name).is_file() for name in TOKENIZERS):
             raise ValueError(f"{folder} holds no tokenizer ({', '.join(TOKENIZERS)})")
@@ -40,8 +49,22 @@ def _read_object(file: Path) -> dict:
     return content
 
 
-def _shards(folder: Path) -> list[str]:
-    """The names of the weight files; like transformers, a single file is preferred to an index."""
+def refuse_references(folder: Path) -> None:
+    """Raise ValueError if the configuration or the tokenizer of `folder` refers to other files."""
+    for name, keys in REFERENCES.items():
+        content = _read_object(folder / name) if (folder / name).is_file() else {}
+        for key in keys:
+            if key in content:
+                raise ValueError(
+                    f"{folder / name} chooses its files by `{key}`, so they are unknown"
+                )
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the weight files; like transformers, a single file is preferred to an index.
+
+    Raises ValueError unless an index names visible files of the folder.
+    """
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     if not (folder / INDEX).is_file():
@@ -49,7 +72,13 @@ def _shards(folder: Path) -> list[str]:
     shards = _read_object(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ValueError(f"{folder / INDEX} names no weights (weight_map)")
-    return sorted(set(map(str, shards.values())))
+    names = sorted(set(map(str, shards.values())))
+    for name in names:
+        if name != Path(name).name or name.startswith("."):
+            raise ValueError(
+                f"{folder / INDEX} names {name!r}, which is no visible file of this folder"
+            )
+    return names
 
 
 def _check_shard(file: Path) -> None:

@@ -7,6 +7,7 @@ Every file is verified by the hash that the hub lists for it.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from ablation.provenance.files import sha256_file
 # The files that loading a model reads; they are not in a folder of the repository.
 MODEL_FILES = re.compile(r"[^/]*\.(json|jinja|txt|model)|model(-\d{5}-of-\d{5})?\.safetensors")
 WEIGHTS = re.compile(r"model(-\d{5}-of-(?P<shards>\d{5}))?\.safetensors")
+INDEX = "model.safetensors.index.json"  # says which part holds which weight
 
 FileEntry = Mapping[str, Any]  # `bytes`, and `sha256` (large files) or `git_sha1` (small ones)
 Files = Mapping[str, FileEntry]  # {name: its entry}
@@ -180,7 +182,12 @@ def model_folder(path: str | Path, manifest: Mapping, weights: bool = True) -> P
     files = manifest["files"]
     if not weights:
         files = {name: entry for name, entry in files.items() if "safetensors" not in name}
-    return fetch(manifest["model"], "model", commit, files)
+    folder = fetch(manifest["model"], "model", commit, files)
+    if INDEX in files:
+        named = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()
+        if unlisted := set(named) - set(files):
+            raise HubError(f"{folder / INDEX} names {min(unlisted)!r}, which {path} does not list")
+    return folder
 
 
 def copy_splits(

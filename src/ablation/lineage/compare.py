@@ -91,11 +91,13 @@ Pairs = Iterator[tuple[str, object, object]]  # (place, value before, value now)
 
 
 def _json(old: Path, new: Path) -> Pairs:
-    yield from _values(json.loads(old.read_text()), json.loads(new.read_text()), "")
+    yield from _values(json.loads(old.read_text("utf-8")), json.loads(new.read_text("utf-8")), "")
 
 
 def _json_lines(old: Path, new: Path) -> Pairs:
-    before, now = ([json.loads(x) for x in p.read_text().splitlines() if x] for p in (old, new))
+    before, now = (
+        [json.loads(x) for x in p.read_text("utf-8").splitlines() if x] for p in (old, new)
+    )
     yield from _values(before, now, "line ")
 
 
@@ -112,7 +114,10 @@ def _values(old: object, new: object, place: str) -> Pairs:
 
 
 def _csv(old: Path, new: Path) -> Pairs:
-    with open(old, newline="") as one, open(new, newline="") as other:
+    with (
+        open(old, newline="", encoding="utf-8") as one,
+        open(new, newline="", encoding="utf-8") as other,
+    ):
         before, now = list(csv.DictReader(one)), list(csv.DictReader(other))
     yield "number of rows", len(before), len(now)
     for index, (first, second) in enumerate(zip(before, now, strict=False)):

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ablation.lineage.compare import Comparison, compare
+from ablation.lineage.snakemake_environment import snakemake_environment
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import StaleInput, load_manifest, verify_outputs
 from ablation.vocabulary.stages import STAGES, groups_in, stages_of
@@ -108,10 +109,10 @@ def copy_repository(copy: Path) -> None:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         capture_output=True,
-        text=True,
     )
-    if listed.returncode == 0 and "Snakefile" in listed.stdout.split("\0"):
-        names = [name for name in listed.stdout.split("\0") if name and Path(name).is_file()]
+    tracked = os.fsdecode(listed.stdout).split("\0")
+    if listed.returncode == 0 and "Snakefile" in tracked:
+        names = [name for name in tracked if name and Path(name).is_file()]
         names = [name for name in names if Path(name).parts[0] not in NOT_COPIED]
         for name in names:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ def _run(copy: Path, wanted: Sequence[Result], cores: str, options: Sequence[str
     command += [*options, "--nolock", "--allowed-rules", *rules, "--"]
     command += [result.path.as_posix() for result in wanted]
     search = os.pathsep.join(filter(None, [str(copy / "src"), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": search}
+    environment = snakemake_environment() | {"PYTHONPATH": search}
     done = subprocess.run(command, cwd=copy, env=environment, stdout=sys.stderr)
     if done.returncode:
         raise CannotReproduce(

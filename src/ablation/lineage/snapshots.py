@@ -18,6 +18,7 @@ from ablation.provenance.code_hash import code_hash
 from ablation.provenance.files import sha256_file, visible_files
 from ablation.provenance.manifests import WORKFLOW_COPY, load_manifest
 from ablation.provenance.run_records import run_record_path
+from ablation.remote.snapshot import read_snapshot
 from ablation.remote.store import Store
 from ablation.vocabulary.optimizers import OPTIMIZERS, unused_modules
 from ablation.vocabulary.stages import STAGES, script_of, stages_of
@@ -95,8 +96,8 @@ def _fetch_push(uri: str, study: str | None, push: str | None, scratch: Path) ->
     """Fetch the records and sample rows of a push into `scratch`, with every hash verified."""
     store = Store(uri)
     study = study or _only_study(store)
-    files = store.snapshot(study, push)["files"]
-    small = {p: e["sha256"] for p, e in files.items() if p.endswith(SMALL_FILES) and ".." not in p}
+    files = read_snapshot(store, study, push)["files"]
+    small = {path: e["sha256"] for path, e in files.items() if path.endswith(SMALL_FILES)}
     store.fetch({scratch / path: sha256 for path, sha256 in small.items()}, "")
     return scratch / "results" / study
 
@@ -143,7 +144,7 @@ def _hardware(found: Snapshot, manifest: Mapping, file: Path) -> None:
     if "circumstances" not in manifest and "train_leaks" not in manifest:
         return  # a table does not depend on the hardware
     try:
-        run = json.loads(file.read_text())
+        run = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         run = {}
     facts = {key: run.get(key) for key in ("processor", "driver", "python", "platform")}
@@ -181,7 +182,7 @@ def _read_commit(name: str, configfile: str | None, scratch: Path) -> Snapshot:
     values = resolve(merge({}, read_config_file(file).values), scratch / "config").values
     found.config["the study"] = dict(flat(values))
     for pins in ("requirements.txt", "requirements-torch.txt"):
-        text = (scratch / pins).read_text() if (scratch / pins).is_file() else ""
+        text = (scratch / pins).read_text("utf-8") if (scratch / pins).is_file() else ""
         for package_name, version in re.findall(r"^([\w.-]+)==([\w.+!-]+)", text, re.M):
             found.packages.setdefault(package_name, set()).add(version)
     for folder in ("resources", "config/tasks"):

@@ -24,6 +24,7 @@ from ablation.micro_world.muon import Optimizers
 from ablation.micro_world.scenes import World
 from ablation.micro_world.tasks import items, requests
 from ablation.model.bpe_tokenizer import train_tokenizer
+from ablation.model.checkpoints import save
 from ablation.model.forward import target_logits
 from ablation.model.packing import Example, Rows, pack
 from ablation.model.small_decoder import random_decoder
@@ -66,8 +67,7 @@ def pretrain(
             f"{summary['steps']} steps: give world.pretrain more attempts, or another seed",
             file=sys.stderr,
         )
-    model.save_pretrained(out_folder)
-    tokenizer.save_pretrained(out_folder)
+    save(model, tokenizer, out_folder)
     return summary
 
 

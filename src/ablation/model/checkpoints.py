@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from transformers import (
     AutoConfig,
@@ -27,6 +29,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from ablation.config.checkpoint_files import refuse_references, weight_files
 from ablation.config.study import ComputeSettings
 from ablation.model.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.provenance.atomic import atomic_path
@@ -37,6 +40,10 @@ RAW_WEIGHTS = "raw_state_dict.safetensors"
 
 class UnsupportedQuantization(ValueError):
     """The checkpoint's weights are quantized in a format that cannot be dequantized here."""
+
+
+class NeedsOwnCode(ValueError):
+    """The folder can be read only by Python code that it brings with it, which is never run."""
 
 
 def load(
@@ -54,15 +61,15 @@ def load(
             f"{folder}: no config.json there, so it is no model folder. Models are read from local "
             "folders only: fetch a hub model first (stage 0), then give its folder."
         )
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = read_config(folder)
     refuse_unsupported(config)
     settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
     if (folder / RAW_WEIGHTS).is_file():
-        model = _from_state_dict(AutoModelForCausalLM.from_config(config, **settings), folder)
+        model = _from_state_dict(from_config(config, **settings), folder)
     else:
         model = _from_checkpoint(config, folder, **settings)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its signature
-    return model.eval(), _tokenizer(folder)
+    return model.eval(), read_tokenizer(folder)
 
 
 def _from_checkpoint(
@@ -72,18 +79,21 @@ def _from_checkpoint(
 
     The checkpoint may be plain or FP8, text-only or multimodal.
     """
+    weight_files(folder)  # raises ValueError if they are not in the file table of the folder
     quantized = _dequantize_on_loading(config, folder)
     text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     auto_class = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
-    loaded = auto_class.from_pretrained(
-        folder,
-        config=config,
-        dtype=torch.bfloat16 if quantized else dtype,
-        attn_implementation=attn_implementation,
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    with _own_code_refused(folder):
+        loaded = auto_class.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.bfloat16 if quantized else dtype,
+            attn_implementation=attn_implementation,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)  # for output_loading_info
     if missing := info["missing_keys"]:  # transformers fills these with random weights
         raise ValueError(
@@ -172,11 +182,53 @@ def _from_state_dict(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return model
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+def read_config(folder: str | Path) -> PreTrainedConfig:
+    """The configuration of a model folder.
+
+    Raises NeedsOwnCode, and ValueError if it chooses the weight files.
+    """
+    refuse_references(Path(folder))
+    with _own_code_refused(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # In config.json this attribute can have another name, which an attribute_map there defines.
+    if getattr(config, "transformers_weights", None) is not None:
+        raise ValueError(f"{folder}: config.json chooses its files by `transformers_weights`")
+    return config
+
+
+def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder.
+
+    Raises NeedsOwnCode, and ValueError if it refers to files of other names.
+    """
+    refuse_references(Path(folder))
+    with _own_code_refused(folder):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     for trace in ("is_local", "local_files_only"):  # these would be saved with the tokenizer
         tokenizer.init_kwargs.pop(trace, None)
     return tokenizer
+
+
+def from_config(config: PreTrainedConfig, **settings: Any) -> PreTrainedModel:
+    """A causal language model of random weights."""
+    return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **settings)
+
+
+@contextmanager
+def _own_code_refused(folder: str | Path) -> Iterator[None]:
+    """Replace the error of transformers, which advises to trust the code, by NeedsOwnCode."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise NeedsOwnCode(
+            f"{folder} can be read only by Python code of its own (`auto_map` in config.json or "
+            "tokenizer_config.json), and code from a model folder never runs here. Use a "
+            "checkpoint of an architecture and a tokenizer that transformers contains"
+        ) from None
 
 
 def load_on(
@@ -225,7 +277,7 @@ def save(
         try:
             model.save_pretrained(scratch)
             form = "hf_pretrained"
-        except OSError:
+        except (OSError, SafetensorError):
             raise  # a full disk is not an error of the class
         except Exception as error:
             print(

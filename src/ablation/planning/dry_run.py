@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import yaml
 from ablation.config.load import load_study
 from ablation.config.merging import merge, read_config_file
 from ablation.config.study import Study
+from ablation.lineage.snakemake_environment import snakemake_environment
 from ablation.planning.estimate import (
     NOT_COUNTED,
     Offer,
@@ -71,7 +71,10 @@ def stale_jobs(
 ) -> list[Job]:
     """The jobs that Snakemake would run for `targets`. Raises DryRunFailed."""
     command = [sys.executable, "-m", "snakemake", *targets, "--summary", *options]
-    done = subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True)
+    environment = snakemake_environment()
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8"
+    )
     if done.returncode:
         raise DryRunFailed(f"{' '.join(command[1:])}:\n{done.stdout}{done.stderr}".rstrip())
     return parse_summary(done.stdout)

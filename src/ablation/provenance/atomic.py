@@ -25,6 +25,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     _clean_up(path, aside, scratch)
     try:
         yield scratch
+        for file in scratch.rglob("*.safetensors"):  # safetensors lets only their owner read them
+            file.chmod(scratch.stat().st_mode & 0o666)
         if path.is_dir():
             if not scratch.is_dir():
                 raise IsADirectoryError(f"{path} is a folder, but a file would be written there")

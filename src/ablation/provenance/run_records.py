@@ -120,7 +120,7 @@ def describe_machine(run: Mapping) -> str:
 def processor_name() -> str:
     """The model name of the CPU, or the kind of machine if the CPU has no name."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -149,7 +149,7 @@ def git_state(folder: str | Path = ".") -> GitState:
     if from_executor := os.environ.get(GIT_STATE):
         return json.loads(from_executor)
     archived = Path(folder) / ARCHIVED_COMMIT_FILE
-    text = archived.read_text() if archived.is_file() else ""
+    text = archived.read_text("utf-8") if archived.is_file() else ""
     found = re.search(r"^[0-9a-f]{40}$", text, re.M)
     return {"git_hash": found and found[0], "git_dirty": None}
 
@@ -157,7 +157,11 @@ def git_state(folder: str | Path = ".") -> GitState:
 def _git(folder: str | Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=30,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -6,21 +6,27 @@ would run all finished jobs again. Weights are sent if `keep_weights` is true.
 
 from __future__ import annotations
 
-import json
 import os
-from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ablation.provenance.files import canonical_json, sha256_file, write_text
+from ablation.provenance.files import canonical_json, sha256_file, visible_files
 from ablation.provenance.manifests import WEIGHT_SUFFIXES, load_manifest, verify_outputs
 from ablation.provenance.run_records import git_state, run_record_path
+from ablation.remote.snakemake_metadata import (
+    fetch_metadata,
+    metadata_file,
+    metadata_of,
+    write_metadata,
+)
+from ablation.remote.snapshot import (
+    COMMON_TABLE,
+    SCHEMA_VERSION,
+    read_snapshot,
+    refuse_links,
+)
 from ablation.remote.store import Store, StoreError
-
-SCHEMA_VERSION = 1
-METADATA = Path(".snakemake/metadata")
-COMMON_TABLE = Path("results/recovery.csv")  # a copy of the recovery table of the last study
 
 
 def push(uri: str, study: str, weights: bool, check: bool = False) -> str:
@@ -38,7 +44,7 @@ def push(uri: str, study: str, weights: bool, check: bool = False) -> str:
     sent = {path: entry for path, entry in files.items() if path not in left_out}
     with TemporaryDirectory() as folder:
         metadata = Path(folder) / "metadata.json"
-        metadata.write_text(canonical_json(_metadata_of(study, files)))
+        metadata.write_text(canonical_json(metadata_of(study, files)), "utf-8")
         notes = _entry(metadata)
         snapshot = {
             "schema_version": SCHEMA_VERSION,
@@ -77,15 +83,13 @@ def pull(
 
     The hash of every file is verified. weights: whether to fetch weights too. force: whether to
     overwrite files that have another content here; without it, they raise StoreError, as does
-    anything damaged in the store.
+    anything damaged in the store, and a snapshot with files or metadata outside its study.
     """
     store = Store(uri)
-    found = store.snapshot(study, snapshot)
-    if found.get("schema_version") != SCHEMA_VERSION:
-        raise StoreError(f"{uri}: snapshot of another version of this program")
+    found = read_snapshot(store, study, snapshot)
     files, left_out = found["files"], dict(found["left_out"])
-    for path in files:
-        _refuse_outside(path, uri)
+    refuse_links(files, study)
+    metadata = fetch_metadata(store, study, found)
     if not weights:
         left_out |= {p: files[p] for p in weights_of(files)}
         files = {p: entry for p, entry in files.items() if p not in left_out}
@@ -103,14 +107,7 @@ def pull(
     wanted = [*missing, *other]
     store.fetch({Path(p): files[p]["sha256"] for p in wanted}, f"pull {study}")
     # The metadata comes last, because Snakemake makes a file without metadata again.
-    metadata = json.loads(store.read(found["notes"]["sha256"], "Snakemake's metadata"))
-    for name, text in metadata.items():
-        path = METADATA / name
-        _refuse_outside(_output(name), uri)
-        if not path.is_file() or path.read_text() != text:
-            write_text(path, text)
-    # Without this folder, Snakemake would convert the metadata from an older format.
-    (METADATA.parent / "incomplete").mkdir(exist_ok=True)
+    write_metadata(metadata)
     size = _size(sum(files[path]["bytes"] for path in wanted))
     lines = [f"{study}: {len(files)} files, of which {len(wanted)} were missing here ({size})"]
     absent = {path: entry for path, entry in left_out.items() if not Path(path).is_file()}
@@ -125,7 +122,7 @@ def results_of(study: str) -> tuple[dict[str, dict], list[str]]:
     have changed since it was made. Raises StaleInput for a damaged file, and StoreError if there
     are no results.
     """
-    home = Path("results") / study
+    home, common = Path("results") / study, Path(COMMON_TABLE)
     manifests = {path: load_manifest(path) for path in sorted(home.rglob("*manifest.json"))}
     if not manifests:
         raise StoreError(f"{home} holds no results: run the study, or name another one")
@@ -144,15 +141,11 @@ def results_of(study: str) -> tuple[dict[str, dict], list[str]]:
         gone = {n for n in manifest["outputs"] if _dropped(path.parent / n)}
         verify_outputs(path, manifest, set(manifest["outputs"]) - gone if gone else None)
         files |= inside | {record: _entry(Path(record)) for record in records}
-    others = (Path(p) for p in _metadata_files(study) if p not in known and Path(p).is_file())
-    files |= {path.as_posix(): _entry(path) for path in others if path != COMMON_TABLE}
+    others = (p for p in visible_files(home) if p.as_posix() not in known)
+    files |= {p.as_posix(): _entry(p) for p in others if metadata_file(p.as_posix()).is_file()}
     table = home / "recovery.csv"
-    if (
-        table.as_posix() in files
-        and COMMON_TABLE.is_file()
-        and _entry(COMMON_TABLE) == _entry(table)
-    ):
-        files[COMMON_TABLE.as_posix()] = _entry(COMMON_TABLE)
+    if table.as_posix() in files and common.is_file() and _entry(common) == _entry(table):
+        files[COMMON_TABLE] = _entry(common)
     return dict(sorted(files.items())), outdated
 
 
@@ -166,43 +159,7 @@ def _dropped(file: Path) -> bool:
     return file.suffix in WEIGHT_SUFFIXES and not file.is_file()
 
 
-# ---- metadata of Snakemake: a JSON file for each output, named by the output in base64 ----------
-
-
-def _metadata_files(study: str) -> dict[str, Path]:
-    """{output: file with its metadata} for a study and for COMMON_TABLE."""
-    found = {}
-    for file in (p for p in METADATA.rglob("*") if p.is_file()):
-        output = _output(file.relative_to(METADATA).as_posix())
-        if output == COMMON_TABLE.as_posix() or output.startswith(f"results/{study}/"):
-            found[output] = file
-    return found
-
-
-def _output(name: str) -> str:
-    """The output of a file of metadata; a long name is split into folders that begin with `@`."""
-    try:
-        return urlsafe_b64decode(
-            "".join(part.removeprefix("@") for part in name.split("/"))
-        ).decode()
-    except ValueError:
-        return ""
-
-
-def _metadata_of(study: str, files: Iterable[str]) -> dict[str, str]:
-    """{name of a file with metadata: its text} for files and the folders that they are in."""
-    covered = {p for file in files for p in (file, *map(str, PurePosixPath(file).parents))}
-    found = sorted(file for output, file in _metadata_files(study).items() if output in covered)
-    return {file.relative_to(METADATA).as_posix(): file.read_text() for file in found}
-
-
 # ---- paths and sizes ----------------------------------------------------------------------------
-
-
-def _refuse_outside(path: str, uri: str) -> None:
-    parts = PurePosixPath(path).parts
-    if parts[:1] != ("results",) or ".." in parts:
-        raise StoreError(f"{uri}: the snapshot names {path!r}, which is outside results/")
 
 
 def _joined(folder: Path, name: str) -> str:

@@ -140,8 +140,8 @@ class Store:
         head = {"study": study, "snapshot": sha256}
         with TemporaryDirectory() as folder:
             file, pointer = Path(folder) / "snapshot", Path(folder) / "head"
-            file.write_text(text)
-            pointer.write_text(canonical_json(head | {"sha256": _seal(head)}))
+            file.write_text(text, "utf-8")
+            pointer.write_text(canonical_json(head | {"sha256": _seal(head)}), "utf-8")
             # the head comes last, so that it never names a missing snapshot
             self._put([(_snapshot(study, sha256), file)])
             self._put([(_head(study), pointer)])
@@ -191,7 +191,7 @@ class Store:
             file = Path(folder) / "file"
             self._get(name, file, what)
             try:
-                content = json.loads(file.read_text())
+                content = json.loads(file.read_text("utf-8"))
             except ValueError:
                 raise self._damaged(name, what) from None
         if not isinstance(content, dict):

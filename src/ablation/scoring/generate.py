@@ -47,7 +47,7 @@ class Model:
 
     def folder(self) -> Path:
         """The folder of the weights. Raises StaleInput if it or its manifest was changed."""
-        fingerprint = json.loads(self.manifest.read_text())["fingerprint"]["hash"]
+        fingerprint = json.loads(self.manifest.read_text("utf-8"))["fingerprint"]["hash"]
         return model_folder(self.manifest, read_manifest(self.manifest, fingerprint))
 
 
@@ -62,7 +62,7 @@ def models_of(results: Path, recipes: Sequence[str], seeds: Sequence[int]) -> li
         raise CannotSample(f"{base} was not found. Make it: snakemake --cores all {base}")
     trained = []
     for path in sorted(results.glob(CHECKPOINTS)):
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text("utf-8"))
         trained.append(Model(manifest["recipe"], manifest["seed"], path))
     if not seeds:
         seeds = [min((model.seed for model in trained if model.seed is not None), default=0)]
@@ -93,7 +93,11 @@ def prompts_of(
             read = (
                 read_json_lines(file)
                 if file.suffix == ".jsonl"
-                else [{"prompt": line} for line in file.read_text().splitlines() if line.strip()]
+                else [
+                    {"prompt": line}
+                    for line in file.read_text("utf-8").splitlines()
+                    if line.strip()
+                ]
             )
         except ValueError as error:  # not JSON, or not text
             raise CannotSample(f"{file} cannot be read: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,20 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ablation.console.progress import Progress
 from ablation.training import fsdp
-from ablation.training.checkpoints import seal
+from ablation.training.checkpoints import record_step, seal
 from ablation.training.early_stopping import NON_FINITE, Stops
+
+
+class SnakemakeEnded(RuntimeError):
+    """The process that started the training has ended, so nobody would use its result."""
 
 
 class Watch(TrainerCallback):
     """Prints progress, seals checkpoints, and ends the training if `stops` gives a reason.
+
+    If the process that started this one ends, such as a Snakemake that is killed, the training is
+    saved at the next step that is logged and raises SnakemakeEnded. Otherwise the same command
+    would start a second training, and Snakemake would remove the results of the first one.
 
     label: the beginning of progress lines.
     total, done: all steps of the training, and those that earlier attempts have done.
@@ -25,6 +34,7 @@ class Watch(TrainerCallback):
     def __init__(self, stops: Stops, label: str, total: int, done: int) -> None:
         self.stops, self.label, self.note = stops, label, ""
         self.progress = Progress(label, total, done)
+        self.parent = os.getppid()
 
     def on_log(
         self,
@@ -47,7 +57,11 @@ class Watch(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero:
+            assert args.output_dir is not None
+            record_step(args.output_dir, state.global_step)
             self.progress.update(state.global_step, self.note)
+        if os.getppid() != self.parent and state.global_step % args.logging_steps == 0:
+            control.should_save = True  # between logged steps, the next loss would be another one
 
     def on_save(
         self,
@@ -63,6 +77,12 @@ class Watch(TrainerCallback):
         finite = fsdp.is_finite(model)
         if finite and self.stops.reason != NON_FINITE and state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            if os.getppid() != self.parent:
+                raise SnakemakeEnded(
+                    f"{self.label}: Snakemake has ended without this training, which is saved up "
+                    f"to step {state.global_step}. To go on: `snakemake --unlock`, then the same "
+                    "command again"
+                )
 
     def on_train_end(
         self,

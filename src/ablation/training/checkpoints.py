@@ -19,6 +19,7 @@ from pathlib import Path
 MARKER = "complete"
 LOCK = "lock"
 RESUMES = "resumes"  # one step per line
+REACHED = "reached"  # the last step of the last attempt, in a fixed number of bytes
 KEPT = 2  # newest checkpoints that are kept, in case the disk is full in the middle of a save
 
 
@@ -35,7 +36,7 @@ def claimed(home: str | Path, keep: bool = False) -> Iterator[None]:
     """
     home = Path(home)
     home.mkdir(parents=True, exist_ok=True)
-    with open(home / LOCK, "w") as lock:
+    with open(home / LOCK, "wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             taken = os.fstat(lock.fileno()).st_nlink == 0  # its holder has just deleted the folder
@@ -99,10 +100,25 @@ def resumed_steps(home: str | Path, at: int | None = None) -> list[int]:
     """
     file = Path(home) / RESUMES
     if at is not None:
-        with open(file, "a") as record:
+        with open(file, "a", encoding="ascii") as record:
             record.write(f"{at}\n")
-    lines = file.read_text().splitlines() if file.is_file() else []
+    lines = file.read_bytes().splitlines() if file.is_file() else []
     return [int(line) for line in lines if line.isdigit()]  # a power loss may leave other bytes
+
+
+def record_step(home: str | Path, step: int) -> None:
+    """Record that the training in `home` has done `step`, whether or not a checkpoint has it."""
+    descriptor = os.open(Path(home) / REACHED, os.O_WRONLY | os.O_CREAT, 0o666)
+    os.pwrite(descriptor, b"%20d" % step, 0)  # in place, so that a kill leaves a whole number
+    os.close(descriptor)
+
+
+def lost_steps(home: str | Path) -> int:
+    """How many steps of the last attempt are in no complete checkpoint, so that they run again."""
+    file, complete = Path(home) / REACHED, complete_checkpoints(home)
+    reached = file.read_bytes().strip() if file.is_file() else b""
+    saved = _step(complete[-1]) if complete else 0
+    return max(0, int(reached) - saved) if reached.isdigit() else 0
 
 
 def seal(checkpoint: Path) -> None:

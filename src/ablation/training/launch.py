@@ -83,7 +83,7 @@ def _start(rank: int, ranks: int, folder: str, port: int, gpu: bool) -> subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # so that processes of a rank, such as compilers, end with it
-        text=True,
+        encoding="utf-8",
         errors="replace",
     )
 
@@ -96,8 +96,14 @@ def _relay(rank: int, process: subprocess.Popen[str]) -> None:
 
 
 def _first_failure(processes: Sequence[subprocess.Popen]) -> dict[int, int]:
-    """Wait until all ranks have succeeded or one has failed; {rank: exit code} of those failed."""
+    """Wait until all ranks have succeeded or one has failed; {rank: exit code} of those failed.
+
+    Raises RankFailed if the process that started this one ends, such as a Snakemake that is killed.
+    """
+    parent = os.getppid()
     while True:
+        if os.getppid() != parent:
+            raise RankFailed("Snakemake has ended without this training, so its ranks were ended")
         codes = [process.poll() for process in processes]
         failed = {rank: code for rank, code in enumerate(codes) if code}
         if failed or None not in codes:

@@ -6,6 +6,7 @@ finetuning, `ablation.bridge.training` for translators.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerState
 
 from ablation.training import fsdp
-from ablation.training.checkpoints import complete_checkpoints
+from ablation.training.checkpoints import complete_checkpoints, lost_steps
 from ablation.training.early_stopping import NON_FINITE, Stops
 from ablation.training.fsdp import SHARDS
 from ablation.training.master_weights import MasterWeights
@@ -177,11 +178,17 @@ def train_on(
 ) -> TrainerState:
     """Train from the checkpoint `newest` to the end or an early stop.
 
+    Prints how many steps of an earlier attempt are lost, because no complete checkpoint has them.
     Returns the record of the training that the weights of `trainer.model` have seen. If a loss or
     gradient was not finite, these are the weights of the last complete checkpoint. Raises
     FloatingPointError if there is none.
     """
     stops, home = trainer.stops, Path(trainer.args.output_dir or "")
+    if (lost := lost_steps(home)) and trainer.is_world_process_zero():
+        step = past.global_step
+        message = f"an earlier attempt was ended at step {step + lost}; this one goes on from "
+        message += f"step {step}, so {lost} steps run again. A smaller save_steps loses fewer"
+        print(f"{label}: {message}", file=sys.stderr, flush=True)
     over = stops.reason is not None or past.global_step >= trainer.args.max_steps
     if over:
         trainer.state = past  # the job was killed after the last step of the training

@@ -2,6 +2,7 @@
 was needed and what to do."""
 
 import json
+import shutil
 
 import httpx2
 import pytest
@@ -167,6 +168,18 @@ def test_a_model_is_loaded_from_its_manifest_on_another_machine(fake, tmp_path):
     ):
         assert found.equal(wanted), name
     assert tokenizer("Eve has it.")["input_ids"]
+
+
+def test_an_index_that_names_files_beyond_the_manifest_is_refused(fake, tmp_path):
+    folder = write_multimodal(tmp_path / "mistralai")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    shutil.copyfile(folder / "model-00001-of-00001.safetensors", folder / "other.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "other.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    commit = fake.add_folder("mistralai/tiny", folder)  # all its files are in the cache
+    manifest = hub.describe_model("mistralai/tiny", commit)
+    with pytest.raises(HubError, match=r"names 'other.safetensors', which .* does not list"):
+        hub.model_folder("results/base/manifest.json", manifest)
 
 
 def test_a_manifest_without_a_commit_names_a_folder_beside_it():

@@ -8,6 +8,7 @@ import pytest
 from ablation.config import checks
 from ablation.config.load import load_study
 from ablation.provenance.manifests import StaleInput, read_manifest
+from tests.support.checkpoints import edit_config, edit_json
 from tests.support.refusals import ROOT, refusal
 
 
@@ -55,6 +56,34 @@ CHECKPOINTS = {
     "index cut off": (
         lambda f: (sharded(f, "a.safetensors"), cut(f / "model.safetensors.index.json")),
         "model.safetensors.index.json is no JSON",
+    ),
+    "a shard in another folder": (
+        lambda f: (
+            sharded(f, "../outside.safetensors"),
+            (f / "a.safetensors").rename(f.parent / "outside.safetensors"),
+        ),
+        "names '../outside.safetensors', which is no visible file of this folder",
+    ),
+    "a hidden shard": (
+        lambda f: (
+            sharded(f, ".hidden.safetensors"),
+            (f / "a.safetensors").rename(f / ".hidden.safetensors"),
+        ),
+        "names '.hidden.safetensors', which is no visible file of this folder",
+    ),
+    "weights that the configuration chooses": (
+        lambda f: edit_config(f, transformers_weights=".hidden.safetensors"),
+        "config.json chooses its files by `transformers_weights`",
+    ),
+    "a configuration that refers to another": (
+        lambda f: edit_config(f, configuration_files=["../config.1.0.json"]),
+        "config.json chooses its files by `configuration_files`",
+    ),
+    "a tokenizer that refers to another": (
+        lambda f: edit_json(
+            f / "tokenizer_config.json", fast_tokenizer_files=["../tokenizer.1.json"]
+        ),
+        "tokenizer_config.json chooses its files by `fast_tokenizer_files`",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer"),
     "tokenizer cut off": (lambda f: cut(f / "tokenizer.json"), "tokenizer.json is no JSON"),

@@ -1,10 +1,12 @@
 """Promises of models: what is saved is loaded, and logits at targets are the model's own."""
 
+import resource
 import shutil
 
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from ablation.model.checkpoints import circumstances, load, save
 from ablation.model.forward import target_logits
@@ -105,6 +107,37 @@ def test_a_full_disk_is_no_reason_for_another_format(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         save(model, tiny_tokenizer(), tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def small_disk(capsys):
+    """Lets no file grow beyond 8 kB, as on a disk that is almost full; output is kept in memory."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_safetensors_that_do_not_fit_on_the_disk_are_no_reason_for_another_format(
+    tmp_path, small_disk, capsys
+):
+    with pytest.raises((SafetensorError, OSError), match="os error|Errno"):
+        save(tiny_model("llama"), tiny_tokenizer(), tmp_path / "model")
+    assert "cannot save itself" not in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("able", [True, False], ids=["hf_pretrained", "raw_state_dict"])
+def test_all_files_of_a_saved_model_have_the_mode_of_a_new_file(tmp_path, able):
+    model = tiny_model("llama")
+    if not able:
+        model.save_pretrained = unable
+    save(model, tiny_tokenizer(), tmp_path / "model")
+    (tmp_path / "new").touch()
+    expected = (tmp_path / "new").stat().st_mode
+    assert {p.name: p.stat().st_mode for p in (tmp_path / "model").iterdir()} == {
+        p.name: expected for p in (tmp_path / "model").iterdir()
+    }
 
 
 def test_a_save_that_fails_or_was_killed_leaves_the_model_that_was_there(tmp_path):

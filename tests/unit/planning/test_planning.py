@@ -235,6 +235,15 @@ def test_stale_jobs_are_those_that_snakemake_would_run():
         dry_run.parse_summary("Error: no such target")
 
 
+def test_stale_jobs_are_found_with_a_home_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "home").touch()  # no user can create a folder below a file
+    (tmp_path / "Snakefile").write_text('rule a:\n    output: "a"\n    shell: "touch a"\n')
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert dry_run.stale_jobs(["a"], []) == [dry_run.Job("a")]
+
+
 def test_tables_cost_nothing_and_a_checkpoint_stays_on_its_machine():
     study = load_study({}, ROOT / "config")
     jobs = [dry_run.Job("recovery"), dry_run.Job("stage1_baseline")]

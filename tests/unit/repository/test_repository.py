@@ -52,6 +52,34 @@ def test_the_library_never_imports_snakemake():
         assert not re.search(foreign, file.read_text(), re.M), file
 
 
+@pytest.mark.parametrize("folder", ["src", "workflow", "tools", "packages"])
+def test_code_of_a_model_is_never_trusted(folder):
+    """transformers asks on the terminal whether to run it, unless trust_remote_code is False."""
+    for file in (ROOT / folder).rglob("*.py"):
+        for call in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)):
+            name = ast.unparse(call.func)
+            trust = [ast.unparse(k.value) for k in call.keywords if k.arg == "trust_remote_code"]
+            automatic = re.match(r"(Auto|auto_)\w+\.from_", name)
+            assert trust == (["False"] if automatic else []), f"{file}:{call.lineno}: {name}"
+
+
+@pytest.mark.parametrize("folder", ["src/ablation", "workflow", "tools"])
+def test_every_text_names_its_encoding(folder):
+    """Otherwise Python reads and writes it in the encoding of the locale."""
+    files = (f for f in (ROOT / folder).rglob("*.py") if f.parent.name != "console")
+    for file in files:
+        for call in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)):
+            name, values = ast.unparse(call.func), [ast.unparse(a) for a in call.args]
+            options = {k.arg: ast.unparse(k.value) for k in call.keywords}
+            text = (
+                (name.endswith(".read_text") and not values)
+                or (name.endswith(".write_text") and len(values) < 2)
+                or (name == "open" and "b" not in options.get("mode", "".join(values[1:2])))
+                or (name.startswith("subprocess.") and "text" in options)
+            )
+            assert not text or "encoding" in options, f"{file}:{call.lineno}: {name}"
+
+
 def test_reading_the_rules_imports_no_torch():
     code = (
         "import sys; from snakemake.cli import main\n"

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +47,20 @@ def test_killed_trainings_end_bit_equal(tmp_path, kills, how):
     assert not [kill for kill in report["kills"] if not kill["equal"]]
     assert len({step for kill in report["kills"] for step in kill["resumes"]}) > 1
     assert all(len(kill["resumes"]) <= kill["killed"] for kill in report["kills"])
+
+
+def test_a_training_whose_snakemake_was_killed_saves_itself_and_loses_no_step(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.orphan", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert "SnakemakeEnded" in report["ended"] and "saved up to step 4" in report["ended"]
+    assert report["saved"] == [4] and report["equal"]
+    assert "steps run again" not in done.stderr
 
 
 class Killed(BaseException):
@@ -95,6 +110,21 @@ def test_a_resumed_training_has_seen_what_its_stops_go_by(train, monkeypatch):
     whole, *_, resumed = map(asdict, watches)
     assert whole == resumed
     assert whole["evaluations_without_gain"] == 3 and whole["reason"] == "plateau"
+
+
+def test_a_resumed_training_says_how_many_steps_are_lost(train, capsys):
+    """Every second step has a checkpoint, which is saved after the end of the step."""
+    lost = []
+    for until in (1, 5, 8, None):
+        with nullcontext() if until is None else pytest.raises(Killed):
+            train("state", until)
+        lost.append([line for line in capsys.readouterr().err.splitlines() if "ended at" in line])
+    begin = "test: an earlier attempt was ended at step"
+    assert lost[0] == []
+    assert lost[1][0].startswith(f"{begin} 1; this one goes on from step 0, so 1 steps run again")
+    assert lost[2][0].startswith(f"{begin} 5; this one goes on from step 4, so 1 steps run again")
+    assert lost[3][0].startswith(f"{begin} 8; this one goes on from step 6, so 2 steps run again")
+    assert [len(lines) for lines in lost] == [0, 1, 1, 1]
 
 
 def test_the_loss_curves_mark_every_resume(train, tmp_path, monkeypatch):

@@ -189,9 +189,12 @@ def test_the_traceback_of_a_rank_is_seen_and_those_that_wait_for_it_are_ended(ca
 
 
 @pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL])
-def test_no_rank_outlives_its_parent(tmp_path, death):
+@pytest.mark.parametrize("generations", [1, 2], ids=["parent", "grandparent"])
+def test_no_rank_outlives_its_parent_or_the_snakemake_that_started_it(tmp_path, death, generations):
     program = (
         f"from tests.support.rank_jobs import hold; from ablation.training import launch\n"
+        f"import os, signal\n"
+        f"if {generations} == 2 and os.fork(): signal.pause()\n"
         f"launch.run(hold, {str(tmp_path)!r}, ranks=2, gpu=False)"
     )
     paths = os.pathsep.join([str(Path(__file__).resolve().parents[3]), *filter(None, sys.path)])

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablation.bridge.model.forwards import free_memory
 from ablation.bridge.model.prompt_encoder import PromptEncoder, PromptFormat
 from ablation.bridge.model.random_model import is_random, random_model
 from ablation.config.study import ComputeSettings
-from ablation.model.checkpoints import load_on
+from ablation.model.checkpoints import load_on, read_tokenizer
 from ablation.vocabulary.bridge import FORWARD, SWAPPED
 
 
@@ -61,7 +61,7 @@ def _load(
     torch.set_num_threads(hardware.threads)
     device = "cuda" if hardware.gpu else "cpu"
     model = random_model(folder, hardware.dtype, hardware.attention, device)
-    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model, read_tokenizer(folder)
 
 
 class AnsweringModels:

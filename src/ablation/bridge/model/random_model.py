@@ -11,9 +11,10 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from ablation.config.bridge_blocks import RandomModel
+from ablation.model.checkpoints import from_config, read_config
 from ablation.model.random_tokenizer import random_tokenizer
 from ablation.model.small_decoder import dimensions
 from ablation.provenance.atomic import atomic_path
@@ -38,11 +39,11 @@ def write_random_model(size: RandomModel, folder: str | Path) -> dict[str, int]:
         eos_token_id=tokenizer.eos_token_id,
     )
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        parameters = sum(p.numel() for p in from_config(config).parameters())
     with atomic_path(folder) as scratch:
         config.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-        (scratch / RANDOM_WEIGHTS).write_text(json.dumps({"seed": size.seed}) + "\n")
+        (scratch / RANDOM_WEIGHTS).write_text(json.dumps({"seed": size.seed}) + "\n", "utf-8")
     return {"parameters": parameters, "tokens": len(tokenizer)}
 
 
@@ -53,11 +54,9 @@ def is_random(folder: str | Path) -> bool:
 
 def random_model(folder: str | Path, dtype: str, attention: str, device: str) -> PreTrainedModel:
     """The model of such a folder in eval mode, with weights drawn on `device`."""
-    seed = json.loads((Path(folder) / RANDOM_WEIGHTS).read_text())["seed"]
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    seed = json.loads((Path(folder) / RANDOM_WEIGHTS).read_text("utf-8"))["seed"]
+    config = read_config(folder)
     torch.manual_seed(seed)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, dtype), attn_implementation=attention
-        )
+        model = from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
     return model.eval()

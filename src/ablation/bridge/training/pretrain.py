@@ -21,6 +21,7 @@ from ablation.config.bridge_blocks import Pretrain, QuestionWorld
 from ablation.console.progress import Progress
 from ablation.micro_world.muon import Optimizers
 from ablation.model.bpe_tokenizer import train_tokenizer
+from ablation.model.checkpoints import save
 from ablation.model.forward import target_logits
 from ablation.model.packing import Example, Rows, pack
 from ablation.model.small_decoder import random_decoder
@@ -75,8 +76,7 @@ def pretrain(
             f"Give bridge.pretrain.{role} more steps or attempts, another seed or a smaller "
             f"learning rate, or use the shipped model (bridge.{role}: shipped)."
         )
-    model.save_pretrained(out_folder)
-    tokenizer.save_pretrained(out_folder)
+    save(model, tokenizer, out_folder)
     last = losses[-50:]
     return {
         "seed": seed,

@@ -1,0 +1,82 @@
+"""The metadata that Snakemake keeps about outputs, without which it would make them again.
+
+Each output has one JSON file in .snakemake/metadata, whose name is the output in base64.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from pydantic import TypeAdapter, ValidationError
+
+from ablation.provenance.files import write_text
+from ablation.remote.snapshot import CHOOSE_ANOTHER, COMMON_TABLE
+from ablation.remote.store import Store, StoreError
+
+METADATA = Path(".snakemake/metadata")
+
+
+def metadata_file(output: str) -> Path:
+    """The file with the metadata of an output.
+
+    Like Snakemake, this splits a name that is too long for the file system into folders.
+    """
+    length = (os.pathconf(METADATA if METADATA.is_dir() else ".", "PC_NAME_MAX") or 255) - 1
+    name, folder = _encoded(output), METADATA
+    while len(name) > length:
+        folder, name = folder / f"@{name[:length]}", name[length:]
+    return folder / name
+
+
+def metadata_of(study: str, files: Iterable[str]) -> dict[str, str]:
+    """{name of a file in METADATA: its text} for files of a study and the folders they are in."""
+    found = [file for output in _outputs(study, files) if (file := metadata_file(output)).is_file()]
+    return {file.relative_to(METADATA).as_posix(): file.read_text("utf-8") for file in found}
+
+
+def fetch_metadata(store: Store, study: str, snapshot: Mapping) -> dict[str, str]:
+    """{output: its metadata} of a snapshot.
+
+    Raises StoreError unless each name is that of an output that the snapshot lists.
+    """
+    outputs = {
+        _encoded(output): output
+        for output in _outputs(study, [*snapshot["files"], *snapshot["left_out"]])
+    }
+    content = store.read(snapshot["notes"]["sha256"], "Snakemake's metadata")
+    try:
+        texts = TypeAdapter(dict[str, str]).validate_json(content)
+        # Names are split into folders as the file system of the machine that pushed required.
+        joined = {re.sub("@([^/]+)/", r"\1", name): text for name, text in texts.items()}
+        return {outputs[name]: text for name, text in joined.items()}
+    except (ValidationError, KeyError) as error:
+        wrong = repr(error.args[0]) if isinstance(error, KeyError) else "something else than texts"
+        raise StoreError(
+            f"{store.uri}: Snakemake's metadata has {wrong}, which belongs to no file of the "
+            f"snapshot. {CHOOSE_ANOTHER}"
+        ) from None
+
+
+def write_metadata(texts: Mapping[str, str]) -> None:
+    """Write {output: its metadata} where Snakemake reads it."""
+    # Without this folder, Snakemake would convert the metadata from an older format.
+    (METADATA.parent / "incomplete").mkdir(parents=True, exist_ok=True)
+    METADATA.mkdir(exist_ok=True)
+    for output, text in texts.items():
+        path = metadata_file(output)
+        if not path.is_file() or path.read_text("utf-8") != text:
+            write_text(path, text)
+
+
+def _encoded(output: str) -> str:
+    return urlsafe_b64encode(os.fsencode(output)).decode()
+
+
+def _outputs(study: str, files: Iterable[str]) -> list[str]:
+    """The files of a study and the folders that they are in."""
+    covered = {p for file in files for p in (file, *map(str, PurePosixPath(file).parents))}
+    return sorted(p for p in covered if p == COMMON_TABLE or p.startswith(f"results/{study}/"))
