@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,13 @@ def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
     Each manifest must have its samples.parquet in the same folder.
     """
     conditions = []
+    documents: dict[str, pd.Index] = {}  # of the first condition by task, which the others share
     for path, manifest in sorted(manifests.items()):
         samples = pd.read_parquet(Path(path).parent / "samples.parquet")
+        correct = correct_by_metric(samples)
+        for task, right in chain.from_iterable(tasks.items() for tasks in correct.values()):
+            if documents.setdefault(task, right.index).equals(right.index):
+                right.index = documents[task]
         conditions.append(
             Condition(
                 stage=manifest["fingerprint"]["stage"],
@@ -62,7 +68,7 @@ def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
                 eval_leaks=manifest["eval_leaks"],
                 circumstances=manifest["circumstances"],
                 manifest=sha256_file(path),
-                correct=correct_by_metric(samples),
+                correct=correct,
                 truncated=truncated_items(samples),
             )
         )
