@@ -5,8 +5,8 @@ from pathlib import Path
 from ablation.analysis.bag_of_words import bag_of_words
 from ablation.data.json_lines import read_json_lines
 from ablation.micro_world.scenes import World
-from ablation.provenance.files import write_text
 from ablation.provenance.job import Job, run
+from ablation.provenance.tables import write_table
 from ablation.vocabulary.micro_tasks import TASKS
 
 
@@ -16,7 +16,7 @@ def main(job: Job) -> None:
     block = dict(job.config["world"])
     block.pop("items")  # the items are read from their files
     table = bag_of_words(World(**block), items)
-    write_text(job.output.table, table.to_csv(index=False))
+    write_table(job.output.table, table)
     job.write_manifest([job.output.table])
 
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from ablation.bridge.analysis.published import repeats_table, runs_table
-from ablation.provenance.files import write_text
 from ablation.provenance.job import Job, run
+from ablation.provenance.tables import write_table
 
 
 def main(job: Job) -> None:
@@ -15,7 +15,7 @@ def main(job: Job) -> None:
         job.output.repeats: repeats_table(runs, job.config["confidence"]),
     }
     for path, table in tables.items():
-        write_text(path, table.to_csv(index=False))
+        write_table(path, table)
     job.write_manifest(list(tables))
 
 

@@ -2,14 +2,14 @@
 
 from ablation.analysis.conditions import read_conditions
 from ablation.analysis.flips import flips_table
-from ablation.provenance.files import write_text
 from ablation.provenance.job import Job, run
+from ablation.provenance.tables import write_table
 
 
 def main(job: Job) -> None:
     conditions = read_conditions(job.inputs)
     table = flips_table(job.config["study"], conditions, job.config["metric"])
-    write_text(job.output.table, table.to_csv(index=False))
+    write_table(job.output.table, table)
     job.write_manifest([job.output.table])
 
 

@@ -6,8 +6,8 @@ from ablation.data import hub
 from ablation.data.json_lines import read_json_lines
 from ablation.model.checkpoints import read_tokenizer
 from ablation.model.mask_cells import mask_cells
-from ablation.provenance.files import write_text
 from ablation.provenance.job import Job, run
+from ablation.provenance.tables import write_table
 
 
 def main(job: Job) -> None:
@@ -16,7 +16,7 @@ def main(job: Job) -> None:
     folder = hub.model_folder(job.input.base, job.inputs[job.input.base], weights=False)
     tokenizer = read_tokenizer(folder)
     table = mask_cells(tokenizer, item["query"], item["choices"])
-    write_text(job.output.table, table.to_csv(index=False))
+    write_table(job.output.table, table)
     job.write_manifest([job.output.table])
 
 

@@ -3,18 +3,16 @@
 import json
 from pathlib import Path
 
-import pandas as pd
-
 from ablation.analysis.published import PublishedSettings, side_by_side
-from ablation.provenance.files import write_text
 from ablation.provenance.job import Job, run
+from ablation.provenance.tables import read_csv, write_table
 
 
 def main(job: Job) -> None:
     published = json.loads(Path(job.input.published).read_text("utf-8"))
-    recovery = pd.read_csv(job.input.recovery, dtype=str, keep_default_na=False)
+    recovery = read_csv(job.input.recovery, dtype=str, keep_default_na=False)
     table = side_by_side(published, recovery, PublishedSettings.model_validate(job.config))
-    write_text(job.output.table, table.to_csv(index=False))
+    write_table(job.output.table, table)
     job.write_manifest([job.output.table])
 
 

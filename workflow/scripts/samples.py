@@ -6,8 +6,8 @@ import pandas as pd
 import torch
 
 from ablation.config.study import ComputeSettings, Samples
-from ablation.provenance.files import write_text
 from ablation.provenance.job import Job, run
+from ablation.provenance.tables import write_table
 from ablation.scoring.generate import models_of, prompts_of, sample
 
 
@@ -28,7 +28,7 @@ def main(job: Job) -> None:
         dtype=hardware.dtype,
     )
     table = pd.DataFrame(map(asdict, continuations)).astype({"seed": "Int64"})  # the base has none
-    write_text(job.output.table, table.to_csv(index=False))
+    write_table(job.output.table, table)
     job.write_manifest([job.output.table])
 
 

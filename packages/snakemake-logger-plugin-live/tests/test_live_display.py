@@ -152,6 +152,15 @@ def test_brackets_in_names_and_notes_are_shown_as_they_are():
     assert "align [bold]x[/bold]" in text and "[red]" in text
 
 
+def test_a_note_cannot_control_the_terminal():
+    run = Run()
+    run.start(0, "a", "a", [], 0.0)
+    stream = io.StringIO()
+    progress = parse("a: 1/2 (50 %) \x1b]0;owned\x07")
+    Console(width=120, file=stream).print(table(run, 1.0, 0.0, lambda job: progress, 120))
+    assert r"\x1b]0;owned\x07" in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (120, "2 min"), (7500, "2 h 05 min")]
 )

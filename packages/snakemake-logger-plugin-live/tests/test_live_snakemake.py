@@ -135,3 +135,26 @@ def test_a_question_reaches_the_person_at_the_terminal(tmp_path):
     os.write(ours, b"yes\n")
     text = shown(ours)
     assert run.wait() == 0 and "Go on?" in text and "the answer was yes" in text, text
+
+
+HOSTILE = r"""
+rule one:
+    output: "one.txt"
+    message: "Writing \x1b]0;title\x07"
+    shell: r"printf '\033]0;output\007\n' >&2; touch {output}"
+"""
+
+
+def test_no_text_of_a_job_controls_the_terminal(tmp_path):
+    ours, theirs = pty.openpty()
+    run = start_snakemake(tmp_path, workflow=HOSTILE, stderr=theirs)
+    os.close(theirs)
+    text = shown(ours)
+    assert run.wait() == 0
+    for said in ("title", "output"):
+        assert rf"\x1b]0;{said}\x07" in text and f"\x1b]0;{said}" not in text
+
+
+def test_no_message_of_a_rule_is_printed_with_what_controls_a_terminal(tmp_path):
+    text = plain(tmp_path, "--dry-run", workflow=HOSTILE)
+    assert r"\x1b]0;title\x07" in text and "\x1b" not in text

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +54,16 @@ def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
     MetricsDisagree: rows that lm_eval judges otherwise reach no table.
     """
     conditions = []
+    documents: dict[str, pd.Index] = {}  # of the first condition by task, which the others share
     for path, manifest in sorted(manifests.items()):
         home = Path(path).parent
         samples = pd.read_parquet(home / "samples.parquet")
         correct, truncated = correct_by_metric(samples), truncated_items(samples)
         facts = json.loads((home / "evaluation.json").read_text("utf-8"))
         check_against_lm_eval(accuracies(correct, truncated), facts)
+        for task, right in chain.from_iterable(tasks.items() for tasks in correct.values()):
+            if documents.setdefault(task, right.index).equals(right.index):
+                right.index = documents[task]
         conditions.append(
             Condition(
                 stage=manifest["fingerprint"]["stage"],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ablation.data.sample_rows import refuse_nan
@@ -33,20 +34,36 @@ def item_correct(samples: pd.DataFrame, metric: str) -> dict[str, pd.Series]:
     in the published protocol, counts as one of one token. Raises UnknownMetric, and ValueError for
     log-likelihoods that are NaN.
     """
-    scoring = known_metric(metric)
-    refuse_nan(samples, scoring.loglikelihood)
-    length = samples[scoring.per].clip(lower=1) if scoring.per else 1
-    scored = samples.assign(score=samples[scoring.loglikelihood] / length)
-    scored = scored.sort_values(["task", "doc_id", "choice"], kind="stable", ignore_index=True)
-    best = scored.loc[scored.groupby(["task", "doc_id"], sort=True).score.idxmax()]
-    best = best.assign(right=(best.choice == best.gold).astype(int))
-    by_task = best.groupby("task", sort=True)
-    return {str(task): rows.set_index("doc_hash").right for task, rows in by_task}
+    return _correct(samples, [known_metric(metric)])[metric]
 
 
-def correct_by_metric(samples: pd.DataFrame) -> Correct:
+def correct_by_metric(samples: pd.DataFrame) -> dict[str, dict[str, pd.Series]]:
     """`item_correct` under every metric."""
-    return {metric: item_correct(samples, metric) for metric in METRICS}
+    return _correct(samples, list(METRIC.values()))
+
+
+def _correct(samples: pd.DataFrame, metrics: list[Metric]) -> dict[str, dict[str, pd.Series]]:
+    """`item_correct` under several metrics, for which the rows are sorted only once."""
+    rows = samples.sort_values(["task", "doc_id", "choice"], kind="stable", ignore_index=True)
+    starts = np.flatnonzero(~rows.duplicated(["task", "doc_id"]))  # the first choice of each item
+    item = np.repeat(np.arange(len(starts)), np.diff([*starts, len(rows)]))
+    firsts = rows.loc[starts, ["task", "doc_hash"]].reset_index(drop=True)
+    tasks = {str(task): pd.Index(of_task.doc_hash) for task, of_task in firsts.groupby("task")}
+    ends = np.cumsum([len(documents) for documents in tasks.values()])
+    is_gold = (rows.choice == rows.gold).to_numpy().astype(int)
+    found: dict[str, dict[str, pd.Series]] = {}
+    for metric in metrics:
+        refuse_nan(samples, metric.loglikelihood)
+        length = rows[metric.per].clip(lower=1) if metric.per else 1
+        score = (rows[metric.loglikelihood] / length).to_numpy()
+        is_best = np.flatnonzero(score == np.maximum.reduceat(score, starts)[item])
+        best = is_best[np.unique(item[is_best], return_index=True)[1]]
+        right = np.split(is_gold[best], ends[:-1])
+        found[metric.name] = {
+            task: pd.Series(of_task, documents, name="right")
+            for (task, documents), of_task in zip(tasks.items(), right, strict=True)
+        }
+    return found
 
 
 def truncated_items(samples: pd.DataFrame) -> dict[str, int]:

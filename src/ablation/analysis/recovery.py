@@ -19,7 +19,7 @@ from ablation.analysis.recovery_columns import COLUMN, COLUMNS, Comparison, Reco
 from ablation.analysis.statistics import Difference, Means, holm, mcnemar, paired_means
 from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.protocols import ALL_SEEDS, metric_of, tasks_by_macro
-from ablation.vocabulary.recipes import contrasted
+from ablation.vocabulary.recipes import RECIPES, contrasted
 
 CONTRAST_COLUMNS = [
     *("study", "recipe", "against", "seed", "mask", "train_leaks", "eval_leaks", "task", "n"),
@@ -193,8 +193,9 @@ def study_tables(
     for (recipe, mask), after in sorted(finetuned.items()):
         ablated = base[mask] if mask != CAUSAL else None
         rows += recovery_rows(recipe, mask, causal, ablated, after, settings)
-        for (against, other_mask), other in sorted(finetuned.items()):
-            if ablated and mask == other_mask and contrasted(recipe, against):
+        for against in sorted(RECIPES):  # no variant is contrasted with another variant
+            other = finetuned.get((against, mask))
+            if ablated and other and contrasted(recipe, against):
                 contrasts += contrast_rows(
                     recipe, against, mask, causal, ablated, after, other, settings
                 )

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from ablation.console.printable import printable
+
 if TYPE_CHECKING:
     from ablation.config.study import Study
 
@@ -38,7 +40,7 @@ def report_errors(*expected: type[Exception], status: int = 1) -> Iterator[None]
     try:
         yield
     except expected as error:
-        print(error, file=sys.stderr)
+        print(printable(error), file=sys.stderr)
         raise CommandFailed(status) from None
 
 

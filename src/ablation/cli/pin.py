@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ablation.cli.options import Commands, report_errors
+from ablation.console.printable import printable
 
 
 def add(commands: Commands) -> None:
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     with report_errors(ConfigError, HubError, OSError):
         written = pin(arguments.file, arguments.folder)
     for repository, (commit, file) in written.items():
-        print(f"{repository}: {commit} ({file})")
+        print(printable(f"{repository}: {commit} ({file})"))
     if not written:
         print(f"{arguments.file}: each hub repository that the study reads has a commit already")
     return 0

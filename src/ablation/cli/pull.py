@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ablation.cli.options import Commands, add_store, load_study_of, report_errors
+from ablation.console.printable import printable
 
 
 def add(commands: Commands) -> None:
@@ -38,5 +39,5 @@ def run(arguments: argparse.Namespace) -> int:
     with report_errors(ConfigError, StaleInput, StoreError, OSError, status=2):
         study = load_study_of(arguments).study
         weights = not arguments.no_weights
-        print(pull(arguments.uri, study, weights, arguments.snapshot, arguments.force))
+        print(printable(pull(arguments.uri, study, weights, arguments.snapshot, arguments.force)))
     return 0

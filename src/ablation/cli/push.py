@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ablation.cli.options import Commands, add_store, load_study_of, report_errors
+from ablation.console.printable import printable
 
 
 def add(commands: Commands) -> None:
@@ -40,5 +41,5 @@ def run(arguments: argparse.Namespace) -> int:
     with report_errors(ConfigError, StaleInput, StoreError, OSError, status=2):
         study = load_study_of(arguments)
         weights = study.keep_weights if arguments.weights is None else arguments.weights
-        print(push(arguments.uri, study.study, weights, arguments.check))
+        print(printable(push(arguments.uri, study.study, weights, arguments.check)))
     return 0

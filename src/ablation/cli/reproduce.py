@@ -13,6 +13,7 @@ from ablation.cli.options import (
     number,
     report_errors,
 )
+from ablation.console.printable import printable
 from ablation.vocabulary.stages import GROUPS
 
 
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             write_json(arguments.json, [asdict(comparison) for comparison in compared])
     unlike = [comparison for comparison in compared if comparison.outcome != IDENTICAL]
     for comparison in unlike:
-        print(comparison)
+        print(printable(comparison))
     different = any(comparison.outcome == DIFFERENT for comparison in unlike)
     result = DIFFERENT if different else WITHIN_TOLERANCE if unlike else IDENTICAL
     same = len(compared) - len(unlike)

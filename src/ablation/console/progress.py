@@ -8,7 +8,9 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
+
+from ablation.console.printable import printable
 
 
 class Progress:
@@ -38,21 +40,31 @@ class Progress:
 
 
 class _Tee:
-    """A stream whose text goes to the terminal and to a log; in all else it is the terminal's."""
+    """A stream whose text goes to several streams; in all else it is the first of them.
 
-    def __init__(self, terminal: TextIO, log: TextIO) -> None:
-        self.terminal, self.log = terminal, log
+    Control characters are written out, since Snakemake shows the log of a failed job. Carriage
+    returns stay, with which progress bars begin their line anew.
+    """
+
+    def __init__(self, *streams: TextIO) -> None:
+        self.streams = streams
 
     def write(self, text: str) -> int:
-        self.log.write(text)
-        return self.terminal.write(text)
+        shown = "\r".join(map(printable, text.split("\r")))
+        for stream in self.streams:
+            stream.write(shown)
+        return len(text)
 
     def flush(self) -> None:
-        self.log.flush()
-        self.terminal.flush()
+        for stream in self.streams:
+            stream.flush()
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self.terminal, name)
+        return getattr(self.streams[0], name)
+
+
+def _print_error(*error: Any) -> None:
+    sys.stderr.write(printable("".join(traceback.format_exception(*error))))
 
 
 @contextmanager
@@ -62,7 +74,8 @@ def copy_output_to(log: str) -> Iterator[None]:
     Messages of Python's `logging` are written into `log` only, because a line from a library on
     the terminal would not show which of several jobs it belongs to.
     """
-    with open(log, "w", buffering=1) as file:
+    with open(log, "w", buffering=1) as opened:
+        file = cast(TextIO, _Tee(opened))
         logging.basicConfig(stream=file, force=True, format="%(name)s: %(message)s")
         out, err = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = cast(TextIO, _Tee(out, file)), cast(TextIO, _Tee(err, file))
@@ -70,6 +83,7 @@ def copy_output_to(log: str) -> Iterator[None]:
             yield
         except BaseException:
             file.write(traceback.format_exc())
+            sys.excepthook = _print_error  # Python itself would print control characters as well
             raise
         finally:
             sys.stdout, sys.stderr = out, err

@@ -6,19 +6,17 @@ Differences of accuracies are paired: both snapshots are compared on the same it
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from ablation.analysis.conditions import Condition, UnpairedItems, paired, read_conditions
 from ablation.analysis.metrics import known_metric
 from ablation.analysis.statistics import paired_means
-from ablation.console.width import FALLBACK_WIDTH
+from ablation.console.tables import TextConsole
 from ablation.lineage.snapshots import Snapshot, open_snapshot
 from ablation.provenance.manifests import verify_outputs
 from ablation.vocabulary.protocols import ALL_SEEDS, MACROS, metric_of, tasks_by_macro
@@ -199,14 +197,14 @@ def print_diff(found: Mapping, every_task: bool = False) -> None:
 
     Of the accuracies, macros are printed, or every task with `every_task`.
     """
-    console = Console(width=None if sys.stdout.isatty() else FALLBACK_WIDTH, highlight=False)
+    console = TextConsole()
     a, b = found["sides"]
-    console.print(f"[bold]{a}[/] -> [bold]{b}[/]")
+    console.print(f"{a} -> {b}", style="bold")
     for key, changes in found["config"].items():
         for change in changes:
             where = _where(change["results"])
             line = f"config    {key}: {change['before']} -> {change['after']}  {where}"
-            console.print(line, markup=False)
+            console.print(line)
     for kind in SETS:
         for name, (before, after) in found[kind].items():
             if kind == "code":

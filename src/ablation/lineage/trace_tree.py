@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
 from ablation.analysis.recovery_columns import COLUMN
-from ablation.console.width import FALLBACK_WIDTH
+from ablation.console.tables import TextConsole, styled
 from ablation.lineage.lineage import count_of
 from ablation.lineage.trace import LETTERS
 from ablation.provenance.run_records import describe_machine, sum_runs
 
 
-def print_trace(found: Mapping, console: Console | None = None) -> None:
+def print_trace(found: Mapping) -> None:
     """Print the result of `ablation.lineage.trace.trace` as a tree."""
-    console = console or Console(
-        width=None if sys.stdout.isatty() else FALLBACK_WIDTH, highlight=False
-    )
     cell, nodes = found["cell"], found["manifests"]
     row = " ".join(f"{key}={value}" for key, value in cell["row"].items())
     formula = ""
     if cell["formula"]:  # the end of an interval, a p value or a hash only belongs to a formula
         is_value = COLUMN[cell["column"]].is_value
         formula = f" = {cell['formula']}" if is_value else f" (of {cell['formula']})"
-    value = escape(cell["value"] or "nothing")  # a text may hold what looks like markup
-    tree = Tree(f"[bold]{cell['column']}{formula} = {value}[/]  {escape(row)}")
+    head = styled(f"{cell['column']}{formula} = {cell['value'] or 'nothing'}", "bold")
+    tree = Tree(head + styled(f"  {row}"))
     made = found["made_by"]
     table = tree.add(f"{cell['table']}  by {made['manifest']}  code {made['code'][:12]}")
     table.add(_ran({"run": made["run"], "attempts": []}))
@@ -36,14 +31,14 @@ def print_trace(found: Mapping, console: Console | None = None) -> None:
     for role, paths in found["conditions"].items():
         name = f"{LETTERS.get(role, '')} {role}".strip()
         value = found["accuracies"].get(role)
-        head = name if value is None else f"{name} = {value}, from the sample rows"
-        branch = tree.add(f"[bold]{head}[/]")
+        head = styled(name if value is None else f"{name} = {value}, from the sample rows", "bold")
+        branch = tree.add(head)
         for path in paths:
             _add(branch, path, nodes, cell["row"].get("task"), printed)
     if not nodes:
         tree.add("a published number: resources/published/, docs/published.md")
     tree.add(_totals(found["totals"]))
-    console.print(tree)
+    TextConsole().print(tree)
 
 
 def _add(branch: Tree, path: str, nodes: Mapping, task: str | None, printed: set[str]) -> None:
@@ -61,7 +56,7 @@ def _add(branch: Tree, path: str, nodes: Mapping, task: str | None, printed: set
         if part
     )
     if path in printed:
-        branch.add(f"[dim]{name}: {path}, as above[/]")
+        branch.add(styled(f"{name}: {path}, as above", "dim"))
         return
     printed.add(path)
     inner = branch.add(f"{name}: {path}  sha256 {node['sha256'][:12]}")
@@ -75,7 +70,7 @@ def _add(branch: Tree, path: str, nodes: Mapping, task: str | None, printed: set
             [f"fingerprint {node['fingerprint'][:12]}", f"code {node['code'][:12]}", *packages]
         )
     )
-    inner.add(escape(f"config: {_short(node['config'])}"))
+    inner.add(f"config: {_short(node['config'])}")
     gone = [name for name, output in node["outputs"].items() if not output["here"]]
     size = sum(output["bytes"] for output in node["outputs"].values())
     inner.add(
@@ -125,10 +120,10 @@ def _short(config: Mapping) -> str:
     return text if len(text) <= 400 else f"{text[:396]} ..."
 
 
-def _totals(found: Mapping) -> str:
+def _totals(found: Mapping) -> Text:
     energy, dollars = found["energy_joules"], found["dollars"]
-    return (
-        f"[bold]in all[/]: {found['runs']} runs, {found['seconds']:,.1f} s on "
+    return styled("in all", "bold") + styled(
+        f": {found['runs']} runs, {found['seconds']:,.1f} s on "
         f"{', '.join(found['machines']) or 'no machine on record'}; "
         + (f"{energy:,.0f} J; " if energy is not None else "no energy on record; ")
         + (

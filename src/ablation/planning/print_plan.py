@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from ablation.console.width import FALLBACK_WIDTH
+from ablation.console.tables import TextConsole
 from ablation.planning.estimate import NOT_COUNTED, Plan
 
 
@@ -17,7 +14,7 @@ def print_plan(plan: Plan, study: str, stale: int) -> None:
 
     `stale` is the number of all stale jobs, of which `plan` holds those that run a model.
     """
-    console = Console(width=None if sys.stdout.isatty() else FALLBACK_WIDTH, highlight=False)
+    console = TextConsole()
     if not plan.works:
         other = f"; {stale} jobs make data and tables" if stale else ""
         console.print(f"{study}: no job that runs the model is stale{other}")

@@ -1,18 +1,75 @@
-"""Reads a CSV table of a study, and refuses any other file with a message."""
+"""Writes and reads the CSV tables of a study.
+
+A spreadsheet runs a cell that begins like a formula, so a text that does gets an apostrophe before
+it. Reading takes the apostrophe away again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ablation.provenance.files import write_text
 from ablation.provenance.manifests import command_for
+
+# The start of a formula; texts that have an apostrophe before it get one more, to be read back.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 class InvalidTable(ValueError):
     """A file is not the expected table; the message says what is wrong with it."""
+
+
+def write_table(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write a table as CSV, which `read_csv` reads."""
+    write_text(path, table_text(frame))
+
+
+def table_text(frame: pd.DataFrame) -> str:
+    """A table as the text of a CSV file in which no cell is a formula."""
+    # Only with this line end does pandas quote a carriage return, after which readers begin a row.
+    text = _with_texts(frame, _guarded).to_csv(index=False, lineterminator="\r\n")
+    parts = text.split('"')  # every second part is in quotes
+    parts[::2] = [part.replace("\r\n", "\n") for part in parts[::2]]
+    return '"'.join(parts)
+
+
+def read_csv(file: str | Path, **options: Any) -> pd.DataFrame:
+    """The table that `write_table` wrote; `options` are those of `pandas.read_csv`."""
+    return _with_texts(pd.read_csv(file, **options), _as_it_was)
+
+
+def _with_texts(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    """The frame with every text changed; numbers and the types of columns stay as they are."""
+    changed = {
+        str(name): pd.Series(
+            [change(cell) if isinstance(cell, str) else cell for cell in column],
+            column.index,
+            column.dtype,
+        )
+        for name, column in frame.select_dtypes(exclude=["number", "bool"]).items()
+    }
+    return frame.assign(**changed)
+
+
+def _guarded(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def _as_it_was(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_table(file: str | Path, columns: Iterable[str], **options: Any) -> pd.DataFrame:
@@ -28,7 +85,7 @@ def read_table(file: str | Path, columns: Iterable[str], **options: Any) -> pd.D
     if not Path(file).is_file():
         raise InvalidTable(f"{file} was not found. {next_action}")
     try:
-        frame = pd.read_csv(file, **options)
+        frame = read_csv(file, **options)
     except ValueError as error:  # the file is empty, ragged or not text
         raise InvalidTable(f"{file} is no table: {str(error).strip()}. {next_action}") from None
     missing = [name for name in columns if name not in frame]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from ablation.provenance.tables import read_csv
 from ablation.vocabulary.masks import LEAKING_MASKS, MASKS
 from ablation.vocabulary.protocols import ALL_SEEDS, MACROS
 from ablation.vocabulary.recipes import RECIPES
@@ -17,6 +19,7 @@ from ablation.vocabulary.recipes import RECIPES
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first is part of vl-convert
 INK, FAINT, ALARM = "#2e3440", "#8a93a3", "#d1495b"
 MOST_RECIPES = 24  # largest number of recipes in a figure
+LESS = "\ue000"  # stands in for `<` in the data of a page; Unicode assigns no meaning to it
 LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))  # levels of significance and their marks
 # Colours of the masks that leak nothing, in their order; all masks that leak have the colour ALARM.
 _COLOURS = ("#4c566a", "#2a7fb8", "#3a9e74", "#b07d2b", "#7b5ea7", "#5f7a12", "#a0567f")
@@ -47,13 +50,16 @@ def render(chart: alt.TopLevelMixin, suffix: str) -> bytes:
     if suffix == ".png":
         return vl_convert.vegalite_to_png(spec, scale=2)
     if suffix == ".html":
-        return vl_convert.vegalite_to_html(spec, bundle=True).encode()
+        # A text with `</script>` would end the page's script, so each `<` is written as an escape,
+        # which JSON in a script allows and vl-convert would undo: a character stands in for it.
+        page = vl_convert.vegalite_to_html(json.dumps(spec).replace("<", LESS), bundle=True)
+        return page.replace(LESS, "\\u003c").encode()
     raise ValueError(f"no way to draw a chart as {suffix!r}: expected .svg, .png or .html")
 
 
 def read(file: str | Path) -> pd.DataFrame:
     """Read a CSV table. Only empty cells are missing values, since a token may read `nan`."""
-    return pd.read_csv(file, keep_default_na=False, na_values=[""], low_memory=False)
+    return read_csv(file, keep_default_na=False, na_values=[""], low_memory=False)
 
 
 def sheet(

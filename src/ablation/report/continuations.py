@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
 
-from rich.console import Console
+import pandas as pd
 from rich.table import Table
-from rich.text import Text
 
-from ablation.console.width import FALLBACK_WIDTH
+from ablation.console.tables import TextConsole, styled
 from ablation.data.continuations import FORMATS, CannotSample, Continuation
 from ablation.provenance.files import write_text
+from ablation.provenance.tables import table_text
 
 
 def print_continuations(continuations: Sequence[Continuation]) -> None:
     """Print one table for each prompt, with a row for each model and a column for each mask."""
-    console = Console(width=None if sys.stdout.isatty() else FALLBACK_WIDTH)
+    console = TextConsole()
     masks = list(dict.fromkeys(c.mask for c in continuations))
     for prompt in dict.fromkeys(c.prompt for c in continuations):
         of_prompt = [c for c in continuations if c.prompt == prompt]
         answer = of_prompt[0].answer
         expected = f"\nexpected: {answer.strip()}" if answer else ""
-        table = Table(title=Text(prompt + expected), title_justify="left", show_lines=True)
+        table = Table(title=styled(prompt + expected), title_justify="left", show_lines=True)
         for name in ("model", *masks):
             table.add_column(name, overflow="fold")
         for model, seed in dict.fromkeys((c.model, c.seed) for c in of_prompt):
             texts = [c.text for c in of_prompt if (c.model, c.seed) == (model, seed)]
             label = model if seed is None else f"{model} seed {seed}"
-            table.add_row(label, *(Text(text.strip()) for text in texts))
+            table.add_row(label, *(text.strip() for text in texts))
         console.print(table)
 
 
@@ -46,11 +44,7 @@ def write_continuations(continuations: Sequence[Continuation], file: Path) -> No
     if file.suffix == ".jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     elif file.suffix == ".csv":
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        text = buffer.getvalue()
+        text = table_text(pd.DataFrame(rows).astype({"seed": "Int64"}))  # the base has no seed
     elif file.suffix == ".md":
         lines = ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
         lines += ["| " + " | ".join(map(_cell, row.values())) + " |" for row in rows]
@@ -61,6 +55,6 @@ def write_continuations(continuations: Sequence[Continuation], file: Path) -> No
 
 
 def _cell(value: object) -> str:
-    """A value as a cell of a table in Markdown."""
-    text = "" if value is None else str(value)
+    """A value as a cell of a table in Markdown, in which its own markup is shown as text."""
+    text = "" if value is None else escape(str(value), quote=False)
     return text.strip().replace("|", "\\|").replace("\n", "<br>")

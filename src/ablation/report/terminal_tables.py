@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from ablation.console.width import FALLBACK_WIDTH
+from ablation.console.printable import printable
+from ablation.console.tables import TextConsole
 from ablation.provenance.manifests import load_manifest
 from ablation.provenance.tables import read_table
 from ablation.report.recovery_columns import BACK, LEGEND, LOST, SIDE, Cell, warnings_of
@@ -34,13 +34,10 @@ def print_recovery(file: str | Path, seed: str, task: str) -> int:
     rows = rows if task == "each" else rows[rows.task.isin(wanted)]
     if rows.empty:
         seeds, tasks = (", ".join(frame[c].unique()) for c in ("seed", "task"))
-        print(
-            f"{file} has no rows of seed {seed} and task {task}. It has seeds {seeds}; "
-            f"tasks {tasks}, or `each`.",
-            file=sys.stderr,
-        )
+        problem = f"{file} has no rows of seed {seed} and task {task}. It has seeds {seeds}; "
+        print(printable(f"{problem}tasks {tasks}, or `each`."), file=sys.stderr)
         return 1
-    console = Console(width=None if sys.stdout.isatty() else FALLBACK_WIDTH, highlight=False)
+    console = TextConsole()
     study, masked = frame.study.iloc[0], rows[rows["mask"] != CAUSAL]
     causal = rows[rows["mask"] == CAUSAL]
     # B and A do not depend on the recipe, so each mask has one line
@@ -77,7 +74,7 @@ def print_claims(file: str | Path) -> int:
     for row in frame[list(CLAIMS)].itertuples(index=False):
         cells = (f"{x:.3g}" if isinstance(x, float) else x for x in row)
         table.add_row(*("" if cell == "nan" else cell for cell in cells))
-    console = Console(width=None if sys.stdout.isatty() else FALLBACK_WIDTH, highlight=False)
+    console = TextConsole()
     console.print(table)
     return 0
 

@@ -1,5 +1,7 @@
 """Promises of the tables: definitions hold, leaks and unequal conditions are always labelled."""
 
+import cProfile
+import pstats
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +66,26 @@ def random_study(seed, n=60, lost=0.0):
             for mask in ("prefill_bidir", "causal"):
                 conditions.append(condition(right, mask, recipe, s, n=n, rng=rng))
     return conditions
+
+
+def calls_of_tables(recipes):
+    """How many functions `study_tables` calls for a sweep with this many recipes.
+
+    The conditions have no tasks, so what is counted is the work to find which belong together.
+    """
+    facts = {"correct": dict.fromkeys(METRICS, {})}
+    conditions = [condition(1, mask, **facts) for mask in ("causal", "prefill_bidir")]
+    for name in ("3A", "3B", *(f"3B-lr{number}" for number in range(2, recipes))):
+        for mask in ("causal", "prefill_bidir"):
+            conditions.append(condition(1, mask, name, 1, **facts))
+    with cProfile.Profile() as profile:
+        study_tables(conditions, CONFIG)
+    return pstats.Stats(profile).total_calls
+
+
+def test_the_work_of_the_tables_grows_linearly_with_the_recipes_of_a_sweep():
+    """Calls are counted, since seconds depend on what else the machine does."""
+    assert calls_of_tables(250) < 6 * calls_of_tables(50)
 
 
 def row_of(frame, **wanted):

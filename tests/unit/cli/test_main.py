@@ -73,3 +73,10 @@ def test_a_row_is_selected_by_columns_and_values(capsys):
     with pytest.raises(SystemExit):
         main(["trace", "recovery.csv", "--column", "gain", "--where", "recipe"])
     assert "'recipe': COLUMN=VALUE was expected" in capsys.readouterr().err
+
+
+def test_an_error_cannot_control_the_terminal(capsys):
+    with pytest.raises(CommandFailed), report_errors(ValueError):
+        raise ValueError("the hub answered \x1b]0;owned\x07\x9b2J\nand\tno more")
+    written = "the hub answered \\x1b]0;owned\\x07\\x9b2J\nand\tno more\n"
+    assert capsys.readouterr().err == written

@@ -66,6 +66,27 @@ def test_the_live_display_sums_the_dollars_in_the_ledgers_of_this_folder(tmp_pat
     assert ledger.dollars_spent() == 0.5
 
 
+def test_the_output_of_a_job_cannot_control_the_terminal(tmp_path):
+    """Neither what it prints, nor its log, nor the error that ends it."""
+    code = (
+        "import logging, sys\nfrom ablation.console.progress import copy_output_to\n"
+        "with copy_output_to('log'):\n"
+        "    print('text: \\x1b]0;owned\\x07\\x9b2J', file=sys.stderr)\n"
+        "    print('3/9\\r4/9')\n"
+        "    logging.warning('library: \\x1b[8m')\n"
+        "    raise ValueError('row: \\x1b[2J')\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True)
+    out, err = done.stdout.decode(), done.stderr.decode()
+    log = (tmp_path / "log").read_bytes().decode()
+    written = r"text: \x1b]0;owned\x07\x9b2J"
+    for shown in (err, log):
+        assert written in shown and r"ValueError: row: \x1b[2J" in shown
+        assert not {"\x1b", "\x07", "\x9b"} & set(shown)
+    assert r"library: \x1b[8m" in log and "3/9\r4/9" in out and done.returncode == 1
+
+
 PAID = 'rule paid:\n    output: "out.txt"\n    resources: gpu=1\n    shell: "touch {output}"\n'
 
 

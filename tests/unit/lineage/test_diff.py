@@ -239,3 +239,10 @@ def test_values_that_look_like_markup_are_shown_as_they_are(two, capsys):
     change = {"before": "[/INST]", "after": "[b]", "results": ["r"]}
     print_diff(found | {"config": {"prompt": [change]}})
     assert "prompt: [/INST] -> [b]" in capsys.readouterr().out
+
+
+def test_values_cannot_control_the_terminal(two, capsys):
+    found = diff(folder("a"), folder("a"))
+    change = {"before": "\x1b[2J", "after": "\x9b2J", "results": ["r"]}
+    print_diff(found | {"config": {"prompt": [change]}})
+    assert r"prompt: \x1b[2J -> \x9b2J" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from ablation.lineage.trace import CannotTrace, trace
 from ablation.lineage.trace_tree import print_trace
 from ablation.provenance.files import write_json, write_json_lines
 from ablation.provenance.manifests import StaleInput
+from ablation.provenance.tables import write_table
 from tests.support.small_results import HOME, ITEMS, RECIPES, SEEDS, TASKS, make, manifest
 
 TABLE = "results/recovery.csv"
@@ -274,3 +275,20 @@ def test_a_text_that_looks_like_markup_is_shown_as_it_is(here, capsys):
     print_trace(found)
     told = capsys.readouterr().out
     assert "[/INST] yes" in told and "[b]who?" in told
+
+
+def test_a_text_cannot_control_the_terminal(here, capsys):
+    found = trace(TABLE, ROW, "recovered")
+    found["cell"] |= {"value": "\x1b]0;owned\x07", "row": {"prompt": "\x1b[2J"}}
+    found["made_by"]["run"] = {"host": "\x1b[8m", "processor": "q", "started": "[b]then"}
+    print_trace(found)
+    told = capsys.readouterr().out
+    assert "\x1b" not in told and "\x07" not in told
+    assert r"\x1b]0;owned\x07" in told and r"prompt=\x1b[2J" in told and "ran [b]then" in told
+
+
+def test_a_text_that_begins_like_a_formula_is_found(said):
+    write_table(said, pd.read_csv(said).replace({"text 2": "=1+1"}))
+    manifest("samples.manifest.json", "samples", {}, ["samples.csv"], ["base/manifest.json"])
+    found = trace(said, {"model": "base", "mask": "causal", "text": "=1+1"}, "text")
+    assert found["cell"]["value"] == "=1+1"

@@ -45,7 +45,7 @@ CASES = {
         ACCURACIES | {"pages"},
     ),
     "a constant of the planner": ("planning/estimate.py", "FORWARD = ", "FORWARD = 2 * ", set()),
-    "the width of a table": ("console/width.py", "WIDTH = 170", "WIDTH = 120", set()),
+    "the width of a table": ("console/tables.py", "WIDTH = 170", "WIDTH = 120", set()),
     "one more refused model type": (
         "model/supported.py",
         "_STATE_SPACE = ",

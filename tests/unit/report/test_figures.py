@@ -1,6 +1,7 @@
 """Promises of the figures: every row is drawn, leaks are named, equal tables give equal bytes."""
 
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -302,3 +303,27 @@ def test_a_choice_never_sees_another(item):
     parts = made[["query_part", "key_part"]]
     between = made[(parts != "prompt").all(axis=1) & (made.query_part != made.key_part)]
     assert between.empty and {"choice 1", "choice 2"} <= set(made.key_part)
+
+
+class Tags(HTMLParser):
+    """The names of the tags of a page, in their order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.names = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.names.append(tag)
+
+
+@pytest.mark.parametrize("token", ["</script><img src=x onerror=alert(1)>", "<!--<script>"])
+def test_no_token_ends_the_script_of_a_page(token):
+    """A browser reads a script up to `</script>`, whatever text of the script that stands in."""
+    plain, hostile = (
+        render(figures.masks(cells().replace({"null": text})), ".html").decode()
+        for text in ("null", token)
+    )
+    assert Tags(hostile).names == Tags(plain).names and hostile.rstrip().endswith("</html>")
+    assert "<!--" not in hostile[hostile.index("const spec = ") :]
+    assert token.replace("<", r"\u003c") in hostile

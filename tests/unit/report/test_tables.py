@@ -97,3 +97,19 @@ def test_claims_are_printed_with_their_decisions(tmp_path, capsys):
     first, second = (line for line in capsys.readouterr().out.splitlines() if "enrichment" in line)
     assert "0.822" in first and "1e-09" in first and "supported" in first and "a, b" not in first
     assert "nan" not in second and second.split()[-1] == "open"
+
+
+def test_a_table_cannot_control_the_terminal(tmp_path, capsys):
+    file = tmp_path / "claims.csv"
+    file.write_text(
+        "study,claim,regime,value,low,high,p,verdict\nmicro,\x1b]0;owned\x07,[/b],1.0,,,,:smile:\n"
+    )
+    assert print_claims(file) == 0
+    told = capsys.readouterr().out
+    assert r"\x1b]0;owned\x07" in told and "\x1b" not in told and "\x07" not in told
+    assert "[/b]" in told and ":smile:" in told
+
+
+def test_rows_that_are_missing_cannot_control_the_terminal(printed):
+    code, (_, err) = printed({"task": "\x1b[2J"}, seed="99")
+    assert code == 1 and r"\x1b[2J" in err and "\x1b" not in err

@@ -66,8 +66,7 @@ def test_code_of_a_model_is_never_trusted(folder):
 @pytest.mark.parametrize("folder", ["src/ablation", "workflow", "tools"])
 def test_every_text_names_its_encoding(folder):
     """Otherwise Python reads and writes it in the encoding of the locale."""
-    files = (f for f in (ROOT / folder).rglob("*.py") if f.parent.name != "console")
-    for file in files:
+    for file in (ROOT / folder).rglob("*.py"):
         for call in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)):
             name, values = ast.unparse(call.func), [ast.unparse(a) for a in call.args]
             options = {k.arg: ast.unparse(k.value) for k in call.keywords}

@@ -146,6 +146,31 @@ def test_the_terminal_shows_texts_as_they_are(capsys):
     assert "3B seed 7" in shown
 
 
+HOSTILE = [
+    Continuation(
+        "\x1b[2JWho?", "=Eve", "base", None, "causal", "=1+1 </script><b>\x1b]0;owned\x07"
+    ),
+    Continuation("\x1b[2JWho?", "=Eve", "3B", 7, "causal", "-x"),
+]
+
+
+def test_a_continuation_cannot_control_the_terminal(capsys):
+    print_continuations(HOSTILE)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\x07" not in shown
+    assert r"\x1b[2JWho?" in shown and r"</script><b>\x1b]0;owned\x07" in shown
+
+
+def test_a_continuation_is_neither_a_formula_nor_markup_of_a_file(tmp_path):
+    for name in ("a.csv", "a.md"):
+        write_continuations(HOSTILE, tmp_path / name)
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"][:3] for row in rows] == ["'=1", "'-x"]
+    assert [row["seed"] for row in rows] == ["", "7"]
+    assert "<b>" not in (tmp_path / "a.md").read_text()
+
+
 def test_the_command_prints_and_writes(study, monkeypatch, capsys):
     monkeypatch.chdir(study.parents[1])
     assert main(["sample", "--prompt", "Eve", "--max-new-tokens", "2", "--out", "s.csv"]) == 0

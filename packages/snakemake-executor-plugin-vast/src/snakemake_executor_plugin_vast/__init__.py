@@ -45,6 +45,7 @@ from .settings import (
     search_rules,
     setup_commands,
 )
+from .terminal import printable
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 
@@ -117,13 +118,14 @@ class Executor(RemoteExecutor):
             task, problem = info.aux.get("task"), info.aux.get("problem")
             outcome = task.outcome if task else None
             if problem:
-                self.report_job_error(info, msg=f"{problem} ")
+                self.report_job_error(info, msg=printable(f"{problem} "))
             elif outcome is None:
                 yield info
             elif outcome.why:
                 tail = "\n".join(outcome.output.splitlines()[-40:])
                 logs = [outcome.log] if outcome.log else []
-                self.report_job_error(info, msg=f"{outcome.why}\n{tail}\n", aux_logs=logs)
+                said = printable(f"{outcome.why}\n{tail}\n")
+                self.report_job_error(info, msg=said, aux_logs=logs)
             else:
                 forget_bucket_folders(info.job, self.dag)
                 self.report_job_success(info)
@@ -232,7 +234,7 @@ class Executor(RemoteExecutor):
         return kept
 
     def _log(self, text: str) -> None:
-        self.logger.info(f"vast: {text}")
+        self.logger.info(printable(f"vast: {text}"))
 
     # ---- the end -------------------------------------------------------------------------------
 

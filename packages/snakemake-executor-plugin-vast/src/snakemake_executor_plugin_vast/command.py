@@ -12,6 +12,7 @@ from .clock import Clock
 from .driver import runs
 from .market import UnknownMarket, find_market, take_secrets
 from .market.protocol import Market, MarketError
+from .terminal import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,11 +45,12 @@ def reap(folder: Path) -> int:
         )
         return 0
     try:
-        left = runs.reap(folder, _connect, print)
+        left = runs.reap(folder, _connect, lambda text: print(printable(text)))
     except (MarketError, UnknownMarket, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(printable(error), file=sys.stderr)
         return 1
-    print(f"still listed: {' '.join(left)}" if left else "No machine of a killed run is left.")
+    still = printable(f"still listed: {' '.join(left)}")
+    print(still if left else "No machine of a killed run is left.")
     return 1 if left else 0
 
 

@@ -1,10 +1,21 @@
-"""The person at the terminal, who decides whether machines are rented."""
+"""The person at the terminal, who decides whether machines are rented, and what it shows."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line ends
+
+
+def printable(text: object) -> str:
+    r"""`text` with its control characters, except tabs and line ends, written out, such as `\x1b`.
+
+    A terminal would execute them, and a market or a machine may have sent them.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
 
 
 def at_a_terminal() -> Callable[[str], str] | None:

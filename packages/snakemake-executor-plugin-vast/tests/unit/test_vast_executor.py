@@ -1,5 +1,6 @@
 """The executor's parts, each alone: keeper, start script, files, settings. No network."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -10,14 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 import snakemake_executor_plugin_vast as plugin
-from snakemake_executor_plugin_vast import settings
-from snakemake_executor_plugin_vast.driver import machines, rental, work
+from snakemake_executor_plugin_vast import command, settings
+from snakemake_executor_plugin_vast.driver import machines, rental, runs, work
 from snakemake_executor_plugin_vast.driver.keeper import Keeper
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.hooks import NotAllowed
 from snakemake_executor_plugin_vast.machine import files, transport
 from snakemake_executor_plugin_vast.market import vast
-from snakemake_executor_plugin_vast.market.protocol import Requirements
+from snakemake_executor_plugin_vast.market.protocol import MarketError, Requirements
 from snakemake_executor_plugin_vast.money import ledger as books
 from snakemake_interface_common.exceptions import WorkflowError
 from vast_support.stand_ins import Account, ManualClock
@@ -279,3 +280,42 @@ def test_whatever_fails_at_the_end_machines_are_ended_and_sums_are_reported(tmp_
     assert ended == ["jobs", "machines", "books", "key", []]
     reported = any(text.startswith("this run: 0 machines") for text in said)
     assert reported == (failure != "books")
+
+
+# ---- what others say -----------------------------------------------------------------------------
+
+HOSTILE, SHOWN = "no \x1b]0;owned\x07\x9b2J", r"no \x1b]0;owned\x07\x9b2J"
+
+
+def test_no_message_of_a_market_controls_the_terminal(tmp_path, monkeypatch, capsys):
+    said = []
+    executor = object.__new__(plugin.Executor)
+    executor.logger = SimpleNamespace(info=said.append)
+    executor._log(HOSTILE)
+    assert said == [f"vast: {SHOWN}"]
+
+    def refuse(folder, connect, log):
+        log(HOSTILE)
+        raise MarketError(HOSTILE)
+
+    monkeypatch.setattr(runs, "reap", refuse)
+    (tmp_path / runs.PLACE).mkdir(parents=True)
+    assert command.reap(tmp_path) == 1
+    assert capsys.readouterr() == (f"{SHOWN}\n", f"{SHOWN}\n")
+
+
+def test_no_output_of_a_job_controls_the_terminal():
+    reported = []
+    executor = object.__new__(plugin.Executor)
+    executor.report_job_error = lambda info, msg, **_: reported.append(msg)
+    outcome = work.Outcome(f"exit code 1: {HOSTILE}", f"first\n{HOSTILE}")
+    infos = [
+        SimpleNamespace(aux={"task": SimpleNamespace(outcome=outcome)}),
+        SimpleNamespace(aux={"problem": HOSTILE}),
+    ]
+
+    async def check():
+        return [info async for info in executor.check_active_jobs(infos)]
+
+    assert asyncio.run(check()) == []
+    assert reported == [f"exit code 1: {SHOWN}\nfirst\n{SHOWN}\n", f"{SHOWN} "]

@@ -15,6 +15,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from .costs import Costs, installed_sources
+from .printable import printable
 from .progress import last_progress
 from .run import Run
 from .screen import Screen
@@ -116,7 +117,7 @@ class LogHandler(LogHandlerBase):
         if self.screen:
             self.screen.print(text)
         else:
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.console.print(printable(text), markup=False, emoji=False, soft_wrap=True)
 
     def _draw(self, width: int) -> RenderableType:
         """The display, drawn by a thread of its own while `emit` changes the run in another."""
@@ -127,6 +128,7 @@ class LogHandler(LogHandlerBase):
 def _job_name(facts: Mapping[str, Any]) -> str:
     """The rule's message, or the rule with its wildcards: `align sample=A`."""
     if message := facts["rule_msg"]:
-        return str(message)
+        return printable(str(message))
     wildcards = dict(facts.get("wildcards") or {})
-    return " ".join([facts["rule_name"], *(f"{name}={value}" for name, value in wildcards.items())])
+    parts = [facts["rule_name"], *(f"{name}={value}" for name, value in wildcards.items())]
+    return printable(" ".join(parts))

@@ -17,6 +17,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from .pause import register_pause
+from .printable import printable
 from .progress import parse
 
 
@@ -53,7 +54,7 @@ class Screen:
 
     def print(self, text: str) -> None:
         """Print text above the display."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, emoji=False, soft_wrap=True)
 
     def close(self) -> None:
         """Remove the display and give the terminal back; a second call does nothing."""

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from .printable import printable
 from .progress import Progress
 from .run import Job, Run
 
@@ -79,7 +80,7 @@ def row(job: Job, progress: Progress | None, now: float) -> Row:
     if progress is None:
         return Row(job.name, "", "", "", "", running_for)
     filled = min(10, 10 * progress.done // max(progress.total, 1))
-    note = progress.note
+    note = printable(progress.note)
     if len(note) > LONGEST_NOTE:
         note = note[: LONGEST_NOTE - 1] + "…"
     return Row(
