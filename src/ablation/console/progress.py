@@ -74,7 +74,7 @@ def copy_output_to(log: str) -> Iterator[None]:
     Messages of Python's `logging` are written into `log` only, because a line from a library on
     the terminal would not show which of several jobs it belongs to.
     """
-    with open(log, "w", buffering=1) as opened:
+    with open(log, "w", buffering=1, encoding="utf-8") as opened:
         file = cast(TextIO, _Tee(opened))
         logging.basicConfig(stream=file, force=True, format="%(name)s: %(message)s")
         out, err = sys.stdout, sys.stderr

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "terminal": (),
     "money": ("market", "hooks", "terminal"),
     "driver": ("clock", "market", "machine", "money", "settings"),
-    "command": ("clock", "driver", "market"),
+    "command": ("clock", "driver", "market", "terminal"),
 }
 
 
