@@ -114,7 +114,7 @@ def test_preemptible_retries_bound_how_often_a_job_bids(fake, tmp_path):
 
 
 MOMENTS = {
-    "offers are searched": lambda fake: fake.calls("search"),
+    "offers are searched": lambda fake: len(fake.calls("search")) > 1,  # the first is for the plan
     "a machine is asked for": lambda fake: fake.world.instances,
     "it is set up": lambda fake: any(i.uses_gpu for i in fake.instances),
 }
@@ -127,7 +127,9 @@ def test_ctrl_c_before_the_first_job_leaves_no_machine(fake, tmp_path, moment):
     example.signal(signal.SIGINT)
     assert example.finish() != 0
     assert not fake.instances, example.output()
-    assert re.search(r"this run: \d machines, .* h, \$", example.output()), "what it has cost"
+    assert re.search(r"this run: \d machines, .* h, \d attempts, \$", example.output()), (
+        "what it has cost"
+    )
     assert "all runs in example.jsonl: " in example.output()
     opened = {line["label"] for line in example.ledger() if line["what"] == "intend"}
     assert opened == {line["label"] for line in example.ledger() if line["what"] == "end"}
