@@ -141,7 +141,7 @@ def _verified_manifests(snapshot: Snapshot, keys: list[str]) -> dict[str, dict]:
         raise ValueError(f"{snapshot.name} is a commit, which holds no sample rows")
     manifests = {str(snapshot.home / key): snapshot.manifests[key] for key in keys}
     for path, manifest in manifests.items():
-        verify_outputs(path, manifest, {"samples.parquet"})
+        verify_outputs(path, manifest, {"samples.parquet", "evaluation.json"})
     return manifests
 
 

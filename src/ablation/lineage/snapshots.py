@@ -24,7 +24,7 @@ from ablation.vocabulary.optimizers import OPTIMIZERS, unused_modules
 from ablation.vocabulary.stages import STAGES, script_of, stages_of
 
 # The files of a push that are fetched for a comparison.
-SMALL_FILES = ("manifest.json", "run.json", "samples.parquet")
+SMALL_FILES = ("manifest.json", "run.json", "evaluation.json", "samples.parquet")
 
 
 class NothingToCompare(ValueError):
