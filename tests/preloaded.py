@@ -3,8 +3,7 @@
 A job of a small study imports torch, transformers and what stands on them for 5 seconds and then
 works for one, and so does a rank of a small training. `start/sitecustomize.py` lets the Python that
 is started for it hand its command to this server. The fork imports `ablation` afresh, from the
-checkout of its job. `make test-study` does without it, as do the rehearsal and the study of a hub's
-model.
+checkout of its job. `make test-study` does without it, and so does the rehearsal.
 """
 
 import gc
@@ -34,12 +33,16 @@ transformers.integrations.finegrained_fp8 transformers.loss.loss_utils
 
 
 @cache
-def server() -> str:
-    """The socket of a server, which ends with this process."""
+def server(hub_cache: str = "") -> str:
+    """The socket of a server, which ends with this process.
+
+    hub_cache: HF_HUB_CACHE, which transformers reads when it is imported.
+    """
     path = str(Path(tempfile.mkdtemp()) / "server")
+    environment = os.environ | OFFLINE | {"PYTHONPATH": START}
     started = subprocess.Popen(
         [sys.executable, __file__, path],
-        env=os.environ | OFFLINE | {"PYTHONPATH": START},
+        env=environment | ({"HF_HUB_CACHE": hub_cache} if hub_cache else {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

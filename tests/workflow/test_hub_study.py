@@ -52,7 +52,7 @@ def hub(tmp_path_factory):
     data = {"alpaca_data_cleaned.json": json.dumps(RECORDS).encode(), "README.md": b"# data"}
     pins[ALPACA] = fake.add(ALPACA, data, "dataset")
 
-    checkout = Checkout(copy_of_the_repository(home / "clone"))
+    checkout = Checkout(copy_of_the_repository(home / "clone"), preloaded=True)
     (checkout.folder / "hub.yaml").write_text(yaml.safe_dump(STUDY | {"pins": pins}))
     checkout.options = ["--configfile", "hub.yaml"]
     checkout.pins, checkout.cache = pins, fake.cache

@@ -11,6 +11,7 @@ import yaml
 
 from ablation.config.load import load_study
 from ablation.config.merging import ConfigError
+from tests.dry_run import dry_run
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = sorted(p.parent.name for p in ROOT.glob("profiles/*/config.yaml"))
@@ -30,9 +31,14 @@ socket.getaddrinfo = socket.create_connection = socket.socket.connect = refuse
 
 
 def snakemake(*arguments, check=True, **environment):
-    command = [sys.executable, "-m", "snakemake", *arguments]
-    environment = os.environ | ALONE | environment
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    """What Snakemake prints; a process of its own if the environment has something to say."""
+    source = {"PYTHONPATH": str(ROOT / "src")}
+    whole = os.environ | ALONE | source | environment
+    if "-n" in arguments and not environment:
+        done = dry_run(arguments, ROOT, whole)
+    else:
+        command = [sys.executable, "-m", "snakemake", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=whole, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

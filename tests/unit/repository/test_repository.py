@@ -1,6 +1,7 @@
 """Promises of the repository: one set of pins, thin scripts, no torch while rules are parsed."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.dry_run import dry_run
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -130,9 +133,8 @@ def test_every_rule_starts_with_a_docstring():
 
 
 def snakemake(*arguments):
-    command = [sys.executable, "-m", "snakemake", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = dry_run(arguments, ROOT, os.environ | {"PYTHONPATH": str(ROOT / "src")})
+    assert done.returncode == 0, done.stdout
     return done.stdout
 
 
