@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from snakemake_executor_plugin_vast.machine import process, transport
+from vast_support.programs import needs_rsync
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def test_only_a_plain_label_host_and_port_reach_ssh(keys, label, address):
         transport.Transport(keys, label, address)
 
 
+@needs_rsync
 def test_ssh_here_reads_every_option_that_is_sent(keys):
     transport.Transport(keys, "check", ("localhost", 22)).check()
 
@@ -98,6 +100,7 @@ def test_an_answer_that_is_nested_without_end_is_no_answer(machine):
 
 
 @pytest.mark.parametrize("way", ["push", "pull"])
+@needs_rsync
 def test_a_transfer_that_trickles_ends(local_machine, tmp_path, monkeypatch, way):
     """Every byte is a sign of life to rsync, so that alone a trickle would never end."""
     root, connection = local_machine
@@ -113,6 +116,7 @@ def test_a_transfer_that_trickles_ends(local_machine, tmp_path, monkeypatch, way
     assert not (tmp_path / "in/file").exists()
 
 
+@needs_rsync
 def test_a_transfer_is_measured_by_what_it_moves(local_machine, tmp_path):
     root, connection = local_machine
     for n in range(4):

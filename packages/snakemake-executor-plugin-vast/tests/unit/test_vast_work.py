@@ -14,6 +14,7 @@ from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.machine import onboard, transport
 from snakemake_executor_plugin_vast.market.protocol import Instance, Requirements
 from vast_support.memory_market import MemoryMarket, offer
+from vast_support.programs import needs_rsync
 from vast_support.stand_ins import DirectKeeper, ManualClock
 
 TURN = 1000.0  # when something happens to the job
@@ -275,6 +276,7 @@ def test_a_full_disk_here_fails_the_job_and_buys_no_larger_machine(make, monkeyp
     assert watch.next_action("failed", 1, 3, failed.value.output) == "prune"
 
 
+@needs_rsync
 def test_more_than_the_job_requests_does_not_come_home(there, tmp_path, monkeypatch):
     """A disk of 40 GB and the margin: a file of a terabyte has an end, but not one to wait for."""
     make_attempt, workdir = there
@@ -307,6 +309,7 @@ def there(make, tmp_path, local_machine):
     return attempt, workdir
 
 
+@needs_rsync
 def test_no_link_comes_home_from_a_machine(there, tmp_path):
     """The next push would send what it leads to, such as an ssh key, to another machine."""
     make_attempt, workdir = there
@@ -323,6 +326,7 @@ def test_no_link_comes_home_from_a_machine(there, tmp_path):
     assert not (tmp_path / "job.log").is_symlink()
 
 
+@needs_rsync
 def test_no_link_comes_home_in_a_state(there, tmp_path):
     make_attempt, workdir = there
     (workdir / "state.home").mkdir()
@@ -333,6 +337,7 @@ def test_no_link_comes_home_in_a_state(there, tmp_path):
     assert not (tmp_path / "state/newest").is_symlink()
 
 
+@needs_rsync
 def test_a_file_that_the_job_has_not_recorded_stays_on_the_machine(there, tmp_path):
     """Hidden ones as well: what is not compared with a hash does not come home."""
     make_attempt, workdir = there
@@ -344,6 +349,7 @@ def test_a_file_that_the_job_has_not_recorded_stays_on_the_machine(there, tmp_pa
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights"]
 
 
+@needs_rsync
 def test_a_damaged_file_never_takes_the_place_of_a_result(there, tmp_path):
     make_attempt, workdir = there
     (workdir / "model").write_text("damaged")
@@ -355,6 +361,7 @@ def test_a_damaged_file_never_takes_the_place_of_a_result(there, tmp_path):
     assert not list(tmp_path.glob(".snakemake/vast/jobs/*"))
 
 
+@needs_rsync
 def test_an_output_that_did_not_arrive_fails_the_transfer(there):
     make_attempt, _ = there
     with pytest.raises(rental.Lost, match="model was not transferred"):
@@ -377,6 +384,7 @@ def test_what_a_link_leads_to_is_never_sent(there, tmp_path, kind, name):
     assert not list(workdir.rglob("key"))
 
 
+@needs_rsync
 def test_a_link_within_an_input_is_sent_as_a_link(there, tmp_path):
     make_attempt, workdir = there
     (tmp_path / "model").mkdir()
