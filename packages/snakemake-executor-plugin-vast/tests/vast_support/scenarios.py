@@ -219,38 +219,32 @@ def reap(example) -> str:
     return done.stdout
 
 
-@scenario("SIGKILL, then `snakemake-vast reap`")
-def sigkill_reap(example):
-    example.start().until_state()
+def killed_and_reaped(example, meanwhile=lambda instance: None):
+    """Kill the driver, let something happen to its machine, save its state and go on from that."""
+    slow = ("seconds=0.8",)
+    example.start(config=slow).until_state()
     example.signal(signal.SIGKILL)
     example.finish()
-    reap(example)
+    [instance] = example.fake.instances
+    meanwhile(instance.id)
+    assert "saved state/a" in (said := reap(example)), said
     example.unlock()
-    assert example.run() == 0, example.output()
+    assert example.run(config=slow) == 0, example.output()
+
+
+@scenario("SIGKILL, then `snakemake-vast reap`")
+def sigkill_reap(example):
+    killed_and_reaped(example)
 
 
 @scenario("SIGKILL and keys forgotten, then `snakemake-vast reap`")
 def sigkill_keys_reap(example):
-    example.start(config=("seconds=0.8",)).until_state()
-    example.signal(signal.SIGKILL)
-    example.finish()
-    [instance] = example.fake.instances
-    example.fake.forget_keys(instance.id)
-    assert "saved state/a" in (said := reap(example)), said
-    example.unlock()
-    assert example.run(config=("seconds=0.8",)) == 0, example.output()
+    killed_and_reaped(example, example.fake.forget_keys)
 
 
 @scenario("SIGKILL and container exited, then `snakemake-vast reap`")
 def sigkill_exited_reap(example):
-    example.start(config=("seconds=0.8",)).until_state()
-    example.signal(signal.SIGKILL)
-    example.finish()
-    [instance] = example.fake.instances
-    example.fake.exit(instance.id)
-    assert "saved state/a" in (said := reap(example)), said
-    example.unlock()
-    assert example.run(config=("seconds=0.8",)) == 0, example.output()
+    killed_and_reaped(example, example.fake.exit)
 
 
 @scenario("SIGKILL, nobody restarts", silent_minutes=4)
