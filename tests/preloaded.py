@@ -1,9 +1,10 @@
-"""A server that runs jobs and ranks in forks of a process that has imported torch.
+"""Servers that run commands in forks of a process that has imported torch, or Snakemake.
 
 A job of a small study imports torch, transformers and what stands on them for 5 seconds and then
-works for one, and so does a rank of a small training. `start/sitecustomize.py` lets the Python that
-is started for it hand its command to this server. The fork imports `ablation` afresh, from the
-checkout of its job. `make test-study` does without it, and so does the rehearsal.
+works for one, and so does a rank of a small training. Half of a small run of Snakemake is imports,
+too. `start/sitecustomize.py` lets the Python that is started for them hand its command to these
+servers. The fork imports `ablation` afresh, from the checkout that it works in. `make test-study`
+does without them.
 """
 
 import gc
@@ -25,42 +26,53 @@ VARIABLE = "ABLATION_TESTS_PRELOADED"  # where sitecustomize.py finds the socket
 START = str(Path(__file__).with_name("start"))  # for PYTHONPATH: the folder of sitecustomize.py
 EXIT = os._exit
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
-IMPORTED = """
+JOBS = """
 accelerate datasets lm_eval.api.task lm_eval.tasks pandas pyarrow.parquet sklearn.linear_model
 torch.distributed.fsdp torch.nn.attention.flex_attention transformers.trainer
 transformers.integrations.finegrained_fp8 transformers.loss.loss_utils
+transformers.models.ministral3.modeling_ministral3 transformers.models.llama.modeling_llama
+transformers.models.qwen3.modeling_qwen3 transformers.models.auto.modeling_auto
+""".split()
+SNAKEMAKE = """
+snakemake.cli snakemake_storage_plugin_s3 snakemake_executor_plugin_slurm pandas
 """.split()
 
 
 @cache
-def server(hub_cache: str = "") -> str:
-    """The socket of a server, which ends with this process.
+def servers(hub_cache: str = "") -> str:
+    """The folder with the sockets of two servers, `jobs` and `snakemake`.
 
-    hub_cache: HF_HUB_CACHE, which transformers reads when it is imported.
+    They end with this process. hub_cache: HF_HUB_CACHE, which transformers reads when it is
+    imported.
     """
-    path = str(Path(tempfile.mkdtemp()) / "server")
+    folder = tempfile.mkdtemp()
+    _start(f"{folder}/jobs", JOBS, hub_cache)
+    _start(f"{folder}/snakemake", SNAKEMAKE, hub_cache)
+    return folder
+
+
+def _start(path: str, imported: list[str], hub_cache: str) -> None:
     environment = os.environ | OFFLINE | {"PYTHONPATH": START}
     started = subprocess.Popen(
-        [sys.executable, __file__, path],
+        [sys.executable, __file__, path, *imported],
         env=environment | ({"HF_HUB_CACHE": hub_cache} if hub_cache else {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert started.stdout.readline() == "ready\n"
-    return path
 
 
 # ---- in the server -------------------------------------------------------------------------------
 
 
-def serve(path: str) -> None:
+def serve(path: str, imported: list[str]) -> None:
     """Answer at the socket `path` until stdin closes, which it does when the tests end."""
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    for name in IMPORTED:
+    for name in imported:
         importlib.import_module(name)
-    for name in ("ministral3", "llama", "qwen3", "auto"):
-        importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+    for name in [name for name in sys.modules if name.split(".")[0] == "ablation"]:
+        del sys.modules[name]  # Snakemake has imported our plugins, with modules of this checkout
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that have ended leave no zombies
     with socket.socket(socket.AF_UNIX) as server:
@@ -108,8 +120,9 @@ def _run(words: list[str], folder: str, environment: dict[str, str]) -> int:
     os.environ.clear()
     os.environ |= environment
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
-    if "OMP_NUM_THREADS" in environment:  # torch has read that of the server
-        sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    torch, threads = sys.modules.get("torch"), environment.get("OMP_NUM_THREADS")
+    if torch and threads:  # torch has read that of the server
+        torch.set_num_threads(int(threads))
     try:
         if words[0] == "-m":
             sys.argv = words[1:]
@@ -127,4 +140,4 @@ def _run(words: list[str], folder: str, environment: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], sys.argv[2:])

@@ -1,8 +1,8 @@
 """Python reads this as it starts, in the processes of a study's tests.
 
 They collect garbage seldom: a fifth of importing torch and transformers is the collector's walks
-through what was just imported. Scripts of Snakemake's jobs and ranks of trainings run in forks of a
-server that has imported torch (`tests/preloaded.py`), if one is named in the environment.
+through what was just imported. Snakemake, scripts of its jobs and ranks of trainings run in forks
+of servers that have imported what they need (`tests/preloaded.py`), if the environment names them.
 """
 
 import gc
@@ -27,8 +27,11 @@ def run_by_server(path: str, words: list[str]) -> int:
     return code[0]
 
 
-server, words = os.environ.get("ABLATION_TESTS_PRELOADED"), sys.orig_argv[1:]
+servers, words = os.environ.get("ABLATION_TESTS_PRELOADED"), sys.orig_argv[1:]
 is_job = bool(words) and "/.snakemake/scripts/" in words[0]
 is_rank = words[:2] == ["-m", "ablation.training.launch"]
-if server and (is_job or is_rank):
-    os._exit(run_by_server(server, words))
+is_snakemake = words[:2] == ["-m", "snakemake"] or words[:1] == [f"{sys.prefix}/bin/snakemake"]
+if servers and (is_job or is_rank):
+    os._exit(run_by_server(f"{servers}/jobs", words))
+if servers and is_snakemake:
+    os._exit(run_by_server(f"{servers}/snakemake", words))

@@ -59,7 +59,7 @@ class Checkout:
     def _environment(self, path: str) -> dict[str, str]:
         search = filter(None, [path, str(self.folder / "src"), preloaded.START])
         cache = os.environ.get("HF_HUB_CACHE", "")
-        server = {preloaded.VARIABLE: preloaded.server(cache)} if self.preloaded else {}
+        server = {preloaded.VARIABLE: preloaded.servers(cache)} if self.preloaded else {}
         return os.environ | preloaded.OFFLINE | {"PYTHONPATH": os.pathsep.join(search)} | server
 
     def _call(self, command: list[str], path: str):

@@ -81,7 +81,7 @@ def have_little_memory():
 def forked_ranks():
     """Ranks are forks of a process that has imported torch, which saves half of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(preloaded.VARIABLE, preloaded.server())
+        patch.setenv(preloaded.VARIABLE, preloaded.servers())
         patch.syspath_prepend(preloaded.START)
         yield
 
