@@ -66,6 +66,29 @@ rule base_instructions:
         f"../workflow/scripts/{FINGERPRINTS.instructions_stage.removeprefix('base_')}.py"
 
 
+if PATHS.own_records:
+
+    rule recipe_instructions:
+        """The finetuning data of a recipe that chooses families of the micro-world's records."""
+        output:
+            records=f"{PATHS.instructions}_of/{{recipe}}/finetune.jsonl",
+            manifest=f"{PATHS.instructions}_of/{{recipe}}/manifest.json",
+            run=f"{PATHS.instructions}_of/{{recipe}}/run.json",
+        log:
+            f"{LOGS}/recipe_instructions/{{recipe}}.log",
+        localrule: True
+        wildcard_constraints:
+            recipe="|".join(PATHS.own_records),
+        conda:
+            "../environment.yml"
+        params:
+            fingerprint=lambda w: FINGERPRINTS.text("recipe_instructions", w.recipe),
+        message:
+            "Stage 0: writing the finetuning data of {wildcards.recipe}"
+        script:
+            "../workflow/scripts/instructions.py"
+
+
 if STUDY.pretrained_here:
 
     rule base_pretrain:

@@ -8,8 +8,8 @@ rule stage3_finetune:
     input:
         base=PATHS.base,
         weights=ancient(PATHS.base_weights),
-        data=f"{PATHS.instructions}/manifest.json",
-        records=f"{PATHS.instructions}/finetune.jsonl",
+        data=lambda w: f"{PATHS.records_of(w.recipe)}/manifest.json",
+        records=lambda w: f"{PATHS.records_of(w.recipe)}/finetune.jsonl",
     output:
         model=directory(f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/model"),
         summary=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/summary.json",

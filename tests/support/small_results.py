@@ -125,6 +125,7 @@ def _scored(folder, stage, upstream, mask, rate, **facts):
                         "tokens": 1,
                         "characters": 1,
                         "bytes": 1,
+                        "cluster": f"{task}{item}",
                         "truncated": False,
                     }
                 )

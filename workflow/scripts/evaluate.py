@@ -6,7 +6,7 @@ from ablation.config.study import ComputeSettings
 from ablation.data import hub
 from ablation.model.checkpoints import load_on
 from ablation.provenance.job import Job, run
-from ablation.provenance.manifests import write_manifest
+from ablation.provenance.manifests import TRAINING_FACTS, write_manifest
 from ablation.provenance.run_records import run_record
 from ablation.scoring.evaluate import evaluate
 
@@ -16,7 +16,7 @@ def main(job: Job) -> None:
     checkpoint = job.inputs[manifest]
     hardware = ComputeSettings.model_validate(config["hardware"])
     model, tokenizer = load_on(hardware, hub.model_folder(manifest, checkpoint))
-    facts = {k: checkpoint[k] for k in ("recipe", "seed", "train_leaks") if k in checkpoint}
+    facts = {fact: checkpoint[fact] for fact in TRAINING_FACTS if fact in checkpoint}
     options = config["evaluation"] | {
         "task_folder": Path("config/tasks").resolve(),
         "data_folder": next((Path(p).parent for p in job.inputs if p != manifest), None),

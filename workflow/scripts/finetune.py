@@ -27,7 +27,8 @@ def main(job: Job) -> None:
         write_json(output.summary, tuned.summary)
         write_json_lines(output.curve, tuned.curve)
         facts = {"model": "model", "format": form, "recipe": name, "seed": seed}
-        facts["train_leaks"] = tuned.summary["train_leaks"]
+        facts |= {k: tuned.summary[k] for k in ("train_leaks", "families", "steps")}
+        facts["records"] = tuned.summary["data_fingerprint"]
         job.write_manifest([output.model, output.summary, output.curve], **facts)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ablation.analysis.metrics import (
     known_metric,
     truncated_items,
 )
-from ablation.analysis.statistics import wilson
+from ablation.analysis.statistics import clustered_wilson, wilson
 from ablation.provenance.files import sha256_file
 from ablation.vocabulary.protocols import MACROS, metric_of
 
@@ -45,6 +45,11 @@ class Condition:
     manifest: str  # sha256 of the manifest
     correct: Correct
     truncated: Mapping[str, int]  # task -> items whose prompt was cut from the left
+    # task -> the cluster of each item, indexed as `correct`; without an entry, none belong together
+    clusters: Mapping[str, pd.Series] = field(default_factory=dict)
+    families: frozenset[str] = frozenset()  # of the finetuning records
+    steps: int | None = None  # of the finetuning
+    records: str | None = None  # sha256 of the finetuning records
 
 
 def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
@@ -76,9 +81,28 @@ def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
                 manifest=sha256_file(path),
                 correct=correct,
                 truncated=truncated,
+                clusters=clusters_of(samples),
+                families=frozenset(manifest.get("families", ())),
+                steps=manifest.get("steps"),
+                records=manifest.get("records"),
             )
         )
     return conditions
+
+
+def clusters_of(samples: pd.DataFrame) -> dict[str, pd.Series]:
+    """{task: the cluster of each item, indexed by doc_hash} of the tasks that have clusters."""
+    items = samples[samples.choice == 0].set_index("doc_hash")
+    of_tasks = {str(task): rows.cluster for task, rows in items.groupby("task")}
+    return {task: names for task, names in of_tasks.items() if names.nunique() < len(names)}
+
+
+def cluster_numbers(condition: Condition, metric: str, task: str) -> np.ndarray | None:
+    """The number of each item's cluster, in the order of `paired`; None if there are none."""
+    if task not in condition.clusters:
+        return None
+    names = condition.clusters[task].loc[condition.correct[metric][task].index]
+    return np.unique(names.to_numpy(dtype=str), return_inverse=True)[1]
 
 
 def paired(conditions: Sequence[Condition], metric: str, task: str) -> np.ndarray:
@@ -117,7 +141,8 @@ def per_task_table(
     """per_task.csv: the accuracy of every condition and task under every metric.
 
     The columns `accuracy` to `accuracy_high` use one metric, named in the column `metric`: the
-    study's `metric`, or that of the task's protocol. Intervals are Wilson's. Raises UnknownMetric.
+    study's `metric`, or that of the task's protocol. Intervals are Wilson's, of clustered items
+    for their effective number. Raises UnknownMetric.
     """
     known_metric(metric)
     rows = []
@@ -141,8 +166,12 @@ def per_task_table(
                 "accuracy_high": None,
             }
             if task not in MACROS:
-                right = int(c.correct[own][task].sum())
-                interval = wilson(right, int(measured["n"]), confidence)
+                right, groups = c.correct[own][task].to_numpy(), cluster_numbers(c, own, task)
+                interval = (
+                    wilson(int(right.sum()), len(right), confidence)
+                    if groups is None
+                    else clustered_wilson(right, groups, confidence)
+                )
                 row |= {"accuracy_low": interval.low, "accuracy_high": interval.high}
             rows.append(row | {m: measured[m] for m in c.correct})
     frame = pd.DataFrame(rows).astype({"seed": "Int64"})

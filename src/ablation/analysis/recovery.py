@@ -7,18 +7,26 @@ docs/statistics.md the formulas. This module does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
-from ablation.analysis.conditions import Condition, paired
+from ablation.analysis.conditions import Condition, cluster_numbers, paired
 from ablation.analysis.recovery_columns import COLUMN, COLUMNS, Comparison, RecoverySettings, Value
 from ablation.analysis.statistics import Difference, Means, holm, mcnemar, paired_means
 from ablation.vocabulary.masks import CAUSAL
-from ablation.vocabulary.protocols import ALL_SEEDS, metric_of, tasks_by_macro
+from ablation.vocabulary.protocols import (
+    ALL_SEEDS,
+    PARTIAL_MACROS,
+    exposure,
+    metric_of,
+    tasks_by_exposure,
+    tasks_by_macro,
+)
 from ablation.vocabulary.recipes import RECIPES, contrasted
 
 CONTRAST_COLUMNS = [
@@ -31,8 +39,20 @@ CONTRAST_COLUMNS = [
 WORDS = {"against"} | {column.name for column in COLUMN.values() if column.kind == "words"}
 
 Row = dict[str, Value]
-Scores = Mapping[str, np.ndarray]  # task -> [conditions, seeds, items] of 0/1
+Groups = Mapping[str, list[str]]  # task or macro -> the tasks that it is the mean of
 Seeded = TypeVar("Seeded")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Right answers of some conditions, and the clusters of the items.
+
+    right: {task: [conditions, seeds, items] of 0/1}. clusters: {task: number of each item's
+    cluster, or None}.
+    """
+
+    right: Mapping[str, np.ndarray]
+    clusters: Mapping[str, np.ndarray | None]
 
 
 def recovery_rows(
@@ -41,12 +61,13 @@ def recovery_rows(
     baseline: Condition,
     ablated: Condition | None,
     after: Mapping[int, Condition],
+    control: Control | None,
     settings: RecoverySettings,
 ) -> list[Row]:
     """The rows of one recipe under one mask: for each seed and for all, each task and macro.
 
     `after` holds the finetuned conditions by seed. `ablated` is None under `causal`, where only the
-    side effect P - B is defined.
+    side effect P - B is defined. `control` is None where nothing is a control of the recipe.
     """
     fixed = [baseline] if ablated is None else [baseline, ablated]
     last = len(fixed)
@@ -54,28 +75,66 @@ def recovery_rows(
     damage = _differences(_scores(fixed, [], settings), 1, 0, settings) if ablated else {}
     rows = []
     for seed, finetuned in _by_seed(after):
-        scores = _scores(fixed, [finetuned], settings)
-        changes = _differences(scores, last, last - 1, settings)
-        for task, means in _means(scores, settings).items():
+        controls = control.of(seed, finetuned) if control and ablated else None
+        scores = _scores(fixed, [finetuned, *(controls or [])], settings)
+        families = frozenset.union(*(c.families for c in finetuned))
+        groups = _groups(scores, families)
+        changes = _differences(scores, last, last - 1, settings, groups)
+        of_damage = damage | _partial(fixed, groups, settings) if ablated else {}
+        for task, means in _means(scores, settings, groups).items():
             comparison = Comparison(
                 settings,
                 recipe,
                 seed,
                 mask,
                 task,
-                n=_items(scores, task),
+                n=_items(scores, groups[task]),
+                clusters=_clusters(scores, groups[task]),
+                design_effect=means.design_effect(last, last - 1),
+                exposure=exposure(groups[task], families),
                 baseline=baseline,
                 ablated=ablated,
                 finetuned=finetuned,
                 b=means.values[0],
                 a=means.values[1] if ablated else None,
                 p=means.values[last],
-                damage=damage.get(task),
+                damage=of_damage.get(task),
                 change=changes[task],
                 recovered=means.ratio((2, 1), (0, 1)) if ablated else None,
+                control=control.recipe if controls and control else None,
+                controls=[*chain(*controls)] if controls else [],
+                c=means.values[3] if controls else None,
+                d=means.values[4] if controls else None,
+                net=means.ratio((2, 4), (3, 4)) if controls else None,
             )
             rows.append({name: column.compute(comparison) for name, column in COLUMN.items()})
     return rows
+
+
+@dataclass(frozen=True)
+class Control:
+    """The control of a recipe: the same finetuning, but for the mask while training.
+
+    without, under: its conditions under `causal` and under the mask of the rows, by seed.
+    """
+
+    recipe: str
+    without: Mapping[int, Condition]
+    under: Mapping[int, Condition]
+
+    def of(
+        self, seed: int | str, finetuned: Sequence[Condition]
+    ) -> tuple[list[Condition], list[Condition]] | None:
+        """(C, D) of the seeds of `finetuned`; None unless each has the same records and steps."""
+        pairs = []
+        for condition in finetuned:
+            c, d = (each.get(condition.seed or 0) for each in (self.without, self.under))
+            if c is None or d is None:
+                return None
+            if (c.records, c.steps) != (condition.records, condition.steps):
+                return None
+            pairs.append((c, d))
+        return [c for c, _ in pairs], [d for _, d in pairs]
 
 
 def contrast_rows(
@@ -99,7 +158,7 @@ def contrast_rows(
     for seed, pairs in _by_seed(both):
         scores = _scores([baseline, ablated], list(zip(*pairs, strict=True)), settings)
         finetuned = list(chain(*pairs))
-        for task, means in _means(scores, settings).items():
+        for task, means in _means(scores, settings, _groups(scores)).items():
             row: Row = {
                 "study": settings.study,
                 "recipe": recipe,
@@ -109,7 +168,7 @@ def contrast_rows(
                 "train_leaks": any(c.train_leaks for c in finetuned),
                 "eval_leaks": any(c.eval_leaks for c in (baseline, ablated, *finetuned)),
                 "task": task,
-                "n": _items(scores, task),
+                "n": _items(scores, _groups(scores)[task]),
                 "after": means.values[2],
                 "after_against": means.values[3],
             }
@@ -133,46 +192,82 @@ def _by_seed(after: Mapping[int, Seeded]) -> list[tuple[int | str, list[Seeded]]
 
 def _scores(
     fixed: Sequence[Condition], seeded: Sequence[Sequence[Condition]], settings: RecoverySettings
-) -> dict[str, np.ndarray]:
-    """Scores of each task, [conditions, seeds, items]: first `fixed`, repeated along the seeds."""
+) -> Scores:
+    """The right answers of `fixed`, repeated along the seeds, and then those of `seeded`."""
     n_seeds = len(seeded[0]) if seeded else 1
     columns: list[Sequence[Condition]] = [*([c] * n_seeds for c in fixed), *seeded]
-    scores = {}
+    right, clusters = {}, {}
     for task in fixed[0].correct[settings.metric]:
-        stacked = paired(list(chain(*columns)), metric_of(task, settings.metric), task)
-        scores[task] = stacked.reshape(len(columns), n_seeds, -1)
-    return scores
+        metric = metric_of(task, settings.metric)
+        stacked = paired(list(chain(*columns)), metric, task)
+        right[task] = stacked.reshape(len(columns), n_seeds, -1)
+        clusters[task] = cluster_numbers(fixed[0], metric, task)
+    return Scores(right, clusters)
 
 
-def _means(scores: Scores, settings: RecoverySettings) -> dict[str, Means]:
+def _groups(scores: Scores, families: Collection[str] | None = None) -> Groups:
+    """Each task, each macro and, with the families of finetuning records, the partial macros."""
+    groups = {task: [task] for task in scores.right} | tasks_by_macro(scores.right)
+    return groups | (tasks_by_exposure(scores.right, families) if families is not None else {})
+
+
+def _means(scores: Scores, settings: RecoverySettings, groups: Groups) -> dict[str, Means]:
     """The means of each task and each macro."""
     confidence = settings.statistics.confidence
-    groups = {task: [task] for task in scores} | tasks_by_macro(scores)
-    return {n: paired_means([scores[t] for t in group], confidence) for n, group in groups.items()}
+    return {
+        name: paired_means(
+            [scores.right[t] for t in tasks], confidence, [scores.clusters[t] for t in tasks]
+        )
+        for name, tasks in groups.items()
+    }
 
 
 def _differences(
-    scores: Scores, after: int, before: int, settings: RecoverySettings
+    scores: Scores,
+    after: int,
+    before: int,
+    settings: RecoverySettings,
+    groups: Groups | None = None,
 ) -> dict[str, Difference]:
     """The differences of two conditions in each task and macro.
 
     p values of tasks are adjusted by Holm over the tasks of a protocol. For one seed they are exact
-    (McNemar). For several seeds, and for a macro, accuracies are means instead of 0 or 1, and the p
-    value is the one that agrees with the interval.
+    (McNemar) if items are independent. For several seeds, clustered items, and a macro, the p value
+    is the one that agrees with the interval.
     """
-    found = {task: m.difference(after, before) for task, m in _means(scores, settings).items()}
+    groups = groups or _groups(scores)
+    means = _means(scores, settings, groups)
+    found = {name: m.difference(after, before) for name, m in means.items()}
     raw = {
-        task: found[task].p if s.shape[1] > 1 else mcnemar(s[before, 0], s[after, 0])
-        for task, s in scores.items()
+        task: mcnemar(s[before, 0], s[after, 0])
+        if s.shape[1] == 1 and scores.clusters[task] is None
+        else found[task].p
+        for task, s in scores.right.items()
     }
     adjusted: dict[str, float] = {}
-    for names in tasks_by_macro(scores).values():
+    for names in tasks_by_macro(scores.right).values():
         adjusted |= zip(names, holm([raw[task] for task in names]), strict=True)
     return {task: d._replace(p=adjusted.get(task, d.p)) for task, d in found.items()}
 
 
-def _items(scores: Scores, task: str) -> int:
-    return sum(scores[name].shape[2] for name in tasks_by_macro(scores).get(task, [task]))
+def _partial(
+    fixed: Sequence[Condition], groups: Groups, settings: RecoverySettings
+) -> dict[str, Difference]:
+    """The damage in the partial macros among `groups`."""
+    partial = {name: tasks for name, tasks in groups.items() if name in PARTIAL_MACROS}
+    means = _means(_scores(fixed, [], settings), settings, partial) if partial else {}
+    return {name: m.difference(1, 0) for name, m in means.items()}
+
+
+def _items(scores: Scores, tasks: Sequence[str]) -> int:
+    return sum(scores.right[task].shape[2] for task in tasks)
+
+
+def _clusters(scores: Scores, tasks: Sequence[str]) -> int:
+    """The number of independent draws: of clusters, or else of items."""
+    numbers = (scores.clusters[task] for task in tasks)
+    sizes = (scores.right[task].shape[2] for task in tasks)
+    return sum(n if c is None else int(c.max()) + 1 for c, n in zip(numbers, sizes, strict=True))
 
 
 def study_tables(
@@ -192,7 +287,10 @@ def study_tables(
     causal = base[CAUSAL]
     for (recipe, mask), after in sorted(finetuned.items()):
         ablated = base[mask] if mask != CAUSAL else None
-        rows += recovery_rows(recipe, mask, causal, ablated, after, settings)
+        name = settings.controls.get(recipe, "")
+        without, under = finetuned.get((name, CAUSAL)), finetuned.get((name, mask))
+        control = Control(name, without, under) if without and under else None
+        rows += recovery_rows(recipe, mask, causal, ablated, after, control, settings)
         for against in sorted(RECIPES):  # no variant is contrasted with another variant
             other = finetuned.get((against, mask))
             if ablated and other and contrasted(recipe, against):

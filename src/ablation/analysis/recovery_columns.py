@@ -19,6 +19,8 @@ from ablation.vocabulary.protocols import ALL_SEEDS
 
 REHEARSAL = "false: random weights, a rehearsal: accuracies mean nothing"
 
+NO_CONTROL = "no_control"  # nothing was trained as the recipe was, but without the ablation
+
 Value = str | bool | int | float | None
 Kind = Literal["words", "number", "p value", "hash"]
 
@@ -26,6 +28,7 @@ Kind = Literal["words", "number", "p value", "hash"]
 class RecoverySettings(Strict):
     """The part of a study's configuration that the recovery table depends on.
 
+    controls: the control of each recipe that has one.
     rehearsal: whether weights are random; then every row says that its numbers mean nothing.
     """
 
@@ -33,6 +36,7 @@ class RecoverySettings(Strict):
     metric: MetricName
     statistics: Statistics
     criteria: Criteria
+    controls: dict[str, str] = {}
     rehearsal: bool = False
 
 
@@ -43,7 +47,10 @@ class Comparison:
     Under `causal` nothing is ablated: `ablated`, `a`, `damage` and `recovered` are None, and
     `change` is P - B. Under any other mask, `change` is P - A.
 
-    n: number of items. finetuned: one condition, or those of all seeds. b, a, p: accuracies.
+    n: number of items. clusters: number of independent draws among them. design_effect: of
+    `change`. exposure: whether the finetuning records hold the task. finetuned: one condition, or
+    those of all seeds. b, a, p: accuracies. control: the recipe of the control, if there is one;
+    controls: its conditions, c and d its accuracies under causal and under the mask.
     """
 
     settings: RecoverySettings
@@ -52,6 +59,9 @@ class Comparison:
     mask: str
     task: str
     n: int
+    clusters: int
+    design_effect: float
+    exposure: str
     baseline: Condition
     ablated: Condition | None
     finetuned: Sequence[Condition]
@@ -61,12 +71,24 @@ class Comparison:
     damage: Difference | None
     change: Difference
     recovered: Ratio | None
+    control: str | None
+    controls: Sequence[Condition]
+    c: float | None
+    d: float | None
+    net: Ratio | None
 
     @property
     def conditions(self) -> list[Condition]:
         """All conditions of the row."""
         ablated = [] if self.ablated is None else [self.ablated]
-        return [self.baseline, *ablated, *self.finetuned]
+        return [self.baseline, *ablated, *self.finetuned, *self.controls]
+
+    @property
+    def net_status(self) -> str | None:
+        """The status of net recovery; None under `causal`."""
+        if self.ablated is None:
+            return None
+        return NO_CONTROL if self.net is None else self.net.status
 
     @property
     def gain(self) -> Difference | None:
@@ -98,7 +120,8 @@ class Column:
     """One column.
 
     formula: the formula that the column is, or belongs to.
-    roles: the conditions that it is computed from, among `baseline`, `ablated` and `after`.
+    roles: the conditions that it is computed from, among `baseline`, `ablated`, `after` and the
+        control's two.
     is_value: False for the ends of an interval, a p value, a status or a hash of the formula.
     """
 
@@ -152,6 +175,15 @@ def _recovered(
     return Column(name, meaning, compute, kind, formula, roles, is_value=not end)
 
 
+def _net(end: str, meaning: str, read: Callable[[Ratio], Value]) -> Column:
+    def compute(row: Comparison) -> Value:
+        return None if row.net is None else read(row.net)
+
+    roles = ("after", "control_causal", "control_ablated")
+    name, formula = f"net_recovered{end}", "(P - D) / (C - D)"
+    return Column(name, meaning, compute, "number", formula, roles, is_value=not end)
+
+
 _TABLE = (
     Column("study", "Name of the study.", lambda row: row.settings.study, "words"),
     Column("recipe", "Recipe of the finetuned model.", lambda row: row.recipe, "words"),
@@ -176,7 +208,26 @@ _TABLE = (
         lambda row: REHEARSAL if row.settings.rehearsal else comparable(row.conditions),
         "words",
     ),
+    Column(
+        "exposure",
+        "`trained` if the recipe's finetuning records hold the family of the task, `held_out` if "
+        "not, `mixed` for a macro over tasks of both kinds.",
+        lambda row: row.exposure,
+        "words",
+    ),
     Column("n", "Number of items.", lambda row: row.n),
+    Column(
+        "clusters",
+        "Number of independent draws among the items: of clusters, or else of items.",
+        lambda row: row.clusters,
+    ),
+    Column(
+        "design_effect",
+        "Variance of `gain` or `side_effect` that is due to items, over that of independent items.",
+        lambda row: row.design_effect,
+        formula="P - A",
+        roles=("baseline", "ablated", "after"),
+    ),
     Column(
         "baseline",
         "B, the accuracy of the base under `causal`.",
@@ -254,6 +305,51 @@ _TABLE = (
         "`no_samples` in published rows.",
         lambda ratio: ratio.status,
         "words",
+    ),
+    Column(
+        "control",
+        "Recipe of the control: equal records, order, steps and seeds, trained under `causal`.",
+        lambda row: row.control,
+        "words",
+    ),
+    Column(
+        "control_causal",
+        "C, the accuracy of the control under `causal`.",
+        lambda row: row.c,
+        formula="C",
+        roles=("control_causal",),
+    ),
+    Column(
+        "control_ablated",
+        "D, the accuracy of the control under the mask.",
+        lambda row: row.d,
+        formula="D",
+        roles=("control_ablated",),
+    ),
+    _net(
+        "",
+        "(P - D) / (C - D), the fraction of the gap between equally finetuned models that training "
+        "under the ablation closes.",
+        lambda ratio: ratio.value,
+    ),
+    _net(
+        "_low",
+        "Lower end of the interval of `net_recovered`.",
+        lambda ratio: ratio.interval.low if ratio.interval else None,
+    ),
+    _net(
+        "_high",
+        "Upper end of the interval of `net_recovered`.",
+        lambda ratio: ratio.interval.high if ratio.interval else None,
+    ),
+    Column(
+        "net_recovered_status",
+        "`estimable`, `not_estimable`, or `no_control`; `no_samples` in published rows.",
+        lambda row: row.net_status,
+        "words",
+        "(P - D) / (C - D)",
+        ("after", "control_causal", "control_ablated"),
+        is_value=False,
     ),
     Column(
         "criteria_met",

@@ -100,105 +100,210 @@ def fieller(
     return Interval(float((b - spread) / a), float((b + spread) / a))
 
 
+class Part(NamedTuple):
+    """One source of error: the covariance of the means that is due to it.
+
+    df: the degrees of freedom of this estimate; infinite where it counts as known.
+    """
+
+    covariance: np.ndarray  # [conditions, conditions]
+    df: float = np.inf
+
+
 @dataclass(frozen=True)
 class Means:
     """Accuracies of some conditions on the same items, with covariances of their errors.
 
-    The true accuracy is the mean over the population that the items are drawn from and, if there
-    are several seeds, over the population of seeds.
+    The true accuracy is the mean over the population that the items, or their clusters, are drawn
+    from and, if there are several seeds, over the population of seeds.
     """
 
     values: np.ndarray  # [conditions]
-    items: np.ndarray  # [conditions, conditions]: covariance of `values` due to the draw of items
-    seeds: np.ndarray  # the same due to the draw of seeds; zeros for one seed
-    n_seeds: int
+    of_items: tuple[Part, ...]  # due to the draw of the items of each task
+    independent: np.ndarray  # the sum of their covariances if no items belonged together
+    of_seeds: Part | None  # due to the draw of seeds; None for one seed
     confidence: float
+
+    @property
+    def items(self) -> np.ndarray:
+        """The covariance due to the draw of items, [conditions, conditions]."""
+        return np.sum([part.covariance for part in self.of_items], axis=0)
+
+    @property
+    def seeds(self) -> np.ndarray:
+        """The covariance due to the draw of seeds; zeros for one seed."""
+        return np.zeros_like(self.independent) if self.of_seeds is None else self.of_seeds[0]
 
     def difference(self, after: int, before: int) -> Difference:
         """Condition `after` minus condition `before`."""
-        weights = self._weights(after, before)
-        value = float(weights @ self.values)
-        by_items, by_seeds = weights @ self.items @ weights, self._from_seeds(weights)
-        half = np.sqrt(_z(self.confidence) ** 2 * (by_items + self._inflation() * by_seeds))
+        value, half, variances = self._estimate(self._weights(after, before))
         interval = Interval(max(-1.0, value - half), min(1.0, value + half))
-        return Difference(value, interval, _p(value, by_items, by_seeds, self.n_seeds - 1))
+        return Difference(value, interval, _p(value, variances))
+
+    def accuracy(self, condition: int) -> Interval:
+        """The interval of one accuracy over items and seeds."""
+        value, half, _ = self._estimate(np.eye(len(self.values))[condition])
+        return Interval(max(0.0, value - half), min(1.0, value + half))
 
     def ratio(self, numerator: tuple[int, int], denominator: tuple[int, int]) -> Ratio:
         """The ratio of two differences, each given as (after, before).
 
-        The conditions of the denominator must not depend on seeds. The ratio is estimable only if
-        the denominator is positive and Fieller's interval is bounded.
+        It is estimable only if the denominator is positive and Fieller's interval is bounded.
         """
-        top, bottom = self._weights(*numerator), self._weights(*denominator)
-        up, down = float(top @ self.values), float(bottom @ self.values)
-        pair = np.stack([top, bottom])
-        covariance = pair @ self.items @ pair.T
-        covariance[0, 0] += self._inflation() * self._from_seeds(top)
+        pair = np.stack([self._weights(*numerator), self._weights(*denominator)])
+        up, down = (float(v) for v in pair @ self.values)
+        z = _quantile(np.log1p(-self.confidence), np.inf)
+        widened = [
+            c * (_quantile(np.log1p(-self.confidence), df) / z) ** 2 for c, df in self._errors(pair)
+        ]
+        covariance = np.sum(widened, axis=0)
         interval = fieller(up, down, covariance, self.confidence) if down > 0 else None
         return Ratio(None if interval is None else up / down, interval)
+
+    def design_effect(self, after: int, before: int) -> float:
+        """The variance of a difference due to items, over that if no items belonged together.
+
+        Source: L. Kish, Survey Sampling (1965), section 8.2.
+        """
+        weights = self._weights(after, before)
+        return float(weights @ self.items @ weights / (weights @ self.independent @ weights))
+
+    def _estimate(self, weights: np.ndarray) -> tuple[float, float, list[tuple[float, float]]]:
+        """(value, half-width of its interval, its variances with their degrees of freedom)."""
+        variances = [(float(c[0, 0]), df) for c, df in self._errors(weights[None])]
+        half = _half_width(np.log1p(-self.confidence), variances)
+        return float(weights @ self.values), half, variances
 
     def _weights(self, after: int, before: int) -> np.ndarray:
         identity = np.eye(len(self.values))
         return identity[after] - identity[before]
 
-    def _from_seeds(self, weights: np.ndarray) -> float:
-        return max(0.0, float(weights @ self.seeds @ weights))
+    def _errors(self, contrasts: np.ndarray) -> list[Part]:
+        """The parts of the error of `contrasts`, [contrasts, conditions]."""
+        parts = [Part(contrasts @ c @ contrasts.T, df) for c, df in self.of_items]
+        if self.of_seeds is None:
+            return parts
+        # The estimate is a difference of two, and has no negative variance only when it is cut.
+        of_seeds = contrasts @ self.of_seeds.covariance @ contrasts.T
+        sizes, axes = np.linalg.eigh(of_seeds)
+        return [*parts, Part(axes * sizes.clip(min=0) @ axes.T, self.of_seeds.df)]
 
-    def _inflation(self) -> float:
-        """(t / z)²: corrects for a variance that is estimated from few seeds."""
-        if self.n_seeds == 1:
-            return 0.0
-        t = special.stdtrit(self.n_seeds - 1, (1 + self.confidence) / 2)
-        return float((t / _z(self.confidence)) ** 2)
 
-
-def paired_means(tasks: Sequence[np.ndarray], confidence: float) -> Means:
+def paired_means(
+    tasks: Sequence[np.ndarray],
+    confidence: float,
+    clusters: Sequence[np.ndarray | None] | None = None,
+) -> Means:
     """The unweighted mean over tasks of each condition's accuracy.
 
     `tasks` holds one array of 0/1 for each task, [conditions, seeds, items] or [conditions, 1,
-    items]; a condition without seeds is repeated along them. Variances (docs/statistics.md):
+    items]; a condition without seeds is repeated along them. `clusters` holds the number of each
+    item's cluster, [items], or None for a task of independent items. Variances
+    (docs/statistics.md):
 
-    items: the sample covariance of the items' means over seeds, divided by n. z² coin flips, spread
-        over the tasks, are added to its sum of squares, so that the variance is positive even if no
-        item differs. Source: A. Agresti, B. A. Coull, Am. Stat. 52 (1998) 119-126; for paired
-        differences D. G. Bonett, R. M. Price, J. Educ. Behav. Stat. 37 (2012) 479-488.
+    items: the sample covariance of the items' means over seeds, divided by n; of clusters, of the
+        sums over the items of each cluster. z² coin flips, spread over the tasks, are added to its
+        sum of squares, so that the variance is positive even if no item differs. Sources: A.
+        Agresti, B. A. Coull, Am. Stat. 52 (1998) 119-126; for paired differences D. G. Bonett, R.
+        M. Price, J. Educ. Behav. Stat. 37 (2012) 479-488; for clusters, with one degree of freedom
+        less than there are clusters, K.-Y. Liang, S. L. Zeger, Biometrika 73 (1986) 13-22.
     seeds: the variance of the seeds' means divided by their number, minus the part that the items
         explain (two-way analysis of variance with both factors random).
     """
     n_seeds, share = tasks[0].shape[1], 1 / len(tasks)
     conditions = tasks[0].shape[0]
-    items, explained = np.zeros((2, conditions, conditions))
-    for scores in tasks:
+    independent, explained = np.zeros((2, conditions, conditions))
+    parts = []
+    for scores, groups in zip(tasks, clusters or [None] * len(tasks), strict=True):
         n = scores.shape[2]
         of_items, of_seeds = scores.mean(axis=1), scores.mean(axis=2)
         mean = of_seeds.mean(axis=1)
         away = of_items - mean[:, None]
         coins = share * _z(confidence) ** 2 / 4 * np.eye(conditions)
-        items += (away @ away.T + coins) / (n * max(1, n - 1))
+        own = share**2 * (away @ away.T + coins) / (n * max(1, n - 1))
+        independent += own
+        if groups is not None:
+            summed, corrected = _by_cluster(away, groups)
+            together = share**2 * (summed @ summed.T * corrected + coins) / (n * max(1, n - 1))
+            parts.append(Part(together, max(1, summed.shape[-1] - 1)))
+        else:
+            parts.append(Part(own))
         if n_seeds > 1:
             rest = scores - of_items[:, None] - of_seeds[:, :, None] + mean[:, None, None]
+            corrected = 1.0
+            if groups is not None:
+                rest, corrected = _by_cluster(rest, groups)
             rest = rest.reshape(conditions, -1)
-            explained += rest @ rest.T / ((n_seeds - 1) * max(1, n - 1) * n_seeds * n)
+            within = (n_seeds - 1) * max(1, n - 1) * n_seeds * n
+            explained += corrected * (rest @ rest.T) / within
     of_seeds = share * sum(scores.mean(axis=2) for scores in tasks)
-    seeds = np.zeros((conditions, conditions))
+    seeds = None
     if n_seeds > 1:
-        seeds = np.cov(of_seeds) / n_seeds - share**2 * explained
-    return Means(of_seeds.mean(axis=1), share**2 * items, seeds, n_seeds, confidence)
+        seeds = Part(np.cov(of_seeds) / n_seeds - share**2 * explained, n_seeds - 1)
+    return Means(of_seeds.mean(axis=1), tuple(parts), independent, seeds, confidence)
+
+
+def _by_cluster(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, float]:
+    """(sums of `values` over the items of each cluster, on the last axis; a correction).
+
+    The correction turns the n / (n - 1) of n items into the G / (G - 1) of G clusters, and is 1 if
+    each item is a cluster.
+    """
+    names, index = np.unique(groups, return_inverse=True)
+    count, n = len(names), len(groups)
+    member = np.zeros((n, count))
+    member[np.arange(n), index] = 1
+    return values @ member, (count / max(1, count - 1)) / (n / max(1, n - 1))
+
+
+def clustered_wilson(right: np.ndarray, groups: np.ndarray, confidence: float) -> Interval:
+    """Wilson's interval for one accuracy whose items belong to clusters.
+
+    It is that of the effective number of items: n over the design effect, which is taken to be at
+    least 1, times (z / t)² with one degree of freedom less than there are clusters. Source: E. L.
+    Korn, B. I. Graubard, Surv. Methodol. 24 (1998) 193-201. If all items are right, or none is,
+    each cluster counts as one item.
+    """
+    n, p = len(right), float(np.mean(right))
+    summed, corrected = _by_cluster((right - p)[None], groups)
+    clusters, alone = summed.shape[1], p * (1 - p) * n
+    effect = max(1.0, float(corrected * (summed**2).sum() / alone)) if alone else n / clusters
+    z = _z(confidence)
+    t = _quantile(np.log1p(-confidence), max(1, clusters - 1))
+    effective = n / effect * (z / t) ** 2
+    middle = (p + z**2 / (2 * effective)) / (1 + z**2 / effective)
+    half = z * np.sqrt(p * (1 - p) / effective + z**2 / (4 * effective**2)) / (1 + z**2 / effective)
+    return Interval(max(0.0, float(middle - half)), min(1.0, float(middle + half)))
 
 
 def _z(confidence: float) -> float:
     return float(special.ndtri((1 + confidence) / 2))
 
 
-def _p(value: float, by_items: float, by_seeds: float, df: int) -> float:
+def _quantile(log_p: float, df: float) -> float:
+    """The two-sided quantile at the p value exp(log_p): of Student's t, or of the normal law."""
+    tail = np.exp(log_p) / 2
+    return float(-(special.ndtri(tail) if np.isinf(df) else special.stdtrit(df, tail)))
+
+
+def _half_width(log_p: float, variances: Sequence[tuple[float, float]]) -> float:
+    """The half-width of the interval of a sum of errors, each with (variance, df).
+
+    Source: W. G. Howe, J. Am. Stat. Assoc. 69 (1974) 789-794: the squared half-widths are added.
+    """
+    # hypot, because the square of a far quantile is more than the largest number
+    return float(np.hypot.reduce([np.sqrt(v) * _quantile(log_p, df) for v, df in variances]))
+
+
+def _p(value: float, variances: Sequence[tuple[float, float]]) -> float:
     """One minus the confidence level at which the interval of `difference` ends at zero."""
-    if by_seeds == 0:
-        return max(SMALLEST_P, float(2 * special.ndtr(-abs(value) / np.sqrt(by_items))))
+    variances = [(v, df) for v, df in variances if v]
+    if all(np.isinf(df) for _, df in variances):
+        error = np.sqrt(sum(v for v, _ in variances))
+        return max(SMALLEST_P, float(2 * special.ndtr(-abs(value) / error)))
 
     def excess(log_p: float) -> float:
-        tail = np.exp(log_p) / 2
-        z, t = special.ndtri(tail), special.stdtrit(df, tail)
-        return np.hypot(z * np.sqrt(by_items), t * np.sqrt(by_seeds)) - abs(value)
+        return _half_width(log_p, variances) - abs(value)
 
     smallest = np.log(SMALLEST_P)
     if excess(smallest) <= 0:

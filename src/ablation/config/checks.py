@@ -41,6 +41,7 @@ def find_problems(values: Mapping, folder: Path, pinned: bool) -> Iterator[Confi
     yield from _other_masks(values)
     yield from _too_few_examples(values)
     yield from _unshared(values)
+    yield from _records_of_others(values)
     yield from bridge.find_problems(values)
 
 
@@ -196,6 +197,19 @@ def _too_few_examples(values: Mapping) -> Iterator[ConfigProblem]:
                 (*path, "batch_examples"),
                 f"{batch} found, but of {records} records ({dotted(source)}) only {left} are "
                 "not held out, too few for one step; give fewer examples, or more records",
+            )
+
+
+def _records_of_others(values: Mapping) -> Iterator[ConfigProblem]:
+    """Families of records chosen where the records are not the micro-world's."""
+    if _at(values, "instructions") is None:
+        return
+    for path, (records,) in _trainings(values, "records").items():
+        if records is not None:
+            yield ConfigProblem(
+                (*path, "records"),
+                "families of the micro-world found, but `instructions` names other records; leave "
+                "one of both out",
             )
 
 

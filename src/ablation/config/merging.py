@@ -1,8 +1,8 @@
 """Merges configuration files, and records for each value where it was written (`file:line`).
 
 A file holds only the differences from the file that it `extends`. Mappings are merged key by key,
-except `recipes`, `tasks` and `seeds`, which replace the earlier value: a study runs its own
-recipes, never a mixture.
+except `recipes`, `tasks`, `seeds` and `records`, which replace the earlier value: a study runs its
+own recipes, never a mixture.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ablation.provenance.files import display_path
 
 DEFAULT = "default.yaml"  # the file that is extended if a file has no `extends`
 COMMAND_LINE = "--configfile/--config"  # the place of values that come from Snakemake
-REPLACED_WHOLE = ("recipes", "tasks", "seeds")
+REPLACED_WHOLE = ("recipes", "tasks", "seeds", "records")
 Key = tuple[str | int, ...]  # the path of a value: keys and list indices
 
 

@@ -25,9 +25,9 @@ from ablation.config.fields import (
     whole_micro_batches,
     without_repeats,
 )
-from ablation.config.world import MicroWorld
+from ablation.config.world import MicroWorld, Record, Weight, not_all_zero
 from ablation.data.benchmarks import data_sets
-from ablation.vocabulary.masks import MASKS
+from ablation.vocabulary.masks import CAUSAL, MASKS
 from ablation.vocabulary.metrics import METRICS
 from ablation.vocabulary.optimizers import OPTIMIZERS
 from ablation.vocabulary.recipes import NAME, RECIPES
@@ -169,10 +169,19 @@ class Training(Learning):
         gt=0,
         lt=1,
     )
+    records: dict[Record, Weight] | None = described_field(
+        "How often each family of the micro-world's records occurs among those of this recipe; "
+        "null takes the study's records, which `world.finetuning` or `instructions` names."
+    )
     stops: StopRules = described_field(
         "Rules that end a training before `max_steps`; such an end is a success, and its reason is "
         "recorded."
     )
+
+    @field_validator("records")
+    @classmethod
+    def _has_a_weight(cls, weights: dict[str, int] | None) -> dict[str, int] | None:
+        return weights if weights is None else not_all_zero(weights)
 
     _whole_micro_batches = field_validator("micro_batch_examples")(whole_micro_batches)
 
@@ -337,6 +346,22 @@ class Study(Strict):
     def recipe(self, name: str) -> dict:
         """A recipe as a plain mapping, with every key, as fingerprints hold it."""
         return self.recipes[name].model_dump()
+
+    @property
+    def controls(self) -> dict[str, str]:
+        """{recipe: its control}: trained under `causal`, and otherwise configured as the recipe.
+
+        Rules that end a training early may differ. Whether records and steps were equal in fact is
+        checked where scores are compared.
+        """
+
+        def training(name: str) -> dict:
+            return self.recipes[name].model_dump(exclude={"train_mask", "stops"})
+
+        causal = [name for name, recipe in self.recipes.items() if recipe.train_mask == CAUSAL]
+        ablated = [name for name in self.recipes if name not in causal]
+        equal = {name: [c for c in causal if training(c) == training(name)] for name in ablated}
+        return {name: found[0] for name, found in equal.items() if found}
 
     @property
     def pretrained_here(self) -> bool:

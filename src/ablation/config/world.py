@@ -36,7 +36,7 @@ class Finetuning(Strict):
     @field_validator("weights")
     @classmethod
     def _has_a_weight(cls, weights: dict[str, int]) -> dict[str, int]:
-        return _not_all_zero(weights)
+        return not_all_zero(weights)
 
 
 class Tokenizer(Strict):
@@ -130,7 +130,7 @@ class Pretrain(Strict):
     @field_validator("documents")
     @classmethod
     def _has_a_weight(cls, documents: dict[str, int]) -> dict[str, int]:
-        return _not_all_zero(documents)
+        return not_all_zero(documents)
 
     @field_validator("max_steps")
     @classmethod
@@ -173,7 +173,7 @@ class MicroWorld(Strict):
     _leaves_training = field_validator("dev_percent")(leaves_some("eval_percent"))
 
 
-def _not_all_zero(weights: dict[str, int]) -> dict[str, int]:
+def not_all_zero(weights: dict[str, int]) -> dict[str, int]:
     if not any(weights.values()):
         raise ValueError("one of them must be more than 0")
     return weights

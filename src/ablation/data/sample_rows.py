@@ -19,6 +19,7 @@ SAMPLE_COLUMNS = {
     "tokens": "int64",  # the number of scored tokens of the continuation
     "characters": "int64",  # of the choice without the delimiter before it, as lm_eval counts
     "bytes": "int64",
+    "cluster": "string",  # items of one cluster are no independent draws; by default, the doc_hash
     "truncated": "bool",  # whether the prompt was shortened from the left
     "mask": "string",
     "checkpoint": "string",  # the folder of the scored model's manifest

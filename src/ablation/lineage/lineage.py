@@ -5,21 +5,22 @@ Paths in manifests are relative to the folder in which Snakemake runs; `root` is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ablation.lineage.ledger import LEDGERS, ledger_attempts
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import (
+    TRAINING_FACTS,
     WEIGHT_SUFFIXES,
     StaleInput,
     load_manifest,
     verify_outputs,
 )
 from ablation.provenance.run_records import read_run_record, run_record_path
-from ablation.vocabulary.protocols import MACROS, tasks_by_macro
+from ablation.vocabulary.protocols import tasks_of_row
 
-FACTS = ("recipe", "seed", "mask", "train_leaks", "eval_leaks", "circumstances", "model_sha")
+FACTS = (*TRAINING_FACTS, "mask", "eval_leaks", "circumstances", "model_sha")
 
 
 def lineage(
@@ -103,7 +104,9 @@ def _samples(file: Path) -> dict:
     return {"file": file.name, "rows": rows.groupby("task").size().to_dict(), "items": items}
 
 
-def count_of(task: str, counts: Mapping[str, int]) -> int:
-    """The count of a task in {task: count}, or the sum over the tasks of a macro."""
-    names = tasks_by_macro(counts).get(task, []) if task in MACROS else [task]
-    return sum(counts.get(name, 0) for name in names)
+def count_of(task: str, counts: Mapping[str, int], families: Collection[str] = ()) -> int:
+    """The count of a task in {task: count}, or the sum over the tasks of a macro.
+
+    families: those of the finetuning records, for the macros of trained and of held-out tasks.
+    """
+    return sum(counts.get(name, 0) for name in tasks_of_row(task, counts, families))

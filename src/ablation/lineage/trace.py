@@ -1,7 +1,7 @@
 """Traces one cell of a table to its conditions, runs, data, code and cost.
 
-Every manifest and file on the way is hashed again, and the accuracies behind the cell are computed
-again from the sample rows.
+Every manifest and file on the way is hashed again, and every cell of the row is computed again from
+the sample rows.
 """
 
 from __future__ import annotations
@@ -9,20 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ablation.analysis.conditions import read_conditions
-from ablation.analysis.metrics import accuracies
 from ablation.analysis.published import PUBLISHED_SOURCE
 from ablation.analysis.recovery_columns import COLUMN
 from ablation.lineage.lineage import check_input, lineage, run_beside
+from ablation.lineage.recomputed import check_cells, mean_accuracies, read_roles
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import StaleInput, load_manifest, verify_outputs
 from ablation.provenance.run_records import sum_runs
 from ablation.provenance.tables import InvalidTable, read_table
 from ablation.vocabulary.catalogue import FIRST
 from ablation.vocabulary.masks import CAUSAL
-from ablation.vocabulary.protocols import ALL_SEEDS, metric_of
+from ablation.vocabulary.protocols import ALL_SEEDS
 
-LETTERS = {"baseline": "B", "ablated": "A", "after": "P"}
+LETTERS = {
+    "baseline": "B",
+    "ablated": "A",
+    "after": "P",
+    "control_causal": "C",
+    "control_ablated": "D",
+}
 ROLES = (*LETTERS, "after_against")  # the conditions of a row, in the order of the report
 # The stages of the tables whose columns are those of recovery.csv.
 TABLES_WITH_ROLES = {FIRST.tables[name].made_by for name in ("recovery", "published")}
@@ -50,6 +55,7 @@ def trace(
     known = COLUMN.get(column)
     roles, formula = (known.roles, known.formula) if known else (ROLES, None)
     chosen = {} if row.get("source") == PUBLISHED_SOURCE else _upstream(path, row, root)
+    _check_row(table.name, row, manifest, chosen, root)
     if manifest["fingerprint"]["stage"] in TABLES_WITH_ROLES:
         chosen = {p: role for p, role in chosen.items() if role is None or role in roles}
     recorded = {below: _recorded(path, below, root) for below in chosen}
@@ -75,7 +81,7 @@ def trace(
             "run": own["run"],
         },
         "conditions": conditions,
-        "accuracies": _recomputed(conditions, nodes, row, manifest, root),
+        "accuracies": _recomputed(conditions, row, manifest, root),
         "manifests": nodes,
         "totals": sum_runs([own, *nodes.values()]),
     }
@@ -181,7 +187,7 @@ def _recorded(path: str, below: str, root: Path) -> str:
 def _fits(manifest: Mapping, row: Mapping) -> bool:
     """Whether a row can be made from a result; a label that the row lacks fits every result."""
     recipe, mask, seed = (manifest.get(key) for key in ("recipe", "mask", "seed"))
-    recipes = {row[key] for key in ("recipe", "against") if key in row}
+    recipes = {row[key] for key in ("recipe", "against", "control") if row.get(key)}
     if not recipes and "model" in row:  # in samples.csv this is a recipe, or the base
         recipes = {row["model"]}
     if recipe is None and mask is None:  # data, or cells of a bridge
@@ -192,6 +198,7 @@ def _fits(manifest: Mapping, row: Mapping) -> bool:
     if recipe is None:
         return "mask" not in row or mask == row["mask"] or ("stage" not in row and mask == CAUSAL)
     same_mask = mask is None or row.get("mask", mask) == mask
+    same_mask |= mask == CAUSAL and recipe == row.get("control")  # C of the control
     return (
         same_mask
         and (not recipes or recipe in recipes)
@@ -205,7 +212,11 @@ def _role(manifest: Mapping, row: Mapping) -> str | None:
         return None
     if manifest.get("recipe") is None:
         return "baseline" if manifest["mask"] == CAUSAL else "ablated"
-    return "after" if manifest["recipe"] == row.get("recipe") else "after_against"
+    if manifest["recipe"] == row.get("recipe"):
+        return "after"
+    if manifest["recipe"] == row.get("control"):
+        return "control_causal" if manifest["mask"] == CAUSAL else "control_ablated"
+    return "after_against"
 
 
 def _code(manifest: Mapping) -> dict:
@@ -214,25 +225,38 @@ def _code(manifest: Mapping) -> dict:
 
 
 def _recomputed(
-    conditions: Mapping[str, list[str]], nodes: Mapping, row: Mapping, table: Mapping, root: Path
+    conditions: Mapping[str, list[str]], row: Mapping, made_by: Mapping, root: Path
 ) -> dict[str, float]:
     """{role: mean accuracy over its seeds} from the sample rows.
 
     Raises StaleInput if the table has another accuracy.
     """
-    metric, task = table["fingerprint"]["config"].get("metric"), row.get("task")
-    metric = metric or table["fingerprint"]["config"].get("named", {}).get("metric")
-    found = {}
-    for role, paths in conditions.items():
-        if not (metric and task and all("samples" in nodes[path] for path in paths)):
-            continue
-        read = read_conditions({str(root / p): load_manifest(root / p) for p in paths})
-        values = [accuracies(c.correct, c.truncated)[task][metric_of(task, metric)] for c in read]
-        found[role] = round(sum(values) / len(values), 9)
+    config = made_by["fingerprint"]["config"]
+    metric, task = config.get("metric") or config.get("named", {}).get("metric"), row.get("task")
+    scored = {role: paths for role, paths in conditions.items() if _are_scores(paths, root)}
+    if not (metric and task):
+        return {}
+    found = mean_accuracies(read_roles(scored, root), task, metric)
+    for role, value in found.items():
         written = row.get(role)
-        if role in LETTERS and written and abs(float(written) - found[role]) > 1e-8:
+        if role in LETTERS and written and abs(float(written) - value) > 1e-8:
             raise StaleInput(
-                f"{role} is {written} in the table, but its sample rows give {found[role]}: "
-                f"{', '.join(paths)}"
+                f"{role} is {written} in the table, but its sample rows give {value}: "
+                f"{', '.join(conditions[role])}"
             )
     return found
+
+
+def _are_scores(paths: Iterable[str], root: Path) -> bool:
+    """Whether these are manifests of sample rows of the first study."""
+    manifests = [load_manifest(root / path) for path in paths]
+    return all("samples.parquet" in m["outputs"] and "mask" in m for m in manifests)
+
+
+def _check_row(name: str, row: Mapping, made_by: Mapping, paths: Iterable[str], root: Path) -> None:
+    """Compute every cell of a row of the recovery stage again from the sample rows."""
+    if made_by["fingerprint"]["stage"] != FIRST.tables["recovery"].made_by:
+        return
+    scored = [path for path in paths if _are_scores([path], root)]
+    (conditions,) = read_roles({"all": scored}, root).values()
+    check_cells(name, row, made_by["fingerprint"]["config"], conditions)

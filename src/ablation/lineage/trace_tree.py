@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from rich.text import Text
 from rich.tree import Tree
@@ -28,20 +28,29 @@ def print_trace(found: Mapping) -> None:
     table = tree.add(f"{cell['table']}  by {made['manifest']}  code {made['code'][:12]}")
     table.add(_ran({"run": made["run"], "attempts": []}))
     printed: set[str] = set()
+    after = found["conditions"].get("after", [])
+    families = {family for path in after for family in nodes[path].get("families", ())}
     for role, paths in found["conditions"].items():
         name = f"{LETTERS.get(role, '')} {role}".strip()
         value = found["accuracies"].get(role)
         head = styled(name if value is None else f"{name} = {value}, from the sample rows", "bold")
         branch = tree.add(head)
         for path in paths:
-            _add(branch, path, nodes, cell["row"].get("task"), printed)
+            _add(branch, path, nodes, cell["row"].get("task"), families, printed)
     if not nodes:
         tree.add("a published number: resources/published/, docs/published.md")
     tree.add(_totals(found["totals"]))
     TextConsole().print(tree)
 
 
-def _add(branch: Tree, path: str, nodes: Mapping, task: str | None, printed: set[str]) -> None:
+def _add(
+    branch: Tree,
+    path: str,
+    nodes: Mapping,
+    task: str | None,
+    families: Collection[str],
+    printed: set[str],
+) -> None:
     """Add a manifest with its run and its inputs; a manifest that was printed gets one line."""
     node = nodes[path]
     name = " ".join(
@@ -62,7 +71,8 @@ def _add(branch: Tree, path: str, nodes: Mapping, task: str | None, printed: set
     inner = branch.add(f"{name}: {path}  sha256 {node['sha256'][:12]}")
     inner.add(_ran(node))
     if "samples" in node and task:
-        rows, items = (count_of(task, node["samples"][key]) for key in ("rows", "items"))
+        counts = (node["samples"][key] for key in ("rows", "items"))
+        rows, items = (count_of(task, count, families) for count in counts)
         inner.add(f"samples: {node['samples']['file']}, {rows:,} rows of {items:,} {task} items")
     packages = (f"{name} {version}" for name, version in node["packages"].items())
     inner.add(
@@ -78,7 +88,7 @@ def _add(branch: Tree, path: str, nodes: Mapping, task: str | None, printed: set
         + (f"; not here: {', '.join(gone)}" if gone else "")
     )
     for below in node["inputs"]:
-        _add(inner, below, nodes, task, printed)
+        _add(inner, below, nodes, task, families, printed)
 
 
 def _ran(node: Mapping) -> str:

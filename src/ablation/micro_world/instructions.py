@@ -19,13 +19,15 @@ _REQUESTS = (
 def finetuning_records(
     world: World, count: int, seed: int, weights: Mapping[str, float]
 ) -> list[dict[str, str]]:
-    """`count` Alpaca records {instruction, input, output} from training scenes.
+    """`count` Alpaca records {instruction, input, output, family} from training scenes.
 
-    `weights` are the relative frequencies of the tasks, and of `open`, an open-ended request.
+    `weights` are the relative frequencies of the families: the tasks, and `open`, an open-ended
+    request.
     """
     random = Random(f"finetuning {world.seed} {seed}")
     kinds = random.choices(list(weights), list(weights.values()), k=count)
-    return [open_record(random) if k == OPEN else record(world, k, random) for k in kinds]
+    records = (open_record(random) if k == OPEN else record(world, k, random) for k in kinds)
+    return [made | {"family": family} for made, family in zip(records, kinds, strict=True)]
 
 
 def open_record(random: Random) -> dict[str, str]:

@@ -42,9 +42,11 @@ def items(
 ) -> list[dict[str, Any]]:
     """Up to `count` distinct items of `task` from `split`.
 
-    An item is {query, choices, gold}. An item of micro_winogrande is {contexts, continuation,
-    gold}: the choice is a part of the context, and the rest of the sentence is scored (partial
-    evaluation).
+    An item is {query, choices, gold, family, cluster}. An item of micro_winogrande is {contexts,
+    continuation, gold, family, cluster}: the choice is a part of the context, and the rest of the
+    sentence is scored (partial evaluation). Items of one family ask the same kind of question; the
+    family is the name of the task. Items of one cluster have the same answer or the same fact, so a
+    model that knows it is right about many of them at once.
     """
     random = Random(f"items {world.seed} {seed} {task} {split}")
     made: dict[tuple, dict[str, Any]] = {}
@@ -60,6 +62,25 @@ def items(
 
 def item(world: World, scene: Scene, random: Random) -> dict[str, Any]:
     """The item that asks the question of `scene`; the order of its choices is random."""
+    return _question(world, scene, random) | {"family": scene.task, "cluster": cluster(scene)}
+
+
+def cluster(scene: Scene) -> str:
+    """What all items have in common that one piece of knowledge answers: a step, tool or fact."""
+    match scene:
+        case LogScene():
+            return str(scene.next_step(scene.asked))
+        case ToolScene():
+            return scene.tools[scene.asked]
+        case FactScene():
+            return f"{scene.animal} {scene.attribute}"
+        case PetScene():
+            return f"{scene.animals[scene.asked]} {scene.attribute}"
+        case RoleScene():
+            return role_reason(scene)
+
+
+def _question(world: World, scene: Scene, random: Random) -> dict[str, Any]:
     match scene:
         case LogScene():
             query = f"{log_text(scene)} Then {scene.people[scene.asked]}"

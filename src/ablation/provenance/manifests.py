@@ -26,6 +26,9 @@ from ablation.provenance.files import (
 
 # The folder in results/ with the files of the workflow that an RO-Crate contains; it is no study.
 WORKFLOW_COPY = "_workflow"
+# What the manifest of a checkpoint says of its training, and those of its scores repeat. records:
+# sha256 of the file of finetuning records. families: the families of these records.
+TRAINING_FACTS = ("recipe", "seed", "train_leaks", "steps", "records", "families")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 Manifest = dict[str, Any]

@@ -12,7 +12,15 @@ import pandas as pd
 from ablation.analysis.published import OWN_SOURCE
 from ablation.report.charts import FLIPS, seed_names, stars
 from ablation.report.html_tables import Marked, Section, html_page
-from ablation.report.recovery_columns import BACK, LEGEND, LOST, SIDE, Cell, warnings_of
+from ablation.report.recovery_columns import (
+    BACK,
+    LEGEND,
+    LOST,
+    SIDE,
+    Cell,
+    measured_losses,
+    warnings_of,
+)
 from ablation.vocabulary.masks import CAUSAL, MASKS
 from ablation.vocabulary.metrics import METRIC
 from ablation.vocabulary.protocols import ALL_SEEDS, MACROS
@@ -35,8 +43,7 @@ def recovery(recovery: pd.DataFrame) -> str:
         (recovery[macro & ~whole], "macro accuracy, each seed"),
     ):
         masked, causal = rows[rows["mask"] != CAUSAL], rows[rows["mask"] == CAUSAL]
-        # B and A do not depend on recipe and seed, so each mask and task has one line
-        lost = masked.drop_duplicates(["mask", "task"])
+        lost = measured_losses(masked)
         if "each seed" not in part:
             parts.append(Section(f"What was lost: {part}", _formatted(lost, LOST, "damage")))
         parts.append(Section(f"What came back: {part}", _formatted(masked, BACK, "gain")))

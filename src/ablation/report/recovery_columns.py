@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
+from ablation.vocabulary.protocols import HELD_OUT, PARTIAL_MACROS
+
 Cell = Callable[[pd.Series], str]  # from a row of recovery.csv to the text of a cell
 
 LEGEND = (
-    "B: base under causal. A: base under the mask. P: after finetuning, under the mask. All on the "
-    "same items.\nrecovered: (P - A) / (B - A). In brackets: intervals; how far to trust them: "
-    "docs/statistics.md.\ncriteria met: the study's thresholds on P / B and P - A.\n"
+    "B: base under causal. A: base under the mask. P: after finetuning, under the mask. C and D: the "
+    "control, finetuned\non the same records without the ablation, under causal and under the mask. "
+    "All on the same items.\nrecovered: (P - A) / (B - A), how near the model comes to the untrained "
+    "base. net recovered: (P - D) / (C - D),\nhow near it comes to the control. held out: the "
+    "finetuning records hold none of these tasks.\nIn brackets: intervals; how far to trust them: "
+    "docs/statistics.md. criteria met: the study's thresholds on P / B and P - A.\n"
     "leaks: train: the recipe was trained under a mask that shows each token its own target. eval: "
     "A and P are\nscored under such a mask: they say how much of the answer was seen, not what the "
     "model can do."
@@ -39,11 +44,12 @@ def _number(name: str) -> Cell:
 
 
 def _interval(name: str, decimals: int = 3) -> Cell:
-    """The value with its interval, signed; `not estimable`, or nothing, if there is none."""
+    """The value with its interval, signed; why there is none; or nothing if none is defined."""
 
     def text(row: pd.Series) -> str:
         if pd.isna(row[name]):
-            return "not estimable" if row.recovered_status == "not_estimable" else ""
+            status = row.get(f"{name}_status")
+            return "" if status is None or pd.isna(status) else str(status).replace("_", " ")
         value, low, high = (
             f"{row[c]:+.{decimals}f}" for c in (name, f"{name}_low", f"{name}_high")
         )
@@ -58,6 +64,17 @@ def _p(name: str) -> Cell:
         return "" if pd.isna(p) else "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
     return text
+
+
+def _task(row: pd.Series) -> str:
+    held_out = row.exposure == HELD_OUT and row.task not in PARTIAL_MACROS
+    return f"{row.task} (held out)" if held_out else str(row.task)
+
+
+def measured_losses(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row for each mask and task: B and A do not depend on recipe and seed."""
+    whole = rows[~rows.task.isin(PARTIAL_MACROS)]  # these have the tasks of one recipe
+    return whole.drop_duplicates(["mask", "task", "damage", "damage_p"])
 
 
 def _criteria(row: pd.Series) -> str:
@@ -78,19 +95,20 @@ LOST: Mapping[str, Cell] = {
 BACK: Mapping[str, Cell] = {
     "recipe": lambda row: row.recipe,
     "mask": lambda row: row["mask"],
-    "task": lambda row: row.task,
+    "task": _task,
     "leaks": _leaks,
     "P": _number("after"),
     "gain P - A": _interval("gain"),
     "p": _p("gain"),
     "recovered": _interval("recovered", decimals=2),
+    "net recovered": _interval("net_recovered", decimals=2),
     "P / B": _number("retention"),
     "criteria met": _criteria,
 }
 
 SIDE: Mapping[str, Cell] = {
     "recipe": lambda row: row.recipe,
-    "task": lambda row: row.task,
+    "task": _task,
     "leaks": _leaks,
     "B": _number("baseline"),
     "P": _number("after"),

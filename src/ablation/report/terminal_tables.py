@@ -14,12 +14,23 @@ from ablation.console.printable import printable
 from ablation.console.tables import TextConsole
 from ablation.provenance.manifests import load_manifest
 from ablation.provenance.tables import read_table
-from ablation.report.recovery_columns import BACK, LEGEND, LOST, SIDE, Cell, warnings_of
+from ablation.report.recovery_columns import (
+    BACK,
+    LEGEND,
+    LOST,
+    SIDE,
+    Cell,
+    measured_losses,
+    warnings_of,
+)
 from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.protocols import MACRO, MACROS
 
 # Columns that only a recovery table has together.
-RECOVERY = ("study", "recipe", "seed", "mask", "task", "comparable", "damage", "gain", "recovered")
+RECOVERY = (
+    *("study", "recipe", "seed", "mask", "task", "comparable", "exposure"),
+    *("damage", "gain", "recovered", "net_recovered"),
+)
 
 
 def print_recovery(file: str | Path, seed: str, task: str) -> int:
@@ -40,9 +51,7 @@ def print_recovery(file: str | Path, seed: str, task: str) -> int:
     console = TextConsole()
     study, masked = frame.study.iloc[0], rows[rows["mask"] != CAUSAL]
     causal = rows[rows["mask"] == CAUSAL]
-    # B and A do not depend on the recipe, so each mask has one line
-    lost = masked.drop_duplicates(["mask", "task", "damage", "damage_p"])
-    console.print(_table(f"{study}: what was lost", lost, LOST))
+    console.print(_table(f"{study}: what was lost", measured_losses(masked), LOST))
     console.print(_table(f"{study}: what came back (seed {seed})", masked, BACK))
     console.print(
         _table(f"{study}: side effect on ordinary, causal use (seed {seed})", causal, SIDE)

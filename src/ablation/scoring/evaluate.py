@@ -43,6 +43,9 @@ PROTOCOL_OPTIONS = {
     PUBLISHED_PROTOCOL: ProtocolOptions("bfloat16", 500),
 }
 LM_EVAL_KEYS = ("n-samples", "n-shot", "versions")
+# The fields of a document that name its cluster. HellaSwag's activities are one; PIQA, ARC and
+# WinoGrande have none.
+CLUSTER_FIELDS = ("cluster", "activity_label")
 UNFILTERED = ",none"  # the ending of a metric's name in lm_eval when no filter was applied
 
 
@@ -232,6 +235,7 @@ def _choice_rows(
             f"task {name}, doc {sample['doc_id']}: gold {gold} is no index of its "
             f"{len(choices)} choices"
         )
+    cluster = next((doc[name] for name in CLUSTER_FIELDS if name in doc), sample["doc_hash"])
     rows = []
     for index, choice in enumerate(choices):  # later requests belong to other metrics
         score = lm.scores[tuple(sample["arguments"][index])]
@@ -250,6 +254,7 @@ def _choice_rows(
                 "tokens": score.tokens,
                 "characters": len(choice),
                 "bytes": len(choice.encode()),
+                "cluster": cluster,
                 "truncated": score.truncated,
             }
         )

@@ -24,12 +24,14 @@ class Examples:
     train, heldout: the examples to train on, and those for evaluations.
     dropped: the number of records without an example.
     fingerprint: sha256 of the file of records.
+    families: the families of all records, sorted; empty if the records name none.
     """
 
     train: list[Example]
     heldout: list[Example]
     dropped: int
     fingerprint: str
+    families: list[str]
 
 
 def tokenize(
@@ -72,4 +74,5 @@ def read_examples(
             f"max_seq_len {max_seq_len}; more than {held} are needed to hold some out"
         )
     dropped = len(records) - len(examples)
-    return Examples(examples[held:], examples[:held], dropped, sha256_file(file))
+    families = sorted({record["family"] for record in records if "family" in record})
+    return Examples(examples[held:], examples[:held], dropped, sha256_file(file), families)

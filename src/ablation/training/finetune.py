@@ -237,6 +237,7 @@ def _summary(
         "heldout_examples": len(examples.heldout),
         "dropped_examples": examples.dropped,
         "data_fingerprint": examples.fingerprint,
+        "families": examples.families,
         "train_loss": sum(losses) / len(losses) if losses else None,
         "final_train_loss": losses[-1] if losses else None,
         **trainer.losses(),

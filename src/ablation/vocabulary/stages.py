@@ -56,6 +56,7 @@ _TABLE = [
     Stage("fetch_items", "base", "data", "fetch_items", rule="base_benchmarks"),
     Stage("generate_items", "base", "data", "generate_items", rule="base_benchmarks"),
     Stage("base_instructions", "base", "data", "instructions"),
+    Stage("recipe_instructions", "base", "data", "instructions"),
     Stage("fetch_instructions", "base", "data", "fetch_instructions", rule="base_instructions"),
     Stage(
         "generate_instructions", "base", "data", "generate_instructions", rule="base_instructions"

@@ -73,6 +73,17 @@ class StudyFingerprints(Fingerprints):
     def _base_instructions(self) -> Slice:
         return self._world("finetuning"), {}
 
+    def _recipe_instructions(self, recipe: str) -> Slice:
+        """As `_base_instructions`, with the families that the recipe chooses."""
+        config = self._world("finetuning")
+        config["world"]["finetuning"]["weights"] = self.study.recipes[recipe].records
+        return config, {}
+
+    def _records(self, recipe: str) -> Fingerprint:
+        if recipe in self.paths.own_records:
+            return self.of("recipe_instructions", recipe)
+        return self.of(self.instructions_stage)
+
     def _fetch_instructions(self) -> Slice:
         instructions = self.study.instructions
         assert instructions is not None
@@ -136,8 +147,8 @@ class StudyFingerprints(Fingerprints):
             "seed": int(seed),
             "hardware": self.study.hardware.affecting_results(),
         }
-        records = f"{self.paths.instructions}/manifest.json"
-        upstream = {self.paths.base: self.of("base"), records: self.of(self.instructions_stage)}
+        records = f"{self.paths.records_of(recipe)}/manifest.json"
+        upstream = {self.paths.base: self.of("base"), records: self._records(recipe)}
         return config, upstream
 
     _stage5_longrun = _stage3_finetune
@@ -213,6 +224,7 @@ class StudyFingerprints(Fingerprints):
             "metric": study.evaluation.metric,
             "statistics": study.statistics.model_dump(),
             "criteria": study.criteria.model_dump(),
+            "controls": study.controls,
             **self._rehearsal,
         }
         return config, self.measured

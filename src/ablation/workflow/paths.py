@@ -28,6 +28,7 @@ class Paths(TablePaths):
         self.items = f"{self.results}/base/items"
         self.benchmarks = f"{self.items}/benchmarks.manifest.json"
         self.instructions = f"{self.results}/base/instructions"
+        self.own_records = [name for name, r in study.recipes.items() if r.records is not None]
         self.pretrained = f"{self.results}/base/pretrained"
         self.random = f"{self.results}/base/random"
         self.baseline = f"{self.results}/stage1_baseline"
@@ -90,6 +91,12 @@ class Paths(TablePaths):
         """Folders of hub data sets, and the data that task files of the user name as theirs."""
         own = data_files(self.root / "config", self.study.evaluation.tasks)
         return [*own, *(f"{self.items}/{data}" for data in self.study.data_sets)]
+
+    def records_of(self, recipe: str) -> str:
+        """The folder of the records that a recipe is trained on."""
+        if recipe in self.own_records:
+            return f"{self.instructions}_of/{recipe}"
+        return self.instructions
 
     # ---- finetuned and scored -------------------------------------------------------------------
 

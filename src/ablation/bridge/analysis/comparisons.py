@@ -72,15 +72,6 @@ def trend(scores: Sequence[np.ndarray], ks: Sequence[int], confidence: float) ->
 
 
 def accuracy_interval(means: Means, condition: int) -> dict[str, float]:
-    """The interval of one accuracy over questions and seeds: {accuracy_low, accuracy_high}.
-
-    It is the interval of the difference between the accuracy and a constant zero.
-    """
-    zero = Means(
-        np.array([means.values[condition], 0.0]),
-        np.diag([means.items[condition, condition], 0.0]),
-        np.diag([means.seeds[condition, condition], 0.0]),
-        means.n_seeds,
-        means.confidence,
-    ).difference(0, 1)
-    return {"accuracy_low": max(0.0, zero.interval.low), "accuracy_high": zero.interval.high}
+    """The interval of one accuracy over questions and seeds: {accuracy_low, accuracy_high}."""
+    interval = means.accuracy(condition)
+    return {"accuracy_low": interval.low, "accuracy_high": interval.high}

@@ -1,0 +1,72 @@
+"""Computes the cells of a row again from the sample rows of its conditions."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+import pandas as pd
+
+from ablation.analysis.conditions import Condition, per_task_table, read_conditions
+from ablation.analysis.metrics import accuracies
+from ablation.analysis.recovery import CONTRAST_COLUMNS, study_tables, table
+from ablation.analysis.recovery_columns import RecoverySettings
+from ablation.provenance.manifests import StaleInput, load_manifest
+from ablation.vocabulary.protocols import metric_of, tasks_of_row
+
+
+def read_roles(roles: Mapping[str, Sequence[str]], root: Path) -> dict[str, list[Condition]]:
+    """The conditions of {role: paths of manifests with sample rows}."""
+    return {
+        role: read_conditions({str(root / path): load_manifest(root / path) for path in paths})
+        for role, paths in roles.items()
+    }
+
+
+def mean_accuracies(
+    roles: Mapping[str, Sequence[Condition]], task: str, metric: str
+) -> dict[str, float]:
+    """{role: accuracy in a task or macro, as the mean over the role's conditions}."""
+    families = frozenset().union(*(c.families for c in roles.get("after", ())))
+    found = {}
+    for role, conditions in roles.items():
+        scored = [accuracies(c.correct, c.truncated) for c in conditions]
+        names = tasks_of_row(task, conditions[0].correct[metric], families)
+        means = (mean(of_tasks[n][metric_of(n, metric)] for n in names) for of_tasks in scored)
+        found[role] = round(mean(means), 9)
+    return found
+
+
+def check_cells(
+    name: str, row: Mapping[str, str], config: Mapping, conditions: Sequence[Condition]
+) -> None:
+    """Compare the row of a table of the stage `recovery` with what `conditions` give.
+
+    name: the file's name. row: its cells as texts. config: the configuration in the fingerprint of
+    the table. Raises StaleInput with the first cells that differ.
+    """
+    settings = RecoverySettings.model_validate(config)
+    text = _tables(name, settings, conditions).to_csv(index=False)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    keys = [key for key in ("recipe", "against", "seed", "mask", "task", "stage") if key in rows[0]]
+    found = [again for again in rows if all(again[key] == row[key] for key in keys)]
+    if len(found) != 1:
+        raise StaleInput(f"{name}: the sample rows give no row {', '.join(row[k] for k in keys)}")
+    unlike = [cell for cell in found[0] if cell in row and row[cell] != found[0][cell]]
+    if unlike:
+        shown = "; ".join(f"{c} is {row[c] or 'empty'}, not {found[0][c]}" for c in unlike[:3])
+        more = f"; and {len(unlike) - 3} more cells" if len(unlike) > 3 else ""
+        raise StaleInput(f"{name} is not what its sample rows give: {shown}{more}")
+
+
+def _tables(name: str, settings: RecoverySettings, conditions: Sequence[Condition]) -> pd.DataFrame:
+    if name == "per_task.csv":
+        confidence = settings.statistics.confidence
+        return per_task_table(settings.study, conditions, settings.metric, confidence)
+    recovery, contrasts = study_tables(conditions, settings)
+    if name == "contrasts.csv":
+        return table(contrasts, CONTRAST_COLUMNS)
+    return table(recovery)
