@@ -44,10 +44,10 @@ def exposure(tasks: Iterable[str], families: Collection[str]) -> str:
 
 
 def tasks_by_exposure(tasks: Iterable[str], families: Collection[str]) -> dict[str, list[str]]:
-    """{partial macro: its tasks}; nothing if the finetuning records name no families."""
+    """{partial macro: its tasks}, for each macro over tasks of both kinds."""
     found: dict[str, list[str]] = {}
-    for macro, group in tasks_by_macro(tasks).items() if families else ():
-        for task in group:
+    for macro, group in tasks_by_macro(tasks).items():
+        for task in group if exposure(group, families) == MIXED else ():
             found.setdefault(f"{macro}_{exposure([task], families)}", []).append(task)
     return found
 
