@@ -10,17 +10,16 @@ from ablation.vocabulary.protocols import HELD_OUT, PARTIAL_MACROS
 
 Cell = Callable[[pd.Series], str]  # from a row of recovery.csv to the text of a cell
 
-LEGEND = (
-    "B: base under causal. A: base under the mask. P: after finetuning, under the mask. C, D: the "
-    "control, finetuned on\nthe same records without the ablation, under causal and under the mask. "
-    "All on the same items.\nrecovered: (P - A) / (B - A), how near the model comes to the base "
-    "without the ablation.\nnet recovered: (P - D) / (C - D), how near it comes to the control. held "
-    "out: the finetuning records hold none\nof these tasks. In brackets: intervals; how far to trust "
-    "them: docs/statistics.md.\ncriteria met: the study's thresholds on P / B and P - A.\n"
-    "leaks: train: the recipe was trained under a mask that shows each token its own target. eval: "
-    "A and P are\nscored under such a mask: they say how much of the answer was seen, not what the "
-    "model can do."
-)
+LEGEND = """\
+B: base under causal. A: base under the mask. P: after finetuning, under the mask. C and D: the
+control, finetuned on the same records without the ablation, under causal and under the mask.
+recovered: (P - A) / (B - A), how near the model comes to the base without the ablation.
+net recovered: (P - D) / (C - D), how near it comes to the control. All on the same items.
+held out: the finetuning records hold none of these tasks. In brackets: intervals; how far to trust
+them: docs/statistics.md. criteria met: the study's thresholds on P / B and P - A.
+leaks: train: the recipe was trained under a mask that shows each token its own target. eval: A and
+P are scored under such a mask: they say how much of the answer was seen, not what the model can do.\
+"""
 
 
 def warnings_of(rows: pd.DataFrame) -> list[str]:
