@@ -163,6 +163,13 @@ def machine():
         return platform.processor() or platform.machine()
 
 
+def write_between(name: str, text: str, file: Path) -> None:
+    """Replace what stands between the marks `name` of a Markdown file."""
+    before, _, rest = file.read_text("utf-8").partition(f"<!-- {name} -->\n")
+    after = rest.partition(f"<!-- /{name} -->")[2]
+    file.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}", "utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=1000)
@@ -180,10 +187,7 @@ def main() -> int:
     )
     print(text)
     if arguments.write:
-        before, _, rest = arguments.write.read_text().partition("<!-- coverage -->\n")
-        after = rest.partition("<!-- /coverage -->")[2]
-        marked = f"<!-- coverage -->\n{text}\n<!-- /coverage -->"
-        arguments.write.write_text(before + marked + after)
+        write_between("coverage", text, arguments.write)
     return 0
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
-from conftest import SEEDS
+from conftest import OWN_RECORDS, SEEDS
 
 from ablation.analysis.recovery_columns import COLUMNS
 
@@ -21,7 +21,7 @@ TASKS = [
     "micro_winogrande",
 ]
 LONG_RECIPES = ("5A",)
-RECIPES = ("3A", "3B", "3B-leaky", *LONG_RECIPES)
+RECIPES = ("3A", "3B", "3B-leaky", *OWN_RECORDS, *LONG_RECIPES)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_table_has_the_promised_shape(recovery):
     assert set(recovery.recipe) == set(RECIPES)
     assert set(recovery["mask"]) == {"causal", "prefill_bidir", "full_bidir"}
     assert set(recovery.seed) == {*SEEDS, "all"}
-    assert set(recovery.task) == {*TASKS, "macro"}
+    assert set(recovery.task) == {*TASKS, "macro", "macro_trained", "macro_held_out"}
     assert (recovery.comparable == "true").all() or set(recovery.comparable) == {True}
 
 
@@ -76,6 +76,36 @@ def test_causal_finetuning_gives_less_back(micro):
         contrasts, recipe="3B", against="3A", mask="prefill_bidir", seed="all", task="macro"
     )
     assert found.recovered_difference_low > 0
+
+
+def test_what_comes_back_comes_back_where_the_records_have_the_family(recovery):
+    for recipe in OWN_RECORDS:
+        trained, held_out = (
+            macro(recovery, recipe, "prefill_bidir").recovered
+            if recipe == "3B-open"
+            else row(
+                recovery,
+                recipe=recipe,
+                mask="prefill_bidir",
+                seed="all",
+                task=f"macro_{part}",
+            ).recovered
+            for part in ("trained", "held_out")
+        )
+        assert held_out < 0.4 and (recipe == "3B-open" or trained > held_out + 0.3)
+
+
+def test_net_recovery_is_against_the_control_of_equal_training(micro, recovery):
+    for recipe in RECIPES:
+        found = macro(recovery, recipe, "prefill_bidir")
+        if recipe in ("3B", "3B-leaky"):
+            assert found.control == "3A" and found.net_recovered_status == "estimable"
+            without, under = (macro(recovery, "3A", m).after for m in ("causal", "prefill_bidir"))
+            assert (found.control_causal, found.control_ablated) == (without, under)
+            net = (found.after - under) / (without - under)
+            assert found.net_recovered == pytest.approx(net, abs=1e-8)
+        else:
+            assert found.net_recovered_status == "no_control" and pd.isna(found.control)
 
 
 def test_the_leak_is_shown_and_labelled(recovery):
@@ -146,7 +176,7 @@ def test_every_number_is_backed_by_sample_rows(micro, recovery):
             found[recipe, seed, metrics["mask"], task] = accuracy
     assert len(found) == len(per_task) == (3 + len(RECIPES) * len(SEEDS) * 3) * (len(TASKS) + 1)
 
-    for row in recovery.to_dict("records"):
+    for row in recovery[~recovery.task.str.startswith("macro_")].to_dict("records"):
         mask, task = row["mask"], row["task"]
         seeds = SEEDS if row["seed"] == "all" else [row["seed"]]
         b, a = found["base", "-", "causal", task], found["base", "-", mask, task]

@@ -102,7 +102,7 @@ def test_without_weights_tables_live_on_and_a_need_for_them_is_told(clone, store
     shutil.rmtree(clone.folder / "results")
     shutil.rmtree(clone.folder / ".snakemake")
     said = clone.ablation("pull", str(store), "--no-weights").stdout
-    assert f"weights are not here: {4 * len(SEEDS)} files" in said
+    assert f"weights are not here: {len([*SHORT, *LONG]) * len(SEEDS)} files" in said
     assert clone.stale("all") == set()
     target = "results/micro/stage4_posteval/3B/seed31/causal/manifest.json"
     # the rest of the checkpoint came along, so no training is planned: the need is told by the job

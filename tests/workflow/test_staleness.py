@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 import pytest
 import yaml
-from conftest import SEEDS, Checkout, copy_of_the_repository, one_seed, shorten_stage_5
+from conftest import OWN_RECORDS, SEEDS, Checkout, copy_of_the_repository, one_seed, shorten_stage_5
 
 # the first of these tests runs the whole study, perhaps on cores that others use as well
 pytestmark = [pytest.mark.study, pytest.mark.timeout(1800)]
 
 TABLES = {"recovery", "recovery_named"}
 FIGURES = {f"figure_{name}" for name in ("accuracy", "recovery", "curves", "flips", "masks")}
-SHORT, LONG = ("3A", "3B", "3B-leaky"), ("5A",)
+SHORT, LONG = ("3A", "3B", "3B-leaky", *OWN_RECORDS), ("5A",)
 TRAINED = {f"stage3_finetune:{r}" for r in SHORT} | {f"stage5_longrun:{r}" for r in LONG}
 SCORED = {f"stage4_posteval:{r}" for r in SHORT} | {f"stage5_posteval:{r}" for r in LONG}
 SCORED |= {"stage4_metrics", "stage5_metrics"}  # computed from what was scored

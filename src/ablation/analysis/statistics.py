@@ -152,12 +152,14 @@ class Means:
         """
         pair = np.stack([self._weights(*numerator), self._weights(*denominator)])
         up, down = (float(v) for v in pair @ self.values)
-        z = _quantile(np.log1p(-self.confidence), np.inf)
+        if down <= 0:
+            return Ratio(None, None)
+        log_p = np.log1p(-self.confidence)
         widened = [
-            c * (_quantile(np.log1p(-self.confidence), df) / z) ** 2 for c, df in self._errors(pair)
+            c * (_quantile(log_p, df) / _quantile(log_p, np.inf)) ** 2
+            for c, df in self._errors(pair, pair[0] - up / down * pair[1])
         ]
-        covariance = np.sum(widened, axis=0)
-        interval = fieller(up, down, covariance, self.confidence) if down > 0 else None
+        interval = fieller(up, down, np.sum(widened, axis=0), self.confidence)
         return Ratio(None if interval is None else up / down, interval)
 
     def design_effect(self, after: int, before: int) -> float:
@@ -170,7 +172,7 @@ class Means:
 
     def _estimate(self, weights: np.ndarray) -> tuple[float, float, list[tuple[float, float]]]:
         """(value, half-width of its interval, its variances with their degrees of freedom)."""
-        variances = [(float(c[0, 0]), df) for c, df in self._errors(weights[None])]
+        variances = [(float(c[0, 0]), df) for c, df in self._errors(weights[None], weights)]
         half = _half_width(np.log1p(-self.confidence), variances)
         return float(weights @ self.values), half, variances
 
@@ -178,15 +180,22 @@ class Means:
         identity = np.eye(len(self.values))
         return identity[after] - identity[before]
 
-    def _errors(self, contrasts: np.ndarray) -> list[Part]:
-        """The parts of the error of `contrasts`, [contrasts, conditions]."""
-        parts = [Part(contrasts @ c @ contrasts.T, df) for c, df in self.of_items]
+    def _errors(self, contrasts: np.ndarray, weights: np.ndarray) -> list[Part]:
+        """The errors of `contrasts`, [contrasts, conditions], due to items and due to seeds.
+
+        The degrees of freedom of the tasks are pooled for the contrast `weights`. Source: B. L.
+        Welch, Biometrika 34 (1947) 28-35.
+        """
+        sizes = np.array([weights @ c @ weights for c, _ in self.of_items])
+        inverse = np.sum(sizes**2 / [df for _, df in self.of_items])
+        df = sizes.sum() ** 2 / inverse if inverse else np.inf
+        parts = [Part(contrasts @ self.items @ contrasts.T, df)]
         if self.of_seeds is None:
             return parts
         # The estimate is a difference of two, and has no negative variance only when it is cut.
         of_seeds = contrasts @ self.of_seeds.covariance @ contrasts.T
-        sizes, axes = np.linalg.eigh(of_seeds)
-        return [*parts, Part(axes * sizes.clip(min=0) @ axes.T, self.of_seeds.df)]
+        variances, axes = np.linalg.eigh(of_seeds)
+        return [*parts, Part(axes * variances.clip(min=0) @ axes.T, self.of_seeds.df)]
 
 
 def paired_means(

@@ -204,13 +204,13 @@ def _records_of_others(values: Mapping) -> Iterator[ConfigProblem]:
     """Families of records chosen where the records are not the micro-world's."""
     if _at(values, "instructions") is None:
         return
-    for path, (records,) in _trainings(values, "records").items():
-        if records is not None:
-            yield ConfigProblem(
-                (*path, "records"),
-                "families of the micro-world found, but `instructions` names other records; leave "
-                "one of both out",
-            )
+    chosen = [p for p, (records,) in _trainings(values, "records").items() if records is not None]
+    if chosen:
+        yield ConfigProblem(
+            (*chosen[0], "records"),
+            f"{', '.join(path[-1] for path in chosen)} choose families of the micro-world's "
+            "records, but `instructions` names other data: give the study `recipes` of its own",
+        )
 
 
 def _unshared(values: Mapping) -> Iterator[ConfigProblem]:

@@ -17,8 +17,8 @@ recovered: (P - A) / (B - A), how near the model comes to the base without the a
 net recovered: (P - D) / (C - D), how near it comes to the control. All on the same items.
 held out: the finetuning records hold none of these tasks. In brackets: intervals; how far to trust
 them: docs/statistics.md. criteria met: the study's thresholds on P / B and P - A.
-leaks: train: the recipe was trained under a mask that shows each token its own target. eval: A and
-P are scored under such a mask: they say how much of the answer was seen, not what the model can do.\
+leaks: train: the recipe was trained under a mask that shows each token its own target. eval: A, P
+are scored under such a mask: they say how much of the answer was seen, not what a model can do.\
 """
 
 

@@ -15,7 +15,9 @@ from ablation.analysis.metrics import (
 
 def rows_of_one_item():
     """Two equal choices: the first wins, and it is right."""
-    item = {"task": "a", "doc_id": 0, "doc_hash": "h", "gold": 0, "truncated": False}
+    item = {"task": "a", "doc_id": 0, "doc_hash": "h", "gold": 0, "truncated": False} | {
+        "cluster": "h"
+    }
     scored = [("loglikelihood", -1.0), ("loglikelihood_float32", -1.0)]
     lengths = dict.fromkeys(("tokens", "characters", "bytes"), 2)
     return pd.DataFrame([item | lengths | dict(scored) | {"choice": choice} for choice in (0, 1)])

@@ -10,6 +10,7 @@ import pytest
 from tests.support.refusals import ROOT, refusal
 
 # {what is wrong: (the file, what its message must hold: the key, its line, what to do)}
+OWN = "recipes: {3B: {train_mask: prefill_bidir}}"
 VALUES = {
     "unknown key": ("studdy: x", "studdy", ":1)", "did you mean `study`?"),
     "unknown inner key": ("hardware:\n  thread: 2", "hardware.thread", ":2)", "`hardware.threads`"),
@@ -275,15 +276,33 @@ VALUES = {
         "the dataset may change",
     ),
     "finetuning data without a pin": (
-        "instructions: {data: yahma/alpaca-cleaned, count: 99}",
+        f"instructions: {{data: yahma/alpaca-cleaned, count: 99}}\n{OWN}",
         "pins.yahma/alpaca-cleaned (",
         "`ablation pin FILE`",
     ),
+    "families of other records": (
+        f"instructions: {{data: a/b, count: 99}}\npins: {{a/b: '{'1' * 40}'}}",
+        "recipes.3B-open.records (",
+        "3B-open, 3B-no-hellaswag-piqa",
+        "`instructions` names other data",
+    ),
+    "records of an unknown family": (
+        "recipes: {3B-x: {train_mask: prefill_bidir, records: {opne: 1}}}",
+        "recipes.3B-x.records.opne (",
+        "did you mean `open`?",
+    ),
+    "no record of any family": (
+        "recipes: {3B-x: {train_mask: prefill_bidir, records: {open: 0}}}",
+        "3B-x.records (",
+    ),
     "number for a commit": (f"pins: {{a/b: {'1' * 40}}}", "pins.a/b (", "string"),
     "no repository": ("pins: {alpaca: null}", "pins.alpaca (", "pattern"),
-    "no repository of data": ("instructions: {data: alpaca, count: 99}", "instructions.data ("),
+    "no repository of data": (
+        f"instructions: {{data: alpaca, count: 99}}\n{OWN}",
+        "instructions.data (",
+    ),
     "fewer records than a step takes": (
-        f"instructions: {{data: a/b, count: 20}}\npins: {{a/b: '{'1' * 40}'}}",
+        f"instructions: {{data: a/b, count: 20}}\npins: {{a/b: '{'1' * 40}'}}\n{OWN}",
         "finetune.batch_examples (",
         "of 20 records (instructions.count) only 19",
     ),

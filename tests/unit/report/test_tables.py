@@ -23,6 +23,9 @@ ROW = {
     "retention": 0.9596,
     **{"recovered": 0.88, "recovered_low": 0.81, "recovered_high": 0.97},
     "recovered_status": "estimable",
+    "exposure": "held_out",
+    **{"net_recovered": 0.44, "net_recovered_low": 0.25, "net_recovered_high": 0.6},
+    "net_recovered_status": "estimable",
     "criteria_met": True,
 }
 CAUSAL = ROW | {"mask": "causal", "ablated": None, "damage": None, "recovered_status": None}

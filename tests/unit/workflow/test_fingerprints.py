@@ -17,7 +17,8 @@ DRAWN = {"figures accuracy", "figures recovery", "figures flips", "pages"}
 SCORED_BASE = {"stage1_baseline", "stage1_metrics", "stage2_ablation", "stage2_metrics"}
 
 
-SHORT, LONG = ("3A", "3B", "3B-leaky"), ("5A", "5B", "5C")
+FAMILIES = ("3B-open", "3B-no-hellaswag-piqa", "3B-no-challenge-winogrande")
+SHORT, LONG = ("3A", "3B", "3B-leaky", *FAMILIES), ("5A", "5B", "5C")
 ALONE = """
 base base_items bag_of_words mask_cells stage1_baseline stage1_metrics stage2_ablation
 stage2_metrics recovery published flips curves samples pages
