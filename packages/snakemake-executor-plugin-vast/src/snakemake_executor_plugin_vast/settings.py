@@ -16,8 +16,11 @@ from .market.selection import models_of
 
 ENVIRONMENT = "/opt/snakemake"
 # Debian's Python cannot put pip into a virtual environment, so the one of the image is used there.
+# The file image.pth adds the packages of a Python that is itself in a virtual environment.
 SETUP = """set -e
 python3 -m venv --system-site-packages --without-pip {environment}
+places='import site; print(*site.getsitepackages(), sep="\\n")'
+python3 -c "$places" > "$({environment}/bin/python -c "$places" | head -n 1)/image.pth"
 pip="{environment}/bin/python -m pip install -q"
 $pip snakemake=={version}
 for file in requirements.txt workflow/requirements.txt; do

@@ -5,6 +5,7 @@ import random
 import shutil
 import string
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import snakemake_executor_plugin_vast as plugin
 from snakemake_executor_plugin_vast.driver import machines
 from snakemake_executor_plugin_vast.machine import transport
 from snakemake_executor_plugin_vast.market import vast
-from snakemake_executor_plugin_vast.settings import ExecutorSettings, check_image
+from snakemake_executor_plugin_vast.settings import SETUP, ExecutorSettings, check_image
 from snakemake_interface_common.exceptions import WorkflowError
 from vast_support.stand_ins import ManualClock
 
@@ -164,6 +165,23 @@ exec env -i PATH={tmp_path}/none /bin/sh -c "$text"
     machine = transport.Transport(keys, "m", ("host", 22))
     assert machine.command("python3 --version") == "the image\n"
     keys.forget()
+
+
+def test_the_setup_uses_the_packages_of_an_image_whose_python_is_in_an_environment(tmp_path):
+    """A virtual environment made from another one does not see its packages, such as PyTorch."""
+    image, made = tmp_path / "main", tmp_path / "made"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", image], check=True)
+    (packages,) = image.glob("lib/python3*/site-packages")
+    (packages / "pip").mkdir()
+    (packages / "pip/__init__.py").touch()
+    (packages / "pip/__main__.py").write_text("import sys; print(*sys.argv[1:])\n")
+    setup = SETUP.format(environment=made, version="9.27.1")
+    environment = {"PATH": f"{image}/bin:/bin", "PIP_NO_INDEX": "1"}
+    done = subprocess.run(
+        ["sh", "-c", setup], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "install -q snakemake==9.27.1\n"), done.stderr
+    assert list(made.glob("lib/python3*/site-packages/image.pth"))
 
 
 # ---- the image -----------------------------------------------------------------------------------
