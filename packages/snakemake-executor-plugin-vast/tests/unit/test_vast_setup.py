@@ -42,7 +42,19 @@ def programs(tmp_path):
     """A function that writes shell scripts into a folder which is the PATH of a machine."""
     folder = tmp_path / "programs"
     folder.mkdir()
-    for name in ("sh", "bash", "cat", "grep", "mkdir", "rm", "touch", "base64", "gunzip", "gzip"):
+    for name in (
+        "sh",
+        "bash",
+        "cat",
+        "grep",
+        "mkdir",
+        "rm",
+        "touch",
+        "timeout",
+        "base64",
+        "gunzip",
+        "gzip",
+    ):
         (folder / name).symlink_to(shutil.which(name))
 
     def write(**scripts):
@@ -116,7 +128,7 @@ def test_an_image_with_rsync_calls_no_package_manager(tmp_path, programs):
 
 def test_apt_waits_for_its_lock_and_is_tried_again(tmp_path, programs):
     """On a machine that starts, another apt may hold the lock, and no name may resolve yet."""
-    for name in ("wc", "chmod", "timeout"):
+    for name in ("wc", "chmod"):
         programs().joinpath(name).symlink_to(shutil.which(name))
     folder = programs(nohup="", sleep="", **{"apt-get": apt_of(tmp_path, 2)})
     run(start_script(tmp_path / "w"), folder, tmp_path)
@@ -130,6 +142,7 @@ def test_an_apt_that_never_succeeds_is_given_up_and_the_machine_with_it(tmp_path
     """Else the driver would wait at the full price until the time for the setup is over."""
     bounded = 'echo "$3" > bound; shift 3; exec "$@"'
     over = "kill $PPID"  # where it would wait, the time is over
+    programs().joinpath("timeout").unlink()
     folder = programs(nohup="", sleep=over, timeout=bounded, **{"apt-get": "exit 100"})
     workdir = tmp_path / "w"
     run(start_script(workdir), folder, tmp_path)

@@ -20,7 +20,7 @@ from ..market.protocol import Offer, Requirements
 
 LONGEST_SCRIPT = 4048  # characters of a start script, by the documentation of Vast.ai
 # On a machine that starts, others may hold apt's locks, and the network may not be up.
-APT = "apt-get -q update && apt-get -qy -o DPkg::Lock::Timeout=60 install rsync"
+APT = "apt-get update -q; apt-get install -qy -oDPkg::Lock::Timeout=60 rsync; sleep 5"
 NO_RSYNC = "no-rsync"  # the file that says that this has failed
 
 
@@ -103,8 +103,7 @@ def start_script(site: Site, key: str, control: str, clock: Clock, grace: float)
         f"cat > deadman.py <<'END'\n{code}\nEND\n"
         f"nohup python3 deadman.py . {numbers} > /dev/null 2>&1 &\n"
         f"rm -f {NO_RSYNC}\n"
-        f"command -v rsync > /dev/null || timeout -k 9 300 "
-        f"sh -c 'until {APT}; do sleep 5; done' || touch {NO_RSYNC}\n"
+        f"timeout -k 9 300 sh -c 'until command -v rsync; do {APT}; done' || touch {NO_RSYNC}\n"
     )
     if len(script) > LONGEST_SCRIPT:
         packed = base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
