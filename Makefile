@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo demo-bridge report test test-study test-report test-bridge test-faults test-slurm test-plugins lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo demo-bridge report test test-study test-report test-bridge test-faults test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -61,6 +61,9 @@ test-plugins: $(VENV)/.ready-dev  # test each plugin without ablation and with S
 	$(BIN)/python -m pytest -m e2e packages/snakemake-logger-plugin-live \
 	  packages/snakemake-report-plugin-runcrate $(VAST)/tests/e2e/test_kit.py $(VAST)/tests/e2e/test_foreign.py
 
+test-image: $(VENV)/.ready-dev  # run the steps of the Dockerfile in a copy of this machine, without Docker (as root; needs a package registry)
+	$(BIN)/python -m pytest -m e2e tests/workflow/test_image.py
+
 lint: $(VENV)/.ready-dev  # run the checks that .ci/run has in addition to the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -98,28 +101,34 @@ bench-gpu: $(VENV)/.ready  # measure scoring and training of a 3.4 B model on th
 coverage: $(VENV)/.ready  # measure the coverage of the intervals and write it to docs/statistics.md
 	$(BIN)/python benchmarks/coverage.py --write docs/statistics.md
 
-# `sys_platform == 'none'` excludes torch and its CUDA packages, so CPU and CUDA machines share one
-# lock file. roc-validator requires an older rich only for the colours of its command line, and
-# botocore an older python-dateutil whose functions have not changed (packages/snakemake-executor-plugin-vast/tests/e2e/test_state_bucket.py).
-lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv)
+# `sys_platform == 'none'` excludes torch and its CUDA packages, which have lock files of their own: a
+# machine installs one build of torch or the other. No package registry has the CPU build, so its hash
+# is that of the wheel that pip finds here. roc-validator requires an older rich only for the colours of
+# its command line, and botocore an older python-dateutil whose functions have not changed
+# (packages/snakemake-executor-plugin-vast/tests/e2e/test_state_bucket.py).
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-header --no-annotate
+LOCKED  = requirements.txt requirements-torch.txt requirements-torch-cpu.txt
+lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv, and the CPU build of torch where pip looks)
 	echo "torch ; sys_platform == 'none'" > $(VENV)/no-torch.txt
-	uv pip compile --quiet requirements.in --override $(VENV)/no-torch.txt --no-emit-package torch \
-	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements.txt
+	$(COMPILE) requirements.in --override $(VENV)/no-torch.txt --no-emit-package torch -o requirements.txt
+	$(COMPILE) requirements-torch.in -c requirements.txt -o requirements-torch.txt \
+	  $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package \1/p' requirements.txt)
 	printf 'rich\npython-dateutil\n' > $(VENV)/any.txt
-	uv pip compile --quiet requirements-dev.in --override $(VENV)/any.txt \
-	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements-dev.txt
-	$(BIN)/python tools/conda_environment.py > environment.yml
+	$(COMPILE) requirements-dev.in --override $(VENV)/any.txt -o requirements-dev.txt
+	rm -rf $(VENV)/cpu && $(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/cpu \
+	  $$(sed -n 's/^torch==[0-9.]*/&+cpu/p' requirements-torch.in)
+	{ sed -n 's/^torch==[0-9.]*/&+cpu \\/p' requirements-torch.in; \
+	  $(BIN)/python -m pip hash $(VENV)/cpu/*.whl | sed -n 's/^--hash/    &/p'; } > requirements-torch-cpu.txt
+	sed -i "s/^# lock.*/# lock $$(cat $(LOCKED) | sha256sum | cut -c 1-64)/" environment.post-deploy.sh
 
 clean:  # remove results and logs, keep the environment
 	rm -rf results logs state .snakemake
 
-$(VENV)/.ready: requirements-torch.txt requirements.txt pyproject.toml $(wildcard packages/*/pyproject.toml)
+$(VENV)/.ready: requirements.txt requirements-torch.txt requirements-torch-cpu.txt tools/install.sh pyproject.toml $(wildcard packages/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python >= 3.11 is needed, {sys.version.split()[0]} found: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -r requirements-torch.txt
-	$(PIP) --no-deps --require-hashes -r requirements.txt
-	for package in packages/*/; do $(PIP) --no-deps --no-build-isolation --editable $$package || exit 1; done
-	$(PIP) --no-deps --no-build-isolation --editable .
+	sh tools/install.sh $(BIN)/python --quiet --quiet
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt

@@ -111,6 +111,7 @@ def fetch(repository: str, kind: str, commit: str, files: Files) -> Path:
     return folder
 
 
+# Not huggingface_hub's verify_repo_checksums, which reads the hashes from the hub: not offline.
 def verify(folder: Path, files: Files) -> None:
     """Raise HubError, which names the file, unless each file has the size and hash on the hub."""
     for name, entry in files.items():

@@ -27,9 +27,9 @@ from snakemake_report_plugin_runcrate.hooks import (
 HOME = "results"
 LEDGER = "ledger/{study}.jsonl"
 COPIED = (  # what the results were made with, and what explains them
-    "Snakefile", "rules", "workflow", "src", "packages", "config", "resources", "environment.yml",
-    "pyproject.toml", "requirements-torch.txt", "requirements.txt", "README.md", "LICENSE",
-    "CITATION.cff",
+    "Snakefile", "rules", "workflow", "src", "packages", "config", "resources", "tools",
+    "environment.yml", "environment.post-deploy.sh", "pyproject.toml", "requirements.txt",
+    "requirements-torch.txt", "requirements-torch-cpu.txt", "README.md", "LICENSE", "CITATION.cff",
 )  # fmt: skip
 
 

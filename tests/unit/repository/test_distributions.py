@@ -1,4 +1,4 @@
-"""Promises of distributions: environment.yml, versions, changelogs, continuous integration."""
+"""Promises of distributions: versions, changelogs, continuous integration."""
 
 import re
 import tomllib
@@ -24,42 +24,6 @@ def released(folder):
     """{version: date or None} of a changelog in the form of Keep a Changelog."""
     heads = re.findall(r"^## \[(.+?)\](?: - (\S+))?$", (folder / "CHANGELOG.md").read_text(), re.M)
     return {version: date.fromisoformat(day) if day else None for version, day in heads}
-
-
-def as_pip_reads(lines, folder):
-    """The requirements that pip parses from these lines of a requirements file."""
-    from pip._internal.network.session import PipSession
-    from pip._internal.req.constructors import install_req_from_parsed_requirement
-    from pip._internal.req.req_file import parse_requirements
-
-    file = folder / "condaenv.requirements.txt"
-    file.write_text("\n".join(lines))
-    parsed = parse_requirements(str(file), session=PipSession())
-    return [install_req_from_parsed_requirement(line) for line in parsed]
-
-
-def test_pip_can_read_every_line_of_environment_yml(tmp_path, monkeypatch):
-    """conda calls pip in the folder of environment.yml, so relative paths start there."""
-    described = yaml.safe_load((ROOT / "environment.yml").read_text())
-    (lines,) = [entry["pip"] for entry in described["dependencies"] if isinstance(entry, dict)]
-    monkeypatch.chdir(ROOT)
-    found = as_pip_reads(lines, tmp_path)
-    assert len(found) == len(lines)
-
-    editable = [Path(one.local_file_path).resolve() for one in found if one.editable]
-    assert editable == [*PLUGINS, ROOT]
-    pinned = {one.req.name: one for one in found if not one.editable}
-    assert {"torch", "snakemake", "transformers"} <= set(pinned)
-    assert all(one.is_pinned for one in pinned.values())
-
-
-@pytest.mark.parametrize("line", ["--no-deps --editable .", "-e ./no/such/folder", "x = 1"])
-def test_pip_refuses_a_line_that_it_cannot_install(line, tmp_path, monkeypatch):
-    from pip._internal.exceptions import PipError
-
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(PipError):
-        as_pip_reads([line], tmp_path)
 
 
 def test_every_dependency_of_the_distributions_is_pinned_or_in_this_repository():

@@ -41,6 +41,7 @@ from .money.permission import Permission
 from .settings import (
     ExecutorSettings,
     check,
+    check_image,
     default_requirements,
     search_rules,
     setup_commands,
@@ -149,6 +150,7 @@ class Executor(RemoteExecutor):
         """The pool, made for the first job that needs a machine: before it no key is needed."""
         if self.pool is None:
             check_programs()
+            check_image(self.settings.image, self.workdir)
             files = [Path(file) for file in self.workflow.overwrite_configfiles]
             hooks = Hooks(Workflow(self.workdir, self.workflow.config, files))
             market = find_market(self.settings.market).connect(

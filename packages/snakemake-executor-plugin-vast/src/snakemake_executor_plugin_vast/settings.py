@@ -1,8 +1,10 @@
 """The settings of `--executor vast`; each is the option `--vast-NAME` on the command line."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
@@ -14,8 +16,11 @@ from .market.selection import models_of
 
 ENVIRONMENT = "/opt/snakemake"
 # Debian's Python cannot put pip into a virtual environment, so the one of the image is used there.
+# The file image.pth adds the packages of a Python that is itself in a virtual environment.
 SETUP = """set -e
 python3 -m venv --system-site-packages --without-pip {environment}
+places='import site; print(*site.getsitepackages(), sep="\\n")'
+python3 -c "$places" > "$({environment}/bin/python -c "$places" | head -n 1)/image.pth"
 pip="{environment}/bin/python -m pip install -q"
 $pip snakemake=={version}
 for file in requirements.txt workflow/requirements.txt; do
@@ -135,6 +140,21 @@ def check(chosen: ExecutorSettings) -> None:
         problems.append(str(error))
     if problems:
         raise WorkflowError("\n".join(problems))
+
+
+def check_image(image: str, workdir: Path) -> None:
+    """Raise WorkflowError if the tag of `image` names another PyTorch than a requirements file."""
+    tagged = re.search(r"torch[:-](\d+(?:\.\d+)+)", image)
+    files = [*sorted(workdir.glob("requirements*.txt")), workdir / "workflow/requirements.txt"]
+    for file in files if tagged else ():
+        text = file.read_text("utf-8") if file.is_file() else ""
+        pinned = re.search(r"^torch==(\d+(?:\.\d+)+)", text, re.M)
+        if tagged and pinned and tagged[1] != pinned[1]:
+            raise WorkflowError(
+                f"--vast-image: {image} has PyTorch {tagged[1]}, but {file.relative_to(workdir)} "
+                f"pins {pinned[1]}; nothing was rented. Choose an image with PyTorch {pinned[1]}, "
+                "or change the pin"
+            )
 
 
 def setup_commands(chosen: ExecutorSettings, of_hook: str | None = None) -> tuple[str, ...]:

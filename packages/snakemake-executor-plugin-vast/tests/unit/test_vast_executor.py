@@ -6,13 +6,12 @@ import re
 import shutil
 import subprocess
 import threading
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import snakemake_executor_plugin_vast as plugin
 from snakemake_executor_plugin_vast import command, settings
-from snakemake_executor_plugin_vast.driver import machines, rental, runs, work
+from snakemake_executor_plugin_vast.driver import rental, runs, work
 from snakemake_executor_plugin_vast.driver.keeper import Keeper
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.hooks import NotAllowed
@@ -109,46 +108,6 @@ def test_nobody_is_asked_for_money_while_the_market_refuses_the_key(fake):
     request = executor._request(vast.Vast("wrong-key-wrong-key", fake.url, ManualClock()))
     with pytest.raises(NotAllowed, match="Nothing was rented: .*\n.*Check VAST_API_KEY"):
         request.offers()
-
-
-# ---- what the machine gets -----------------------------------------------------------------------
-
-
-def site(**facts):
-    given = {"workdir": "/data/a study", "image": "i", "setup": (), "activate": "", "smoke": ""}
-    return machines.Site(**given, sources=list, silent=1800, later=7200, longest=86400, **facts)
-
-
-@pytest.mark.parametrize("before", ["", "ssh-rsa OTHER", "ssh-rsa OTHER\n"])
-def test_the_start_script_adds_the_key_on_a_line_of_its_own(tmp_path, before):
-    """The service may leave authorized_keys without a newline at its end."""
-    script = machines.start_script(
-        replace(site(), workdir=str(tmp_path / "w")),
-        "ssh-ed25519 OURS",
-        "pass",
-        ManualClock(),
-        30.0,
-    )
-    lines = script.partition("cat >")[0]
-    (tmp_path / ".ssh").mkdir()
-    (tmp_path / ".ssh/authorized_keys").write_text(before)
-    for _ in range(2):  # a machine runs it at each start
-        environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-        subprocess.run(["bash", "-c", lines], check=True, env=environment)
-    keys = (tmp_path / ".ssh/authorized_keys").read_text().split("\n")
-    assert [key for key in keys if key] == [*before.splitlines(), "ssh-ed25519 OURS"]
-
-
-def test_the_start_script_is_short_and_a_shell_and_python_understand_it():
-    key, control = "ssh-ed25519 " + "A" * 68, vast.Vast("k").machine_control
-    text = machines.start_script(site(), key, control, ManualClock(), 30.0)
-    assert len(text) <= 4048 and key in text
-    checked = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True)
-    assert checked.returncode == 0, checked.stderr
-    modules = re.findall(r"cat > (\w+)\.py <<'END'\n(.*?)END\n", text, re.S)
-    assert [name for name, _ in modules] == ["machine_control", "deadman"]
-    for name, code in modules:
-        compile(code, name, "exec")
 
 
 # ---- files ---------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 The market is one in memory, so these tests also show that any market will do.
 """
 
+import random
+import string
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -163,6 +165,19 @@ def test_a_key_that_may_not_rent_is_refused_once(renting, fake, tmp_path):
     with pytest.raises(rental.NothingToRent, match="Check VAST_API_KEY"):
         renting(market).rent(STEADY, 1)
     assert len(fake.calls("create")) == 1 and ends(tmp_path) == ["refused: never rented"]
+
+
+def test_a_folder_whose_start_script_is_too_long_is_refused_before_an_order(renting, tmp_path):
+    """Vast would refuse each order, one offer after the other."""
+    market = MemoryMarket([offer(1), offer(2)])
+    renter = renting(market)
+    drawn = random.Random(1).choices(string.ascii_letters + string.digits, k=3900)
+    renter.site = replace(SITE, workdir="/" + "".join(drawn))
+    with pytest.raises(
+        rental.NothingToRent, match="at most 4048 were expected; nothing was rented"
+    ):
+        renter.rent(STEADY, 1)
+    assert not market.created and not books.read(tmp_path / "ledger.jsonl")
 
 
 def test_nothing_is_asked_for_that_could_go_over_the_budget(renting):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import gzip
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +14,14 @@ from typing import Any
 
 from ..clock import Clock
 from ..machine import deadman
-from ..machine.transport import Transport, Unreachable
+from ..machine.transport import PYTHONS, Transport, Unreachable
 from ..market import selection
 from ..market.protocol import Offer, Requirements
+
+LONGEST_SCRIPT = 4048  # characters of a start script, by the documentation of Vast.ai
+# On a machine that starts, others may hold apt's locks, and the network may not be up.
+APT = "apt-get update -q; apt-get install -qy -oDPkg::Lock::Timeout=60 rsync; sleep 5"
+NO_RSYNC = "no-rsync"  # the file that says that this has failed
 
 
 @dataclass(frozen=True)
@@ -80,22 +87,41 @@ class Machine:
 def start_script(site: Site, key: str, control: str, clock: Clock, grace: float) -> str:
     """The start script: the ssh key, and the dead-man switch with the market's `control` module.
 
-    It has no secrets, and stays below 4048 characters, the limit of Vast.ai.
+    It has no secrets. Raises ValueError if it would be too long even when it is packed.
     """
     code = compact(Path(deadman.__file__).read_text())
     folder = shlex.quote(site.folder)
     tick = max(0.5, clock.real(min(60.0, site.silent / 10)))
     times = [clock.real(t) for t in (site.silent, grace, site.later, site.longest)]
     numbers = " ".join(f"{t:.1f}" for t in [*times, tick])
-    return (
+    script = (
+        f"export PATH=$PATH:{PYTHONS}\n"
         f"mkdir -p {folder} ~/.ssh && cd {folder} && touch ~/.no_auto_tmux lease\n"
         # On a line of its own, since the file may lack a newline at its end.
         f"grep -qsF '{key}' ~/.ssh/authorized_keys || echo '\n{key}' >> ~/.ssh/authorized_keys\n"
         f"cat > machine_control.py <<'END'\n{compact(control)}\nEND\n"
         f"cat > deadman.py <<'END'\n{code}\nEND\n"
         f"nohup python3 deadman.py . {numbers} > /dev/null 2>&1 &\n"
-        "command -v rsync > /dev/null || (apt-get update -q && apt-get install -qy rsync)\n"
+        f"rm -f {NO_RSYNC}\n"
+        f"timeout -k 9 300 sh -c 'until command -v rsync; do {APT}; done' || touch {NO_RSYNC}\n"
     )
+    if len(script) > LONGEST_SCRIPT:
+        packed = base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
+        script = f'eval "$(echo {packed} | base64 -d | gunzip)"\n'
+    if len(script) > LONGEST_SCRIPT:
+        raise ValueError(
+            f"{site.workdir}: the start script of a machine has {len(script)} characters, at most "
+            f"{LONGEST_SCRIPT} were expected; nothing was rented. Start Snakemake in a folder with "
+            "a shorter path"
+        )
+    return script
+
+
+def rsync_installed(folder: str) -> str:
+    """The shell command that waits for rsync, until the start script has given it up."""
+    given_up = f"[ -e {shlex.quote(folder)}/{NO_RSYNC} ]"
+    fail = "{ echo apt-get could not install rsync >&2; exit 1; }"
+    return f"until command -v rsync > /dev/null; do ! {given_up} || {fail}; sleep 1; done"
 
 
 def compact(source: str) -> str:

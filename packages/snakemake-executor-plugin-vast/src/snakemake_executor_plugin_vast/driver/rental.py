@@ -28,7 +28,7 @@ from ..market.protocol import (
 )
 from ..money import ledger as books
 from .keeper import EVERY, Keeper
-from .machines import Machine, Site, start_script
+from .machines import Machine, Site, rsync_installed, start_script
 from .watch import Limits
 
 BOOTS = 6  # machines that may fail to start for one job
@@ -141,9 +141,11 @@ class Renter:
         label = f"{self.keeper.prefix}{slot}-{self._slots}"
         price = selection.hourly(offer, requirements, self.rules)
         seconds = requirements.seconds + self.limits.boot + self.limits.setup
-        script = start_script(
-            self.site, self.keys.public, self.market.machine_control, self.clock, self.limits.grace
-        )
+        key, control = self.keys.public, self.market.machine_control
+        try:
+            script = start_script(self.site, key, control, self.clock, self.limits.grace)
+        except ValueError as error:
+            raise NothingToRent(str(error)) from None
         bid = selection.bid(offer, requirements, self.rules)
         order = Order(label, self.site.image, requirements.disk_gb, script, bid)
         with self._budget_lock:
@@ -245,7 +247,7 @@ class Renter:
         patience = max(30.0, self.clock.real(self.limits.setup))
         try:
             connection.install(site.folder)
-            connection.command("until command -v rsync > /dev/null; do sleep 1; done", "", patience)
+            connection.command(rsync_installed(site.folder), "", patience)
             connection.push([f"{site.workdir}/{name}" for name in site.sources()])
             for command in site.setup:
                 connection.command(f"{folder} && {{ {command}\n}}", "", patience)

@@ -24,6 +24,8 @@ from .process import Excess, Progress
 
 # ssh and rsync would read other text as options or as a daemon's address.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+# Images have their Python in these folders, and put them on a PATH that logins do not get.
+PYTHONS = "/venv/main/bin:/opt/conda/bin"
 # Flags for what comes home: no links, no devices, and no file that runs with its owner's rights.
 INCOMING = ("-rp", "--chmod=u+rwX,ug-s")
 
@@ -130,6 +132,7 @@ class Transport:
     def command(self, text: str, data: str | bytes = "", timeout: float | None = None) -> str:
         """Run a shell command on the machine; what it prints. `data` is its standard input."""
         data = data.encode() if isinstance(data, str) else data
+        text = f"export PATH={PYTHONS}:$PATH; {text}"
         done = self._run([*self._ssh, "--", self._host, text], data, timeout or self.timeout)
         output = done.stdout.decode(errors="replace")
         if done.returncode == 255:
