@@ -1,5 +1,6 @@
 """`make smoke-vast` against the fake: it asks, records, says what it paid and leaves no machine."""
 
+import contextlib
 import json
 import os
 import re
@@ -39,10 +40,13 @@ class Terminal:
         if answer is not None:
             os.write(self.screen, f"{answer}\n".encode())
 
-    def until(self, words: str) -> str:
+    def until(self, words: str) -> None:
         while words not in self.said:
-            self.text += os.read(self.screen, 1 << 16)  # EIO at its end
-        return self.said
+            self.read()
+
+    def read(self) -> None:
+        """Read what is on the screen. Raises OSError once the command has ended."""
+        self.text += os.read(self.screen, 1 << 16)
 
     @property
     def said(self) -> str:
@@ -50,10 +54,10 @@ class Terminal:
 
     def ends(self) -> int:
         """Its exit code; what it still prints is in `said`."""
-        try:
-            self.until("\0")
-        except OSError:
-            return self.process.wait(PATIENCE)
+        with contextlib.suppress(OSError):
+            while True:
+                self.read()
+        return self.process.wait(PATIENCE)
 
     def rented(self):
         """The machine, once it runs."""
@@ -91,6 +95,14 @@ def test_an_answer_that_differs_is_told(fake, tmp_path):
     terminal = Terminal(fake, tmp_path)
     assert terminal.ends() == 1 and not fake.instances
     assert "ports: a list, an object was expected" in terminal.said
+
+
+def test_a_contract_that_is_dearer_than_its_offer_ends_at_once(fake, tmp_path):
+    fake.fault("create", dearer=2.0)
+    terminal = Terminal(fake, tmp_path)
+    assert terminal.ends() == 1 and not fake.instances and not fake.calls("state")
+    [paid] = re.findall(r"At most \$([\d.]+) was paid", terminal.said)
+    assert "and its offer said" in terminal.said and fake.spent <= float(paid)
 
 
 @pytest.mark.parametrize("answer", ["n", ""])

@@ -23,6 +23,7 @@ from snakemake_executor_plugin_vast.driver.keeper import EVERY, Keeper
 from snakemake_executor_plugin_vast.driver.machines import Site, start_script
 from snakemake_executor_plugin_vast.market import selection, take_secrets, vast
 from snakemake_executor_plugin_vast.market.protocol import (
+    Instance,
     MarketError,
     Order,
     Requirements,
@@ -68,7 +69,7 @@ def say(text: object) -> None:
 
 
 class Smoke:
-    """One rental, from the search to the end. `seconds` and `price` are what it was billed for."""
+    """One rental, from the search to the end. `problems` is what was not as expected."""
 
     def __init__(self, market: Recorder, clock: Clock, folder: Path, cap: float) -> None:
         self.market, self.clock, self.folder = market, clock, folder
@@ -92,15 +93,16 @@ class Smoke:
     def rent(self, offer: selection.PricedOffer) -> None:
         """Rent the machine, record the answers and destroy it. Signals are exceptions here."""
         site = Site("/opt/smoke", IMAGE, (), "", "", list, LONGEST, 0.0, LONGEST)
-        script = start_script(site, "none", self.market.machine_control, self.clock, 0.0)
+        control = self.market.machine_control
+        script = start_script(site, "no-key", control, self.clock, 0.0)  # nobody logs in
         keeper = Keeper(self.market, self.label, self.clock)
         keeper.unwant(self.label)
-        ordered, price = self.clock.now(), offer.price
+        ordered, self.price = self.clock.now(), offer.price
         try:
             self.id = self.market.create(offer.offer, Order(self.label, IMAGE, 10, script))
             keeper.know(self.label, self.id)
             self.record("create")
-            price = self.visit(price)
+            self.visit(offer)
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
@@ -113,14 +115,18 @@ class Smoke:
                     f"The machine {self.label} may be left: {keeper.failed}\nDestroy it at "
                     "https://console.vast.ai/instances/"
                 )
-            paid = f"{seconds / 60:.1f} minutes at ${price:.3f} per hour"
-            say(f"At most ${cost(price, seconds):.4f} was paid: {paid}.")
+            paid = f"{seconds / 60:.1f} minutes at ${self.price:.3f} per hour"
+            say(f"At most ${cost(self.price, seconds):.4f} was paid: {paid}.")
 
-    def visit(self, price: float) -> float:
-        """Make every call that the executor makes; the price of the contract."""
-        self.wait("running")
+    def visit(self, offer: selection.PricedOffer) -> None:
+        """Make every call that the executor makes."""
+        mine = self.wait("running")
         self.record("show")
-        [mine] = [i for i in self.market.instances() if i.label == self.label]
+        self.price = max(self.price, mine.price + offer.transfers)
+        rent = offer.price - offer.transfers
+        if wrong := selection.contract_error(mine, self.wanted, rent):
+            raise Failed(wrong)
+        self.market.instances()
         self.record("list")
         self.market.stop(self.id)
         self.record("stop")
@@ -133,15 +139,15 @@ class Smoke:
         self.record("wrong-key", stranger)
         self.market.destroy(self.id)
         self.record("destroy")
-        return max(price, mine.price)
 
-    def wait(self, status: Status) -> None:
+    def wait(self, status: Status) -> Instance:
         until = self.clock.now() + LONGEST / 2
         while (found := self.market.instance(self.id)) is None or found.status != status:
             if found and found.failed or self.clock.now() > until:
                 state = f"{found.status}: {found.message}" if found else "not listed"
                 raise Failed(f"The machine was to be {status}, and is {state}")
             self.clock.wait(5.0)
+        return found
 
     def record(self, name: str, market: Recorder | None = None) -> None:
         """Compare the latest answer with the contract, and write it without secrets."""
@@ -163,8 +169,11 @@ def main() -> int:
     environment = take_secrets("vast", os.environ)
     key, ask = environment.get("VAST_API_KEY", "").strip(), at_a_terminal()
     if not key or ask is None:
-        lacking = "a terminal to ask at" if key else "a key in VAST_API_KEY"
-        say(f"Nothing was rented: make smoke-vast needs {lacking}.")
+        lacking = "a terminal to ask at" if key else "a key in the variable VAST_API_KEY"
+        say(
+            f"Nothing was rented: this needs {lacking}.\n"
+            "VAST_API_KEY=... make smoke-vast    # keys are made at https://console.vast.ai/manage-keys/"
+        )
         return 2
     clock = Clock(chosen.time_scale)
     market = Recorder(key, environment.get("VAST_URL"), clock)
@@ -181,7 +190,7 @@ def main() -> int:
             say("Nothing was rented: the answer was not yes.")
             return 2
         smoke.rent(offer)
-    except (MarketError, Failed, KeyboardInterrupt) as error:
+    except (MarketError, Failed, ValueError, KeyboardInterrupt) as error:
         smoke.problems.append(str(error) or "It was interrupted, and is not complete.")
     for problem in smoke.problems:
         say(problem)
