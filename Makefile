@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo demo-bridge report test test-study test-report test-bridge test-faults test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo demo-bridge report test test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -53,6 +53,10 @@ test-faults: $(VENV)/.ready-dev  # test the vast executor with every fault of a 
 	@rm -rf .pytest_cache/faults
 	FAULT_RESULTS=$(CURDIR)/.pytest_cache/faults $(BIN)/python -m pytest -n 4 --dist loadgroup tests/e2e $(VAST)/tests -m e2e
 	PYTHONPATH=$(VAST)/tests $(BIN)/python -m vast_support.fault_table .pytest_cache/faults docs/vast.md
+
+CAP ?= 0.50
+smoke-vast: $(VENV)/.ready-dev  # rent one cheap GPU of Vast.ai for minutes, after a question; record its answers (CAP=0.50)
+	@PYTHONPATH=$(VAST)/tests $(BIN)/python -m vast_support.smoke --cap $(CAP)
 
 test-slurm: $(VENV)/.ready-dev  # test on a real SLURM cluster of one node (as root; installs SLURM with apt-get)
 	ABLATION_SLURM=install $(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py

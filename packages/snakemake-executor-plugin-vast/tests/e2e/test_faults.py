@@ -28,6 +28,7 @@ WHY = {
     "job stalls": {"stalled"},
     "job exit 1": {"failed"},
     "output missing": {"failed"},
+    "flood": {"overtime"},
     "disk full": {"failed"},
     "driver SIGTERM": {"ended"},
     "driver SIGHUP": {"ended"},

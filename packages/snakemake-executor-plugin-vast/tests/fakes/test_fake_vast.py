@@ -40,6 +40,28 @@ def test_a_search_for_what_does_not_exist_is_refused(client):
         assert (reply.status_code, reply.json()["error"]) == (400, "invalid_args")
 
 
+def test_a_search_reads_numbers_that_are_texts(client):
+    """The official client sends them so, and versions as one number."""
+
+    def found(**filters):
+        return [offer["id"] for offer in client.search(order=[["id", "asc"]], **filters)]
+
+    fast = {"gpu_ram": {"gte": "80000"}, "num_gpus": {"in": ["1"]}, "dph_total": {"lt": "2"}}
+    assert found(**fast) == [505] and found(compute_cap={"lt": 890}) == [505]
+    assert len(found(driver_version={"gte": 535086005})) == 8 == len(found(id={"gt": "500"}))
+    assert found(driver_version={"gt": "570.86.15"}) == []
+    reply = client("POST", "/v0/bundles/", {"gpu_ram": {"gte": "much"}})
+    assert (reply.status_code, reply.json()["error"]) == (400, "invalid_args")
+
+
+def test_the_newer_search_gives_the_columns_that_were_asked_for(client):
+    query = {"num_gpus": {"eq": 2}}
+    for columns, names in ((["id", "num_gpus"], {"id", "num_gpus"}), (["*"], None)):
+        body = {"select_cols": columns, "q": query}
+        [row] = client("PUT", "/v0/search/asks/", body).json()["offers"]
+        assert row["id"] == 504 and (names is None or set(row) == names)
+
+
 def test_a_search_shows_64_offers_at_most():
     market = [Offer(number, number) for number in range(1, 100)]
     with FakeVast(0, market, machines=False) as fake:
@@ -247,6 +269,23 @@ def test_without_money_everything_stops_at_that_moment():
         assert client.get(number)["actual_status"] == "exited"
         assert fake.spent == pytest.approx(0.63 + 8 * 0.015)
         assert client.create(502).json()["error"] == "insufficient_credit"
+
+
+def test_a_saved_card_is_charged_where_the_credit_ends():
+    with FakeVast(0, balance=0.5, limits=False, machines=False, card=10.0) as fake:
+        client = Client(fake)
+        number = client.rent(501, disk=72)
+        fake.advance(10 * HOUR)
+        assert client.get(number)["actual_status"] == "running" and fake.spent > 3
+        account = client("GET", "/v0/users/current/").json()
+        assert account["has_billing"] and account["balance"] == pytest.approx(10.5 - fake.spent)
+        bills = client("GET", "/v0/users/me/invoices").json()
+        assert [row["amount"] for row in bills["invoices"] if row["type"] == "payment"] == [
+            "0.500",
+            "10.000",
+        ]
+        charged = sum(float(row["amount"]) for row in bills["invoices"] if row["type"] == "charge")
+        assert charged == pytest.approx(bills["current"]["charges"], abs=1e-3) and charged > 3
 
 
 def test_a_rental_ends_with_its_offer(client, fake):

@@ -129,3 +129,23 @@ def test_answers_can_be_html_or_lead_elsewhere(client, fake):
     assert html.headers["Content-Type"] == "text/html" and html.text.startswith("<html>")
     fake.fault("list", status=302, location="/api/v0/users/current/")
     assert client("GET", "/v1/instances/").json()["username"] == "tester"
+
+
+def test_a_list_can_hold_rows_that_are_hardly_readable(client, fake):
+    number = client.rent()
+    fake.fault("list", odd=True)
+    rows = client("GET", "/v1/instances/").json()["instances"]
+    assert None in rows and [row["ports"] for row in rows if row and row["id"] == number] == [
+        [22, 8080]
+    ]
+    [row] = client("GET", "/v1/instances/").json()["instances"]
+    assert row["id"] == number and row["ports"] == {}
+
+
+def test_a_host_can_be_slow(client, fake):
+    fake.fault("boot", slow=600)
+    number = client.rent()
+    fake.advance(600)
+    assert client.get(number)["actual_status"] == "loading"
+    fake.advance(20)
+    assert client.get(number)["actual_status"] == "running"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from fakes.driver import PATIENCE, REQUEST, Driver
 from fakes.vast import FakeVast, what_is_missing
 from fakes.vast.machine import faketime
 
@@ -20,67 +21,6 @@ pytestmark = [
     pytest.mark.skipif(bool(what_is_missing()), reason=str(what_is_missing())),
 ]
 TESTS = Path(__file__).resolve().parents[1]
-PATIENCE = 60  # s, for a busy machine
-REQUEST = {"image": "pytorch/pytorch", "disk": 20, "runtype": "ssh_direc ssh_proxy"}
-
-
-class Driver:
-    """Rents from a fake whose clock stands still, and logs in."""
-
-    def __init__(self, fake, folder):
-        self.fake, self.folder = fake, folder
-        self.headers = {"Authorization": f"Bearer {fake.key}"}
-        subprocess.run(["ssh-keygen", "-qt", "ed25519", "-N", "", "-f", folder / "id"], check=True)
-        self.public = (folder / "id.pub").read_text()
-
-    def api(self, method, path, body=None):
-        reply = requests.request(
-            method, f"{self.fake.url}/api/v0{path}", json=body, headers=self.headers, timeout=30
-        )
-        assert reply.ok, reply.text
-        return reply.json()
-
-    def rent(self, offer=501, key=True, wait=20, **request):
-        number = self.api("PUT", f"/asks/{offer}/", REQUEST | request)["new_contract"]
-        if key:
-            self.api("POST", f"/instances/{number}/ssh/", {"ssh_key": self.public})
-        self.fake.advance(wait)
-        return number
-
-    def options(self, number, direct=False):
-        shown = self.api("GET", f"/instances/{number}/")["instances"]
-        host, port = shown["ssh_host"], shown["ssh_port"]
-        if direct:
-            host, port = shown["public_ipaddr"], shown["ports"]["22/tcp"][0]["HostPort"]
-        known = self.folder / "known_hosts"
-        ssh = (
-            f"ssh -F none -i {self.folder}/id -p {port} -o BatchMode=yes -o LogLevel=ERROR "
-            f"-o UserKnownHostsFile={known} -o StrictHostKeyChecking=accept-new"
-        )
-        return ssh.split(), f"root@{host}"
-
-    def start(self, number, command, direct=False):
-        ssh, host = self.options(number, direct)
-        return subprocess.Popen(
-            [*ssh, host, command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def once(self, number, command, direct=False):
-        """(exit code, output); 255: no login."""
-        process = self.start(number, command, direct)
-        output, error = process.communicate(timeout=PATIENCE)
-        return process.returncode, output + error
-
-    def ssh(self, number, command, direct=False):
-        """The output of a command, once sshd is up."""
-        done = self.fake.wait(
-            lambda: (d := self.once(number, command, direct))[0] != 255 and d, PATIENCE
-        )
-        assert done[0] == 0, done[1]
-        return done[1].strip()
-
-    def appears(self, number, path):
-        self.fake.wait(self.fake.machine(number).path(path).exists, PATIENCE, f"no {path}")
 
 
 @pytest.fixture
@@ -328,6 +268,40 @@ def test_a_disk_can_be_full(driver, fake):
     code, output = driver.once(number, "head -c 20000000 /dev/zero > /root/more")
     assert code == 1 and "No space left on device" in output
     assert fake.machine(number).path("/root/some").stat().st_size == 1_000_000
+
+
+def test_an_image_can_lack_programs_that_a_locked_apt_does_not_install(driver, fake):
+    fake.fault("boot", lacks=["rsync"], apt_lock=60)
+    number = driver.rent()
+    assert driver.ssh(number, "command -v rsync || echo none; command -v scp") == (
+        "none\n/usr/bin/scp"
+    )
+    install = "apt-get install -qy rsync && rsync --version"
+    code, output = driver.once(number, install)
+    assert code == 100 and "Could not get lock" in output
+    fake.advance(60)
+    assert "protocol version" in driver.ssh(number, install)
+
+
+def test_only_what_lists_and_removes_files_is_executed(driver, fake, tmp_path):
+    number = driver.rent()
+    driver.ssh(number, f"ln -s {tmp_path} /root/out")
+    url = f"{fake.url}/api/v0/instances/command/{number}/"
+    for command in ("cat /etc/passwd", "ls root/out", "ls ../..", ""):
+        refused = requests.put(url, json={"command": command}, headers=driver.headers, timeout=30)
+        assert refused.status_code == 400, command
+
+
+def test_a_connection_can_trickle_and_the_next_one_does_not(driver, fake):
+    number = driver.rent()
+    driver.ssh(number, "true")
+    fake.trickle(number, after=100_000)
+    slow = driver.start(number, "head -c 1000000 /dev/zero")
+    fake.wait(lambda: fake.machine(number).proxy.slowed, PATIENCE)
+    assert len(driver.ssh(number, "head -c 1000000 /dev/zero")) == 1_000_000
+    assert slow.poll() is None
+    fake.cut_ssh(number, "reset", ["proxy"])
+    slow.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.skipif(faketime() is None, reason="needs libfaketime")

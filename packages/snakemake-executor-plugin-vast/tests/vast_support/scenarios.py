@@ -150,6 +150,39 @@ def output_missing(example):
     done(example, "--retries", "1", config=("trouble=output-missing",))
 
 
+@scenario("flood", output_mib=1)
+def flood(example):
+    """A job prints without end, until its time is over. The next attempt does not."""
+    config = ("trouble=flood", "train_minutes=15")
+    done(example, "--retries", "1", config=config)
+    most = max(log.stat().st_size for log in example.logs())
+    assert 2**20 < most < 2**20 + 100, f"{most} bytes of its output were kept"
+    assert "more is not kept here" in example.streamed()
+
+
+@scenario("trickle", transfer_minutes=0.5, silent_minutes=120)
+def trickle(example):
+    """The transfer of the model would take six minutes."""
+    example.start(config=("trouble=trickle",)).until_step(6)
+    [instance] = example.fake.instances
+    example.fake.trickle(instance.id, after=500_000)
+    done(example)
+    direct = instance.machine.direct
+    assert direct.slowed, "nothing was slow"
+
+
+@scenario("odd rows in the list")
+def odd_rows(example):
+    example.fake.fault("list", times=None, odd=True)
+    done(example)
+
+
+@scenario("image without rsync")
+def no_rsync(example):
+    example.fake.fault("boot", lacks=["rsync"])
+    done(example)
+
+
 @scenario("disk full")
 def disk_full(example):
     example.fake.fault("boot", disk_mb=40)

@@ -5,6 +5,7 @@ import math
 import re
 from collections import defaultdict
 
+from .account import Account
 from .faults import Plan
 from .market import SECONDS_A_DAY, select
 from .world import Instance, World
@@ -14,6 +15,7 @@ MOST_OFFERS = 64
 # (method, path, name); names are also the points where faults strike.
 ROUTES = [
     ("POST", r"/api/v0/bundles", "search"),
+    ("PUT", r"/api/v0/search/asks", "search"),
     ("PUT", r"/api/v0/asks/(\d+)", "create"),
     ("GET", r"/api/v0/instances", "retired"),
     ("GET", r"/api/v1/instances", "list"),
@@ -25,8 +27,13 @@ ROUTES = [
     ("PUT", r"/api/v0/instances/bid_price/(\d+)", "bid"),
     ("PUT", r"/api/v0/instances/reboot/(\d+)", "reboot"),
     ("PUT", r"/api/v0/instances/request_logs/(\d+)", "logs"),
+    ("PUT", r"/api/v0/instances/command/(\d+)", "execute"),
+    ("PUT", r"/api/v0/instances/recycle/(\d+)", "recycle"),
+    ("GET", r"/api/v0/instances/balance/(\d+)", "deposit"),
     ("POST", r"/api/v0/ssh", "keys"),
+    ("GET", r"/api/v0/ssh", "key_list"),
     ("GET", r"/api/v0/users/current", "user"),
+    ("GET", r"/api/v0/users/me/invoices", "invoices"),
 ]
 # What the key inside a container may do, with its own instance.
 CONTAINER_MAY = {"state", "destroy"}
@@ -74,7 +81,16 @@ class Limits:
         self._free[name, key, address] = now + threshold
 
 
-class Api:
+# Rows of an account that are no machines of ours, and hardly readable.
+ODD_ROWS = (
+    {"id": 7, "label": "a machine of somebody else", "ports": [8080, 8081], "ssh_port": None},
+    {"id": None, "label": None, "machine_id": None, "dph_total": None, "ports": None},
+    {"id": 8, "label": 8, "image_runtype": "vm", "actual_status": None, "public_ipaddr": None},
+    None,
+)
+
+
+class Api(Account):
     """Answers requests that were routed to one of `ROUTES`; the caller holds the world's lock."""
 
     def __init__(
@@ -89,6 +105,7 @@ class Api:
         self.world, self.plan, self.key, self.url = world, plan, key, url
         self.limits = Limits() if limits else None
         self.daily_searches, self._searched = daily_searches, (0.0, 0)  # the day, and how many
+        self.results = []
 
     def answer(self, name, path, argument, query, body, token, address, effect) -> dict:
         if not isinstance(body, dict):
@@ -107,12 +124,14 @@ class Api:
             raise Refusal(
                 403, "auth_error", "This key may only stop, start or destroy its instance."
             )
-        if name in {"search", "keys", "user"}:
+        if name in {"search", "keys", "key_list", "user"}:
             return getattr(self, name)(body)
+        if name == "invoices":
+            return self.invoices(query)
         if name == "create":
             return self.create(target, body, effect)
         if name == "list":
-            return self.list(query, lag=effect.get("lag"))
+            return self.list(query, effect.get("lag"), effect.get("odd"))
         if name == "destroy" and target is None:
             for number in body.get("instance_ids", []):
                 self.world.destroy(self._instance(int(number)))
@@ -121,7 +140,10 @@ class Api:
             instance = self.world.instances.get(target)
             gone = instance is None or instance.destroyed is not None
             return {"instances": None if gone else self.view(instance)}
-        return getattr(self, name)(self._instance(target), body)
+        try:
+            return getattr(self, name)(self._instance(target), body)
+        except ValueError as error:
+            raise Refusal(400, "invalid_args", str(error)) from None
 
     def _scope(self, token: str) -> Instance | None:
         """The instance that a container's key belongs to; None for the account's own key."""
@@ -141,7 +163,8 @@ class Api:
     # ---- offers ----------------------------------------------------------------------------------
 
     def search(self, body: dict) -> dict:
-        body = dict(body)
+        columns = body.get("select_cols", ["*"])  # of the newer form, which nests its filters
+        body = dict(body.get("q", body))
         kind, order = body.pop("type", "on-demand"), body.pop("order", [["score", "desc"]])
         limit, storage = body.pop("limit", MOST_OFFERS), body.pop("allocated_storage", 5.0)
         if kind not in {"on-demand", "bid", "reserved"}:
@@ -159,13 +182,17 @@ class Api:
         rows = [row for row in rows if not row["rented"]]
         for row in rows:
             row["score"] = row["dlperf"] * row["num_gpus"] / row["dph_total"]
+            row["dlperf_per_dphtotal"] = row["score"]
         try:
             rows = select(rows, body)
             for field, direction in reversed(order):
                 rows.sort(key=lambda row, f=field: row[f], reverse=direction == "desc")
         except (ValueError, KeyError, TypeError) as error:
             raise Refusal(400, "invalid_args", str(error)) from None
-        return {"offers": rows[: min(limit, MOST_OFFERS)]}
+        rows = rows[: min(limit, MOST_OFFERS)]
+        if "*" not in columns:
+            rows = [{name: row.get(name) for name in columns} for row in rows]
+        return {"offers": rows}
 
     def create(self, ask: int, body: dict, effect: dict) -> dict:
         offer = self.world.offers.get(ask)
@@ -181,7 +208,7 @@ class Api:
             raise Refusal(410, "no_such_ask", msg, ask_id=ask)
         if request["disk"] > offer.disk_space:
             raise Refusal(400, "invalid_args", f"disk: the host has {offer.disk_space} GB.")
-        if self.world.balance <= 0:
+        if self.world.balance <= 0 and not self.world.card:
             raise Refusal(400, "insufficient_credit", "Your account has no credit.", ask_id=ask)
         faults = {"stuck": "null"} if effect.get("double") else self.plan.take("boot")
         instance = self.world.create(offer, request, faults, effect.get("dearer", 1.0))
@@ -189,7 +216,7 @@ class Api:
 
     # ---- instances -------------------------------------------------------------------------------
 
-    def list(self, query: dict, lag: float | None = None) -> dict:
+    def list(self, query: dict, lag: float | None = None, odd: bool | None = None) -> dict:
         then = self.world.clock.now() - (lag or 0)
         rows = [
             self.view(instance)
@@ -204,13 +231,16 @@ class Api:
         except ValueError as error:
             raise Refusal(400, "invalid_args", str(error)) from None
         rest = [row for row in found if row["id"] > after]
+        shown = rest[:limit]
+        if odd:
+            shown = [*ODD_ROWS, *(row | {"ports": [22, 8080]} for row in shown)]
         return {
             "success": True,
             "instances_found": len(found),
             "total_instances": len(rows),
             "label_counts": {},
             "next_token": str(rest[limit - 1]["id"]) if len(rest) > limit else None,
-            "instances": rest[:limit],
+            "instances": shown,
         }
 
     def view(self, instance: Instance) -> dict:
@@ -307,7 +337,8 @@ class Api:
     def user(self, body: dict) -> dict:
         world = self.world
         email = {"username": "tester", "email": "tester@example.org"}
-        return {"id": 4242, **email, "balance": world.balance, "can_pay": True}
+        billing = {"balance": world.balance, "can_pay": True, "has_billing": bool(world.card)}
+        return {"id": 4242, **email, **billing}
 
 
 def _check_request(request: dict) -> None:

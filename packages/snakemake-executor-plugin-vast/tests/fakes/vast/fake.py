@@ -25,7 +25,7 @@ PATTERNS = [(method, re.compile(path + "/?"), name) for method, path, name in RO
 # What POST /fake/<name> may call, with the body as keyword arguments.
 CONTROLS = (
     *("fault", "clear", "advance", "outbid", "set_min_bid", "vanish", "come_back", "take"),
-    *("cut_ssh", "mend_ssh", "exit", "forget_keys", "refresh_keys"),
+    *("cut_ssh", "mend_ssh", "trickle", "exit", "forget_keys", "refresh_keys"),
 )
 
 
@@ -49,6 +49,7 @@ class FakeVast:
     `limits`: enforce the rate limits (in its own seconds). `visible`: folders that machines may
     read beside the Python environment. `machines` False: the API alone, which needs no root.
     `jitter`: by how many of its seconds requests are late, in turn, and from the first one again.
+    `card`: dollars that the account's card is charged whenever the balance reaches zero.
     `daily_searches`: more of them in a day are refused until midnight UTC.
     """
 
@@ -64,6 +65,7 @@ class FakeVast:
         port: int = 0,
         daily_searches: float = math.inf,
         jitter: Iterable[float] = (0.0,),
+        card: float = 0.0,
     ):
         if machines and (missing := what_is_missing()):
             raise RuntimeError(missing)
@@ -79,7 +81,9 @@ class FakeVast:
         clock = Clock(time_scale)
         self.plan = Plan(clock.now)
         market = list(default_offers() if offers is None else offers)
-        self.world = World(self._home, market, clock, balance, boot_seconds, visible, machines)
+        self.world = World(
+            self._home, market, clock, balance, boot_seconds, visible, machines, card
+        )
         self.api = Api(self.world, self.plan, self.key, self.url, limits, daily_searches)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
@@ -229,6 +233,11 @@ class FakeVast:
             wire = getattr(self.machine(number), name)
             {"refuse": wire.close, "reset": wire.cut, "hang": wire.hang}[how]()
 
+    def trickle(self, number: int, after: int) -> None:
+        """One connection of each wire sends `after` bytes from now on, and then hardly any."""
+        for wire in self.machine(number).wires:
+            wire.trickle(after)
+
     def mend_ssh(self, number: int) -> None:
         machine = self.machine(number)
         for wire in machine.wires:
@@ -321,8 +330,10 @@ class Handler(BaseHTTPRequestHandler):
             return refusal.status, refusal.body
 
     def control(self, path: str, query: dict, body) -> None:
-        """GET /fake/, GET /fake/logs/<id>, POST /fake/<control>: for people, no part of Vast."""
+        """GET /fake/, POST /fake/<control> for people; logs/<id>, results/<n> for clients."""
         name = path.removeprefix("/fake/").strip("/")
+        if result := re.fullmatch(r"results/(\d+)", name):
+            return self.send(200, self.fake.api.results[int(result[1])])
         if log := re.fullmatch(r"logs/(\d+)", name):
             file = self.fake.machine(int(log[1])).path("/var/log/onstart.log")
             lines = file.read_text(errors="replace").splitlines() if file.exists() else []

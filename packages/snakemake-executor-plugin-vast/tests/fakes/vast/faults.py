@@ -7,7 +7,7 @@ from dataclasses import dataclass
 # Where a fault of the API can strike; "api" is any of them.
 POINTS = (
     *("search", "create", "get", "list", "state", "destroy", "ssh", "bid", "reboot", "logs"),
-    *("keys", "user", "api"),
+    *("keys", "key_list", "user", "execute", "recycle", "deposit", "invoices", "api"),
 )
 # effect -> what it does. The first group strikes at a point of the API, the second at "boot".
 API_EFFECTS = {
@@ -21,9 +21,13 @@ API_EFFECTS = {
     "taken": "somebody else has rented the offer in the meantime (create)",
     "dearer": "the contract costs so many times the price of its offer (create)",
     "double": "accept it though the offer is rented; the contract never boots (create)",
+    "odd": "show rows of other people, nulls, and the ports of a machine as a list (list)",
     "lag": "show what was there this many seconds ago (list)",
 }
 BOOT_EFFECTS = {
+    "slow": "take so many seconds more to load",
+    "lacks": "the image has not these programs, until apt-get installs them",
+    "apt_lock": "apt-get refuses for so many seconds (with lacks)",
     "stuck": "never get past this status: 'null', 'created' or 'loading'",
     "status_msg": "end with this message instead of running",
     "status": "the status that goes with status_msg (default: loading)",

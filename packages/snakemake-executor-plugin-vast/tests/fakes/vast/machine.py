@@ -21,7 +21,19 @@ root:x:0:0:root:/root:/bin/bash
 sshd:x:102:65534::/run/sshd:/usr/sbin/nologin
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 """
-COMPUTE_CAP = {"RTX 4090": "8.9", "RTX 3090": "8.6", "A100 SXM4": "8.0"}  # others: 9.0
+# As much of apt-get as a start script needs, where an image lacks programs of this computer.
+APT_LOCK = "/var/lib/apt-is-locked"
+APT_GET = f"""\
+#!/bin/sh
+if [ -e {APT_LOCK} ]; then
+    echo 'E: Could not get lock /var/lib/dpkg/lock-frontend' >&2
+    exit 100
+fi
+[ "$1" = install ] || exit 0
+for word in "$@"; do
+    case $word in install | -*) ;; *) ln -s "/opt/usr/bin/$word" /usr/bin/ ;; esac
+done
+"""
 # libfaketime hangs whatever waits for a condition when it shifts the monotonic clock as well, and
 # when it does not, refuses the call behind Python's sleep.
 STEADY = {"DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
@@ -60,6 +72,8 @@ class Machine:
         self.id, self.home, self.offer = instance_id, home, offer
         self.disk_mb: int | None = None
         self.clock_offset = 0
+        self.lacks: list[str] = []  # programs that its image does not have
+        self.apt_locked = False  # at its first boot
         self.keys: list[str] = []
         self._process: subprocess.Popen | None = None
         self._pid: int | None = None
@@ -82,6 +96,7 @@ class Machine:
         folders = {"DISK": "disk", "SKEL": "skel", "BIN": "bin", "KEYS": "keys"}
         own = {name: str(self.home / folder) for name, folder in folders.items()} | {
             "DISK_MB": str(self.disk_mb or ""),
+            "LACKS": ":".join(self.lacks),
             "VISIBLE": ":".join(d for d in self._visible if not d.startswith("/usr")),
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
@@ -100,6 +115,11 @@ class Machine:
     def wires_up(self) -> None:
         for wire in self.wires:
             wire.open()
+
+    def wipe(self) -> None:
+        """Forget the disk: the next boot makes a new one. The machine must be off."""
+        for folder in ("disk", "skel", "bin"):
+            shutil.rmtree(self.home / folder, ignore_errors=True)
 
     def power_off(self, silently: bool = False) -> None:
         """Every process ends; the disk stays. `silently`: nobody is told, connections just hang."""
@@ -135,6 +155,23 @@ class Machine:
         if self.disk_mb and self.alive:
             root = Path(f"/proc/{self._init()}/root")
         return root / str(inside).lstrip("/")
+
+    def execute(self, command: list[str]) -> str:
+        """Run a program of this side on the disk; ValueError for paths that are not on it."""
+        root = self.path("/").resolve()
+        options = [word for word in command[1:] if word.startswith("-")]
+        paths = [self.path(word).resolve() for word in command[1:] if word not in options]
+        for path in paths:
+            if not path.is_relative_to(root):
+                raise ValueError(f"{path} is not on the disk")
+        done = subprocess.run(
+            [command[0], *options, *(paths or [root])],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        return done.stdout
+
+    def unlock_apt(self) -> None:
+        self.path(APT_LOCK).unlink(missing_ok=True)
 
     def pids(self) -> list[int]:
         """The machine's processes, by this side's numbers."""
@@ -187,6 +224,9 @@ class Machine:
         for name in ("nsswitch.conf", "hosts", "resolv.conf", "ld.so.cache", "services"):
             if (source := Path("/etc", name)).exists():
                 shutil.copy(source, etc)
+        if self.apt_locked:
+            (skel / APT_LOCK.lstrip("/")).parent.mkdir()
+            (skel / APT_LOCK.lstrip("/")).touch()
         self.refresh_keys()
         (skel / "root/onstart.sh").write_text(onstart)
         (etc / "ssh/banner").write_text(BANNER)
@@ -227,11 +267,12 @@ class Machine:
             "GPU_RAM": self.offer["gpu_ram"],
             "DRIVER": self.offer["driver_version"],
             "CUDA": self.offer["cuda_max_good"],
-            "COMPUTE_CAP": COMPUTE_CAP.get(self.offer["gpu_name"], "9.0"),
+            "COMPUTE_CAP": self.offer["compute_cap"] / 100,
             "MACHINE_ID": f"{self.offer['machine_id']:08d}",
         }.items():
             smi = smi.replace(f"@{name}@", str(value))
-        for name, text in (programs | {"nvidia-smi": smi}).items():
+        programs |= {"nvidia-smi": smi} | ({"apt-get": APT_GET} if self.lacks else {})
+        for name, text in programs.items():
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
 

@@ -5,6 +5,7 @@
 #
 # DISK the machine's root folder   SKEL what a new disk holds   BIN its /usr/local/bin
 # KEYS root's .ssh   VISIBLE folders to show read-only, by ':'
+# LACKS programs to hide, by ':'
 # DISK_MB if set: a disk of that size, lost on stop
 set -eu
 exec 3<&0 </dev/null
@@ -26,6 +27,13 @@ done
 for folder in /etc/ssl /etc/alternatives; do [ ! -d "$folder" ] || show "$folder" "$folder"; done
 IFS=:
 for folder in $VISIBLE; do show "$folder" "$folder"; done
+if [ -n "$LACKS" ]; then
+    show /usr /opt/usr
+    mount -t tmpfs bin ./usr/bin
+    programs=(./opt/usr/bin/*)
+    ln -s -t ./usr/bin "${programs[@]#.}"
+    for program in $LACKS; do rm "./usr/bin/$program"; done
+fi
 unset IFS
 
 mkdir -p proc sys dev tmp run/sshd mnt root/.ssh
@@ -47,7 +55,7 @@ echo "$HOSTNAME" > /proc/sys/kernel/hostname
 pivot_root . mnt
 cd /root
 umount -l /mnt
-unset DISK SKEL BIN KEYS DISK_MB VISIBLE
+unset DISK SKEL BIN KEYS DISK_MB LACKS VISIBLE
 
 # The environment of the container reaches onstart; sshd gives its sessions a fresh one.
 /usr/sbin/sshd -D -e 3<&- 2>> /var/log/sshd.log &

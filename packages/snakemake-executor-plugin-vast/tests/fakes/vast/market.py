@@ -4,6 +4,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+COMPUTE_CAP = {"RTX 4090": 890, "RTX 3090": 860, "A100 SXM4": 800}  # others: 900
 HOURS_A_MONTH = 30 * 24  # storage is priced in $/GB/month
 SECONDS_AN_HOUR = 3600
 SECONDS_A_DAY = 24 * SECONDS_AN_HOUR  # the service's days begin at midnight UTC
@@ -83,6 +84,8 @@ class Offer:
             "gpu_ram": self.gpu_ram,
             "gpu_totalram": self.gpu_ram * self.num_gpus,
             "gpu_arch": "nvidia",
+            "compute_cap": COMPUTE_CAP.get(self.gpu_name, 900),
+            "total_flops": 80.0 * self.num_gpus,
             "gpu_frac": self.share,
             "cpu_arch": "amd64",
             "cpu_name": "AMD EPYC 7543 32-Core Processor",
@@ -170,13 +173,27 @@ def select(rows: list[dict], filters: dict) -> list[dict]:
         rows = [
             row
             for row in rows
-            if all(
-                row[name] is not None and COMPARE[op](_comparable(name, row[name]), value)
-                for op, value in conditions.items()
-            )
+            if row[name] is not None
+            and all(_passes(name, row[name], op, value) for op, value in conditions.items())
         ]
     return rows
 
 
-def _comparable(name: str, value):
-    return value.rsplit(", ", 1)[-1] if name == "geolocation" else value  # by country code
+def _passes(name: str, value, operator: str, wanted) -> bool:
+    if name == "geolocation":
+        value = value.rsplit(", ", 1)[-1]  # by country code
+    if name == "driver_version":
+        value, wanted = _version(value), _version(wanted)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        wanted = list(map(_number, wanted)) if isinstance(wanted, list) else _number(wanted)
+    return COMPARE[operator](value, wanted)
+
+
+def _version(value) -> int:
+    """570.86.15 as 570086015, the form in which the official client sends it."""
+    return int("".join(part.zfill(3) for part in value.split("."))) if "." in str(value) else value
+
+
+def _number(value):
+    """The official client sends most numbers as text."""
+    return float(value) if isinstance(value, str) else value

@@ -1,9 +1,13 @@
 """The wire between the world and a machine's sshd: it can be cut, hang or be closed, and counts."""
 
 import contextlib
+import math
 import socket
 import struct
 import threading
+import time
+
+TRICKLE = 8192  # bytes per real second
 
 
 def free_port(address: str = "127.0.0.1") -> socket.socket:
@@ -18,7 +22,8 @@ class Wire:
     """One public port, relayed to `target` while it is open.
 
     `sent` and `received` count bytes as the machine sees them. A closed wire refuses; a hanging one
-    accepts and keeps connections but moves no byte, as when a host drops off the network.
+    accepts and keeps connections but moves no byte, as when a host drops off the network. One that
+    trickles slows down one connection and no other.
     """
 
     def __init__(self, address: str, target: tuple[str, int]):
@@ -26,6 +31,8 @@ class Wire:
         self._holder = free_port(address)
         self.address, self.port = self._holder.getsockname()
         self.sent = self.received = 0
+        self._slow_from = math.inf  # bytes sent
+        self.slowed = 0  # connections that have trickled
         self._lock = threading.Lock()
         self._flows = threading.Event()
         self._flows.set()
@@ -46,6 +53,10 @@ class Wire:
 
     def hang(self) -> None:
         self._flows.clear()
+
+    def trickle(self, after: int) -> None:
+        """The connection that sends the `after`-th byte from now on only trickles from there on."""
+        self._slow_from = self.sent + after
 
     def cut(self) -> None:
         """Reset what is connected; new connections are still taken if the wire is open."""
@@ -111,12 +122,17 @@ class Wire:
         server.close()
 
     def _pump(self, source: socket.socket, sink: socket.socket, counter: str) -> None:
+        slow = False
         with contextlib.suppress(OSError):
-            while data := source.recv(1 << 18):
+            while data := source.recv(TRICKLE if slow else 1 << 18):
                 self._flows.wait()
                 sink.sendall(data)
                 with self._lock:
                     setattr(self, counter, getattr(self, counter) + len(data))
+                    if counter == "sent" and self.sent >= self._slow_from:
+                        slow, self._slow_from, self.slowed = True, math.inf, self.slowed + 1
+                if slow:
+                    time.sleep(1.0)
         self._flows.wait()
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)

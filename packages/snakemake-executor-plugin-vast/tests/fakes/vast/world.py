@@ -40,10 +40,19 @@ class Instance:
     boots: int = 0
     epoch: int = 0  # counts changes of intent: events of an older one are void
     faults: dict = field(default_factory=dict)  # what a fault planned for the boot
+    charges: dict = field(default_factory=dict)  # kind: (seconds, dollars)
 
     @property
     def disk(self) -> float:
         return float(self.request.get("disk", 10))
+
+    def charge(self, kind: str, hourly: float, hours: float) -> float:
+        """Note what `hours` at a price cost; the dollars."""
+        seconds, dollars = self.charges.get(kind, (0.0, 0.0))
+        if hourly:
+            more = (seconds + hours * SECONDS_AN_HOUR, dollars + hourly * hours)
+            self.charges[kind] = more
+        return hourly * hours
 
     @property
     def ends(self) -> float:
@@ -66,6 +75,7 @@ class World:
 
     `boot_seconds`: when a new contract is created, loading, running. `balance`: dollars at the
     start. Machines live below `home`; without `machines` nothing boots, only the states change.
+    `card`: dollars that a saved card is charged when the balance reaches zero; 0: there is none.
     """
 
     def __init__(
@@ -77,11 +87,13 @@ class World:
         boot_seconds: tuple[float, float, float] = (1, 2, 20),
         visible: tuple = (),
         machines: bool = True,
+        card: float = 0.0,
     ):
         self.home, self.clock, self.visible, self.machines = home, clock, visible, machines
         self.offers = {offer.id: offer for offer in offers}
         self.boot_seconds = boot_seconds
-        self.deposit = balance
+        self.began, self.card = clock.now(), card
+        self.payments = [(self.began, balance)]
         self.instances: dict[int, Instance] = {}  # destroyed ones too
         self.account_keys: list[str] = []
         self.spent_on = {"gpu": 0.0, "storage": 0.0}  # transfers are counted on their wires
@@ -111,7 +123,10 @@ class World:
             broke = self._time_of_ruin()
             if broke is not None and broke <= until:
                 self._settle(broke)
-                self._stop_all("Your credit is exhausted")
+                if self.card:
+                    self.payments.append((broke, self.card))
+                else:
+                    self._stop_all("Your credit is exhausted")
                 continue
             self._settle(until)
             if not self._events or due > now:
@@ -128,9 +143,8 @@ class World:
     def _settle(self, until: float) -> None:
         hours = max(0.0, until - self._time) / SECONDS_AN_HOUR
         for instance in self.instances.values():
-            gpu, storage = instance.hourly()
-            self.spent_on["gpu"] += gpu * hours
-            self.spent_on["storage"] += storage * hours
+            for kind, hourly in zip(self.spent_on, instance.hourly(), strict=True):
+                self.spent_on[kind] += instance.charge(kind, hourly, hours)
         self._time = max(until, self._time)
 
     def _time_of_ruin(self) -> float | None:
@@ -174,7 +188,7 @@ class World:
 
     @property
     def balance(self) -> float:
-        return self.deposit - self.spent
+        return sum(dollars for _, dollars in self.payments) - self.spent
 
     # ---- contracts -------------------------------------------------------------------------------
 
@@ -193,6 +207,7 @@ class World:
         machine = Machine(home, number, offer.facts(), direct, self.visible)
         machine.disk_mb = faults.get("disk_mb")
         machine.clock_offset = faults.get("clock_offset", 0)
+        machine.lacks, machine.apt_locked = faults.get("lacks", []), "apt_lock" in faults
         for key in self.account_keys:
             machine.attach(key)
         instance = Instance(
@@ -234,7 +249,8 @@ class World:
             if status == "running":
                 self._power_on(instance)
 
-        for (status, message), seconds in zip(steps, self.boot_seconds, strict=True):
+        waits = [*self.boot_seconds[:2], self.boot_seconds[2] + first * faults.get("slow", 0)]
+        for (status, message), seconds in zip(steps, waits, strict=True):
             if first and "stuck" in faults and faults["stuck"] in (None, "null"):
                 break
             self.at(self._time + seconds, lambda s=status, m=message: reach(s, m))
@@ -260,6 +276,8 @@ class World:
         }
         machine.boot(environment, request.get("onstart") or "")
         self._refresh_keys_later(instance, instance.epoch)
+        if machine.apt_locked:
+            self.at(self._time + instance.faults["apt_lock"], machine.unlock_apt)
         refused = instance.faults.get("ssh_refused", 0) if instance.boots == 1 else 0
         if "ssh" not in request["runtype"]:
             return
@@ -313,6 +331,13 @@ class World:
         self.stop(instance)
         self.start(instance)
         instance.actual_status = "rebooting"
+
+    def recycle(self, instance: Instance) -> None:
+        """The container is made again from its image: its disk is lost, its contract goes on."""
+        self.stop(instance)
+        instance.machine.wipe()
+        self.start(instance)
+        instance.actual_status = "loading"
 
     def destroy(self, instance: Instance) -> None:
         if instance.destroyed is None:

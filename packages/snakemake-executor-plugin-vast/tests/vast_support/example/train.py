@@ -33,6 +33,9 @@ while step < int(steps):
                 shutil.rmtree(old)
     if step == 12 and trouble == "exit" and turn == "1":
         sys.exit("the rule's own fault")
+    while step == 12 and trouble == "flood" and turn == "1":
+        print("x" * 9_999, flush=True)
+        time.sleep(0.001)
     if step == 12 and trouble == "disk":
         Path("scratch").write_bytes(bytes(60_000_000))
         os.remove("scratch")
@@ -42,5 +45,7 @@ while step < int(steps):
 
 Path(model).mkdir(parents=True)
 Path(model, "weights").write_text(weights)
+if trouble == "trickle":  # more than what passes before the wire trickles
+    Path(model, "ballast").write_bytes(bytes(3_000_000))
 Path(summary).write_text(f"{step}\n")
 shutil.rmtree(home)
