@@ -208,7 +208,7 @@ def _records_of_others(values: Mapping) -> Iterator[ConfigProblem]:
     if chosen:
         yield ConfigProblem(
             (*chosen[0], "records"),
-            f"{', '.join(path[-1] for path in chosen)} choose families of the micro-world's "
+            f"{', '.join(str(path[-1]) for path in chosen)} choose families of the micro-world's "
             "records, but `instructions` names other data: give the study `recipes` of its own",
         )
 
