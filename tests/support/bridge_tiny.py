@@ -24,8 +24,6 @@ RECORDS = [
 HARDWARE = ComputeSettings(
     gpu=0, threads=1, dtype="float32", attention="sdpa", instruction_set="native", compile=False
 )
-    gpu=0, threads=1, dtype="float32", attention="sdpa", instruction_set="native", compile=False
-)
 
 
 def bridge_study(**overrides: Any) -> Study:

@@ -9,8 +9,6 @@ from ablation.training.finetune import finetune
 HARDWARE = ComputeSettings(
     gpu=0, threads=1, dtype="float32", attention="sdpa", instruction_set="native", compile=False
 )
-    gpu=0, threads=1, dtype="float32", attention="sdpa", instruction_set="native", compile=False
-)
 RULES = {"no_learning": NoLearning, "plateau": Plateau, "leak": Leak}
 KEYS = {
     "train_mask": "prefill_bidir",
