@@ -191,3 +191,4 @@ def test_a_link_is_no_output_and_is_never_recorded(tmp_path):
     folder, _, _ = job(tmp_path, command, **made)
     done = exit_of(folder)
     assert done["missing"] == ["alone"] and list(done["files"]) == ["out/.file"]
+    assert done["links"] == ["out/link", "alone"], "they stay on the machine, which is told"

@@ -62,7 +62,9 @@ class Run:
 
 
 def forget(folder: Path) -> None:
-    """Remove the files that a run needs while it has machines."""
+    """Remove the files that a run needs while it has machines, and parts of cut-off transfers."""
+    for arrivals in (folder.parent / "jobs").glob(f"{folder.name}-*"):
+        shutil.rmtree(arrivals, ignore_errors=True)
     for name in (FACTS, STATES, "key", "key.pub", "known_hosts", "known_hosts.old", LOCK):
         (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
@@ -146,8 +148,6 @@ def _reap(
             dollars = books.cost(rental.dph, seconds)
             end = {"seconds": seconds, "dollars": dollars, "why": "driver killed"}
             ledger.write("end", label=rental.label, **end)
-    for arrivals in (folder.parent / "jobs").glob(f"{folder.name}-*"):  # of a transfer
-        shutil.rmtree(arrivals, ignore_errors=True)
     if damage:
         raise damage
     if not left:

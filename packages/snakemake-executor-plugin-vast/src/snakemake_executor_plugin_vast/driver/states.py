@@ -11,6 +11,7 @@ from typing import Any
 
 from ..machine import onboard
 from ..machine.transport import Transport
+from .report import checked_parts
 
 
 class Places:
@@ -52,13 +53,14 @@ def save_state(
 
     The local state is complete at any moment.
     """
-    taken = connection.ask("snapshot", folder, {"state": state}, 4 * connection.timeout)
-    if taken["there"]:
+    answer = connection.ask("snapshot", folder, {"state": state}, 4 * connection.timeout)
+    parts = checked_parts(answer)
+    if parts is not None:
         copy = f"{state.rstrip('/')}.home"
         if save:
             save(copy, state)
         else:
-            connection.pull_state(copy, state, taken["parts"], most)
+            connection.pull_state(copy, state, parts, most)
         # Without this, links would keep removed files on the machine's disk.
         connection.command(f"rm -rf {shlex.quote(copy)}")
-    return bool(taken["there"])
+    return parts is not None

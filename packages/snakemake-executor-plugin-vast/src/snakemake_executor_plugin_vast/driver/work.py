@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import shlex
@@ -26,11 +27,12 @@ from ..machine.transport import (
     Unreachable,
 )
 from ..market.protocol import Requirements
+from ..terminal import printable
 from . import watch
 from .keeper import Keeper
 from .machines import Machine, Site
 from .rental import Closing, Lost
-from .report import checked_report
+from .report import checked_report, failure
 from .states import Places, save_state
 from .watch import Limits, Observation
 
@@ -111,6 +113,8 @@ class Attempt:
         self.began = self.safe = clock.now()  # `safe`: work up to this time is saved
         self.most = task.requirements.disk_gb * 1e9 + limits.margin  # bytes that may come home
         self.kept = 0  # bytes of the job's output
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.links: list[str] = []  # in the job's outputs; they stay on the machine
         self.ran: float | None = None  # seconds of the job itself, measured on the machine
         self.tail = ""
 
@@ -220,6 +224,8 @@ class Attempt:
             elif more := len(seen["output"]) >= CHUNK:
                 continue
             if seen["exit"]:
+                if offset < seen["size"] and (end := self._look(offset)):  # where errors are
+                    self._keep(end["output"].encode("latin-1"))
                 done: dict[str, Any] = seen["exit"]
                 return done
             if not seen["alive"]:
@@ -229,6 +235,8 @@ class Attempt:
                 before = self.clock.now()
                 try:
                     self._save_states(self.machine.connection)
+                except TooMuch as error:
+                    raise Lost("transfer", str(error)) from None
                 except (Unreachable, Failed, ValueError) as error:
                     self._keep(f"vast: the state was not saved: {error}\n".encode())
                     continue
@@ -250,16 +258,20 @@ class Attempt:
         return None
 
     def _keep(self, data: bytes) -> str:
-        """Append output to the local log, up to its limit; the output as text."""
+        """Append output to the local log, up to its limit; the output as text.
+
+        Snakemake may print the log, so its control characters are written out.
+        """
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        text = self._decoder.decode(data)
+        shown = printable(text.replace("\r\n", "\n").replace("\r", "\n")).encode()
         room = int(self.limits.output) - self.kept
         if room > 0:
             with open(self.log_file, "ab") as file:
-                file.write(data[:room])
-                if len(data) >= room:
+                file.write(shown[:room].decode(errors="ignore").encode())
+                if len(shown) >= room:
                     file.write(b"\nvast: more is not kept here, see --vast-output-mib\n")
-            self.kept += len(data)
-        text = data.decode(errors="replace")
+            self.kept += len(shown)
         self.tail = (self.tail + text)[-8000:]
         return text
 
@@ -269,12 +281,11 @@ class Attempt:
         """Copy the outputs and the states of an ended job. Raises RuleFailed if it failed."""
         self.ran = self.clock.scale * exit["seconds"]
         task = self.task
-        if exit["code"] or exit["missing"]:
+        if why := failure(exit):
             self._bring_home(task.extras, None)
             self._retry(self._save_states)
-            missing = f"did not make {', '.join(exit['missing'])} (a link does not count)"
-            why = f"exit code {exit['code']}" if exit["code"] else missing
             raise RuleFailed(why, self.tail)
+        self.links = exit["links"]
         returned = self._bring_home([*task.outputs, *task.extras], exit["files"])
         self.machine.holds.update({path: file_signature(path) for path in returned})
         self._retry(lambda connection: self._save_states(connection, over=True))

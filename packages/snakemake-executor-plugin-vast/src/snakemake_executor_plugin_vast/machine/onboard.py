@@ -70,6 +70,7 @@ def run(folder: str, request: dict[str, Any]) -> None:
         "seconds": time.monotonic() - began,
         "files": {},
         "missing": [],
+        "links": [],
     }
     if code == 0:
         os.chdir(request["workdir"])
@@ -77,6 +78,7 @@ def run(folder: str, request: dict[str, Any]) -> None:
         done["missing"] = [p for p in request["outputs"] if p not in made or os.path.islink(p)]
         for path in [*request["outputs"], *request["extras"]]:  # extras may be missing
             done["files"] |= {file: sha256(file) for file in files_below(path)}
+        done["links"] = [path for output in request["outputs"] for path in links_below(output)]
     write(os.path.join(folder, "exit.json"), json.dumps(done))
 
 
@@ -180,10 +182,19 @@ def gpu_use() -> int | None:
 
 def files_below(path: str) -> list[str]:
     """The file, or all files below the folder, without links: these do not leave the machine."""
-    if os.path.islink(path):
-        return []
-    places = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-    return sorted(p for p in [path, *places] if os.path.isfile(p) and not os.path.islink(p))
+    return [p for p in places_below(path) if os.path.isfile(p) and not os.path.islink(p)]
+
+
+def links_below(path: str) -> list[str]:
+    """The links at `path` or below it."""
+    return [place for place in places_below(path) if os.path.islink(place)]
+
+
+def places_below(path: str) -> list[str]:
+    """`path`, and the files, links and folders below it; no link is followed."""
+    walk = os.walk(path) if not os.path.islink(path) else ()
+    below = [os.path.join(d, name) for d, folders, names in walk for name in folders + names]
+    return sorted([path, *below])
 
 
 def sha256(path: str) -> str:

@@ -182,17 +182,23 @@ class Transport:
     def pull_state(self, copy: str, state: str, parts: list[str], most: float) -> None:
         """Copy a snapshot of a state here, so that the local state is complete at any moment.
 
-        Files named `complete` are copied last. Folders that the machine no longer has are removed,
-        their `complete` first. Raises TooMuch beyond `most` bytes.
+        Files named `complete` are copied last. What the machine no longer has is removed, of
+        folders their `complete` first. Raises TooMuch beyond `most` bytes, also if it takes several
+        transfers to send them.
         """
         Path(state).mkdir(parents=True, exist_ok=True)
         ways = ["--", f"{self._host}:{copy}/", f"{state}/"]
         self._transfer([*INCOMING, "--exclude", f"/*/{onboard.SEAL}", *ways], most)
         self._transfer([*INCOMING, *ways], most)
         for entry in Path(state).iterdir():
-            if entry.name not in parts and entry.is_dir() and not entry.is_symlink():
-                (entry / onboard.SEAL).unlink(missing_ok=True)
-                shutil.rmtree(entry, ignore_errors=True)
+            if entry.name not in parts:
+                if not entry.is_symlink():
+                    onboard.remove(str(entry / onboard.SEAL))
+                onboard.remove(str(entry))
+        if (size := sum(os.path.getsize(file) for file in onboard.files_below(state))) > most:
+            raise TooMuch(
+                f"{self.name}: it sent {size / 1e9:.3g} GB, {most / 1e9:.3g} GB are allowed"
+            )
 
     def close(self) -> None:
         """Close the shared connection."""
