@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from vast_support.attempts import make, there
-
-__all__ = ["make", "there"]
 
 settings.register_profile("busy machines", deadline=None)  # how long an example takes is no promise
 settings.load_profile("busy machines")

@@ -1,14 +1,21 @@
 """What comes home from a machine, and what is sent to it. No network."""
 
 import os
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from snakemake_executor_plugin_vast.driver import rental, watch, work
 from snakemake_executor_plugin_vast.machine import onboard, transport
-from vast_support.attempts import exit
+from vast_support.attempts import exit, make_attempt
 from vast_support.programs import needs_rsync
+
+
+@pytest.fixture
+def make(tmp_path):
+    return partial(make_attempt, tmp_path)
+
 
 # ---- home ----------------------------------------------------------------------------------------
 
@@ -64,6 +71,22 @@ def test_more_than_the_job_requests_does_not_come_home(there, tmp_path, monkeypa
 
 
 # ---- links ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def there(make, tmp_path, local_machine):
+    """Makes an attempt whose files travel for true; the working directory on the machine."""
+    root, ssh = local_machine
+    workdir = Path(f"{root}{tmp_path}")
+    workdir.mkdir(parents=True)
+
+    def attempt(told, **facts):
+        made, connection = make(told, **facts)
+        connection.push, connection.pull = ssh.push, ssh.pull
+        connection.pull_state = ssh.pull_state
+        return made
+
+    return attempt, workdir
 
 
 @needs_rsync

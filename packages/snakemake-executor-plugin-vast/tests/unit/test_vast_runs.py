@@ -224,20 +224,6 @@ def test_reap_ends_machines_by_their_ids_when_the_list_cannot_be_read(tmp_path, 
     assert runs.dead_runs(tmp_path) == [run.folder], "machines without an id may be left"
 
 
-def test_machines_that_can_neither_be_listed_nor_shown_are_destroyed(tmp_path, killed):
-    run, account = killed
-    [label] = account.labels
-    book = books.Ledger(tmp_path / "ledger.jsonl", run.name, lambda: 0.0)
-    book.write("rent", label=label, instance=label, dph=1.0)
-
-    def unreadable(*_):
-        raise TypeError("list indices must be integers or slices, not str")
-
-    account.instances = account.instance = unreadable
-    assert runs.reap(tmp_path, lambda market: account, print, 30.0) == [label]
-    assert account.labels == [], "it is reported as left, since nothing shows its end"
-
-
 def test_a_run_whose_market_has_no_key_keeps_no_other_run_alive(tmp_path, killed):
     _, account = killed
     other = runs.Run(tmp_path, tmp_path / "ledger.jsonl", "other", 1.0)

@@ -1,15 +1,21 @@
 """One attempt at a job: how often it is looked at, and what ends it. No network."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from snakemake_executor_plugin_vast.driver import rental, work
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.machine import onboard, transport
-from vast_support.attempts import OVER, exit
+from vast_support.attempts import OVER, exit, make_attempt
 
 TURN = 1000.0  # when something happens to the job
 DENSE, SPARSE = Limits().dense, Limits().sparse
+
+
+@pytest.fixture
+def make(tmp_path):
+    return partial(make_attempt, tmp_path)
 
 
 # ---- looking -------------------------------------------------------------------------------------

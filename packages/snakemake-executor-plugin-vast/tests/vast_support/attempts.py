@@ -1,4 +1,4 @@
-"""An attempt at a job on a machine whose answers a test chooses. No network."""
+"""An attempt at a job on a machine that answers what a test says. No network, no waits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import shutil
 import threading
 from pathlib import Path
 
-import pytest
 from snakemake_executor_plugin_vast.driver import machines, work
 from snakemake_executor_plugin_vast.driver.states import Places
 from snakemake_executor_plugin_vast.driver.watch import Limits
@@ -61,47 +60,26 @@ class Connection:
         pass
 
 
-@pytest.fixture
-def make(tmp_path):
-    """Makes an attempt from what its machine tells; it, and its connection."""
-
-    def attempt(told, seconds=1e6, **facts):
-        clock, keeper = ManualClock(), DirectKeeper(MemoryMarket([]))
-        running = Instance(1, "m", "running", "", 1, 0.1, False, ())
-        keeper.find = lambda label, since: (True, running)
-        requirements = Requirements(seconds=seconds)
-        machine = machines.Machine("m", offer(1), requirements, 0.1, 0.0)
-        machine.connection = Connection(clock, told)
-        site = machines.Site(str(tmp_path), "i", (), "", "", list, 1800, 7200, 86400)
-        given = {"outputs": [], "extras": [], "states": []} | facts
-        task = work.Task("t", "true", {}, [], remove=[], requirements=requirements, **given)
-        made = work.Attempt(
-            task, machine, "a-1", site, keeper, clock, Limits(), work.Pace(600.0, 10.0),
-            Places(tmp_path / "states.json"), threading.Event(), lambda machine: None,
-            tmp_path / "a-1.log",
-        )  # fmt: skip
-        return made, machine.connection
-
-    return attempt
+def make_attempt(folder, told, seconds=1e6, clock=None, **facts):
+    """An attempt, and the connection to its machine, which is listed as `keeper.running`."""
+    clock, keeper = clock or ManualClock(), DirectKeeper(MemoryMarket([]))
+    keeper.running = Instance(1, "m", "running", "", 1, 0.1, False, ())
+    keeper.find = lambda label, since: (True, keeper.running)
+    requirements = Requirements(seconds=seconds)
+    machine = machines.Machine("m", offer(1), requirements, 0.1, 0.0)
+    machine.connection = Connection(clock, told)
+    site = machines.Site(str(folder), "i", (), "", "", list, 1800, 7200, 86400)
+    given = {"outputs": [], "extras": [], "states": []} | facts
+    task = work.Task("t", "true", {}, [], remove=[], requirements=requirements, **given)
+    made = work.Attempt(
+        task, machine, "a-1", site, keeper, clock, Limits(), work.Pace(600.0, 10.0),
+        Places(folder / "states.json"), threading.Event(), lambda machine: None,
+        folder / "a-1.log",
+    )  # fmt: skip
+    return made, machine.connection
 
 
 def exit(now, **files):
     """What a job tells that has made these files, and ends after OVER."""
     done = {"code": 0, "seconds": 1.0, "files": files, "missing": [], "links": []}
     return {"exit": done if now >= OVER else None}
-
-
-@pytest.fixture
-def there(make, tmp_path, local_machine):
-    """Makes an attempt whose files travel for true; the working directory on the machine."""
-    root, ssh = local_machine
-    workdir = Path(f"{root}{tmp_path}")
-    workdir.mkdir(parents=True)
-
-    def attempt(told, **facts):
-        made, connection = make(told, **facts)
-        connection.push, connection.pull = ssh.push, ssh.pull
-        connection.pull_state = ssh.pull_state
-        return made
-
-    return attempt, workdir

@@ -96,7 +96,10 @@ class Keeper:
                 self._ending.setdefault(instance.label, 0)
             ending = list(self._ending)
         for instance in unwanted:
-            self._destroy(instance.id or self._ids.get(instance.label, 0))
+            try:
+                self.market.destroy(instance.id or self._ids.get(instance.label, 0))
+            except MarketError as error:
+                self.failed = str(error)
         for label in ending:  # last: an error in the ledger must not keep others alive
             self._confirm(label, label not in found)
 
@@ -105,23 +108,14 @@ class Keeper:
         with self._lock:
             ids = {label: self._ids[label] for label in self._ending if label in self._ids}
         for label, id in ids.items():
-            gone = False
             try:
                 if instance := self.market.instance(id):
                     with self._lock:
                         self._note(label, instance, self.clock.now())
-                gone = instance is None
-                self._confirm(label, gone)
+                    self.market.destroy(id)
+                self._confirm(label, instance is None)
             except Exception as error:  # the others must end as well
                 self.failed = str(error)
-            if not gone:  # also if it cannot be shown
-                self._destroy(id)
-
-    def _destroy(self, id: int) -> None:
-        try:
-            self.market.destroy(id)
-        except Exception as error:  # the others must end as well
-            self.failed = str(error)
 
     def _note(self, label: str, instance: Instance, now: float) -> None:
         """Note the id and the status of a machine. Needs the lock."""
