@@ -23,7 +23,7 @@ class Places:
     def __init__(self, file: Path) -> None:
         self.file, self._lock = file, threading.Lock()
         # For each state the machine's label, and bytes.
-        self._places: dict[str, list[Any]] = json.loads(file.read_text()) if file.is_file() else {}
+        self._places: dict[str, list[Any]] = json.loads(file.read_bytes()) if file.is_file() else {}
 
     def of(self, state: str) -> str | None:
         """The machine that has the newest version of a state."""

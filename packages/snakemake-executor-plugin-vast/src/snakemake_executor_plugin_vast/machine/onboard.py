@@ -174,7 +174,7 @@ def gpu_use() -> int | None:
     """The use of the busiest GPU in percent; None when it is not known."""
     asked = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.split()
+        told = subprocess.run(asked, capture_output=True, timeout=20).stdout.split()
         return max(int(percent) for percent in told)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
@@ -206,7 +206,7 @@ def sha256(path: str) -> str:
 
 
 def read(path: str) -> str:
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         return file.read()
 
 
@@ -220,7 +220,7 @@ def remove(path: str) -> None:
 
 
 def write(path: str, text: str) -> None:
-    with open(path + ".part", "w") as file:
+    with open(path + ".part", "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -68,7 +68,7 @@ class Keyring:
         if not self.private.exists():
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]
             subprocess.run([*command, str(self.private)], check=True, capture_output=True)
-        self.public = self.private.with_suffix(".pub").read_text().strip()
+        self.public = self.private.with_suffix(".pub").read_text("utf-8").strip()
         # the path of a socket may have about a hundred characters only
         self.sockets = Path(tempfile.mkdtemp(prefix="vast-", dir="/tmp"))
 

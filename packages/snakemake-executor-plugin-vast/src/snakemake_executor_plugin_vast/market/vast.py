@@ -116,7 +116,7 @@ def find_key(environment: Mapping[str, str], home: Path) -> str:
     folder = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
     places = [folder / "vastai" / "vast_api_key", home / ".vast_api_key"]
     for place in places:
-        if place.is_file() and (key := place.read_text().strip()):
+        if place.is_file() and (key := place.read_text("utf-8").strip()):
             return key
     named = " nor in ".join(map(str, places))
     raise NoKey(
