@@ -139,6 +139,22 @@ def test_no_link_comes_home_in_a_state(there, tmp_path):
 
 
 @needs_rsync
+def test_the_log_of_a_job_that_failed_controls_no_terminal(there, tmp_path):
+    """Snakemake prints it with --show-failed-logs. What is no text is not printed."""
+    make_attempt, workdir = there
+    (workdir / "a.log").write_bytes(b"1 %\r2 %\n\x1b]0;title\x07 \xc2\x9b1m \xe2\x98\x83\t.\n")
+    (workdir / "b.log").write_bytes(b"\xff\xfe")
+    failed = {"code": 1, "seconds": 1.0, "files": {}, "missing": [], "links": []}
+    attempt = make_attempt(lambda now: {"exit": failed}, extras=["a.log", "b.log"])
+    with pytest.raises(work.RuleFailed):
+        attempt.run()
+    shown = "1 %\n2 %\n\\x1b]0;title\\x07 \\x9b1m \u2603\t.\n"
+    assert (tmp_path / "a.log").read_text("utf-8") == shown
+    assert (tmp_path / "b.log").read_bytes() == b"\xff\xfe"
+    assert sorted(path.name for path in tmp_path.glob("*.log*")) == ["a-1.log", "a.log", "b.log"]
+
+
+@needs_rsync
 def test_a_file_that_the_job_has_not_recorded_stays_on_the_machine(there, tmp_path):
     """Hidden ones as well: what is not compared with a hash does not come home."""
     make_attempt, workdir = there

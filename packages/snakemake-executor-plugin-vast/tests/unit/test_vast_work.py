@@ -1,6 +1,5 @@
 """One attempt at a job: how often it is looked at, and what ends it. No network."""
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -78,7 +77,7 @@ def test_of_endless_output_the_first_part_and_the_end_are_kept(make):
         return exit(now) | {"output": "x" * onboard.CHUNK, "size": total}
 
     attempt, connection = make(told)
-    attempt.limits = replace(attempt.limits, output=most)
+    attempt.output.most = most
     attempt.run()
     assert attempt.clock.now() <= OVER + 2 * SPARSE
     log = attempt.log_file.read_bytes()
@@ -100,7 +99,7 @@ def test_the_end_of_long_output_is_read_after_the_job_as_well(make):
         return facts | {"output": seen}
 
     connection.ask = ask
-    attempt.limits = replace(attempt.limits, output=4 << 20)
+    attempt.output.most = 4 << 20
     with pytest.raises(work.RuleFailed) as failed:
         attempt.run()
     assert failed.value.output.endswith("error\n")

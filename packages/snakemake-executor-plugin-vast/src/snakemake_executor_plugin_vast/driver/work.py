@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 import shlex
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 from ..clock import Clock
 from ..machine.files import Damaged, accept, links_out
-from ..machine.onboard import CHUNK
+from ..machine.onboard import CHUNK, files_below
 from ..machine.transport import (
     Denied,
     Failed,
@@ -27,8 +26,9 @@ from ..machine.transport import (
     Unreachable,
 )
 from ..market.protocol import Requirements
-from ..terminal import printable
+from ..terminal import make_printable
 from . import watch
+from .job_log import JobLog
 from .keeper import Keeper
 from .machines import Machine, Site
 from .rental import Closing, Lost
@@ -107,16 +107,18 @@ class Attempt:
         self.task, self.machine, self.name, self.site = task, machine, name, site
         self.keeper, self.clock, self.limits, self.pace = keeper, clock, limits, pace
         self.places, self.closing, self.reattach = places, closing, reattach
-        self.log_file = log_file
+        self.log_file, self.output = log_file, JobLog(log_file, limits.output)
         self.folder = f"{site.folder}/{name}"
         self.states = [self._absolute(path) for path in task.states]
         self.began = self.safe = clock.now()  # `safe`: work up to this time is saved
         self.most = task.requirements.disk_gb * 1e9 + limits.margin  # bytes that may come home
-        self.kept = 0  # bytes of the job's output
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.links: list[str] = []  # in the job's outputs; they stay on the machine
         self.ran: float | None = None  # seconds of the job itself, measured on the machine
-        self.tail = ""
+
+    @property
+    def tail(self) -> str:
+        """The end of what the job has printed."""
+        return self.output.tail
 
     @property
     def seconds(self) -> float:
@@ -217,15 +219,15 @@ class Attempt:
                 progress, mark = contact, seen["mark"]
             if seen["output"]:
                 offset += len(seen["output"])
-                alert = watch.alarming(self._keep(seen["output"].encode("latin-1")))
+                alert = watch.alarming(self.output.add(seen["output"].encode("latin-1")))
             idle = None if seen["gpu"] is None else seen["gpu"] < GPU_IDLE
-            if self.kept >= self.limits.output:  # only its end is still read
+            if self.output.full:  # only its end is still read
                 offset = max(offset, seen["size"] - CHUNK)
             elif more := len(seen["output"]) >= CHUNK:
                 continue
             if seen["exit"]:
                 if offset < seen["size"] and (end := self._look(offset)):  # where errors are
-                    self._keep(end["output"].encode("latin-1"))
+                    self.output.add(end["output"].encode("latin-1"))
                 done: dict[str, Any] = seen["exit"]
                 return done
             if not seen["alive"]:
@@ -238,7 +240,7 @@ class Attempt:
                 except TooMuch as error:
                     raise Lost("transfer", str(error)) from None
                 except (Unreachable, Failed, ValueError) as error:
-                    self._keep(f"vast: the state was not saved: {error}\n".encode())
+                    self.output.add(f"vast: the state was not saved: {error}\n".encode())
                     continue
                 saved, saved_mark = self.clock.now(), mark
                 took = saved - before
@@ -256,24 +258,6 @@ class Attempt:
         except (Unreachable, Failed, ValueError):
             connection.close()  # a connection that hangs stays so
         return None
-
-    def _keep(self, data: bytes) -> str:
-        """Append output to the local log, up to its limit; the output as text.
-
-        Snakemake may print the log, so its control characters are written out.
-        """
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        text = self._decoder.decode(data)
-        shown = printable(text.replace("\r\n", "\n").replace("\r", "\n")).encode()
-        room = int(self.limits.output) - self.kept
-        if room > 0:
-            with open(self.log_file, "ab") as file:
-                file.write(shown[:room].decode(errors="ignore").encode())
-                if len(shown) >= room:
-                    file.write(b"\nvast: more is not kept here, see --vast-output-mib\n")
-            self.kept += len(shown)
-        self.tail = (self.tail + text)[-8000:]
-        return text
 
     # ---- outputs and states --------------------------------------------------------------------
 
@@ -297,6 +281,8 @@ class Attempt:
 
         def fetch(connection: Transport) -> None:
             connection.pull(paths, arrivals, self.most)
+            if files is None:  # logs of a job that failed, which Snakemake may print
+                make_printable(files_below(arrivals))
             accept(arrivals, paths, files, self.site.workdir)
 
         try:
