@@ -162,3 +162,16 @@ def test_a_file_of_a_state_that_the_machine_has_removed_is_removed_here(local_ma
     (tmp_path / "state/old").write_text("1")
     connection.pull_state("/copy", str(tmp_path / "state"), ["new"], 1e6)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["new"]
+
+
+@needs_rsync
+def test_what_comes_home_can_be_changed_by_its_owner_alone(local_machine, tmp_path):
+    """A machine may give its files any mode; elsewhere they would run as their owner."""
+    root, connection = local_machine
+    (root / "folder").mkdir()
+    (root / "folder/file").touch()
+    (root / "folder/file").chmod(0o6767)
+    (root / "folder").chmod(0o2777)
+    connection.pull(["/folder"], f"{tmp_path}/in", 1e9)
+    modes = [(tmp_path / "in" / name).stat().st_mode & 0o7777 for name in ("folder", "folder/file")]
+    assert modes == [0o755, 0o745]
