@@ -22,9 +22,11 @@ def printable(text: object) -> str:
 def make_printable(files: Iterable[str]) -> None:
     """Write out the control characters in text files, as `printable` does."""
     for file in files:
-        bytes_as_they_are = {"encoding": "utf-8", "errors": "surrogateescape"}
         shown = f"{file}.printable"
-        with open(file, **bytes_as_they_are) as text, open(shown, "w", **bytes_as_they_are) as copy:
+        with (
+            open(file, encoding="utf-8", errors="surrogateescape") as text,
+            open(shown, "w", encoding="utf-8", errors="surrogateescape") as copy,
+        ):
             while part := text.read(1 << 20):
                 copy.write(printable(part))
         os.replace(shown, file)

@@ -112,7 +112,7 @@ def test_a_link_in_the_place_of_an_output_is_named_with_what_to_do(make):
     with pytest.raises(work.RuleFailed) as failed:
         attempt.run()
     assert str(failed.value) == (
-        "did not make a, b; b is a link, which stays on the machine: let the rule write a copy"
+        "did not make a, b; links stay on the machine (b): let the rule write copies"
     )
 
 

@@ -49,7 +49,7 @@ def failure(ended: dict[str, Any]) -> str:
     if not ended["missing"]:
         return ""
     links = [path for path in ended["missing"] if path in ended["links"]]
-    advice = f"; {listed(links)} is a link, which stays on the machine: let the rule write a copy"
+    advice = f"; links stay on the machine ({listed(links)}): let the rule write copies"
     return f"did not make {listed(ended['missing'])}" + (advice if links else "")
 
 
