@@ -48,7 +48,7 @@ def failure(ended: dict[str, Any]) -> str:
         return f"exit code {ended['code']}"
     if not ended["missing"]:
         return ""
-    links = [path for path in ended["missing"] if path in ended["links"]]
+    links = sorted({*ended["missing"]} & {*ended["links"]})
     advice = f"; links stay on the machine ({listed(links)}): let the rule write copies"
     return f"did not make {listed(ended['missing'])}" + (advice if links else "")
 

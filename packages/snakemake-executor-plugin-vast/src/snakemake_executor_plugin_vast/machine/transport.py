@@ -191,8 +191,9 @@ class Transport:
         ways = ["--", f"{self._host}:{copy}/", f"{state}/"]
         self._transfer([*INCOMING, "--exclude", f"/*/{onboard.SEAL}", *ways], most)
         self._transfer([*INCOMING, *ways], most)
+        kept = set(parts)  # a machine may name millions
         for entry in Path(state).iterdir():
-            if entry.name not in parts:
+            if entry.name not in kept:
                 if not entry.is_symlink():
                     onboard.remove(str(entry / onboard.SEAL))
                 onboard.remove(str(entry))
