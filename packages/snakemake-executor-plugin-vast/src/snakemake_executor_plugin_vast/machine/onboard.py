@@ -113,7 +113,8 @@ def snapshot(folder: str, request: dict[str, Any]) -> dict[str, Any]:
     """Hard-link the complete parts of a state beside it; a complete folder has its seal.
 
     Files appear in a state by rename, so a link keeps them as they were. A folder without a seal
-    is being written; one whose seal vanished while it was linked is being removed.
+    is being written; one whose seal vanished while it was linked is being removed. Raises OSError
+    for a part that cannot be linked, since parts that are missing here are removed elsewhere.
     """
     state, copy = request["state"], request["state"].rstrip("/") + ".home"
     shutil.rmtree(copy, ignore_errors=True)
@@ -133,6 +134,9 @@ def snapshot(folder: str, request: dict[str, Any]) -> dict[str, Any]:
                 os.link(entry.path, target)
         except (OSError, shutil.Error):
             shutil.rmtree(target, ignore_errors=True)
+            whole = os.path.join(entry.path, SEAL) if entry.is_dir() else entry.path
+            if os.path.exists(whole) and not entry.is_symlink():
+                raise
     return {"there": True, "parts": sorted(os.listdir(copy))}
 
 
