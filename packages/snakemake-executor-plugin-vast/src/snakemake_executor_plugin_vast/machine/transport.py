@@ -24,9 +24,8 @@ from .process import Excess, Progress
 
 # ssh and rsync would read other text as options or as a daemon's address.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
-# Flags for what comes home: no links, no devices, no file that runs with its owner's rights, and
-# none that others may change.
-INCOMING = ("-rp", "--chmod=u+rwX,go-w,ug-s")
+# Flags for what comes home: no links, no devices, and no file that runs with its owner's rights.
+INCOMING = ("-rp", "--chmod=u+rwX,go-w,ug-s")  # go-w: only the owner may change it
 
 
 class Unreachable(Exception):
