@@ -113,7 +113,10 @@ ODD_FIELDS = [
     {"ports": {"22/tcp": [{"HostPort": "none"}]}},
     {"ports": {"22/tcp": None}, "public_ipaddr": None, "ssh_port": "?"},
     {"id": None},
+    {"id": 1e999},
     {"machine_id": "unknown"},
+    {"machine_id": 1e999},
+    {"ports": {"22/tcp": [{"HostPort": 1e999}]}},
     {"dph_total": {}},
     {"status_msg": 5, "actual_status": []},
 ]
@@ -127,7 +130,7 @@ def test_one_odd_row_of_the_account_hides_no_machine(monkeypatch, odd, whose):
     found = {instance.label: instance for instance in client.instances()}
     assert found["p-1-1"].addresses == (("1.2.3.4", 40022),)
     if whose:
-        assert found[whose].id == (odd.get("id", 2) or 0), "it must be possible to end it"
+        assert found[whose].id == (2 if "id" not in odd else 0), "it must be possible to end it"
 
 
 def test_a_list_that_is_none_is_no_empty_list(monkeypatch):
@@ -135,6 +138,39 @@ def test_a_list_that_is_none_is_no_empty_list(monkeypatch):
     client, _ = client_of(monkeypatch, (200, {"instances": None}))
     with pytest.raises(Unavailable, match="a list was expected"):
         client.instances()
+
+
+@pytest.mark.parametrize("answer", [{"id": None}, {"id": "x"}, [{"id": 5}], 5, "gone", [], 0])
+def test_an_instance_that_cannot_be_read_is_not_gone(monkeypatch, answer):
+    """Whoever counts it as gone leaves it to be billed."""
+    client, _ = client_of(monkeypatch, (200, {"instances": answer}))
+    try:
+        assert client.instance(5) is not None
+    except Unavailable as error:
+        assert "/api/v0/instances/5/" in str(error)
+    client, _ = client_of(monkeypatch, (200, {"instances": None}))
+    assert client.instance(5) is None
+
+
+def test_an_answer_without_an_instance_does_not_say_that_it_is_gone(monkeypatch):
+    client, _ = client_of(monkeypatch, (200, {"success": True}))
+    with pytest.raises(Unavailable, match="an instance or null was expected"):
+        client.instance(5)
+
+
+@pytest.mark.parametrize(
+    "odd", [None, 5, {}, {"id": "x"}, {"id": 4, "gpu_ram": [1]}, {"id": 1e999}]
+)
+def test_one_odd_offer_hides_no_other(monkeypatch, odd):
+    client, _ = client_of(monkeypatch, (200, {"offers": [odd, {"id": 3}]}))
+    assert [offer.id for offer in client.search(Requirements(), SearchRules())] == [3]
+
+
+@pytest.mark.parametrize("number", [None, "x", [5], 1e999])
+def test_an_order_whose_answer_names_no_machine_may_have_rented_one(monkeypatch, number):
+    client, _ = client_of(monkeypatch, (200, {"new_contract": number}))
+    with pytest.raises(LostReply):
+        client.create(OFFER, ORDER)
 
 
 @pytest.mark.parametrize("before", ["bad key ", "x" * 285])  # messages are cut after 300

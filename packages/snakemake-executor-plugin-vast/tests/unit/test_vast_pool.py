@@ -56,6 +56,7 @@ class Attempt:
 
     def __init__(self, task, machine, name, *rest):
         self.task, self.machine, self.name, self.tail = task, machine, name, ""
+        self.links = []
         self.seconds, self.wasted, self.ran, self.log_file = 2.0, 1.0, 1.0, Path("log")
 
     def run(self):
@@ -70,6 +71,8 @@ class Attempt:
             raise RuleFailed("exit code 1", "No space on Mars")
         elif word == "full":
             raise RuleFailed("exit code 1", "No space left on device")
+        elif word == "links":
+            self.links = ["a", "b/c"]
         elif word != "done":
             raise Lost(word)
 
@@ -163,6 +166,13 @@ def test_a_machine_that_does_not_fit_makes_room(make):
     assert [m.requirements.gpus for m in renter.rented] == [1, 8] and renter.ended == [
         ("m1", "idle")
     ]
+
+
+def test_links_that_stay_on_a_machine_are_named(make):
+    pool, job, said = make(Renter()), task("links"), []
+    pool.log = said.append
+    pool.submit(job)
+    assert wait(job) == [""] and said == ["job: links stay on the machine: a, b/c"]
 
 
 @pytest.mark.parametrize("why", ["outbid", "gone", "silent", "transfer"])

@@ -25,7 +25,10 @@ def test_a_run_is_dead_when_its_process_is(tmp_path):
 def test_a_run_that_ended_well_leaves_no_key(tmp_path):
     run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", "vast", 1.0)
     (run.folder / "key").write_text("private")
+    arrivals = tmp_path / runs.PLACE / f"jobs/{run.name}-1.arrivals"
+    (arrivals / "half of a transfer").mkdir(parents=True)  # which the end of the run has cut off
     run.over([])
+    assert not arrivals.exists()
     assert not run.folder.exists() and runs.dead_runs(tmp_path) == []
 
 

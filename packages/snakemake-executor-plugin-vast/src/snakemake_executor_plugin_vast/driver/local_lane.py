@@ -68,5 +68,5 @@ class LocalLane:
         with self._turn:
             del self._running[number]
         if code:
-            return Outcome(f"exit code {code}", log.read_text(errors="replace")[-8000:], str(log))
+            return Outcome(f"exit code {code}", log.read_text("utf-8", "replace")[-8000:], str(log))
         return Outcome(log=str(log))

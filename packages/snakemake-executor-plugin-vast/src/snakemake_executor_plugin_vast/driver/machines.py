@@ -89,7 +89,7 @@ def start_script(site: Site, key: str, control: str, clock: Clock, grace: float)
 
     It has no secrets. Raises ValueError if it would be too long even when it is packed.
     """
-    code = compact(Path(deadman.__file__).read_text())
+    code = compact(Path(deadman.__file__).read_text("utf-8"))
     folder = shlex.quote(site.folder)
     tick = max(0.5, clock.real(min(60.0, site.silent / 10)))
     times = [clock.real(t) for t in (site.silent, grace, site.later, site.longest)]

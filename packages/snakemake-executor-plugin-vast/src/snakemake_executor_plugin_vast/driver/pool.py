@@ -18,6 +18,7 @@ from . import watch
 from .keeper import Keeper
 from .machines import Machine
 from .rental import Closing, Lost, NothingToRent, OverBudget, Renter, on_demand
+from .report import listed
 from .states import Places
 from .watch import Limits
 from .work import Attempt, Outcome, Pace, RuleFailed, Task
@@ -204,6 +205,8 @@ class Pool:
             if problem:
                 raise problem
             if why == "done":
+                if attempt.links:
+                    self.log(f"{task.name}: links stay on the machine: {listed(attempt.links)}")
                 task.outcome = Outcome(log=str(attempt.log_file))
                 break
             self.log(f"{task.name} on {machine.label}: {detail}")

@@ -44,7 +44,7 @@ class Run:
         self.prefix = f"{project}-{self.name}-"
         self.folder = workdir / PLACE / self.name
         self.folder.mkdir(parents=True, mode=0o700)
-        self._lock = open(self.folder / LOCK, "w")  # noqa: SIM115 (held while the process lives)
+        self._lock = open(self.folder / LOCK, "wb")  # noqa: SIM115 (held while the process lives)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         facts: dict[str, Any] = {
             "prefix": self.prefix,
@@ -52,7 +52,7 @@ class Run:
             "workdir": str(workdir),
         }
         facts |= {"market": market, "scale": scale}
-        (self.folder / FACTS).write_text(json.dumps(facts))
+        (self.folder / FACTS).write_text(json.dumps(facts), "utf-8")
 
     def over(self, left: list[str]) -> None:
         """End the run. Its folder stays for the next one if machines are `left`."""
@@ -62,7 +62,9 @@ class Run:
 
 
 def forget(folder: Path) -> None:
-    """Remove the files that a run needs while it has machines."""
+    """Remove the files that a run needs while it has machines, and parts of cut-off transfers."""
+    for arrivals in (folder.parent / "jobs").glob(f"{folder.name}-*"):
+        shutil.rmtree(arrivals, ignore_errors=True)
     for name in (FACTS, STATES, "key", "key.pub", "known_hosts", "known_hosts.old", LOCK):
         (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
@@ -74,7 +76,7 @@ def dead_runs(workdir: Path) -> list[Path]:
     found = []
     for facts in sorted((workdir / PLACE).glob(f"*/{FACTS}")):
         try:
-            with open(facts.parent / LOCK) as lock:
+            with open(facts.parent / LOCK, "rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
             pass
@@ -111,7 +113,7 @@ def _reap(
     folder: Path, connect: Callable[[str], Market], log: Callable[[str], None], patience: float
 ) -> list[str]:
     """End the machines of one killed run; the labels that are left. Its folder stays for these."""
-    facts = json.loads((folder / FACTS).read_text())
+    facts = json.loads((folder / FACTS).read_text("utf-8"))
     clock = Clock(facts["scale"])
     ledger = books.Ledger(Path(facts["ledger"]), folder.name, clock.wall)
     lines, damage, complete = [], None, ledger.path.is_file()
@@ -146,8 +148,6 @@ def _reap(
             dollars = books.cost(rental.dph, seconds)
             end = {"seconds": seconds, "dollars": dollars, "why": "driver killed"}
             ledger.write("end", label=rental.label, **end)
-    for arrivals in (folder.parent / "jobs").glob(f"{folder.name}-*"):  # of a transfer
-        shutil.rmtree(arrivals, ignore_errors=True)
     if damage:
         raise damage
     if not left:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..machine import onboard
 from ..machine.transport import Transport
+from .report import checked_parts
 
 
 class Places:
@@ -22,7 +23,7 @@ class Places:
     def __init__(self, file: Path) -> None:
         self.file, self._lock = file, threading.Lock()
         # For each state the machine's label, and bytes.
-        self._places: dict[str, list[Any]] = json.loads(file.read_text()) if file.is_file() else {}
+        self._places: dict[str, list[Any]] = json.loads(file.read_bytes()) if file.is_file() else {}
 
     def of(self, state: str) -> str | None:
         """The machine that has the newest version of a state."""
@@ -52,13 +53,14 @@ def save_state(
 
     The local state is complete at any moment.
     """
-    taken = connection.ask("snapshot", folder, {"state": state}, 4 * connection.timeout)
-    if taken["there"]:
+    answer = connection.ask("snapshot", folder, {"state": state}, 4 * connection.timeout)
+    parts = checked_parts(answer)
+    if parts is not None:
         copy = f"{state.rstrip('/')}.home"
         if save:
             save(copy, state)
         else:
-            connection.pull_state(copy, state, taken["parts"], most)
+            connection.pull_state(copy, state, parts, most)
         # Without this, links would keep removed files on the machine's disk.
         connection.command(f"rm -rf {shlex.quote(copy)}")
-    return bool(taken["there"])
+    return parts is not None

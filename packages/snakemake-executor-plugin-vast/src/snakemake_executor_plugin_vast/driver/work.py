@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from ..clock import Clock
 from ..machine.files import Damaged, accept, links_out
-from ..machine.onboard import CHUNK
+from ..machine.onboard import CHUNK, files_below
 from ..machine.transport import (
     Denied,
     Failed,
@@ -26,11 +26,13 @@ from ..machine.transport import (
     Unreachable,
 )
 from ..market.protocol import Requirements
+from ..terminal import make_printable
 from . import watch
+from .job_log import JobLog
 from .keeper import Keeper
 from .machines import Machine, Site
 from .rental import Closing, Lost
-from .report import checked_report
+from .report import checked_report, failure
 from .states import Places, save_state
 from .watch import Limits, Observation
 
@@ -105,14 +107,18 @@ class Attempt:
         self.task, self.machine, self.name, self.site = task, machine, name, site
         self.keeper, self.clock, self.limits, self.pace = keeper, clock, limits, pace
         self.places, self.closing, self.reattach = places, closing, reattach
-        self.log_file = log_file
+        self.log_file, self.output = log_file, JobLog(log_file, limits.output)
         self.folder = f"{site.folder}/{name}"
         self.states = [self._absolute(path) for path in task.states]
         self.began = self.safe = clock.now()  # `safe`: work up to this time is saved
         self.most = task.requirements.disk_gb * 1e9 + limits.margin  # bytes that may come home
-        self.kept = 0  # bytes of the job's output
+        self.links: list[str] = []  # in the job's outputs; they stay on the machine
         self.ran: float | None = None  # seconds of the job itself, measured on the machine
-        self.tail = ""
+
+    @property
+    def tail(self) -> str:
+        """The end of what the job has printed."""
+        return self.output.tail
 
     @property
     def seconds(self) -> float:
@@ -213,13 +219,15 @@ class Attempt:
                 progress, mark = contact, seen["mark"]
             if seen["output"]:
                 offset += len(seen["output"])
-                alert = watch.alarming(self._keep(seen["output"].encode("latin-1")))
+                alert = watch.alarming(self.output.add(seen["output"].encode("latin-1")))
             idle = None if seen["gpu"] is None else seen["gpu"] < GPU_IDLE
-            if self.kept >= self.limits.output:  # only its end is still read
+            if self.output.full:  # only its end is still read
                 offset = max(offset, seen["size"] - CHUNK)
             elif more := len(seen["output"]) >= CHUNK:
                 continue
             if seen["exit"]:
+                if offset < seen["size"] and (end := self._look(offset)):  # where errors are
+                    self.output.add(end["output"].encode("latin-1"))
                 done: dict[str, Any] = seen["exit"]
                 return done
             if not seen["alive"]:
@@ -229,8 +237,10 @@ class Attempt:
                 before = self.clock.now()
                 try:
                     self._save_states(self.machine.connection)
+                except TooMuch as error:
+                    raise Lost("transfer", str(error)) from None
                 except (Unreachable, Failed, ValueError) as error:
-                    self._keep(f"vast: the state was not saved: {error}\n".encode())
+                    self.output.add(f"vast: the state was not saved: {error}\n".encode())
                     continue
                 saved, saved_mark = self.clock.now(), mark
                 took = saved - before
@@ -249,32 +259,17 @@ class Attempt:
             connection.close()  # a connection that hangs stays so
         return None
 
-    def _keep(self, data: bytes) -> str:
-        """Append output to the local log, up to its limit; the output as text."""
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        room = int(self.limits.output) - self.kept
-        if room > 0:
-            with open(self.log_file, "ab") as file:
-                file.write(data[:room])
-                if len(data) >= room:
-                    file.write(b"\nvast: more is not kept here, see --vast-output-mib\n")
-            self.kept += len(data)
-        text = data.decode(errors="replace")
-        self.tail = (self.tail + text)[-8000:]
-        return text
-
     # ---- outputs and states --------------------------------------------------------------------
 
     def _fetch(self, exit: dict[str, Any]) -> None:
         """Copy the outputs and the states of an ended job. Raises RuleFailed if it failed."""
         self.ran = self.clock.scale * exit["seconds"]
         task = self.task
-        if exit["code"] or exit["missing"]:
+        if why := failure(exit):
             self._bring_home(task.extras, None)
             self._retry(self._save_states)
-            missing = f"did not make {', '.join(exit['missing'])} (a link does not count)"
-            why = f"exit code {exit['code']}" if exit["code"] else missing
             raise RuleFailed(why, self.tail)
+        self.links = exit["links"]
         returned = self._bring_home([*task.outputs, *task.extras], exit["files"])
         self.machine.holds.update({path: file_signature(path) for path in returned})
         self._retry(lambda connection: self._save_states(connection, over=True))
@@ -286,6 +281,8 @@ class Attempt:
 
         def fetch(connection: Transport) -> None:
             connection.pull(paths, arrivals, self.most)
+            if files is None:  # logs of a job that failed, which Snakemake may print
+                make_printable(files_below(arrivals))
             accept(arrivals, paths, files, self.site.workdir)
 
         try:

@@ -41,7 +41,7 @@ def since_when(path: str, note: bool = False) -> float | None:
     """
     with contextlib.suppress(OSError):
         if note:
-            open(path, "a").close()
+            open(path, "ab").close()
         return time.time() - os.stat(path).st_mtime
     return None
 
@@ -54,7 +54,7 @@ def touched(path: str) -> int:
 
 
 def read(path: str) -> str:
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         return file.read()
 
 

@@ -65,7 +65,7 @@ STATUS: dict[str, Status] = {
 }
 HALTED = ("stopped", "unloaded")  # of a contract, whose GPU may be let to somebody else
 # What reading a row raises when a field has not the documented form.
-UNREADABLE = (TypeError, ValueError, KeyError, IndexError, AttributeError)
+UNREADABLE = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError)
 # Parts of a status message after which a machine never starts.
 FATAL = (
     "pull rate limit",
@@ -116,7 +116,7 @@ def find_key(environment: Mapping[str, str], home: Path) -> str:
     folder = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
     places = [folder / "vastai" / "vast_api_key", home / ".vast_api_key"]
     for place in places:
-        if place.is_file() and (key := place.read_text().strip()):
+        if place.is_file() and (key := place.read_text("utf-8").strip()):
             return key
     named = " nor in ".join(map(str, places))
     raise NoKey(
@@ -171,6 +171,14 @@ def _json_object(reply: requests.Response) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _list_in(answer: Mapping[str, Any], key: str, what: str) -> list[Any]:
+    """The list in an answer. Raises Unavailable if there is none."""
+    found = answer.get(key)
+    if not isinstance(found, list):
+        raise Unavailable(f"{what}: a list was expected: {str(answer)[:300]}")
+    return found
+
+
 def read_row(raw: Any) -> Instance | None:
     """An instance from any row of an account, which may hold other people's machines.
 
@@ -214,25 +222,30 @@ class Vast:
         query = search_query(requirements, rules)
         if self.clock.wall() < self._quota_ends:
             raise AccountRefused(self._no_quota())
-        found = self._repeat("search", "POST", "/api/v0/bundles/", query).get("offers") or []
-        return [read_offer(raw) for raw in found]
+        path = "/api/v0/bundles/"
+        found = _list_in(self._repeat("search", "POST", path, query), "offers", f"POST {path}")
+        offers = []
+        for raw in found:
+            with contextlib.suppress(*UNREADABLE):  # one odd row hides no other offer
+                offers.append(read_offer(raw))
+        return offers
 
     def create(self, offer: Offer, order: Order) -> int:
         body = order_body(order, self.image_login)
         made = self._call("create", "PUT", f"/api/v0/asks/{offer.id}/", body)
-        if not made.get("new_contract"):
-            raise LostReply(self._clean(f"create on offer {offer.id} answered {made}"))
-        return int(made["new_contract"])
+        try:
+            return int(made["new_contract"])
+        except UNREADABLE:
+            raise LostReply(self._clean(f"create on offer {offer.id} answered {made}")) from None
 
     def instances(self) -> list[Instance]:
         found: list[Instance] = []
         after = None
         while True:
             query = {"limit": 25} | ({"after_token": after} if after else {})
-            page = self._repeat("list", "GET", "/api/v1/instances/", query)
-            rows = page.get("instances")
-            if not isinstance(rows, list):
-                raise Unavailable(f"GET /api/v1/instances/: a list was expected: {str(page)[:300]}")
+            path = "/api/v1/instances/"
+            page = self._repeat("list", "GET", path, query)
+            rows = _list_in(page, "instances", f"GET {path}")
             found += [row for row in map(read_row, rows) if row]
             after = page.get("next_token")
             if not after:
@@ -240,15 +253,22 @@ class Vast:
 
     def instance(self, id: int) -> Instance | None:
         raw = self._show(id)
-        return read_row(raw) if raw else None
+        found = read_row(raw) if raw else None
+        if raw and not found:  # it exists, so it must not count as gone
+            raise Unavailable(f"GET /api/v0/instances/{id}/ cannot be read: {str(raw)[:300]}")
+        return found
 
     def _show(self, id: int) -> dict[str, Any]:
         """The market's row of an instance, empty if it no longer exists."""
+        path = f"/api/v0/instances/{id}/"
         try:
-            answer = self._repeat("show", "GET", f"/api/v0/instances/{id}/", {"owner": "me"})
+            answer = self._repeat("show", "GET", path, {"owner": "me"})
         except OfferGone:
             return {}
-        return answer.get("instances") or {}
+        found = answer.get("instances", False)
+        if not isinstance(found, dict | None):
+            raise Unavailable(f"GET {path}: an instance or null was expected: {str(answer)[:300]}")
+        return found or {}
 
     def destroy(self, id: int) -> None:
         with contextlib.suppress(OfferGone):
