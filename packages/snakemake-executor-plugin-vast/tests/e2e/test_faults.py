@@ -36,7 +36,10 @@ WHY = {
     "SIGKILL, then `snakemake-vast reap`": {"driver killed"},
     "SIGKILL and keys forgotten, then `snakemake-vast reap`": {"driver killed"},
     "SIGKILL and container exited, then `snakemake-vast reap`": {"driver killed"},
+    "SIGKILL and GPU let to others, then `snakemake-vast reap` twice": {"driver killed"},
+    "SIGKILL and ssh refused, then `snakemake-vast reap --destroy`": {"driver killed"},
     "SIGKILL, nobody restarts": {"driver killed"},
+    "driver SIGTERM while ssh is dead": {"ended"},
     "budget reached": {"budget"},
     "two drivers at once": {"ended", "taken: never rented"},  # both may have asked for one offer
 }

@@ -11,7 +11,7 @@ import pytest
 from snakemake_executor_plugin_vast.driver import machines, rental
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.market import vast
-from snakemake_executor_plugin_vast.market.protocol import Requirements, SearchRules
+from snakemake_executor_plugin_vast.market.protocol import Instance, Requirements, SearchRules
 from snakemake_executor_plugin_vast.money import ledger as books
 from vast_support.memory_market import MemoryMarket, offer
 from vast_support.stand_ins import DirectKeeper, Machines, ManualClock
@@ -102,6 +102,20 @@ def test_a_machine_that_could_not_be_put_down_is_ended(renting, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         renter.rent(STEADY, 1)
     assert market.created == [1] and not market.listed
+
+
+def test_a_machine_that_was_stopped_is_billed_for_its_disk(renting, tmp_path):
+    renter = renting(MemoryMarket([offer(1)]))
+    machine = renter.rent(STEADY, 1)
+    renter.clock.wait(3600.0)
+    renter.keeper.halted(Instance(1, machine.label, "stopped", "", 1, 0.1, False, disk_price=0.01))
+    renter.settle()
+    last = books.read(tmp_path / "ledger.jsonl")[-1]
+    assert (last["what"], last["instance"], last["dph"]) == ("stop", 1, 0.01)
+    assert (
+        last["dollars"] == pytest.approx(0.1 * last["seconds"] / 3600) and last["seconds"] == 3600
+    )
+    assert len(books.open_rentals(books.read(tmp_path / "ledger.jsonl"))) == 1
 
 
 PULL = "toomanyrequests: pull rate limit"

@@ -1,90 +1,26 @@
 """One attempt at a job: how often it is looked at, what ends it, what must be home. No network."""
 
 import os
-import shutil
-import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from snakemake_executor_plugin_vast.driver import machines, rental, watch, work
-from snakemake_executor_plugin_vast.driver.states import Places
+from snakemake_executor_plugin_vast.driver import rental, watch, work
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.machine import onboard, transport
-from snakemake_executor_plugin_vast.market.protocol import Instance, Requirements
-from vast_support.memory_market import MemoryMarket, offer
+from vast_support.attempts import make_attempt
 from vast_support.programs import needs_rsync
-from vast_support.stand_ins import DirectKeeper, ManualClock
 
 TURN = 1000.0  # when something happens to the job
 OVER = 4000.0
 DENSE, SPARSE = Limits().dense, Limits().sparse
 
 
-class Connection:
-    """A machine whose job tells, at any time, what `told(time)` says."""
-
-    timeout = 30.0
-
-    def __init__(self, clock, told):
-        self.clock, self.told = clock, told
-        self.asked, self.looks, self.pulled, self.copies = [], [], [], []
-        self.request, self.read, self.offsets = None, 0, []
-
-    def ask(self, what, folder, request, timeout=None):
-        self.asked.append(what)
-        if what == "start":
-            self.request = request
-        if what == "snapshot":
-            return {"there": True, "parts": []}
-        if what != "look":
-            return {}
-        self.looks.append(self.clock.now())
-        self.offsets.append(request["offset"])
-        seen = {"output": "step\n", "gpu": 90, "mark": None, "exit": None, "alive": True, "size": 0}
-        return seen | self.told(self.clock.now())
-
-    def push(self, paths):
-        list(paths)
-
-    def pull(self, paths, into, most):
-        for path in map(Path, paths):
-            self.pulled.append(str(path))
-            Path(f"{into}{path.parent}").mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, f"{into}{path}")
-
-    def pull_state(self, copy, state, parts, most):
-        self.copies.append(self.clock.now())
-        self.clock.wait(100.0)
-
-    def command(self, text, data="", timeout=None):
-        return ""
-
-    def close(self):
-        pass
-
-
 @pytest.fixture
 def make(tmp_path):
-    def attempt(told, seconds=1e6, **facts):
-        clock, keeper = ManualClock(), DirectKeeper(MemoryMarket([]))
-        running = Instance(1, "m", "running", "", 1, 0.1, False, ())
-        keeper.find = lambda label, since: (True, running)
-        requirements = Requirements(seconds=seconds)
-        machine = machines.Machine("m", offer(1), requirements, 0.1, 0.0)
-        machine.connection = Connection(clock, told)
-        site = machines.Site(str(tmp_path), "i", (), "", "", list, 1800, 7200, 86400)
-        given = {"outputs": [], "extras": [], "states": []} | facts
-        task = work.Task("t", "true", {}, [], remove=[], requirements=requirements, **given)
-        made = work.Attempt(
-            task, machine, "a-1", site, keeper, clock, Limits(), work.Pace(600.0, 10.0),
-            Places(tmp_path / "states.json"), threading.Event(), lambda machine: None,
-            tmp_path / "a-1.log",
-        )  # fmt: skip
-        return made, machine.connection
-
-    return attempt
+    return partial(make_attempt, tmp_path)
 
 
 def exit(now, **files):

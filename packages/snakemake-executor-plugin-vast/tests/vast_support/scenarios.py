@@ -198,38 +198,60 @@ def ctrl_c(example):
 
 @scenario("SIGKILL, then restart")
 def sigkill(example):
-    slow = ("seconds=0.8",)  # it must not end before the next driver is there
-    example.start(config=slow).until_state()
-    example.signal(signal.SIGKILL)
-    example.finish()
-    assert len(example.fake.instances) == 1
-    example.unlock()
-    assert example.run(config=slow) == 0, example.output()
+    killed(example)
+    continued(example)
     assert "saved state/a" in example.output(), example.output()
 
 
-def reap(example) -> str:
-    """Run the command; what it says."""
+SLOW = ("seconds=0.8",)  # a training that does not end before its driver is killed
+
+
+def reap(example, *options: str, code: int = 0) -> str:
+    """Run the command; what it says. Machines are left only if it says so by its exit code."""
     environment = os.environ | example.fake.environment
-    command = [sys.executable, "-m", "snakemake_executor_plugin_vast", "reap"]
+    command = [sys.executable, "-m", "snakemake_executor_plugin_vast", "reap", *options]
     done = subprocess.run(
-        command, cwd=example.folder, env=environment, check=True, capture_output=True, text=True
+        command, cwd=example.folder, env=environment, capture_output=True, text=True
     )
-    assert not example.fake.instances
+    assert done.returncode == code, done.stdout + done.stderr
+    assert bool(example.fake.instances) == bool(code)
     return done.stdout
+
+
+def killed(example):
+    """Kill the driver in mid-training; its machine."""
+    example.start(config=SLOW).until_state()
+    example.signal(signal.SIGKILL)
+    example.finish()
+    [instance] = example.fake.instances
+    return instance
+
+
+def saved_and_continued(example):
+    """Save the state of a killed driver, and go on from that."""
+    assert "saved state/a" in (said := reap(example)), said
+    continued(example)
+
+
+def continued(example):
+    """Start again after a kill."""
+    example.unlock()
+    assert example.run(config=SLOW) == 0, example.output()
+
+
+def stopped_with_its_price(example, said: str) -> None:
+    """The only machine is stopped, costs its disk alone, and is listed with what to do."""
+    [instance] = example.fake.instances
+    assert not instance.uses_gpu and instance.intended_status == "stopped"
+    price = 24 * instance.rates()["storage_total_cost"]
+    assert f"(machine {instance.id}) is stopped" in said and f"${price:.2f} a day" in said, said
+    assert f"reap --destroy {instance.id}`" in said
 
 
 def killed_and_reaped(example, meanwhile=lambda instance: None):
     """Kill the driver, let something happen to its machine, save its state and go on from that."""
-    slow = ("seconds=0.8",)
-    example.start(config=slow).until_state()
-    example.signal(signal.SIGKILL)
-    example.finish()
-    [instance] = example.fake.instances
-    meanwhile(instance.id)
-    assert "saved state/a" in (said := reap(example)), said
-    example.unlock()
-    assert example.run(config=slow) == 0, example.output()
+    meanwhile(killed(example).id)
+    saved_and_continued(example)
 
 
 @scenario("SIGKILL, then `snakemake-vast reap`")
@@ -247,15 +269,46 @@ def sigkill_exited_reap(example):
     killed_and_reaped(example, example.fake.exit)
 
 
+@scenario("SIGKILL and GPU let to others, then `snakemake-vast reap` twice", silent_minutes=4)
+def sigkill_no_gpu_reap(example):
+    """The machine stops itself, and its start waits until nobody else uses its GPU."""
+    instance = killed(example)
+    example.fake.wait(lambda: not instance.uses_gpu, 60, "the machine did not stop itself")
+    example.fake.take(instance.offer.id)
+    stopped_with_its_price(example, reap(example, code=1))
+    example.fake.take(instance.offer.id, False)
+    assert not instance.uses_gpu, "it waits for nobody and starts by itself"
+    saved_and_continued(example)
+
+
+@scenario("SIGKILL and ssh refused, then `snakemake-vast reap --destroy`")
+def sigkill_no_login_reap(example):
+    instance = killed(example)
+    example.fake.cut_ssh(instance.id)
+    stopped_with_its_price(example, reap(example, code=1))
+    reap(example, "--destroy", str(instance.id))
+    continued(example)
+
+
+@scenario("driver SIGTERM while ssh is dead")
+def sigterm_no_login(example):
+    """The machine is stopped with its state, which the next run saves."""
+    example.start(config=SLOW).until_state()
+    [instance] = example.fake.instances
+    example.fake.cut_ssh(instance.id, "hang")
+    example.signal(signal.SIGTERM)
+    assert example.finish() != 0
+    stopped_with_its_price(example, example.output())
+    example.fake.mend_ssh(instance.id)
+    assert example.run(config=SLOW) == 0, example.output()
+    assert "saved state/a" in example.output(), example.output()
+
+
 @scenario("SIGKILL, nobody restarts", silent_minutes=4)
 def dead_man(example):
-    example.start(config=("seconds=0.8",)).until_state()
-    [instance] = example.fake.instances
-    example.signal(signal.SIGKILL)
-    example.finish()
+    instance = killed(example)
     example.fake.wait(lambda: not instance.uses_gpu, 60, "the machine did not stop itself")
-    example.unlock()
-    assert example.run(config=("seconds=0.8",)) == 0, example.output()
+    continued(example)
     assert "saved state/a" in example.output(), example.output()
 
 

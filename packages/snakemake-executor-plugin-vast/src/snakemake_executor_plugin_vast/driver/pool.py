@@ -223,7 +223,7 @@ class Pool:
                     return None
                 break
             if action == "bigger" or why in watch.INFRASTRUCTURE:
-                self.renter.end(machine, why)
+                self.renter.end(machine, why, superseded=not self.closing.is_set())
                 self._requeue(task, action)
                 return None
             if action == "prune":

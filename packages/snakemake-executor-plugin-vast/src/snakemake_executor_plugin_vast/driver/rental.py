@@ -72,7 +72,7 @@ class Renter:
         budget: float | None,
         closing: threading.Event,
         log: Callable[[str], None],
-        first: Callable[[], None] = lambda: None,
+        first: Callable[[], str] = str,
     ) -> None:
         self.market, self.keeper, self.ledger = market, keeper, ledger
         self.clock, self.keys, self.site = clock, keys, site
@@ -83,8 +83,9 @@ class Renter:
         self._used: set[int] = set()
         self._bad: set[int] = books.bad_machines(books.read(ledger.path), clock.wall())
         self._slots, self._one_at_a_time, self._refusal = 0, threading.Lock(), ""
+        self._barred = ""  # why nothing may be rented in this run
         self._budget_lock = threading.Lock()  # from the check of the budget to the ledger line
-        keeper.ended = self._ended
+        keeper.ended, keeper.halted = self._ended, self._halted
 
     # ---- renting -----------------------------------------------------------------------------
 
@@ -109,8 +110,11 @@ class Renter:
         found, self._refusal = 0, ""
         for _ in range(ROUNDS):
             with self._one_at_a_time:  # two orders of one offer are both accepted, and one fails
-                first, self._first = self._first, lambda: None
-                first()  # ends machines of earlier runs before the first rental
+                first, self._first = self._first, str
+                # Before the first rental it ends machines of earlier runs.
+                if barred := first() or self._barred:
+                    self._barred = barred
+                    raise NothingToRent(barred)
                 try:
                     listed = self.market.search(requirements, self.rules)
                 except Unavailable as error:
@@ -332,10 +336,18 @@ class Renter:
 
     # ---- the end -----------------------------------------------------------------------------
 
-    def end(self, machine: Machine, why: str, rented: bool = True) -> None:
-        """End a machine; its line in the ledger follows once the market no longer lists it."""
+    def end(
+        self, machine: Machine, why: str, rented: bool = True, superseded: bool = False
+    ) -> None:
+        """End a machine; its line in the ledger follows once the market no longer lists it.
+
+        One with a state that is not saved is stopped, unless this is `superseded`, because the job
+        continues on another machine.
+        """
         if machine.over.is_set():
             return
+        if superseded:
+            self.keeper.release(machine.label)
         machine.over.set()
         if why in books.BAD:
             self._bad.add(machine.offer.machine_id)
@@ -351,6 +363,16 @@ class Renter:
             seconds = self.clock.now() - machine.rented
             dollars = books.cost(machine.price, seconds)
         self.ledger.write("end", label=label, seconds=seconds, dollars=dollars, why=why)
+
+    def _halted(self, instance: Instance) -> None:
+        """Write to the ledger that a machine with work that is not saved was stopped."""
+        machine = self.machines.pop(instance.label, None)
+        seconds = self.clock.now() - machine.rented if machine else 0.0
+        dollars = books.cost(machine.price, seconds) if machine else 0.0
+        self.ledger.write(
+            "stop", label=instance.label, instance=instance.id, seconds=seconds, dollars=dollars,
+            dph=instance.disk_price,
+        )  # fmt: skip
 
     def settle(self) -> None:
         """Write the end of machines that were never listed. Called after the last list."""

@@ -140,6 +140,8 @@ class Attempt:
             "remove": [self._absolute(path) for path in self.task.remove],
             "states": self.states,
         }
+        if self.states:
+            self.keeper.hold(self.machine.label)
         self._retry(lambda connection: connection.ask("start", self.folder, request))
         self._fetch(self._watch())
 
@@ -150,6 +152,7 @@ class Attempt:
             connection = self.machine.connection
             connection.ask("end", self.folder, {"grace": grace}, connection.timeout + grace)
             self._save_states(connection)
+            self.keeper.release(self.machine.label)
         except (Unreachable, Failed, ValueError):
             pass
 
@@ -272,12 +275,15 @@ class Attempt:
         if exit["code"] or exit["missing"]:
             self._bring_home(task.extras, None)
             self._retry(self._save_states)
+            self.keeper.release(self.machine.label)
             missing = f"did not make {', '.join(exit['missing'])} (a link does not count)"
             why = f"exit code {exit['code']}" if exit["code"] else missing
             raise RuleFailed(why, self.tail)
         returned = self._bring_home([*task.outputs, *task.extras], exit["files"])
         self.machine.holds.update({path: file_signature(path) for path in returned})
         self._retry(lambda connection: self._save_states(connection, over=True))
+        self.places.forget(self.states)
+        self.keeper.release(self.machine.label)
         self.safe = self.clock.now()
 
     def _bring_home(self, names: list[str], files: dict[str, str] | None) -> list[str]:

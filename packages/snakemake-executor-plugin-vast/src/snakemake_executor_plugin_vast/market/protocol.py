@@ -120,6 +120,7 @@ class Instance:
     interruptible: bool
     addresses: tuple[tuple[str, int], ...] = ()  # of its ssh server, in the order to try them
     failed: bool = False  # the message says that it will never start
+    disk_price: float = 0.0  # the part of `price` that is billed while the machine is stopped
 
 
 class Market(Protocol):
@@ -146,8 +147,11 @@ class Market(Protocol):
         """Rent a machine; its instance id. Raises OfferGone, Refused, Unavailable or LostReply."""
         ...
 
-    def instances(self) -> list[Instance]:
-        """Every instance of the account, whatever its label."""
+    def instances(self, prefix: str) -> list[Instance]:
+        """The instances whose labels begin with `prefix`.
+
+        An account may hold other people's instances, in any form. No field of these is read.
+        """
         ...
 
     def instance(self, id: int) -> Instance | None:
@@ -162,8 +166,16 @@ class Market(Protocol):
         """Start a stopped instance."""
         ...
 
+    def stop(self, id: int) -> None:
+        """Stop an instance. Its disk stays, and is billed; a start that is under way is undone."""
+        ...
+
     def reboot(self, id: int) -> None:
         """Restart a running instance."""
+        ...
+
+    def credit(self) -> float | None:
+        """Dollars that the account has; None if its key may not ask for that."""
         ...
 
     def attach_key(self, id: int, public_key: str) -> None:
