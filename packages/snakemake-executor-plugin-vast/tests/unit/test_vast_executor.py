@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import snakemake_executor_plugin_vast as plugin
 from snakemake_executor_plugin_vast import command, settings
-from snakemake_executor_plugin_vast.driver import machines, rental, runs, work
+from snakemake_executor_plugin_vast.driver import machines, rental, runs, task, work
 from snakemake_executor_plugin_vast.driver.keeper import Keeper
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.hooks import NotAllowed
@@ -345,7 +345,7 @@ def test_no_output_of_a_job_controls_the_terminal():
     reported = []
     executor = object.__new__(plugin.Executor)
     executor.report_job_error = lambda info, msg, **_: reported.append(msg)
-    outcome = work.Outcome(f"exit code 1: {HOSTILE}", f"first\n{HOSTILE}")
+    outcome = task.Outcome(f"exit code 1: {HOSTILE}", f"first\n{HOSTILE}")
     infos = [
         SimpleNamespace(aux={"task": SimpleNamespace(outcome=outcome)}),
         SimpleNamespace(aux={"problem": HOSTILE}),

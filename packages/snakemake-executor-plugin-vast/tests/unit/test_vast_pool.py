@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from snakemake_executor_plugin_vast.clock import Clock
 from snakemake_executor_plugin_vast.driver import pool as pools
+from snakemake_executor_plugin_vast.driver.endings import Lost, NothingToRent, OverBudget
 from snakemake_executor_plugin_vast.driver.machines import Machine
-from snakemake_executor_plugin_vast.driver.rental import Lost, NothingToRent, OverBudget
 from snakemake_executor_plugin_vast.driver.states import Places
+from snakemake_executor_plugin_vast.driver.task import RuleFailed, Task
 from snakemake_executor_plugin_vast.driver.watch import Limits
-from snakemake_executor_plugin_vast.driver.work import Pace, RuleFailed, Task
+from snakemake_executor_plugin_vast.driver.work import Pace
 from snakemake_executor_plugin_vast.market.protocol import Offer, Requirements
 from snakemake_executor_plugin_vast.money.ledger import BAD, Ledger, read
 

@@ -51,7 +51,14 @@ def test_a_machine_gets_its_sources_its_environment_and_a_test_once_and_in_this_
     machine = renting(MemoryMarket([offer(1)]), machines).rent(STEADY, 1)
     assert machine.label == "p-1-1" and machine.offer.id == 1
     told = [text for _, text in machines.ran]
-    order = ("true", "rsync", "sources /study/Snakefile /study/new.py", "set up", "smoke")
+    order = (
+        "true",
+        "armed.py",
+        "rsync",
+        "sources /study/Snakefile /study/new.py",
+        "set up",
+        "smoke",
+    )
     assert len(told) == len(order)
     assert all(part in text for part, text in zip(order, told, strict=True))
     assert told[-1] == "cd /study && activate && smoke"

@@ -15,12 +15,14 @@ from pathlib import Path
 from ..clock import Clock
 from ..money import ledger as books
 from . import watch
+from .endings import Closing, Lost, NothingToRent, OverBudget
 from .keeper import Keeper
 from .machines import Machine
-from .rental import Closing, Lost, NothingToRent, OverBudget, Renter, on_demand
+from .rental import Renter, on_demand
 from .states import Places
+from .task import Outcome, RuleFailed, Task
 from .watch import Limits
-from .work import Attempt, Outcome, Pace, RuleFailed, Task
+from .work import Attempt, Pace
 
 
 class Pool:

@@ -27,33 +27,15 @@ from ..market.protocol import (
     Unavailable,
 )
 from ..money import ledger as books
+from .endings import Closing, Lost, NothingToRent, OverBudget
 from .keeper import EVERY, Keeper
 from .machines import Machine, Site, start_script
+from .switch import await_armed
 from .watch import Limits
 
 BOOTS = 6  # machines that may fail to start for one job
 ROUNDS = 10  # searches that may find nothing, a minute apart
 MINUTE = 60.0
-
-
-class Lost(Exception):
-    """The machine cannot be used, or no longer: `why` in one word, and the details."""
-
-    def __init__(self, why: str, detail: str = "") -> None:
-        super().__init__(f"{why}: {detail}" if detail else why)
-        self.why = why
-
-
-class NothingToRent(Exception):
-    """No offer fits, or no machine of those that fit started."""
-
-
-class OverBudget(Exception):
-    """Renting more could exceed the budget of the run."""
-
-
-class Closing(Exception):
-    """The run is ending."""
 
 
 class Renter:
@@ -249,6 +231,7 @@ class Renter:
         patience = max(30.0, self.clock.real(self.limits.setup))
         try:
             connection.install(site.folder)
+            await_armed(connection, site.folder, self.clock, self.closing)
             connection.command("until command -v rsync > /dev/null; do sleep 1; done", "", patience)
             connection.push([f"{site.workdir}/{name}" for name in site.sources()])
             for command in site.setup:

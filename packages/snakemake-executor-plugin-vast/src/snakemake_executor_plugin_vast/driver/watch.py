@@ -31,6 +31,7 @@ class Limits:
     grace: float = 30.0  # from SIGTERM to SIGKILL
     farewell: float = 120.0  # at the driver's end, to save states
     end: float = 600.0  # at the driver's end, until the market lists no machine
+    armed: float = 300.0  # between two checks of the dead-man switch, while a job runs
     transfer: float = 300.0  # in which a transfer must move at least 1 MiB
     output: float = 64 << 20  # bytes that are kept of what a job prints
     margin: float = 5e9  # bytes that may come home beyond the disk that a job requests
@@ -102,7 +103,7 @@ def failure_reason(observation: Observation, limits: Limits) -> str | None:
 
 
 # Failures of the machine. The job continues on another one; Snakemake does not notice.
-INFRASTRUCTURE = ("gone", "outbid", "offline", "silent", "killed", "transfer")
+INFRASTRUCTURE = ("gone", "outbid", "offline", "silent", "killed", "transfer", "disarmed")
 
 
 def next_action(why: str, times: int, retries: int, output: str = "") -> str:

@@ -7,9 +7,8 @@ import os
 import shlex
 import shutil
 import threading
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,13 +24,13 @@ from ..machine.transport import (
     Transport,
     Unreachable,
 )
-from ..market.protocol import Requirements
-from . import watch
+from . import switch, watch
+from .endings import Closing, Lost
 from .keeper import Keeper
 from .machines import Machine, Site
-from .rental import Closing, Lost
 from .report import checked_report
 from .states import Places, save_state
+from .task import RuleFailed, Task
 from .watch import Limits, Observation
 
 T = TypeVar("T")
@@ -40,40 +39,6 @@ Signature = tuple[Any, ...]
 GPU_IDLE = 5  # percent
 TRIES = 4  # of a transfer
 BUCKET_TIME = 86400.0  # seconds for one transfer of a state; ssh notices a dead machine by itself
-
-
-@dataclass
-class Task:
-    """A job as plain values. Paths are absolute or relative to the working directory."""
-
-    name: str
-    command: str
-    environment: dict[str, str]
-    inputs: list[str]
-    outputs: list[str]  # copied to this computer, and must exist
-    extras: list[str]  # copied if they exist: logs and benchmarks
-    remove: list[str]  # removed from the machine before the job starts
-    requirements: Requirements
-    states: list[str] = field(default_factory=list)  # folders that the job resumes from
-    outcome: Outcome | None = None
-    ends: Counter[str] = field(default_factory=Counter)  # how often attempts ended, by reason
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended; `why` is empty on success."""
-
-    why: str = ""
-    output: str = ""  # the end of what it printed
-    log: str = ""  # the file that holds all of it
-
-
-class RuleFailed(Exception):
-    """The job itself failed."""
-
-    def __init__(self, why: str, output: str) -> None:
-        super().__init__(why)
-        self.output = output
 
 
 @dataclass(frozen=True)
@@ -186,7 +151,8 @@ class Attempt:
     def _watch(self) -> dict[str, Any]:
         """Check the job until it has ended; the machine's record of its exit."""
         now = self.clock.now()
-        started = contact = progress = saved = now
+        started = contact = progress = saved = checked = now
+        disarmed = 0  # successive checks that found no armed switch
         offset, took, alert = 0, 0.0, False
         mark: str | None = None
         saved_mark: str | None = None
@@ -212,6 +178,13 @@ class Attempt:
             if seen is None:
                 continue
             contact = self.clock.now()
+            if contact - checked > self.limits.armed:
+                checked = contact
+                armed, fault = switch.fault(self.machine.connection, self.site.folder)
+                disarmed = disarmed + 1 if armed is False else 0
+                if disarmed > 1:  # one may be a mistake of the market
+                    self.end()
+                    raise Lost("disarmed", f"the dead-man switch: {fault}")
             if seen["output"] or seen["mark"] != mark:
                 progress, mark = contact, seen["mark"]
             if seen["output"]:

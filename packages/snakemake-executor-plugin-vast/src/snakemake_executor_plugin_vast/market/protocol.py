@@ -132,10 +132,11 @@ class Market(Protocol):
 
     @property
     def machine_control(self) -> str:
-        """Source of a Python module with functions `stop()` and `destroy()`.
+        """Source of a Python module with functions `stop()`, `destroy()` and `check()`.
 
         It is installed on each machine and ends the machine that it runs on, so it needs nothing
-        but the standard library and must work without this computer.
+        but the standard library and must work without this computer. `check` changes nothing. It
+        raises an OSError if the others would fail now, and KeyError without their variables.
         """
         ...
 

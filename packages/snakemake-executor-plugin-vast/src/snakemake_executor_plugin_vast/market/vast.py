@@ -80,7 +80,8 @@ FATAL = (
     "failed to create shim",
     "error response from daemon",
 )
-# Vast gives every container a key that can stop and destroy this container and nothing else.
+# Vast gives every container a key that can stop and destroy this container and nothing else. To
+# start a machine that runs changes nothing, and takes the same permission as to stop it.
 MACHINE_CONTROL = """\
 import os
 import urllib.request
@@ -100,6 +101,10 @@ def stop():
 
 def destroy():
     call("DELETE", b"{{}}")
+
+
+def check():
+    call("PUT", b'{{"state": "running"}}')
 """
 
 

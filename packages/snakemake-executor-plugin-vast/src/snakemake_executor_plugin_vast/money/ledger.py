@@ -31,7 +31,7 @@ from typing import Any, BinaryIO
 
 # Reasons for an end after which the machine is not rented again for a while.
 STALLED = "stalled twice"
-BAD = ("boot", "fatal", "ssh", "smoke", "setup", "silent", "offline", "gone", STALLED)
+BAD = ("boot", "fatal", "ssh", "smoke", "setup", "silent", "offline", "gone", "disarmed", STALLED)
 AVOIDED = 24 * 3600.0  # seconds
 LONGEST_LINE = 1 << 16  # bytes
 
