@@ -40,6 +40,9 @@ WHY = {
     "SIGKILL and ssh refused, then `snakemake-vast reap --destroy`": {"driver killed"},
     "SIGKILL, nobody restarts": {"driver killed"},
     "driver SIGTERM while ssh is dead": {"ended"},
+    "this computer sleeps, the job is ended": {"killed"},
+    "dead-man switch without its rights": {"disarmed"},
+    "dead-man switch killed in mid-job": {"disarmed"},
     "budget reached": {"budget"},
     "two drivers at once": {"ended", "taken: never rented"},  # both may have asked for one offer
 }

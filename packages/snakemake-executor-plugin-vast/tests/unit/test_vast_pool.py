@@ -53,6 +53,9 @@ class Renter:
     def reattach(self, machine):
         pass
 
+    def wake(self, machine):
+        return False
+
 
 class Attempt:
     """Ends as its task's `script` says, one word an attempt; a held one waits for its event."""

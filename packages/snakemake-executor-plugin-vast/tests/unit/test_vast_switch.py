@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from snakemake_executor_plugin_vast.driver import rental, switch
@@ -29,7 +30,7 @@ def machine(fake, client, tmp_path):
     number = client.rent()
     fake.advance(20)
     (tmp_path / "machine_control.py").write_text(Vast(fake.key, fake.url).machine_control)
-    (tmp_path / "deadman.py").write_bytes(open(deadman.__file__, "rb").read())
+    (tmp_path / "deadman.py").write_bytes(Path(deadman.__file__).read_bytes())
     own = {"CONTAINER_ID": str(number), "CONTAINER_API_KEY": fake.instance(number).key}
     started = []
 

@@ -24,7 +24,7 @@ class Connection:
         self.clock, self.told = clock, told
         self.asked, self.looks, self.pulled, self.copies = [], [], [], []
         self.request, self.read, self.offsets = None, 0, []
-        self.checks, self.armed = [], lambda now: ARMED
+        self.checks, self.armed, self.commands = [], lambda now: ARMED, []
 
     def ask(self, what, folder, request, timeout=None):
         self.asked.append(what)
@@ -53,6 +53,7 @@ class Connection:
         self.clock.wait(100.0)
 
     def command(self, text, data="", timeout=None):
+        self.commands.append(text)
         if "armed.py" not in text:
             return ""
         self.checks.append(self.clock.now())

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from vast_support.workflows import SCALE, ExampleWorkflow
 
@@ -310,6 +311,57 @@ def dead_man(example):
     example.fake.wait(lambda: not instance.uses_gpu, 60, "the machine did not stop itself")
     continued(example)
     assert "saved state/a" in example.output(), example.output()
+
+
+def asleep_until(example, happened, instance) -> None:
+    """Let this computer sleep in mid-training, until that has happened on the machine."""
+    example.signal(signal.SIGSTOP)
+    try:
+        example.fake.wait(happened, 60, "nothing happened on the machine")
+        example.fake.wait(lambda: not instance.uses_gpu, 60, "the machine did not stop itself")
+    finally:
+        example.signal(signal.SIGCONT)
+    done(example)
+    assert "its work is fetched" in example.output(), example.output()
+
+
+@scenario("this computer sleeps, the job is ended", silent_minutes=4)
+def asleep(example):
+    example.start(config=SLOW).until_state()
+    [instance] = example.fake.instances
+    asleep_until(example, lambda: True, instance)
+
+
+@scenario("this computer sleeps, the job ends", silent_minutes=12)
+def asleep_to_the_end(example):
+    """Its results are on a machine that has stopped itself, and are fetched from there."""
+    example.start().until_step(8)
+    [instance] = example.fake.instances
+    jobs = example.fake.machine(instance.id).path(f"{example.folder}/.snakemake/vast/jobs")
+    asleep_until(example, lambda: any(jobs.glob("*/exit.json")), instance)
+
+
+@scenario("dead-man switch without its rights")
+def switch_refused(example):
+    """Its key is refused; the next machine's is not."""
+    example.fake.fault("state", times=None, status=403)
+    example.start()
+    example.until(lambda: len(example.fake.world.instances) > 1, what="another machine")
+    example.fake.clear("state")
+    done(example)
+
+
+@scenario("dead-man switch killed in mid-job")
+def switch_killed(example):
+    example.start(config=SLOW).until_state()
+    [instance] = example.fake.instances
+    [switch] = [
+        pid
+        for pid in example.fake.machine(instance.id).pids()
+        if b"deadman.py" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    ]
+    os.kill(switch, signal.SIGKILL)
+    done(example)
 
 
 @scenario("two drivers at once")

@@ -243,6 +243,7 @@ class Pool:
         return Attempt(
             task, machine, name, self.renter.site, self.keeper, self.clock, self.limits, self.pace,
             self.places, self.closing, self.renter.reattach, self.logs / f"{name}.log",
+            self.renter.wake,
         )  # fmt: skip
 
     def _note(self, attempt: Attempt, why: str) -> None:

@@ -31,6 +31,7 @@ from .endings import Closing, Lost, NothingToRent, OverBudget
 from .keeper import EVERY, Keeper
 from .machines import Machine, Site, start_script
 from .switch import await_armed
+from .waking import WAKING
 from .watch import Limits
 
 BOOTS = 6  # machines that may fail to start for one job
@@ -225,6 +226,7 @@ class Renter:
         self.reattach(machine)  # a market may later remove keys that only the start script added
         instance = self._wait_running(machine, until)
         machine.connection = self._wait_ssh(machine, instance, until)
+        machine.leased = self.clock.now()
         threading.Thread(target=self._keep_lease, args=(machine,), daemon=True).start()
         connection, site = machine.connection, self.site
         folder = f"cd {shlex.quote(site.workdir)}"
@@ -302,6 +304,31 @@ class Renter:
         """Let the ssh key in again."""
         self._try(self.market.attach_key, machine.id, self.keys.public)
 
+    def wake(self, machine: Machine) -> bool:
+        """Start a machine again that has stopped itself; whether it answers.
+
+        Its dead-man switch has got no sign of life for a while, as when this computer slept.
+        """
+        if self.clock.now() - machine.leased <= self.site.silent:
+            return False
+        machine.leased = self.clock.now()  # one attempt
+        self.log(f"{machine.label} had no sign of life and stopped itself: its work is fetched")
+        self._try(self.market.start, machine.id)
+        until = self.clock.now() + WAKING
+        while not self.well(machine):
+            if self.clock.now() > until or self.clock.wait(2.0, self.closing):
+                return False
+        machine.close()
+        self.reattach(machine)
+        try:
+            instance = self._wait_running(machine, until + self.limits.boot)
+            machine.connection = self._wait_ssh(machine, instance, until + self.limits.boot)
+        except Lost as lost:
+            self.log(f"{machine.label}: {lost}")
+            return False
+        machine.leased = self.clock.now()
+        return True
+
     def _try(self, call: Callable[..., None], *arguments: Any) -> None:
         try:
             call(*arguments)
@@ -312,6 +339,7 @@ class Renter:
         while not self.clock.wait(self.limits.lease, machine.over):
             with contextlib.suppress(Unreachable, Failed):  # the job's own checks notice it
                 machine.connection.touch(f"{self.site.folder}/lease")
+                machine.leased = self.clock.now()
 
     def _check_open(self) -> None:
         if self.closing.is_set():

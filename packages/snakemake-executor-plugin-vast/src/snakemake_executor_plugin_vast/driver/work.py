@@ -8,6 +8,7 @@ import shlex
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,11 +67,12 @@ class Attempt:
         closing: threading.Event,
         reattach: Callable[[Machine], None],
         log_file: Path,
+        wake: Callable[[Machine], bool] = lambda machine: False,
     ) -> None:
         self.task, self.machine, self.name, self.site = task, machine, name, site
         self.keeper, self.clock, self.limits, self.pace = keeper, clock, limits, pace
         self.places, self.closing, self.reattach = places, closing, reattach
-        self.log_file = log_file
+        self.log_file, self.wake = log_file, wake
         self.folder = f"{site.folder}/{name}"
         self.states = [self._absolute(path) for path in task.states]
         self.began = self.safe = clock.now()  # `safe`: work up to this time is saved
@@ -152,6 +154,8 @@ class Attempt:
         """Check the job until it has ended; the machine's record of its exit."""
         now = self.clock.now()
         started = contact = progress = saved = checked = now
+        asleep, woken = 0.0, False  # this computer since the last answer; the machine after that
+        longest = 3 * self.machine.connection.timeout * self.clock.scale  # seconds of a look
         disarmed = 0  # successive checks that found no armed switch
         offset, took, alert = 0, 0.0, False
         mark: str | None = None
@@ -165,8 +169,12 @@ class Attempt:
                 self.clock.now(), started, contact, progress, self.task.requirements.seconds,
                 instance.status if instance else "running",
                 self.keeper.status_since(label), instance is not None or not known, idle, alert,
+                asleep,
             )  # fmt: skip
             if why := watch.failure_reason(observation, self.limits):
+                if why == "outbid" and not woken and self.wake(self.machine):
+                    contact, asleep, woken = self.clock.now(), 0.0, True
+                    continue
                 if why in ("overtime", "stalled"):
                     self.end()
                 raise Lost(why, f"{observation.now - contact:.0f} s since the last answer")
@@ -175,9 +183,10 @@ class Attempt:
                 self.end()
                 raise Closing
             seen, more = self._look(offset), False
+            asleep += max(0.0, self.clock.now() - observation.now - pause - longest)
             if seen is None:
                 continue
-            contact = self.clock.now()
+            contact, asleep = self.clock.now(), 0.0
             if contact - checked > self.limits.armed:
                 checked = contact
                 armed, fault = switch.fault(self.machine.connection, self.site.folder)
@@ -198,7 +207,9 @@ class Attempt:
             if seen["exit"]:
                 done: dict[str, Any] = seen["exit"]
                 return done
-            if not seen["alive"]:
+            if not seen["alive"] or woken:  # after a restart another process may have its number
+                with suppress(Unreachable, Failed, ValueError):
+                    self._save_states(self.machine.connection)
                 raise Lost("killed", "the job is gone and has left no exit code")
             due = watch.save_due(contact, saved, took, self.pace.every, self.pace.share)
             if mark not in (None, saved_mark) and due:
@@ -248,7 +259,7 @@ class Attempt:
         if exit["code"] or exit["missing"]:
             self._bring_home(task.extras, None)
             self._retry(self._save_states)
-            self.keeper.release(self.machine.label)
+            self._let_go()
             missing = f"did not make {', '.join(exit['missing'])} (a link does not count)"
             why = f"exit code {exit['code']}" if exit["code"] else missing
             raise RuleFailed(why, self.tail)
@@ -256,8 +267,14 @@ class Attempt:
         self.machine.holds.update({path: file_signature(path) for path in returned})
         self._retry(lambda connection: self._save_states(connection, over=True))
         self.places.forget(self.states)
-        self.keeper.release(self.machine.label)
+        self._let_go()
         self.safe = self.clock.now()
+
+    def _let_go(self) -> None:
+        """Let the machine be destroyed, here and by its dead-man switch, since its work is home."""
+        self.keeper.release(self.machine.label)
+        with suppress(Unreachable, Failed):  # its switch would only stop it
+            self.machine.connection.command(f"rm -f {shlex.quote(self.folder)}/exit.json")
 
     def _bring_home(self, names: list[str], files: dict[str, str] | None) -> list[str]:
         """Copy files here, compare them with their hashes, then move them to their places."""
@@ -338,7 +355,8 @@ class Attempt:
                 self.machine.connection.close()
                 problem = error
             known, instance = self.keeper.find(self.machine.label, self.machine.rented + 60.0)
-            if known and (instance is None or instance.status == "stopped"):
+            stopped = instance is not None and instance.status == "stopped"
+            if stopped and not self.wake(self.machine) or known and instance is None:
                 break
         raise Lost("transfer", str(problem))
 
