@@ -131,6 +131,7 @@ TROUBLE = {  # how the instance is listed, and which command fails on it
     "boot": ({"status": "starting"}, ""),
     "setup": ({}, "set up"),
     "smoke": ({}, "smoke"),
+    "disarmed": ({}, "armed.py"),
     "ssh": ({}, "true"),
 }
 
