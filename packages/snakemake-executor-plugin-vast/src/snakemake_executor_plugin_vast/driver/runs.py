@@ -178,12 +178,14 @@ def _reap(
     # The key is made before the first rental.
     if rented or not complete and (folder / "key").is_file():
         keeper = Keeper(connect(facts.get("market", "vast")), facts["prefix"], clock)
+        for label in _with_work(folder, rented.values()):
+            keeper.hold(label)
         for rental in rented.values():
             if rental.instance is not None:
                 keeper.know(rental.label, rental.instance)
+            if rental.instance in give_up:
+                keeper.release(rental.label)
             keeper.unwant(rental.label)
-        for label in _with_work(folder, rented.values()):
-            keeper.hold(label)
         began = clock.wall()
         try:
             _rescue(keeper, folder, Path(facts["workdir"]), clock, log, give_up)
@@ -203,11 +205,11 @@ def _reap(
                 seconds, dollars = seconds + now, dollars + books.cost(rental.dph, now)
             elif rental.disk is None:  # it was ordered, and never listed
                 seconds = dollars = 0.0
-            facts = {"label": rental.label, "seconds": seconds, "dollars": dollars}
+            sums = {"label": rental.label, "seconds": seconds, "dollars": dollars}
             if machine := stopped.get(rental.label):
-                ledger.write("stop", instance=machine.id, dph=machine.disk_price, **facts)
+                ledger.write("stop", instance=machine.id, dph=machine.disk_price, **sums)
             else:
-                ledger.write("end", why="driver killed", **facts)
+                ledger.write("end", why="driver killed", **sums)
         all_left.listed += left
         all_left.stopped += stopped.values()
         all_left.found |= keeper.ids

@@ -187,13 +187,6 @@ class Attempt:
             if seen is None:
                 continue
             contact, asleep = self.clock.now(), 0.0
-            if contact - checked > self.limits.armed:
-                checked = contact
-                armed, fault = switch.fault(self.machine.connection, self.site.folder)
-                disarmed = disarmed + 1 if armed is False else 0
-                if disarmed > 1:  # one may be a mistake of the market
-                    self.end()
-                    raise Lost("disarmed", f"the dead-man switch: {fault}")
             if seen["output"] or seen["mark"] != mark:
                 progress, mark = contact, seen["mark"]
             if seen["output"]:
@@ -211,6 +204,13 @@ class Attempt:
                 with suppress(Unreachable, Failed, ValueError):
                     self._save_states(self.machine.connection)
                 raise Lost("killed", "the job is gone and has left no exit code")
+            if contact - checked > self.limits.armed:
+                checked = contact
+                armed, fault = switch.fault(self.machine.connection, self.site.folder)
+                disarmed = disarmed + 1 if armed is False else 0
+                if disarmed > 1:  # one may be a mistake of the market
+                    self.end()
+                    raise Lost("disarmed", f"the dead-man switch: {fault}")
             due = watch.save_due(contact, saved, took, self.pace.every, self.pace.share)
             if mark not in (None, saved_mark) and due:
                 before = self.clock.now()

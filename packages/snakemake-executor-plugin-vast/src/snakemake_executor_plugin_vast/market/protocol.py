@@ -148,7 +148,7 @@ class Market(Protocol):
         """Rent a machine; its instance id. Raises OfferGone, Refused, Unavailable or LostReply."""
         ...
 
-    def instances(self, prefix: str) -> list[Instance]:
+    def instances(self, prefix: str = "") -> list[Instance]:
         """The instances whose labels begin with `prefix`.
 
         An account may hold other people's instances, in any form. No field of these is read.

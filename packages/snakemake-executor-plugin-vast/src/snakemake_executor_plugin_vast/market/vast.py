@@ -236,7 +236,7 @@ class Vast:
             raise LostReply(self._clean(f"create on offer {offer.id} answered {made}"))
         return int(made["new_contract"])
 
-    def instances(self, prefix: str) -> list[Instance]:
+    def instances(self, prefix: str = "") -> list[Instance]:
         found: list[Instance] = []
         after = None
         while True:
