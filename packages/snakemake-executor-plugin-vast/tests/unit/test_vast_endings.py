@@ -12,7 +12,7 @@ STATE = {"states": ["state/a"]}
 
 def ended(code=0):
     """What the machine says of a job that ends at OVER."""
-    done = {"code": code, "seconds": 1.0, "files": {}, "missing": []}
+    done = {"code": code, "seconds": 1.0, "files": {}, "missing": [], "links": []}
     return lambda now: {"exit": done if now >= OVER else None}
 
 

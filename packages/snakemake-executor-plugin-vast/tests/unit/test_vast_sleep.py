@@ -64,7 +64,7 @@ def at_night(tmp_path, clock, no_network=60.0, **facts):
             clock.sleep()
         if clock.woke is not None and clock.now() < clock.woke + no_network:
             raise Unreachable("the network is down")
-        done = {"code": 0, "seconds": 1.0, "files": {}, "missing": []}
+        done = {"code": 0, "seconds": 1.0, "files": {}, "missing": [], "links": []}
         return {"exit": done if now > EVENING + 3600 else None}
 
     return make_attempt(tmp_path, told, clock=clock, **facts)

@@ -137,7 +137,7 @@ EVERY = Limits().armed
 
 
 def running(now):
-    done = {"code": 0, "seconds": 1.0, "files": {}, "missing": []}
+    done = {"code": 0, "seconds": 1.0, "files": {}, "missing": [], "links": []}
     return {"exit": done if now >= OVER else None}
 
 

@@ -124,7 +124,7 @@ def stopped_machines(workdir: Path, market: Market) -> list[Instance]:
     """The machines of killed runs that are stopped now; only their disks are billed."""
     found = []
     for folder in dead_runs(workdir):
-        prefix = json.loads((folder / FACTS).read_text())["prefix"]
+        prefix = json.loads((folder / FACTS).read_text("utf-8"))["prefix"]
         found += [i for i in market.instances(prefix) if i.status == "stopped"]
     return found
 
