@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from fakes.vast import what_is_missing
-from vast_support.scenarios import SCENARIOS, run_scenario
+from vast_support.driver_scenarios import SCENARIOS
+from vast_support.scenarios import run_scenario
 from vast_support.workflows import expected_report
 
 pytestmark = [
