@@ -81,7 +81,7 @@ def test_what_may_be_repeated_is_with_growing_waits(monkeypatch):
 def test_it_gives_up_in_the_end(monkeypatch):
     client, sent = client_of(monkeypatch, *[(503, "busy")] * vast.TRIES)
     with pytest.raises(Unavailable):
-        client.instances()
+        client.instances("")
     assert len(sent) == vast.TRIES
 
 
@@ -94,11 +94,11 @@ def test_calls_keep_their_distance(monkeypatch):
 
 def test_all_pages_of_the_list_are_read(monkeypatch):
     pages = [
-        (200, {"instances": [{"id": 1}], "next_token": "t"}),
-        (200, {"instances": [{"id": 2}]}),
+        (200, {"instances": [{"id": 1, "label": ""}], "next_token": "t"}),
+        (200, {"instances": [{"id": 2, "label": ""}]}),
     ]
     client, sent = client_of(monkeypatch, *pages)
-    assert [instance.id for instance in client.instances()] == [1, 2]
+    assert [instance.id for instance in client.instances("")] == [1, 2]
     assert sent[1][2]["params"]["after_token"] == "t"
 
 
@@ -123,21 +123,39 @@ ODD_FIELDS = [
 
 
 @pytest.mark.parametrize("odd", ODD_FIELDS, ids=str)
-@pytest.mark.parametrize("whose", ["p-2-1", "of somebody else", None])
-def test_one_odd_row_of_the_account_hides_no_machine(monkeypatch, odd, whose):
-    rows = [OURS | {"id": 2, "label": whose} | odd, OURS, None, 5]
+def test_one_odd_row_of_ours_hides_no_machine(monkeypatch, odd):
+    rows = [OURS | {"id": 2, "label": "p-2-1"} | odd, OURS]
     client, _ = client_of(monkeypatch, (200, {"instances": rows}))
-    found = {instance.label: instance for instance in client.instances()}
+    found = {instance.label: instance for instance in client.instances("p-")}
     assert found["p-1-1"].addresses == (("1.2.3.4", 40022),)
-    if whose:
-        assert found[whose].id == (2 if "id" not in odd else 0), "it must be possible to end it"
+    assert found["p-2-1"].id == (2 if "id" not in odd else 0), "it must be possible to end it"
+
+
+class Unread(dict):
+    """A row of which only the label may be read."""
+
+    def get(self, name, default=None):
+        assert name == "label", f"{name} of another person's machine was read"
+        return super().get(name, default)
+
+    __getitem__ = get
+
+
+STRANGERS = ["of somebody else", "q-p-1", None, 5, ["p-1"], {"p-": 1}]
+
+
+@pytest.mark.parametrize("label", STRANGERS, ids=str)
+def test_rows_of_other_people_are_not_read(monkeypatch, label):
+    rows = [Unread(OURS | {"label": label}), Unread(), None, 5, "p-1-1", OURS]
+    client, _ = client_of(monkeypatch, (200, {"instances": rows}))
+    assert [instance.label for instance in client.instances("p-")] == ["p-1-1"]
 
 
 def test_a_list_that_is_none_is_no_empty_list(monkeypatch):
     """An empty list tells that all machines have ended."""
     client, _ = client_of(monkeypatch, (200, {"instances": None}))
     with pytest.raises(Unavailable, match="a list was expected"):
-        client.instances()
+        client.instances("")
 
 
 @pytest.mark.parametrize("answer", [{"id": None}, {"id": "x"}, [{"id": 5}], 5, "gone", [], 0])

@@ -9,7 +9,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from .work import Outcome, Task
+from .task import Outcome, Task
 
 
 class LocalLane:

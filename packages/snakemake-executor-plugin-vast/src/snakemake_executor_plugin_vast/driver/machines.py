@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import gzip
+import math
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,7 @@ class Machine:
     price: float  # dollars per hour
     rented: float
     id: int = 0
+    leased: float = math.inf  # when its dead-man switch last got a sign of life from here
     _connection: Transport | None = field(default=None, init=False)
     holds: dict[str, Any] = field(default_factory=dict)  # path: its signature when it was sent
     over: threading.Event = field(default_factory=threading.Event)

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import bucket, onboard, process
+from . import armed, bucket, onboard, process
 from .process import Excess, Progress
 
 # ssh and rsync would read other text as options or as a daemon's address.
@@ -162,7 +162,7 @@ class Transport:
     def install(self, folder: str) -> None:
         """Copy the modules that run on the machine into `folder`."""
         place = shlex.quote(folder)
-        for module in (onboard, bucket):
+        for module in (onboard, bucket, armed):
             source = Path(str(module.__file__))
             self.command(f"mkdir -p {place} && cat > {place}/{source.name}", source.read_bytes())
 

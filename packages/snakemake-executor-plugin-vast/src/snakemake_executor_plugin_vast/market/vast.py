@@ -37,7 +37,7 @@ URL = "https://console.vast.ai"
 AGENT = f"snakemake-executor-plugin-vast/{version('snakemake-executor-plugin-vast')}"
 SECRETS = ("VAST_API_KEY", "VAST_IMAGE_LOGIN")
 # Seconds between two calls, from the documentation; calls not named here are spaced by one second.
-PACE = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0}
+PACE = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0, "user": 3.0}
 RATE = 0.9  # of the documented rates, since requests do not all take the same time to arrive
 TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 2.0, 60.0
 # The `error` of an answer decides, since Vast answers 404 and 410 to a wrong key and to a retired
@@ -80,7 +80,8 @@ FATAL = (
     "failed to create shim",
     "error response from daemon",
 )
-# Vast gives every container a key that can stop and destroy this container and nothing else.
+# Vast gives every container a key that can stop and destroy this container and nothing else. To
+# start a machine that runs changes nothing, and takes the same permission as to stop it.
 MACHINE_CONTROL = """\
 import os
 import urllib.request
@@ -100,6 +101,10 @@ def stop():
 
 def destroy():
     call("DELETE", b"{{}}")
+
+
+def check():
+    call("PUT", b'{{"state": "running"}}')
 """
 
 
@@ -159,7 +164,13 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
         interruptible=bool(raw.get("is_bid")),
         addresses=tuple(address for address in dict.fromkeys(addresses) if address[0]),
         failed=any(words in message.lower() for words in FATAL),
+        disk_price=_number(raw.get("storage_total_cost")),
     )
+
+
+def _number(value: Any) -> float:
+    """A number of an answer; 0 if it is anything else."""
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _json_object(reply: requests.Response) -> dict[str, Any]:
@@ -179,21 +190,22 @@ def _list_in(answer: Mapping[str, Any], key: str, what: str) -> list[Any]:
     return found
 
 
-def read_row(raw: Any) -> Instance | None:
-    """An instance from any row of an account, which may hold other people's machines.
-
-    A row that cannot be read is a machine that is offline, so that it can still be ended; None
-    without a label, since it is none of ours.
-    """
+def read_row(raw: Mapping[str, Any]) -> Instance:
+    """An instance from a row of the list. One that cannot be read counts as offline, so that it can
+    still be ended."""
     try:
         return read_instance(raw)
     except UNREADABLE as error:
-        if not (isinstance(raw, dict) and raw.get("label")):
-            return None
         id = raw.get("id")
         message = f"the market's entry cannot be read: {type(error).__name__}: {error}"
         id = id if isinstance(id, int) else 0
-        return Instance(id, str(raw["label"]), "offline", message, 0, 0.0, False)
+        return Instance(id, str(raw.get("label") or ""), "offline", message, 0, 0.0, False)
+
+
+def has_label(raw: Any, prefix: str) -> bool:
+    """Whether a row of the list is a machine whose label begins with `prefix`."""
+    label = raw.get("label") if isinstance(raw, dict) else None
+    return isinstance(label, str) and label.startswith(prefix)
 
 
 class Vast:
@@ -238,7 +250,7 @@ class Vast:
         except UNREADABLE:
             raise LostReply(self._clean(f"create on offer {offer.id} answered {made}")) from None
 
-    def instances(self) -> list[Instance]:
+    def instances(self, prefix: str = "") -> list[Instance]:
         found: list[Instance] = []
         after = None
         while True:
@@ -246,7 +258,7 @@ class Vast:
             path = "/api/v1/instances/"
             page = self._repeat("list", "GET", path, query)
             rows = _list_in(page, "instances", f"GET {path}")
-            found += [row for row in map(read_row, rows) if row]
+            found += [read_row(row) for row in rows if has_label(row, prefix)]
             after = page.get("next_token")
             if not after:
                 return found
@@ -279,8 +291,18 @@ class Vast:
             return self.reboot(id)
         self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "running"})
 
+    def stop(self, id: int) -> None:
+        self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "stopped"})
+
     def reboot(self, id: int) -> None:
         self._repeat("reboot", "PUT", f"/api/v0/instances/reboot/{id}/", {})
+
+    def credit(self) -> float | None:
+        try:
+            user = self._repeat("user", "GET", "/api/v0/users/current/", {})
+        except Refused:  # without the permission user_read
+            return None
+        return _number(user.get("credit", user.get("balance")))
 
     def attach_key(self, id: int, public_key: str) -> None:
         self._repeat("attach", "POST", f"/api/v0/instances/{id}/ssh/", {"ssh_key": public_key})
