@@ -312,6 +312,45 @@ def test_a_machine_writes_and_removes_only_the_states_that_were_sent_to_it(
     )
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_a_machine_that_can_be_neither_listed_nor_shown_is_ended(
+    tmp_path, monkeypatch, killed, held
+):
+    """It is reported as left, since nothing shows its end. With work it is stopped instead."""
+    run, account = killed
+    [label] = account.labels
+    book = books.Ledger(tmp_path / "ledger.jsonl", run.name, lambda: 0.0)
+    book.write("rent", label=label, instance=label, dph=1.0)
+    if not held:
+        (run.folder / runs.STATES).unlink()
+
+    def unreadable(*_):
+        raise TypeError("list indices must be integers or slices, not str")
+
+    ended = []
+    monkeypatch.setattr(account, "stop", lambda id: ended.append(("stop", id)), raising=False)
+    monkeypatch.setattr(account, "destroy", lambda id: ended.append(("destroy", id)))
+    account.instances = account.instance = unreadable
+    assert runs.reap(tmp_path, lambda market: account, print, 30.0).listed == [label]
+    assert set(ended) == {("stop" if held else "destroy", label)}
+
+
+def test_a_machine_that_cannot_be_ended_keeps_no_other(tmp_path, killed):
+    run, account = killed
+    account.labels.insert(0, f"{run.prefix}0-1")
+    destroy = account.destroy
+
+    def odd(id):
+        if id.endswith("-0-1"):
+            raise RecursionError("maximum recursion depth exceeded")
+        destroy(id)
+
+    account.destroy = odd
+    (run.folder / runs.STATES).unlink()
+    assert runs.reap(tmp_path, lambda market: account, print, 30.0).listed == [account.labels[0]]
+    assert len(account.labels) == 1
+
+
 def test_reap_ends_machines_by_their_ids_when_the_list_cannot_be_read(
     tmp_path, monkeypatch, killed
 ):

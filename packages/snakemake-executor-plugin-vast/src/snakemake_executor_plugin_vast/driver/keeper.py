@@ -128,7 +128,7 @@ class Keeper:
         for instance in unwanted:
             try:
                 self._end(instance.label, instance)
-            except MarketError as error:
+            except Exception as error:  # the others must end as well
                 self.failed = str(error)
         for label in ending:  # last: an error in the ledger must not keep others alive
             self._confirm(label, found.get(label))
@@ -161,10 +161,15 @@ class Keeper:
         with self._lock:
             ids = {label: self._ids[label] for label in self._ending if label in self._ids}
         for label, id in ids.items():
+            instance: Instance | None = Instance(id, label, "starting", "", 0, 0.0, False)
             try:
                 if instance := self.market.instance(id):
                     with self._lock:
                         self._note(label, instance, self.clock.now())
+            except Exception as error:  # it may exist
+                self.failed = str(error)
+            try:
+                if instance:
                     self._end(label, replace(instance, label=label))
                 self._confirm(label, instance)
             except Exception as error:  # the others must end as well
