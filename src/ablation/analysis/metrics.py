@@ -58,7 +58,7 @@ def _correct(samples: pd.DataFrame, metrics: list[Metric]) -> dict[str, dict[str
         score = (rows[metric.loglikelihood] / length).to_numpy()
         is_best = np.flatnonzero(score == np.maximum.reduceat(score, starts)[item])
         best = is_best[np.unique(item[is_best], return_index=True)[1]]
-        right = np.split(is_gold[best], ends[:-1])
+        right = np.split(is_gold[best], ends)[:-1]
         found[metric.name] = {
             task: pd.Series(of_task, documents, name="right")
             for (task, documents), of_task in zip(tasks.items(), right, strict=True)

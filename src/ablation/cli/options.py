@@ -7,7 +7,6 @@ does not import torch.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from ablation.console.printable import printable
+from ablation.console.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from ablation.config.study import Study
@@ -120,7 +119,7 @@ def show_or_save(found: dict, file: Path | None, show: Callable[[dict], object])
     from ablation.provenance.files import write_json
 
     if str(file) == "-":
-        print(json.dumps(found, indent=2, sort_keys=True))
+        print(printable_json(found, indent=2))
         return
     if file:
         write_json(file, found)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ablation.cli.options import Commands, number, report_errors
+from ablation.console.printable import printable_json
 
 
 def add(commands: Commands) -> None:
@@ -92,7 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
     from ablation.config.merging import ConfigError
     from ablation.planning import dry_run, estimate, prices
     from ablation.planning.print_plan import print_plan
-    from ablation.provenance.files import canonical_json
 
     gigabytes = arguments.checkpoint_gb
     overheads = estimate.Overheads(
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
             jobs, study, market, offers, overheads, arguments.machines, arguments.benchmark
         )
     if arguments.json:
-        print(canonical_json(plan.as_json()))
+        print(printable_json(plan.as_json()))
     else:
         print_plan(plan, study.study, len(jobs))
     return 0

@@ -53,6 +53,8 @@ class StudyHook(Hook):
                 print_plan(plan, study.study, len(request.jobs))
             if unplanned:
                 request.log(f"{unplanned} jobs that the plan does not count could cost ${most:.2f}")
+            for note in request.notes():
+                request.log(note)
             try:
                 dollars = planned + most
                 allow_spending(dollars, yes=chosen.yes, budget=budget, ask=at_a_terminal())

@@ -45,15 +45,17 @@ def read_csv(file: str | Path, **options: Any) -> pd.DataFrame:
 
 def _with_texts(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
     """The frame with every text changed; numbers and the types of columns stay as they are."""
-    changed = {
-        str(name): pd.Series(
-            [change(cell) if isinstance(cell, str) else cell for cell in column],
-            column.index,
-            column.dtype,
-        )
-        for name, column in frame.select_dtypes(exclude=["number", "bool"]).items()
-    }
-    return frame.assign(**changed)
+
+    def changed(column: pd.Series) -> pd.Series:
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            return column.cat.rename_categories(cell_changed)
+        return pd.Series(map(cell_changed, column), column.index, column.dtype)
+
+    def cell_changed(cell: Any) -> Any:
+        return change(cell) if isinstance(cell, str) else cell
+
+    texts = frame.select_dtypes(exclude=["number", "bool"])
+    return frame.assign(**{str(name): changed(column) for name, column in texts.items()})
 
 
 def _guarded(text: str) -> str:

@@ -25,7 +25,7 @@ CHOOSE_ANOTHER = (
 class _Entry(BaseModel):
     model_config = ConfigDict(strict=True)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, lt=2**63)
 
 
 class _Snapshot(BaseModel):

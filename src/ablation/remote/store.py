@@ -157,7 +157,7 @@ class Store:
             head = self._json(_head(study), f"the last push of {study}")
             if head.pop("sha256", None) != _seal(head) or head.get("study") != study:
                 raise self._damaged(_head(study), "the last push")
-            sha256 = head["snapshot"]
+            sha256 = str(head.get("snapshot"))
         elif len(sha256) < 64:
             sha256 = self._complete_hash(study, sha256)
         name = _snapshot(study, sha256)
@@ -192,7 +192,8 @@ class Store:
             self._get(name, file, what)
             try:
                 content = json.loads(file.read_text("utf-8"))
-            except ValueError:
+                canonical_json(content).encode()  # half of a surrogate pair cannot be hashed
+            except (ValueError, RecursionError):
                 raise self._damaged(name, what) from None
         if not isinstance(content, dict):
             raise self._damaged(name, what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
@@ -11,10 +12,14 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
+from ablation.console.printable import printable
 from ablation.console.tables import TextConsole, styled
 from ablation.data.continuations import FORMATS, CannotSample, Continuation
 from ablation.provenance.files import write_text
 from ablation.provenance.tables import table_text
+
+# Markdown reads these characters as links, images, emphasis, code or the end of a cell.
+_MARKUP = re.compile(r"[\\`*_~\[\]|]")
 
 
 def print_continuations(continuations: Sequence[Continuation]) -> None:
@@ -56,5 +61,6 @@ def write_continuations(continuations: Sequence[Continuation], file: Path) -> No
 
 def _cell(value: object) -> str:
     """A value as a cell of a table in Markdown, in which its own markup is shown as text."""
-    text = "" if value is None else escape(str(value), quote=False)
-    return text.strip().replace("|", "\\|").replace("\n", "<br>")
+    lines = [] if value is None else str(value).strip().splitlines()
+    shown = (escape(printable(line), quote=False) for line in lines)
+    return "<br>".join(_MARKUP.sub(r"\\\g<0>", line) for line in shown)

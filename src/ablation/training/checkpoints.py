@@ -19,7 +19,9 @@ from pathlib import Path
 MARKER = "complete"
 LOCK = "lock"
 RESUMES = "resumes"  # one step per line
-REACHED = "reached"  # the last step of the last attempt, in a fixed number of bytes
+# The last step of the last attempt, in a fixed number of bytes. It is in a folder without MARKER,
+# because executors save the others as soon as they change, and this file changes with every step.
+REACHED = "reached/step"
 KEPT = 2  # newest checkpoints that are kept, in case the disk is full in the middle of a save
 
 
@@ -108,7 +110,9 @@ def resumed_steps(home: str | Path, at: int | None = None) -> list[int]:
 
 def record_step(home: str | Path, step: int) -> None:
     """Record that the training in `home` has done `step`, whether or not a checkpoint has it."""
-    descriptor = os.open(Path(home) / REACHED, os.O_WRONLY | os.O_CREAT, 0o666)
+    file = Path(home) / REACHED
+    file.parent.mkdir(exist_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o666)
     os.pwrite(descriptor, b"%20d" % step, 0)  # in place, so that a kill leaves a whole number
     os.close(descriptor)
 

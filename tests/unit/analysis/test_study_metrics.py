@@ -33,6 +33,10 @@ def test_rows_that_disagree_with_lm_eval_are_an_error():
         study_metrics(samples, facts)
 
 
+def test_no_rows_have_no_accuracies():
+    assert metrics_from_samples(rows_of_one_item().iloc[:0]) == {}
+
+
 def test_rows_that_disagree_with_lm_eval_reach_no_table(tmp_path):
     rows_of_one_item().to_parquet(tmp_path / "samples.parquet")
     facts = {"fingerprint": {"stage": "stage1"}, "mask": "causal", "eval_leaks": False}

@@ -12,6 +12,7 @@ from snakemake_logger_plugin_live import progress
 from snakemake_logger_plugin_live.costs import installed_sources
 from snakemake_logger_plugin_live.pause import register_pause
 
+from ablation.console.printable import printable_json
 from ablation.console.progress import Progress
 
 
@@ -117,3 +118,9 @@ def test_the_executor_asks_at_the_terminal_before_it_rents(tmp_path):
     os.write(ours, b"n\n")
     assert "Nothing was rented: the answer was not yes" in read_terminal(ours)
     assert run.wait() != 0
+
+
+def test_json_has_no_character_that_controls_a_terminal():
+    text = "".join(map(chr, range(0x100)))
+    assert printable_json({"text": text}).isprintable()
+    assert json.loads(printable_json({"text": text})) == {"text": text}

@@ -40,10 +40,10 @@ def no_answer():
     raise Unavailable("no answer")
 
 
-def request(offers=no_answer, jobs=JOBS, needed=NEEDED, log=None, **settings):
+def request(offers=no_answer, jobs=JOBS, needed=NEEDED, log=None, notes=list, **settings):
     rented = [RentedJob(rule, wildcards, needed) for rule, wildcards in jobs]
     said = [].append if log is None else log.append
-    return RentalRequest(rented, ExecutorSettings(**settings), offers, said)
+    return RentalRequest(rented, ExecutorSettings(**settings), offers, said, notes)
 
 
 def offered(number, gpu, price):
@@ -72,6 +72,13 @@ def test_the_plan_is_shown_and_asked_about(terminal, capsys):
     assert "ministral3b: 3 model jobs" in shown and "cheapest first" in shown
     assert len(asked) == 1 and asked[0].startswith("Rent for about $")
     assert 0 < float(asked[0].split("$")[1].split("?")[0]) < 20
+
+
+def test_the_notes_on_the_account_are_shown_with_the_plan(terminal):
+    said = []
+    notes = ["The account has $12.50 of credit."]
+    assert StudyHook().permit(STUDY, request(yes=True, log=said, notes=lambda: notes))
+    assert notes[0] in said
 
 
 def test_a_no_refuses(terminal):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ablation.cli.main import main
 from ablation.config.load import load_study
 from ablation.planning import dry_run, prices
+from ablation.planning import estimate as estimates
 from ablation.planning.estimate import (
     NotAllowed,
     Offer,
@@ -279,6 +280,15 @@ def test_the_command_asks_snakemake_and_answers_in_json(monkeypatch, capsys):
     assert "Not counted, because they make only data and tables: base, base_in" in told["notes"][-1]
     dollars = [e["dollars"] for e in told["estimates"]]
     assert dollars == sorted(dollars) and dollars[0] > 0
+
+
+def test_a_plan_in_json_controls_no_terminal(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(dry_run, "stale_jobs", lambda *_: [])
+    monkeypatch.setattr(estimates.Plan, "as_json", lambda plan: {"name": "\x9b31m\x7f"})
+    assert main(["plan", "--json"]) == 0
+    told = capsys.readouterr().out
+    assert told.strip().isprintable() and json.loads(told) == {"name": "\x9b31m\x7f"}
 
 
 def test_what_snakemake_refuses_is_passed_on(monkeypatch, capsys):

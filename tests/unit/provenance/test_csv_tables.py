@@ -34,6 +34,14 @@ def test_a_text_that_begins_like_a_formula_gets_an_apostrophe(tmp_path, text):
         assert list(found.text) == [text]
 
 
+def test_a_column_of_categories_keeps_its_texts(tmp_path):
+    column = pd.Categorical(["=x", "'=x", "b", None])
+    write_table(tmp_path / "t.csv", pd.DataFrame({"text": column, "n": 1}))
+    assert cells(tmp_path / "t.csv") == ["'=x", "''=x", "b", ""]
+    found = read_csv(tmp_path / "t.csv", dtype={"text": "category"})
+    assert list(found.text)[:3] == ["=x", "'=x", "b"]
+
+
 def test_numbers_keep_their_bytes_also_as_texts():
     """published.csv holds numbers of recovery.csv as texts."""
     frame = pd.DataFrame(

@@ -170,6 +170,7 @@ def test_results_that_are_a_link_to_another_disk_are_pulled(clone):
         lambda s: s["files"][MANIFEST].pop("bytes"),
         lambda s: s["files"][MANIFEST].update(sha256="../../outside"),
         lambda s: s["files"][MANIFEST].update(bytes=-1),
+        lambda s: s["files"][MANIFEST].update(bytes=10**400),
         lambda s: s.pop("left_out"),
         lambda s: s.update(notes="x"),
     ],
@@ -177,6 +178,23 @@ def test_results_that_are_a_link_to_another_disk_are_pulled(clone):
 def test_a_snapshot_of_another_form_is_refused(clone, change):
     publish(change)
     with pytest.raises(StoreError, match="no snapshot of a push"):
+        pull("../store", STUDY)
+    assert everything_below(clone.parent) == {}
+
+
+HEADS = {
+    "a head that names no snapshot": canonical_json(
+        {"study": STUDY, "sha256": sha256_text(canonical_json({"study": STUDY}))}
+    ),
+    "lists in lists": "[" * 100_000,
+    "half of a surrogate pair": '{"sha256": "", "study": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_a_head_of_another_form_is_refused(clone, head):
+    Path(f"../store/heads/{STUDY}.json").write_text(head)
+    with pytest.raises(StoreError):
         pull("../store", STUDY)
     assert everything_below(clone.parent) == {}
 

@@ -51,7 +51,10 @@ def test_code_of_a_model_is_never_trusted(folder):
             assert trust == (["False"] if automatic else []), f"{file}:{call.lineno}: {name}"
 
 
-@pytest.mark.parametrize("folder", ["src/ablation", "workflow", "tools"])
+PACKAGES = [folder.relative_to(ROOT).as_posix() for folder in sorted(ROOT.glob("packages/*/src"))]
+
+
+@pytest.mark.parametrize("folder", ["src/ablation", "workflow", "tools", *PACKAGES])
 def test_every_text_names_its_encoding(folder):
     """Otherwise Python reads and writes it in the encoding of the locale."""
     for file in (ROOT / folder).rglob("*.py"):

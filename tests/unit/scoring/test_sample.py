@@ -171,6 +171,16 @@ def test_a_continuation_is_neither_a_formula_nor_markup_of_a_file(tmp_path):
     assert "<b>" not in (tmp_path / "a.md").read_text()
 
 
+def test_no_text_of_a_continuation_is_markdown(tmp_path):
+    """A viewer would load an image of a text, and a line end would end the table."""
+    text = "![x](http://x)\r# `a` *b* _c_ \x1b[2J"
+    write_continuations(
+        [Continuation("Who?", "Eve", "base", None, "causal", text)], tmp_path / "a.md"
+    )
+    *_, row = (tmp_path / "a.md").read_text("utf-8").splitlines()
+    assert row.endswith(r"| !\[x\](http://x)<br># \`a\` \*b\* \_c\_ \\x1b\[2J |")
+
+
 def test_the_command_prints_and_writes(study, monkeypatch, capsys):
     monkeypatch.chdir(study.parents[1])
     assert main(["sample", "--prompt", "Eve", "--max-new-tokens", "2", "--out", "s.csv"]) == 0

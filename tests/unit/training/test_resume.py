@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from snakemake_executor_plugin_vast.machine import onboard
 
 import ablation.training.finetune as module
 from ablation.provenance.files import write_json, write_json_lines
@@ -19,7 +20,7 @@ from ablation.provenance.fingerprints import make_fingerprint
 from ablation.provenance.job import Job
 from ablation.provenance.manifests import write_manifest
 from ablation.provenance.run_records import run_record
-from ablation.training.checkpoints import claimed
+from ablation.training.checkpoints import claimed, lost_steps, record_step
 from tests.support.kill_harness import RESUMED
 from tests.support.small_training import HARDWARE, write_records
 from tests.support.tiny import tiny_model, tiny_tokenizer
@@ -125,6 +126,18 @@ def test_a_resumed_training_says_how_many_steps_are_lost(train, capsys):
     assert lost[2][0].startswith(f"{begin} 5; this one goes on from step 4, so 1 steps run again")
     assert lost[3][0].startswith(f"{begin} 8; this one goes on from step 6, so 2 steps run again")
     assert [len(lines) for lines in lost] == [0, 1, 1, 1]
+
+
+def test_a_step_without_a_checkpoint_gives_executors_nothing_to_save(tmp_path):
+    """They save a state when it changes; here they would send all of it again and again."""
+    state = tmp_path / "state"
+    with claimed(state, keep=True):
+        record_step(state, 1)
+        before = onboard.mark(str(state))
+        record_step(state, 2)
+        assert onboard.mark(str(state)) == before
+        assert onboard.snapshot("", {"state": str(state)})["parts"] == ["lock"]
+        assert lost_steps(state) == 2
 
 
 def test_the_loss_curves_mark_every_resume(train, tmp_path, monkeypatch):

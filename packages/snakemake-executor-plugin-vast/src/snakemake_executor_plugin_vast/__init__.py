@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,16 @@ from .driver.local_lane import LocalLane
 from .driver.machines import Site
 from .driver.pool import Pool
 from .driver.rental import Renter
-from .driver.runs import PLACE, STATES, Run, reap
+from .driver.runs import (
+    PLACE,
+    STATES,
+    Run,
+    dead_runs,
+    dollars_a_day,
+    next_steps,
+    reap,
+    stopped_machines,
+)
 from .driver.states import Places
 from .driver.watch import limits_of
 from .driver.work import Pace
@@ -37,7 +47,7 @@ from .market import find_market, take_secrets
 from .market.protocol import AccountRefused, Market, Requirements
 from .market.selection import PricedOffer, priced, rank, requirements_of
 from .money import ledger as books
-from .money.permission import Permission
+from .money.permission import Permission, credit_note
 from .settings import (
     ExecutorSettings,
     check,
@@ -176,8 +186,24 @@ class Executor(RemoteExecutor):
                 raise NotAllowed(f"Nothing was rented: {refusal}") from None
             return [priced(offer, wanted, rules) for offer in ranked]
 
-        request = RentalRequest(jobs, self.settings, offers, self._log)
+        request = RentalRequest(
+            jobs, self.settings, offers, self._log, partial(self._notes, market)
+        )
         return request
+
+    def _notes(self, market: Market) -> list[str]:
+        """What the account has, and what machines of earlier runs in this folder cost."""
+        try:
+            notes = [credit_note(market.credit())]
+            if stopped := stopped_machines(self.workdir, market):
+                notes.append(
+                    f"{len(stopped)} stopped machines of earlier runs cost "
+                    f"${dollars_a_day(stopped):.2f} a day for their disks. Before the first rental "
+                    "they are started to save their work, and destroyed."
+                )
+        except Exception as error:  # nobody is kept from renting by this
+            return [f"The market did not say what the account has: {error}"]
+        return notes
 
     def _make_pool(self, market: Market, hooks: Hooks) -> Pool:
         chosen, clock, log = self.settings, self.clock, self._log
@@ -205,29 +231,47 @@ class Executor(RemoteExecutor):
             job_environment=hooks.job_environment,
         )
 
-        def reap_earlier_runs() -> None:
-            def connect(name: str) -> Market:
-                if name == chosen.market:
-                    return market
-                return find_market(name).connect(self._environment, Path.home(), clock)
-
-            try:
-                for label in reap(self.workdir, connect, log):
-                    log(f"{label} of an earlier run is still listed: call `snakemake-vast reap`")
-            except Exception as error:  # an old run must not stop a new one
-                log(f"machines of earlier runs could not be ended: {error!r}")
-
         self.renter = Renter(
             market, self.keeper, self.ledger, clock, self.keys, site, search_rules(chosen), limits,
-            chosen.budget or None, self.closing, log, reap_earlier_runs,
+            chosen.budget or None, self.closing, log, partial(self._reap_earlier_runs, market),
         )  # fmt: skip
+
+        def earlier_places() -> list[Path]:
+            return [folder / STATES for folder in dead_runs(self.workdir)]
+
         bids = self.workflow.remote_execution_settings.preemptible_retries
         return Pool(
             self.renter, self.keeper, self.ledger, clock, limits,
             Pace(chosen.state_minutes * 60, chosen.state_share), self._logs(),
             chosen.max_machines, chosen.retries, chosen.lost_bids if bids is None else bids,
-            self.closing, log, Places(self.run_.folder / STATES),
+            self.closing, log, Places(self.run_.folder / STATES, earlier_places),
         )  # fmt: skip
+
+    def _reap_earlier_runs(self, market: Market) -> str:
+        """End machines of earlier runs. Why no machine may be rented, if that is so."""
+        chosen = self.settings
+
+        def connect(name: str) -> Market:
+            if name == chosen.market:
+                return market
+            return find_market(name).connect(self._environment, Path.home(), self.clock)
+
+        try:
+            left = reap(self.workdir, connect, self._log)
+        except Exception as error:  # an old run must not stop a new one
+            self._log(f"machines of earlier runs could not be ended: {error!r}")
+            return ""
+        for label in left.listed:
+            self._log(f"{label} of an earlier run is still listed: call `snakemake-vast reap`")
+        for text in next_steps(left.stopped):
+            self._log(text)
+        if left.dollars_a_day <= chosen.stopped_dollars:
+            return ""
+        return (
+            f"the disks of {len(left.stopped)} stopped machines cost ${left.dollars_a_day:.2f} a "
+            f"day, and --vast-stopped-dollars allows ${chosen.stopped_dollars:.2f}; nothing was "
+            "rented. Call `snakemake-vast reap`, which says how to save or destroy each of them"
+        )
 
     def _sources(self, known: list[str]) -> list[str]:
         kept, left_out = manifest(self.workdir, known, LARGEST_SOURCE)
@@ -291,9 +335,11 @@ class Executor(RemoteExecutor):
             if not left:
                 self.renter.settle()
             self._log_costs()
+        for text in next_steps(self.keeper.stopped.values()):
+            self._log(text)
         self.keys.forget()
         if self.run_ is not None:
-            self.run_.over(left)
+            self.run_.over([*left, *self.keeper.stopped])
 
     @contextmanager
     def _report_errors(self) -> Iterator[None]:

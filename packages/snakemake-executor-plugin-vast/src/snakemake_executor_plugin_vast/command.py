@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from .clock import Clock
@@ -25,33 +25,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "reap",
         help="end the machines that killed runs in this folder have left",
         description="Saves the states of their jobs, destroys the machines, and waits until the "
-        "market no longer lists them. Machines of a run that is alive, or that was started in "
-        "another folder or on another computer, are not touched. The exit code is 1 if a machine "
-        "is left.",
+        "market no longer lists them. A machine whose states cannot be saved is stopped instead, "
+        "and listed with the price of its disk. Machines of a run that is alive, or that was "
+        "started in another folder or on another computer, are not touched. The exit code is 1 if "
+        "a machine is left.",
     )
-    command.set_defaults(run=lambda: reap(Path.cwd()))
-    return int(parser.parse_args(arguments).run())
+    add_reap_options(command)
+    chosen = parser.parse_args(arguments)
+    return reap(Path.cwd(), chosen.destroy)
 
 
-def reap(folder: Path) -> int:
+def add_reap_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `reap`."""
+    parser.add_argument(
+        "--destroy", metavar="ID", type=int, nargs="+", default=[],
+        help="destroy these machines of killed runs even if their states were not saved",
+    )  # fmt: skip
+
+
+def reap(folder: Path, give_up: Collection[int] = ()) -> int:
     """End the machines of the runs that were started in `folder` and killed; an exit code.
 
-    What happens is printed. The code is 1 if machines may be left.
+    What happens is printed. The code is 1 if machines are left: those whose states could not be
+    saved are stopped, unless `give_up` has their ids.
     """
     if not (folder / runs.PLACE).is_dir():
         print(
             f"{folder}: no run has rented machines from this folder, so the market was not asked. "
             "Run the command in the folder where Snakemake was started."
         )
-        return 0
+        return 1 if give_up else 0
     try:
-        left = runs.reap(folder, _connect, lambda text: print(printable(text)))
+        left = runs.reap(folder, _connect, lambda text: print(printable(text)), give_up=give_up)
     except (MarketError, UnknownMarket, ValueError) as error:
         print(printable(error), file=sys.stderr)
         return 1
-    still = printable(f"still listed: {' '.join(left)}")
-    print(still if left else "No machine of a killed run is left.")
-    return 1 if left else 0
+    if left.listed:
+        print(printable(f"still listed: {' '.join(left.listed)}"))
+    for text in runs.next_steps(left.stopped):
+        print(printable(text))
+    if unknown := sorted(set(give_up) - left.found):
+        numbers = " ".join(map(str, unknown))
+        print(
+            f"--destroy {numbers}: no killed run of this folder has such a machine", file=sys.stderr
+        )
+    elif not left:
+        print("No machine of a killed run is left.")
+    return 1 if left or unknown else 0
 
 
 def _connect(name: str) -> Market:

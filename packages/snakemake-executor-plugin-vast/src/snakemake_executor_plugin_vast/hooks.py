@@ -58,6 +58,8 @@ class RentalRequest:
     # market.protocol.MarketError, and NotAllowed if the market refuses the account or its key.
     offers: Callable[[], list[PricedOffer]]
     log: Callable[[str], None]
+    # What to say beside the price: the credit, and the machines that earlier runs have left.
+    notes: Callable[[], list[str]] = list
 
     @property
     def most_demanding(self) -> Requirements:

@@ -106,6 +106,9 @@ class ExecutorSettings(ExecutorSettingsBase):
     state_uri: str = setting("", "Save states there (s3://bucket/folder), through fsspec.")
     silent_minutes: float = setting(30.0, "A machine without its driver stops itself then.")
     keep_hours: float = setting(48.0, "How long a machine that stopped itself is kept.")
+    stopped_dollars: float = setting(
+        3.0, "Dollars a day that the disks of stopped machines may cost; beyond it none is rented."
+    )
     ledger: str = setting("ledger/{study}.jsonl", "The ledger; {study} is config['study'].")
     time_scale: float = setting(1.0, "Speed of the executor's clock, for tests.")
 
@@ -114,7 +117,7 @@ class ExecutorSettings(ExecutorSettingsBase):
 MAY_BE_NONE = {"budget", "lost_bids", "reliability", "cuda", "inet_down", "local_cores"}
 MAY_BE_NONE |= {"upload_gb", "download_gb"}
 MAY_BE_NONE |= {"idle_minutes", "retries", "state_minutes", "state_share", "keep_hours"}
-MAY_BE_NONE |= {"margin_gb"}
+MAY_BE_NONE |= {"margin_gb", "stopped_dollars"}
 
 
 def check(chosen: ExecutorSettings) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line ends
@@ -16,6 +17,19 @@ def printable(text: object) -> str:
     A terminal would execute them, and a market or a machine may have sent them.
     """
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
+
+
+def make_printable(files: Iterable[str]) -> None:
+    """Write out the control characters in text files, as `printable` does."""
+    for file in files:
+        shown = f"{file}.printable"
+        with (
+            open(file, encoding="utf-8", errors="surrogateescape") as text,
+            open(shown, "w", encoding="utf-8", errors="surrogateescape") as copy,
+        ):
+            while part := text.read(1 << 20):
+                copy.write(printable(part))
+        os.replace(shown, file)
 
 
 def at_a_terminal() -> Callable[[str], str] | None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from fakes.vast import what_is_missing
-from vast_support.scenarios import SCENARIOS, run_scenario
+from vast_support.driver_scenarios import SCENARIOS
+from vast_support.scenarios import run_scenario
 from vast_support.workflows import expected_report
 
 pytestmark = [
@@ -37,7 +38,13 @@ WHY = {
     "SIGKILL, then `snakemake-vast reap`": {"driver killed"},
     "SIGKILL and keys forgotten, then `snakemake-vast reap`": {"driver killed"},
     "SIGKILL and container exited, then `snakemake-vast reap`": {"driver killed"},
+    "SIGKILL and GPU let to others, then `snakemake-vast reap` twice": {"driver killed"},
+    "SIGKILL and ssh refused, then `snakemake-vast reap --destroy`": {"driver killed"},
     "SIGKILL, nobody restarts": {"driver killed"},
+    "driver SIGTERM while ssh is dead": {"ended"},
+    "this computer sleeps, the job is ended": {"killed"},
+    "dead-man switch without its rights": {"disarmed"},
+    "dead-man switch killed in mid-job": {"disarmed"},
     "budget reached": {"budget"},
     "two drivers at once": {"ended", "taken: never rented"},  # both may have asked for one offer
 }

@@ -107,3 +107,22 @@ def test_as_machines_call_it(tmp_path, there):
     command = [sys.executable, bucket.__file__, "save"]
     subprocess.run(command, input=json.dumps(request).encode(), check=True)
     assert held(there) == held(state)
+
+
+@pytest.mark.parametrize("name", ["../out/x", "../../x", "a/../../x", "/x", "a//x", "./x"])
+def test_a_name_in_the_bucket_leads_to_no_file_outside_of_the_state(tmp_path, monkeypatch, name):
+    """A key of S3 is any text; on the machine a file of the workflow could be replaced."""
+    keys = [name, f"{name.partition('/')[0]}/complete", "one/weights", "one/complete"]
+
+    class Keys:
+        def find(self, root, detail):
+            return {f"{root}/{key}": {"size": 1} for key in keys}
+
+        def get_file(self, key, path):
+            written.append(os.path.normpath(path))
+
+    written = []
+    monkeypatch.setattr("fsspec.url_to_fs", lambda uri: (Keys(), "bucket/states"))
+    bucket.load("s3://bucket/states", {"state": str(tmp_path / "state")})
+    inside = [f"{tmp_path}/state/one/weights", f"{tmp_path}/state/one/complete"]
+    assert [path for path in written if not path.endswith("/a/complete")] == inside

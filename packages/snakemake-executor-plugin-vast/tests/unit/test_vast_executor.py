@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import snakemake_executor_plugin_vast as plugin
 from snakemake_executor_plugin_vast import command, settings
-from snakemake_executor_plugin_vast.driver import rental, runs, work
+from snakemake_executor_plugin_vast.driver import rental, runs, task, work
 from snakemake_executor_plugin_vast.driver.keeper import Keeper
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.hooks import NotAllowed
@@ -76,12 +76,47 @@ def test_machines_end_by_their_ids_when_the_list_cannot_be_read():
     for label in ("p-1-1", "p-2-2"):
         watch.know(label, label)
 
-    def unreadable():
+    def unreadable(prefix):
         raise KeyError("22/tcp")
 
     account.instances = unreadable
     assert watch.end_all(60.0) == ["p-3-3"]
     assert account.labels == ["other-1"] and sorted(ended) == ["p-1-1", "p-2-2"]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_machine_with_work_that_is_not_saved_is_stopped_and_never_destroyed(listed):
+    account, ended, halted = Account("p-1-1", "p-2-2", addresses=()), [], []
+    watch = keeper(account, ended)
+    watch.halted = lambda instance: halted.append(instance.label)
+    for label in ("p-1-1", "p-2-2"):
+        watch._wanted.add(label)
+        watch.know(label, label)
+    watch.hold("p-1-1")
+    if not listed:
+        account.down = 10**6
+    assert watch.end_all(60.0) == ([] if listed else ["?"])
+    assert account.labels == ["p-1-1"] and account.calls == [("stop", "p-1-1")]
+    assert account.destroyed == ["p-2-2"] and ended == ["p-2-2"]
+    assert halted == list(watch.stopped) == ["p-1-1"]
+
+
+def test_a_stop_is_repeated_until_the_machine_is_listed_as_stopped():
+    account = Account("p-1-1")
+    watch = keeper(account)
+    watch._wanted.add("p-1-1")
+    watch.hold("p-1-1")
+    account.stop = lambda id: account.calls.append(id)  # accepted, and nothing happens
+    assert watch.end_all(30.0) == ["p-1-1"], "it is billed, so it is reported as left"
+    assert len(account.calls) > 3 and not account.destroyed
+
+
+def test_a_machine_whose_work_is_saved_after_all_is_destroyed():
+    account = Account("p-1-1")
+    watch = keeper(account)
+    watch.hold("p-1-1")
+    watch.release("p-1-1")
+    assert watch.end_all(30.0) == [] and account.destroyed == ["p-1-1"]
 
 
 def test_a_machine_that_appears_late_is_found():
@@ -228,7 +263,9 @@ def test_whatever_fails_at_the_end_machines_are_ended_and_sums_are_reported(tmp_
     executor = object.__new__(plugin.Executor)
     executor.pool = SimpleNamespace(close=close)
     executor.lane = SimpleNamespace(close=lambda: None)
-    executor.keeper = SimpleNamespace(end_all=lambda _: ended.append("machines") or [], failed="")
+    executor.keeper = SimpleNamespace(
+        end_all=lambda _: ended.append("machines") or [], failed="", stopped={}
+    )
     executor.renter = SimpleNamespace(settle=lambda: ended.append("books"))
     executor.keys = SimpleNamespace(forget=lambda: ended.append("key"))
     executor.run_ = SimpleNamespace(over=lambda left: ended.append(left))
@@ -253,7 +290,7 @@ def test_no_message_of_a_market_controls_the_terminal(tmp_path, monkeypatch, cap
     executor._log(HOSTILE)
     assert said == [f"vast: {SHOWN}"]
 
-    def refuse(folder, connect, log):
+    def refuse(folder, connect, log, give_up):
         log(HOSTILE)
         raise MarketError(HOSTILE)
 
@@ -267,7 +304,7 @@ def test_no_output_of_a_job_controls_the_terminal():
     reported = []
     executor = object.__new__(plugin.Executor)
     executor.report_job_error = lambda info, msg, **_: reported.append(msg)
-    outcome = work.Outcome(f"exit code 1: {HOSTILE}", f"first\n{HOSTILE}")
+    outcome = task.Outcome(f"exit code 1: {HOSTILE}", f"first\n{HOSTILE}")
     infos = [
         SimpleNamespace(aux={"task": SimpleNamespace(outcome=outcome)}),
         SimpleNamespace(aux={"problem": HOSTILE}),

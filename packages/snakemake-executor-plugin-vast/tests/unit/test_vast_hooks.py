@@ -22,10 +22,10 @@ WORKFLOW = hooks.Workflow(Path("/study"), {"study": "mine"})
 HOUR = Requirements(seconds=3600.0)
 
 
-def request(log=None, offers=lambda: [], jobs=(HOUR, HOUR), **settings):
+def request(log=None, offers=lambda: [], jobs=(HOUR, HOUR), notes=list, **settings):
     rented = [RentedJob("train", {}, requirements) for requirements in jobs]
     said = [].append if log is None else log.append
-    return RentalRequest(rented, ExecutorSettings(**settings), offers, said)
+    return RentalRequest(rented, ExecutorSettings(**settings), offers, said, notes)
 
 
 @pytest.fixture
@@ -64,6 +64,13 @@ def test_the_budget_bounds_what_is_asked_for(answers):
     answers.give("yes")
     Permission().get(request(max_price=2.0, budget=3.0), Hooks(WORKFLOW, []))
     assert answers.asked == ["Rent machines for up to $3.00? [y/N] "]
+
+
+def test_the_notes_on_the_account_are_shown_before_the_question(answers):
+    answers.give("y")
+    said = []
+    Permission().get(request(said, notes=lambda: ["a note"]), Hooks(WORKFLOW, []))
+    assert said[-1] == "a note" and len(answers.asked) == 1
 
 
 def test_a_market_without_an_answer_does_not_keep_from_asking(answers):

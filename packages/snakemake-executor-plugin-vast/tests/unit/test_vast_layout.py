@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "hooks": ("market", "settings"),
     "terminal": (),
     "money": ("market", "hooks", "terminal"),
-    "driver": ("clock", "market", "machine", "money", "settings"),
+    "driver": ("clock", "market", "machine", "money", "settings", "terminal"),
     "command": ("clock", "driver", "market", "terminal"),
 }
 

@@ -81,7 +81,7 @@ def test_what_may_be_repeated_is_with_growing_waits(monkeypatch):
 def test_it_gives_up_in_the_end(monkeypatch):
     client, sent = client_of(monkeypatch, *[(503, "busy")] * vast.TRIES)
     with pytest.raises(Unavailable):
-        client.instances()
+        client.instances("")
     assert len(sent) == vast.TRIES
 
 
@@ -94,11 +94,11 @@ def test_calls_keep_their_distance(monkeypatch):
 
 def test_all_pages_of_the_list_are_read(monkeypatch):
     pages = [
-        (200, {"instances": [{"id": 1}], "next_token": "t"}),
-        (200, {"instances": [{"id": 2}]}),
+        (200, {"instances": [{"id": 1, "label": ""}], "next_token": "t"}),
+        (200, {"instances": [{"id": 2, "label": ""}]}),
     ]
     client, sent = client_of(monkeypatch, *pages)
-    assert [instance.id for instance in client.instances()] == [1, 2]
+    assert [instance.id for instance in client.instances("")] == [1, 2]
     assert sent[1][2]["params"]["after_token"] == "t"
 
 
@@ -113,28 +113,82 @@ ODD_FIELDS = [
     {"ports": {"22/tcp": [{"HostPort": "none"}]}},
     {"ports": {"22/tcp": None}, "public_ipaddr": None, "ssh_port": "?"},
     {"id": None},
+    {"id": 1e999},
     {"machine_id": "unknown"},
+    {"machine_id": 1e999},
+    {"ports": {"22/tcp": [{"HostPort": 1e999}]}},
     {"dph_total": {}},
     {"status_msg": 5, "actual_status": []},
 ]
 
 
 @pytest.mark.parametrize("odd", ODD_FIELDS, ids=str)
-@pytest.mark.parametrize("whose", ["p-2-1", "of somebody else", None])
-def test_one_odd_row_of_the_account_hides_no_machine(monkeypatch, odd, whose):
-    rows = [OURS | {"id": 2, "label": whose} | odd, OURS, None, 5]
+def test_one_odd_row_of_ours_hides_no_machine(monkeypatch, odd):
+    rows = [OURS | {"id": 2, "label": "p-2-1"} | odd, OURS]
     client, _ = client_of(monkeypatch, (200, {"instances": rows}))
-    found = {instance.label: instance for instance in client.instances()}
+    found = {instance.label: instance for instance in client.instances("p-")}
     assert found["p-1-1"].addresses == (("1.2.3.4", 40022),)
-    if whose:
-        assert found[whose].id == (odd.get("id", 2) or 0), "it must be possible to end it"
+    assert found["p-2-1"].id == (2 if "id" not in odd else 0), "it must be possible to end it"
+
+
+class Unread(dict):
+    """A row of which only the label may be read."""
+
+    def get(self, name, default=None):
+        assert name == "label", f"{name} of another person's machine was read"
+        return super().get(name, default)
+
+    __getitem__ = get
+
+
+STRANGERS = ["of somebody else", "q-p-1", None, 5, ["p-1"], {"p-": 1}]
+
+
+@pytest.mark.parametrize("label", STRANGERS, ids=str)
+def test_rows_of_other_people_are_not_read(monkeypatch, label):
+    rows = [Unread(OURS | {"label": label}), Unread(), None, 5, "p-1-1", OURS]
+    client, _ = client_of(monkeypatch, (200, {"instances": rows}))
+    assert [instance.label for instance in client.instances("p-")] == ["p-1-1"]
 
 
 def test_a_list_that_is_none_is_no_empty_list(monkeypatch):
     """An empty list tells that all machines have ended."""
     client, _ = client_of(monkeypatch, (200, {"instances": None}))
     with pytest.raises(Unavailable, match="a list was expected"):
-        client.instances()
+        client.instances("")
+
+
+@pytest.mark.parametrize("answer", [{"id": None}, {"id": "x"}, [{"id": 5}], 5, "gone", [], 0])
+def test_an_instance_that_cannot_be_read_is_not_gone(monkeypatch, answer):
+    """Whoever counts it as gone leaves it to be billed."""
+    client, _ = client_of(monkeypatch, (200, {"instances": answer}))
+    try:
+        assert client.instance(5) is not None
+    except Unavailable as error:
+        assert "/api/v0/instances/5/" in str(error)
+    client, _ = client_of(monkeypatch, (200, {"instances": None}))
+    assert client.instance(5) is None
+
+
+def test_an_answer_without_an_instance_does_not_say_that_it_is_gone(monkeypatch):
+    client, _ = client_of(monkeypatch, (200, {"success": True}))
+    with pytest.raises(Unavailable, match="an instance or null was expected"):
+        client.instance(5)
+
+
+@pytest.mark.parametrize(
+    "odd", [None, 5, {}, {"id": "x"}, {"id": 4, "gpu_ram": [1]}, {"id": 1e999}]
+)
+def test_one_odd_offer_hides_no_other(monkeypatch, odd):
+    client, _ = client_of(monkeypatch, (200, {"offers": [odd, {"id": 3}]}))
+    assert [offer.id for offer in client.search(Requirements(), SearchRules())] == [3]
+
+
+@pytest.mark.parametrize("number", [None, "x", [5], 1e999])
+def test_an_order_whose_answer_names_no_machine_may_have_rented_one(monkeypatch, number):
+    client, _ = client_of(monkeypatch, (200, {"new_contract": number}))
+    with pytest.raises(LostReply):
+        client.create(OFFER, ORDER)
 
 
 @pytest.mark.parametrize("before", ["bad key ", "x" * 285])  # messages are cut after 300

@@ -1,7 +1,9 @@
 """What runs on a machine: the dead-man switch, states and jobs. No network."""
 
+import errno
 import http.client
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -93,10 +95,10 @@ def test_neither_a_full_disk_nor_half_an_answer_breaks_the_switch(tmp_path, monk
     a_job_with_a_state(tmp_path)
     (tmp_path / "lease").touch()
 
-    def full(path, mode="r"):
+    def full(path, mode="r", **text):
         """There is room for a name, none for what is to stand in it."""
         if mode == "r":
-            return open(path)
+            return open(path, **text)
         Path(path).touch()
         return open("/dev/full", mode)
 
@@ -134,6 +136,22 @@ def test_only_whole_parts_of_a_state_are_linked(tmp_path):
     (state / "resumes").write_text("3\n6\n")
     assert (copy / "resumes").read_text() == "3\n"
     assert onboard.snapshot("", {"state": str(tmp_path / "none")}) == {"there": False}
+
+
+@pytest.mark.parametrize("part", ["checkpoint-3/complete", "note"])
+def test_a_part_of_a_state_that_cannot_be_linked_does_not_count_as_removed(
+    tmp_path, monkeypatch, part
+):
+    """Otherwise the copy on this computer, perhaps the only one soon, would be removed."""
+    (tmp_path / "state" / part).parent.mkdir(parents=True)
+    (tmp_path / "state" / part).touch()
+
+    def no_links(*_, **__):
+        raise OSError(errno.EPERM, "this file system has no hard links")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(OSError, match="no hard links"):
+        onboard.snapshot("", {"state": str(tmp_path / "state")})
 
 
 def test_the_mark_of_a_state_moves_with_its_seals(tmp_path):
@@ -191,3 +209,4 @@ def test_a_link_is_no_output_and_is_never_recorded(tmp_path):
     folder, _, _ = job(tmp_path, command, **made)
     done = exit_of(folder)
     assert done["missing"] == ["alone"] and list(done["files"]) == ["out/.file"]
+    assert done["links"] == ["out/link", "alone"], "they stay on the machine, which is told"

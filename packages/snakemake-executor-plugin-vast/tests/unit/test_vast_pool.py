@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from snakemake_executor_plugin_vast.clock import Clock
 from snakemake_executor_plugin_vast.driver import pool as pools
+from snakemake_executor_plugin_vast.driver.endings import Lost, NothingToRent, OverBudget
 from snakemake_executor_plugin_vast.driver.machines import Machine
-from snakemake_executor_plugin_vast.driver.rental import Lost, NothingToRent, OverBudget
 from snakemake_executor_plugin_vast.driver.states import Places
+from snakemake_executor_plugin_vast.driver.task import RuleFailed, Task
 from snakemake_executor_plugin_vast.driver.watch import Limits
-from snakemake_executor_plugin_vast.driver.work import Pace, RuleFailed, Task
+from snakemake_executor_plugin_vast.driver.work import Pace
 from snakemake_executor_plugin_vast.market.protocol import Offer, Requirements
 from snakemake_executor_plugin_vast.money.ledger import BAD, Ledger, read
 
@@ -26,6 +27,7 @@ class Renter:
     def __init__(self, plan=()):
         self.plan, self.rented, self.ended, self.promised = list(plan), [], [], []
         self.over = None  # label whose promise goes over the budget
+        self.superseded = []  # machines whose jobs continue elsewhere
 
     def rent(self, requirements, slot):
         if self.plan and (fault := self.plan.pop(0)):
@@ -34,7 +36,8 @@ class Renter:
         self.rented.append(Machine(f"m{len(self.rented) + 1}", offer, requirements, 1.0, 0.0))
         return self.rented[-1]
 
-    def end(self, machine, why):
+    def end(self, machine, why, superseded=False):
+        self.superseded += [machine.label] if superseded else []
         if not machine.over.is_set():
             machine.over.set()
             self.ended.append((machine.label, why))
@@ -50,12 +53,16 @@ class Renter:
     def reattach(self, machine):
         pass
 
+    def wake(self, machine):
+        return False
+
 
 class Attempt:
     """Ends as its task's `script` says, one word an attempt; a held one waits for its event."""
 
     def __init__(self, task, machine, name, *rest):
         self.task, self.machine, self.name, self.tail = task, machine, name, ""
+        self.links = []
         self.seconds, self.wasted, self.ran, self.log_file = 2.0, 1.0, 1.0, Path("log")
 
     def run(self):
@@ -70,6 +77,8 @@ class Attempt:
             raise RuleFailed("exit code 1", "No space on Mars")
         elif word == "full":
             raise RuleFailed("exit code 1", "No space left on device")
+        elif word == "links":
+            self.links = ["a", "b/c"]
         elif word != "done":
             raise Lost(word)
 
@@ -165,6 +174,13 @@ def test_a_machine_that_does_not_fit_makes_room(make):
     ]
 
 
+def test_links_that_stay_on_a_machine_are_named(make):
+    pool, job, said = make(Renter()), task("links"), []
+    pool.log = said.append
+    pool.submit(job)
+    assert wait(job) == [""] and said == ["job: links stay on the machine: a, b/c"]
+
+
 @pytest.mark.parametrize("why", ["outbid", "gone", "silent", "transfer"])
 def test_a_lost_machine_costs_the_job_nothing(make, why):
     renter = Renter()
@@ -172,12 +188,28 @@ def test_a_lost_machine_costs_the_job_nothing(make, why):
     pool.submit(job)
     assert wait(job) == [""]
     assert [reason for _, reason in renter.ended] == [why] * 3 and len(renter.rented) == 4
+    assert renter.superseded == ["m1", "m2", "m3"], "their states are not needed"
 
 
 def test_it_gives_up_after_so_many(make):
-    pool, job = make(Renter()), task(*["silent"] * 9)
+    """The last machine may have the newest state of a job that continues nowhere."""
+    renter = Renter()
+    pool, job = make(renter), task(*["silent"] * 9)
     pool.submit(job)
     assert wait(job) == ["silent"] and len(job.inputs) == 5
+    assert renter.superseded == ["m1", "m2", "m3"] and renter.ended[-1] == ("m4", "silent")
+
+
+def test_what_a_machine_has_when_the_run_ends_is_needed(make):
+    held, renter = threading.Event(), Renter()
+    pool, job = make(renter), task((held, "transfer"))
+    pool.submit(job)
+    while not renter.rented:
+        held.wait(0.01)
+    pool.closing.set()
+    held.set()
+    pool.close()
+    assert renter.ended == [("m1", "transfer")] and not renter.superseded
 
 
 def test_lost_bids_lead_to_a_steady_machine(make):

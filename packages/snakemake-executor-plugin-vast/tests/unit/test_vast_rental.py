@@ -13,7 +13,7 @@ import pytest
 from snakemake_executor_plugin_vast.driver import machines, rental
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.market import vast
-from snakemake_executor_plugin_vast.market.protocol import Requirements, SearchRules
+from snakemake_executor_plugin_vast.market.protocol import Instance, Requirements, SearchRules
 from snakemake_executor_plugin_vast.money import ledger as books
 from vast_support.memory_market import MemoryMarket, offer
 from vast_support.stand_ins import DirectKeeper, Machines, ManualClock
@@ -53,7 +53,14 @@ def test_a_machine_gets_its_sources_its_environment_and_a_test_once_and_in_this_
     machine = renting(MemoryMarket([offer(1)]), machines).rent(STEADY, 1)
     assert machine.label == "p-1-1" and machine.offer.id == 1
     told = [text for _, text in machines.ran]
-    order = ("true", "rsync", "sources /study/Snakefile /study/new.py", "set up", "smoke")
+    order = (
+        "true",
+        "armed.py",
+        "rsync",
+        "sources /study/Snakefile /study/new.py",
+        "set up",
+        "smoke",
+    )
     assert len(told) == len(order)
     assert all(part in text for part, text in zip(order, told, strict=True))
     assert told[-1] == "cd /study && activate && smoke"
@@ -106,12 +113,27 @@ def test_a_machine_that_could_not_be_put_down_is_ended(renting, monkeypatch):
     assert market.created == [1] and not market.listed
 
 
+def test_a_machine_that_was_stopped_is_billed_for_its_disk(renting, tmp_path):
+    renter = renting(MemoryMarket([offer(1)]))
+    machine = renter.rent(STEADY, 1)
+    renter.clock.wait(3600.0)
+    renter.keeper.halted(Instance(1, machine.label, "stopped", "", 1, 0.1, False, disk_price=0.01))
+    renter.settle()
+    last = books.read(tmp_path / "ledger.jsonl")[-1]
+    assert (last["what"], last["instance"], last["dph"]) == ("stop", 1, 0.01)
+    assert (
+        last["dollars"] == pytest.approx(0.1 * last["seconds"] / 3600) and last["seconds"] == 3600
+    )
+    assert len(books.open_rentals(books.read(tmp_path / "ledger.jsonl"))) == 1
+
+
 PULL = "toomanyrequests: pull rate limit"
 TROUBLE = {  # how the instance is listed, and which command fails on it
     "fatal": ({"status": "starting", "message": PULL, "failed": True}, ""),
     "boot": ({"status": "starting"}, ""),
     "setup": ({}, "set up"),
     "smoke": ({}, "smoke"),
+    "disarmed": ({}, "armed.py"),
     "ssh": ({}, "true"),
 }
 

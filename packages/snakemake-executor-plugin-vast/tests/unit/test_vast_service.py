@@ -84,7 +84,7 @@ def test_a_search_quota_stops_with_the_time_of_its_end():
 def test_the_client_and_the_dead_man_switch_name_themselves(fake, client, monkeypatch):
     number = client.rent()
     mine = client_of(fake)
-    mine.instances()
+    mine.instances("")
     monkeypatch.setenv("CONTAINER_ID", str(number))
     monkeypatch.setenv("CONTAINER_API_KEY", fake.instance(number).key)
     switch = {}
@@ -94,6 +94,18 @@ def test_the_client_and_the_dead_man_switch_name_themselves(fake, client, monkey
     names = [(request.name, request.agent.partition("/")[0]) for request in fake.requests[1:]]
     ours = "snakemake-executor-plugin-vast"
     assert names == [("list", ours), ("state", ours), ("destroy", ours)] and not fake.instances
+
+
+# ---- the account ---------------------------------------------------------------------------------
+
+
+def test_the_credit_of_the_account_is_read(fake):
+    assert client_of(fake).credit() == pytest.approx(fake.world.balance)
+
+
+def test_a_key_that_may_not_read_the_credit_may_rent(fake):
+    fake.fault("user", times=None, status=403)
+    assert client_of(fake).credit() is None
 
 
 # ---- rates ---------------------------------------------------------------------------------------
@@ -106,7 +118,7 @@ def test_no_call_comes_too_early_even_if_the_one_before_it_was_late(call):
         mine = client_of(fake)
         number = mine.create(mine.search(*ANYTHING)[0], Order("label", "image", 40, "true"))
         fake.advance(60.0)
-        arguments = () if call == "instances" else (number,)
+        arguments = ("",) if call == "instances" else (number,)
         for _ in range(8):
             with contextlib.suppress(OfferGone):
                 getattr(mine, call)(*arguments)

@@ -125,3 +125,53 @@ def test_a_transfer_is_measured_by_what_it_moves(local_machine, tmp_path):
     connection.pull(names, f"{tmp_path}/in", 4e6)
     with pytest.raises(transport.TooMuch, match="it sent 0.004 GB, 0.0039 GB are allowed"):
         connection.pull(names, f"{tmp_path}/more", 3.9e6)
+
+
+def test_text_of_the_machine_hides_no_progress():
+    """rsync prints messages of the other side, also some that look like its own progress."""
+    progress = process.Progress(1e6, 300.0)
+    real, other = b"\r        2000000  99%", b"\r  5  1%\n" * 1000
+    with pytest.raises(process.Excess):
+        progress.read(other + real + other)
+
+
+@needs_rsync
+def test_the_saves_of_a_state_add_up(local_machine, tmp_path):
+    """Each is small enough; with ever new names they would fill this computer's disk."""
+    root, connection = local_machine
+    state = str(tmp_path / "state")
+    for n in range(3):
+        parts = [f"part-{n}" for n in range(n + 1)]
+        (root / "copy").mkdir(exist_ok=True)
+        for old in (root / "copy").iterdir():
+            old.unlink()
+        (root / f"copy/part-{n}").write_bytes(b"x" * 400_000)
+        if n == 2:
+            with pytest.raises(transport.TooMuch, match="it sent 0.0012 GB, 0.001 GB are allowed"):
+                connection.pull_state("/copy", state, parts, 1e6)
+        else:
+            connection.pull_state("/copy", state, parts, 1e6)
+
+
+@needs_rsync
+def test_a_file_of_a_state_that_the_machine_has_removed_is_removed_here(local_machine, tmp_path):
+    root, connection = local_machine
+    (root / "copy").mkdir()
+    (root / "copy/new").write_text("2")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/old").write_text("1")
+    connection.pull_state("/copy", str(tmp_path / "state"), ["new"], 1e6)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["new"]
+
+
+@needs_rsync
+def test_what_comes_home_can_be_changed_by_its_owner_alone(local_machine, tmp_path):
+    """A machine may give its files any mode; elsewhere they would run as their owner."""
+    root, connection = local_machine
+    (root / "folder").mkdir()
+    (root / "folder/file").touch()
+    (root / "folder/file").chmod(0o6767)
+    (root / "folder").chmod(0o2777)
+    connection.pull(["/folder"], f"{tmp_path}/in", 1e9)
+    modes = [(tmp_path / "in" / name).stat().st_mode & 0o7777 for name in ("folder", "folder/file")]
+    assert modes == [0o755, 0o745]

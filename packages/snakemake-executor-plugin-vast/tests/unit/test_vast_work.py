@@ -1,95 +1,20 @@
-"""One attempt at a job: how often it is looked at, what ends it, what must be home. No network."""
+"""One attempt at a job: how often it is looked at, and what ends it. No network."""
 
-import os
-import shutil
-import threading
-from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
-from snakemake_executor_plugin_vast.driver import machines, rental, watch, work
-from snakemake_executor_plugin_vast.driver.states import Places
+from snakemake_executor_plugin_vast.driver import rental, work
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.machine import onboard, transport
-from snakemake_executor_plugin_vast.market.protocol import Instance, Requirements
-from vast_support.memory_market import MemoryMarket, offer
-from vast_support.programs import needs_rsync
-from vast_support.stand_ins import DirectKeeper, ManualClock
+from vast_support.attempts import OVER, exit, make_attempt
 
 TURN = 1000.0  # when something happens to the job
-OVER = 4000.0
 DENSE, SPARSE = Limits().dense, Limits().sparse
-
-
-class Connection:
-    """A machine whose job tells, at any time, what `told(time)` says."""
-
-    timeout = 30.0
-
-    def __init__(self, clock, told):
-        self.clock, self.told = clock, told
-        self.asked, self.looks, self.pulled, self.copies = [], [], [], []
-        self.request, self.read, self.offsets = None, 0, []
-
-    def ask(self, what, folder, request, timeout=None):
-        self.asked.append(what)
-        if what == "start":
-            self.request = request
-        if what == "snapshot":
-            return {"there": True, "parts": []}
-        if what != "look":
-            return {}
-        self.looks.append(self.clock.now())
-        self.offsets.append(request["offset"])
-        seen = {"output": "step\n", "gpu": 90, "mark": None, "exit": None, "alive": True, "size": 0}
-        return seen | self.told(self.clock.now())
-
-    def push(self, paths):
-        list(paths)
-
-    def pull(self, paths, into, most):
-        for path in map(Path, paths):
-            self.pulled.append(str(path))
-            Path(f"{into}{path.parent}").mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, f"{into}{path}")
-
-    def pull_state(self, copy, state, parts, most):
-        self.copies.append(self.clock.now())
-        self.clock.wait(100.0)
-
-    def command(self, text, data="", timeout=None):
-        return ""
-
-    def close(self):
-        pass
 
 
 @pytest.fixture
 def make(tmp_path):
-    def attempt(told, seconds=1e6, **facts):
-        clock, keeper = ManualClock(), DirectKeeper(MemoryMarket([]))
-        running = Instance(1, "m", "running", "", 1, 0.1, False, ())
-        keeper.find = lambda label, since: (True, running)
-        requirements = Requirements(seconds=seconds)
-        machine = machines.Machine("m", offer(1), requirements, 0.1, 0.0)
-        machine.connection = Connection(clock, told)
-        site = machines.Site(str(tmp_path), "i", (), "", "", list, 1800, 7200, 86400)
-        given = {"outputs": [], "extras": [], "states": []} | facts
-        task = work.Task("t", "true", {}, [], remove=[], requirements=requirements, **given)
-        made = work.Attempt(
-            task, machine, "a-1", site, keeper, clock, Limits(), work.Pace(600.0, 10.0),
-            Places(tmp_path / "states.json"), threading.Event(), lambda machine: None,
-            tmp_path / "a-1.log",
-        )  # fmt: skip
-        return made, machine.connection
-
-    return attempt
-
-
-def exit(now, **files):
-    done = {"code": 0, "seconds": 1.0, "files": files, "missing": []}
-    return {"exit": done if now >= OVER else None}
+    return partial(make_attempt, tmp_path)
 
 
 # ---- looking -------------------------------------------------------------------------------------
@@ -152,7 +77,7 @@ def test_of_endless_output_the_first_part_and_the_end_are_kept(make):
         return exit(now) | {"output": "x" * onboard.CHUNK, "size": total}
 
     attempt, connection = make(told)
-    attempt.limits = replace(attempt.limits, output=most)
+    attempt.output.most = most
     attempt.run()
     assert attempt.clock.now() <= OVER + 2 * SPARSE
     log = attempt.log_file.read_bytes()
@@ -160,15 +85,50 @@ def test_of_endless_output_the_first_part_and_the_end_are_kept(make):
     assert connection.offsets[-1] >= total - onboard.CHUNK and len(attempt.tail) == 8000
 
 
-ODD = {"output": 5, "size": "1", "alive": None, "gpu": "90", "mark": [], "exit": []}
-DONE = {"code": 0, "seconds": 1.0, "files": {}, "missing": []}
-ODD_EXITS = {"code": "0", "seconds": None, "files": {"a": 1}, "missing": [[]]}
+def test_the_end_of_long_output_is_read_after_the_job_as_well(make):
+    """There stands why the job has failed."""
+    total = 9 << 20
+    text = b"x" * (total - 6) + b"error\n"
+
+    attempt, connection = make(lambda now: {})
+
+    def ask(what, folder, request, timeout=None):
+        seen = text[request["offset"] :][: onboard.CHUNK].decode() if what == "look" else ""
+        ended = {"code": 1, "seconds": 1.0, "files": {}, "missing": [], "links": []}
+        facts = {"gpu": 90, "mark": None, "alive": False, "size": total, "exit": ended}
+        return facts | {"output": seen}
+
+    connection.ask = ask
+    attempt.output.most = 4 << 20
+    with pytest.raises(work.RuleFailed) as failed:
+        attempt.run()
+    assert failed.value.output.endswith("error\n")
+
+
+def test_the_log_of_an_attempt_controls_no_terminal(make):
+    """Snakemake prints it with --show-failed-logs. Half a character may come in one answer."""
+    parts = ["a\x1b]0;title\x07 10%\r 20%\r\n", "\xc2", "\x9b1m \xe2\x98", "\x83\n"]
+
+    def told(now):
+        return {"output": parts.pop(0) if parts else ""} | exit(now)
+
+    attempt, _ = make(told)
+    attempt.run()
+    assert attempt.log_file.read_text("utf-8") == (
+        "a\\x1b]0;title\\x07 10%\n 20%\n\\x9b1m \u2603\n"
+    )
+
+
+ODD = {"output": "\u2603", "size": "1", "alive": None, "gpu": "90", "mark": [], "exit": []}
+DONE = {"code": 0, "seconds": 1.0, "files": {}, "missing": [], "links": []}
+ODD_EXITS = {"code": "0", "seconds": None, "files": {"a": 1}, "missing": [[]], "links": [1]}
 
 
 @pytest.mark.parametrize(
     "answer",
     [
         *({key: value} for key, value in ODD.items()),
+        {"output": 5},
         *({"exit": DONE | {key: value}} for key, value in ODD_EXITS.items()),
         {"exit": DONE | {"seconds": float("nan")}},
     ],
@@ -237,161 +197,27 @@ def test_a_state_that_has_nothing_new_stays(make):
     assert len(connection.copies) == 2  # once, and at the end
 
 
-# ---- home ----------------------------------------------------------------------------------------
-
-MADE = ("results/model", "logs/job.log", "logs/job.tsv")
-
-
-@pytest.mark.parametrize("hurt", [None, *MADE])
-def test_outputs_logs_and_benchmarks_are_compared_before_success_is_told(make, tmp_path, hurt):
-    for name in MADE:
-        Path(tmp_path, name).parent.mkdir(exist_ok=True)
-        Path(tmp_path, name).write_text(name)
-    there = {name: onboard.sha256(str(tmp_path / name)) for name in MADE}
-    told = {"outputs": [MADE[0]], "extras": list(MADE[1:])}
-    attempt, connection = make(lambda now: exit(now, **there), **told)
-    if hurt:
-        (tmp_path / hurt).write_text("damaged")
-        with pytest.raises(rental.Lost, match=f"transfer: {hurt} was damaged during the transfer"):
-            attempt.run()
-    else:
+@pytest.mark.parametrize("answer", [{}, {"there": 1}, {"there": True}, {"there": True, "parts": 1}])
+def test_a_state_of_which_a_machine_tells_nonsense_is_not_saved_and_costs_no_job(make, answer):
+    """Only its end needs the state at home; without it the machine is lost, and the job is not."""
+    attempt, connection = make(lambda now: {"mark": "1"} | exit(now), states=["state"])
+    ask = connection.ask
+    connection.ask = lambda what, *more: ask(what, *more) if what != "snapshot" else answer
+    with pytest.raises(rental.Lost, match="transfer: the machine's report has"):
         attempt.run()
-    assert {connection.request[key] == told[key] for key in told} == {True}
-    assert set(connection.pulled) == {str(tmp_path / name) for name in MADE}
+    assert not connection.copies
+    assert "the state was not saved: the machine's report has" in attempt.log_file.read_text()
 
 
-def test_a_full_disk_here_fails_the_job_and_buys_no_larger_machine(make, monkeypatch):
-    attempt, _ = make(exit, outputs=["results/model"])
-    ssh = transport.Transport.__new__(transport.Transport)
-    ssh._ssh, ssh._host, ssh.name, ssh.timeout, ssh.stall = ["ssh"], "host", "m", 30.0, 300.0
-    full = SimpleNamespace(returncode=11, stderr=b"rsync: write failed: No space left on device")
-    monkeypatch.setattr(ssh, "_run", lambda *_: full)
-    attempt.machine.connection.pull = ssh.pull
-    with pytest.raises(work.RuleFailed, match="disk of this computer is full") as failed:
+def test_a_machine_that_sends_too_much_as_a_state_is_lost_at_once(make):
+    """It could send that again every minute, for as long as the job may take."""
+    attempt, connection = make(lambda now: {"mark": "1"} | exit(now), states=["state"])
+
+    def flood(*_):
+        connection.copies.append(attempt.clock.now())
+        raise transport.TooMuch("m: it sent 46 GB, 45 GB are allowed")
+
+    connection.pull_state = flood
+    with pytest.raises(rental.Lost, match="transfer: m: it sent 46 GB"):
         attempt.run()
-    assert watch.next_action("failed", 1, 3, failed.value.output) == "fail"
-    attempt.machine.connection.push = ssh.push
-    with pytest.raises(work.RuleFailed) as failed:  # there it is another matter
-        attempt._retry(lambda connection: connection.push(["/in"]))
-    assert watch.next_action("failed", 1, 3, failed.value.output) == "prune"
-
-
-@needs_rsync
-def test_more_than_the_job_requests_does_not_come_home(there, tmp_path, monkeypatch):
-    """A disk of 40 GB and the margin: a file of a terabyte has an end, but not one to wait for."""
-    make_attempt, workdir = there
-    monkeypatch.setenv("MACHINE_RATE", "20000")
-    (workdir / "model").touch()
-    os.truncate(workdir / "model", 10**12)
-    attempt = make_attempt(lambda now: exit(now, model="0" * 64), outputs=["model"])
-    attempt.most = 10e6
-    with pytest.raises(rental.Lost, match="0.01 GB are allowed"):
-        attempt.run()
-    assert not (tmp_path / "model").exists() and not list(tmp_path.rglob("*.arrivals"))
-
-
-# ---- links ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def there(make, tmp_path, local_machine):
-    """Makes an attempt whose files travel for true; the working directory on the machine."""
-    root, ssh = local_machine
-    workdir = Path(f"{root}{tmp_path}")
-    workdir.mkdir(parents=True)
-
-    def attempt(told, **facts):
-        made, connection = make(told, **facts)
-        connection.push, connection.pull = ssh.push, ssh.pull
-        connection.pull_state = ssh.pull_state
-        return made
-
-    return attempt, workdir
-
-
-@needs_rsync
-def test_no_link_comes_home_from_a_machine(there, tmp_path):
-    """The next push would send what it leads to, such as an ssh key, to another machine."""
-    make_attempt, workdir = there
-    (tmp_path / "secret").write_text("a key")
-    (workdir / "model/.hidden").mkdir(parents=True)
-    (workdir / "model/weights").write_text("w")
-    (workdir / "model/.hidden/link").symlink_to(tmp_path / "secret")
-    (workdir / "model/folder").symlink_to(tmp_path)
-    (workdir / "job.log").symlink_to(tmp_path / "secret")
-    files = {"model/weights": onboard.sha256(str(workdir / "model/weights"))}
-    make_attempt(lambda now: exit(now, **files), outputs=["model"], extras=["job.log"]).run()
-    assert (tmp_path / "model/weights").read_text() == "w"
-    assert not [path for path in (tmp_path / "model").rglob("*") if path.is_symlink()]
-    assert not (tmp_path / "job.log").is_symlink()
-
-
-@needs_rsync
-def test_no_link_comes_home_in_a_state(there, tmp_path):
-    make_attempt, workdir = there
-    (workdir / "state.home").mkdir()
-    (workdir / "state.home/newest").symlink_to(tmp_path)
-    (workdir / "state.home/step").write_text("3")
-    make_attempt(exit, states=["state"]).run()
-    assert (tmp_path / "state/step").read_text() == "3"
-    assert not (tmp_path / "state/newest").is_symlink()
-
-
-@needs_rsync
-def test_a_file_that_the_job_has_not_recorded_stays_on_the_machine(there, tmp_path):
-    """Hidden ones as well: what is not compared with a hash does not come home."""
-    make_attempt, workdir = there
-    (workdir / "model").mkdir()
-    for name in ("weights", ".hidden", "more"):
-        (workdir / "model" / name).write_text(name)
-    files = {"model/weights": onboard.sha256(str(workdir / "model/weights"))}
-    make_attempt(lambda now: exit(now, **files), outputs=["model"]).run()
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights"]
-
-
-@needs_rsync
-def test_a_damaged_file_never_takes_the_place_of_a_result(there, tmp_path):
-    make_attempt, workdir = there
-    (workdir / "model").write_text("damaged")
-    (tmp_path / "model").write_text("the result of an earlier run")
-    attempt = make_attempt(lambda now: exit(now, model="0" * 64), outputs=["model"])
-    with pytest.raises(rental.Lost, match="model was damaged"):
-        attempt.run()
-    assert (tmp_path / "model").read_text() == "the result of an earlier run"
-    assert not list(tmp_path.glob(".snakemake/vast/jobs/*"))
-
-
-@needs_rsync
-def test_an_output_that_did_not_arrive_fails_the_transfer(there):
-    make_attempt, _ = there
-    with pytest.raises(rental.Lost, match="model was not transferred"):
-        make_attempt(lambda now: exit(now, model="0" * 64), outputs=["model"]).run()
-
-
-@pytest.mark.parametrize("kind", ["inputs", "states"])
-@pytest.mark.parametrize("name", ["model", "model/.cache", "model/folder/link"])
-def test_what_a_link_leads_to_is_never_sent(there, tmp_path, kind, name):
-    make_attempt, workdir = there
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "secret/key").write_text("a key")
-    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / name).symlink_to(tmp_path / "secret")
-    attempt = make_attempt(exit)
-    setattr(attempt.task, kind, ["model"])
-    attempt.states = [str(tmp_path / state) for state in attempt.task.states]
-    with pytest.raises(work.RuleFailed, match=f"{name} is a link that leads out of it"):
-        attempt.run()
-    assert not list(workdir.rglob("key"))
-
-
-@needs_rsync
-def test_a_link_within_an_input_is_sent_as_a_link(there, tmp_path):
-    make_attempt, workdir = there
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/weights").write_text("w")
-    (tmp_path / "model/newest").symlink_to("weights")
-    attempt = make_attempt(exit)
-    attempt.task.inputs = ["model"]
-    attempt.run()
-    assert (workdir / "model/newest").readlink() == Path("weights")
-    assert (workdir / "model/weights").read_text() == "w"
+    assert len(connection.copies) == 1

@@ -73,6 +73,7 @@ INSTANCE = {
     "status_msg": Maybe(TEXT),
     "machine_id": ID,
     "dph_total": NUMBER,
+    "storage_total_cost": NUMBER,  # dollars per hour of its disk
     "is_bid": FLAG,
     "ports": Maybe({"22/tcp?": [{"HostPort": Value(str, "22")}]}),
     "public_ipaddr": Maybe(Value(str, "192.0.2.1")),

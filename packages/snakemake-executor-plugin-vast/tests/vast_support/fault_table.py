@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from vast_support.scenarios import SCENARIOS
+from vast_support.driver_scenarios import SCENARIOS
 
 BEGIN, END = "<!-- faults: written by `make test-faults` -->\n", "<!-- end of faults -->\n"
 HEAD = (

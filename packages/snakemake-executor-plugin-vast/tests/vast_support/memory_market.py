@@ -49,7 +49,7 @@ class MemoryMarket:
     created: list[int] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
     attached: list[tuple[int, str]] = field(default_factory=list)
-    machine_control = "def stop():\n    pass\n\n\ndef destroy():\n    pass\n"
+    machine_control = "def stop():\n    pass\n\n\ndestroy = check = stop\n"
 
     def search(self, requirements: Requirements, rules: SearchRules) -> list[Offer]:
         return list(self.offers)
@@ -66,8 +66,8 @@ class MemoryMarket:
         self.listed[order.label] = replace(instance, **self.instance_facts.get(offer.id, {}))
         return offer.id
 
-    def instances(self) -> list[Instance]:
-        return list(self.listed.values())
+    def instances(self, prefix: str) -> list[Instance]:
+        return [i for label, i in self.listed.items() if label.startswith(prefix)]
 
     def instance(self, id: int) -> Instance | None:
         return next((i for i in self.listed.values() if i.id == id), None)
@@ -78,8 +78,14 @@ class MemoryMarket:
     def start(self, id: int) -> None:
         pass
 
+    def stop(self, id: int) -> None:
+        pass
+
     def reboot(self, id: int) -> None:
         pass
+
+    def credit(self) -> float | None:
+        return 12.5
 
     def attach_key(self, id: int, public_key: str) -> None:
         self.attached.append((id, public_key))

@@ -4,8 +4,6 @@ import contextlib
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 
 from vast_support.workflows import SCALE, ExampleWorkflow
@@ -202,94 +200,6 @@ def api_down(example):
     time.sleep(4)
     example.fake.clear("api")
     done(example)
-
-
-def ended_and_again(example, *numbers: int) -> None:
-    example.start().until_state()
-    for number in numbers:
-        example.signal(number)
-        time.sleep(0.2)
-    assert example.finish() != 0
-    assert not example.fake.instances, "machines outlive the driver"
-    assert example.run() == 0, example.output()
-
-
-@scenario("driver SIGTERM")
-def sigterm(example):
-    ended_and_again(example, signal.SIGTERM)
-
-
-@scenario("driver SIGHUP")
-def sighup(example):
-    ended_and_again(example, signal.SIGHUP)
-
-
-@scenario("Ctrl-C during a status check")
-def ctrl_c(example):
-    ended_and_again(example, signal.SIGINT, signal.SIGINT)
-
-
-@scenario("SIGKILL, then restart")
-def sigkill(example):
-    slow = ("seconds=0.8",)  # it must not end before the next driver is there
-    example.start(config=slow).until_state()
-    example.signal(signal.SIGKILL)
-    example.finish()
-    assert len(example.fake.instances) == 1
-    example.unlock()
-    assert example.run(config=slow) == 0, example.output()
-    assert "saved state/a" in example.output(), example.output()
-
-
-def reap(example) -> str:
-    """Run the command; what it says."""
-    environment = os.environ | example.fake.environment
-    command = [sys.executable, "-m", "snakemake_executor_plugin_vast", "reap"]
-    done = subprocess.run(
-        command, cwd=example.folder, env=environment, check=True, capture_output=True, text=True
-    )
-    assert not example.fake.instances
-    return done.stdout
-
-
-def killed_and_reaped(example, meanwhile=lambda instance: None):
-    """Kill the driver, let something happen to its machine, save its state and go on from that."""
-    slow = ("seconds=0.8",)
-    example.start(config=slow).until_state()
-    example.signal(signal.SIGKILL)
-    example.finish()
-    [instance] = example.fake.instances
-    meanwhile(instance.id)
-    assert "saved state/a" in (said := reap(example)), said
-    example.unlock()
-    assert example.run(config=slow) == 0, example.output()
-
-
-@scenario("SIGKILL, then `snakemake-vast reap`")
-def sigkill_reap(example):
-    killed_and_reaped(example)
-
-
-@scenario("SIGKILL and keys forgotten, then `snakemake-vast reap`")
-def sigkill_keys_reap(example):
-    killed_and_reaped(example, example.fake.forget_keys)
-
-
-@scenario("SIGKILL and container exited, then `snakemake-vast reap`")
-def sigkill_exited_reap(example):
-    killed_and_reaped(example, example.fake.exit)
-
-
-@scenario("SIGKILL, nobody restarts", silent_minutes=4)
-def dead_man(example):
-    example.start(config=("seconds=0.8",)).until_state()
-    [instance] = example.fake.instances
-    example.signal(signal.SIGKILL)
-    example.finish()
-    example.fake.wait(lambda: not instance.uses_gpu, 60, "the machine did not stop itself")
-    example.unlock()
-    assert example.run(config=("seconds=0.8",)) == 0, example.output()
-    assert "saved state/a" in example.output(), example.output()
 
 
 @scenario("two drivers at once")

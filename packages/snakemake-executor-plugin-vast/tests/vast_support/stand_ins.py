@@ -7,6 +7,8 @@ from snakemake_executor_plugin_vast.market.protocol import Instance, Unavailable
 
 from .memory_market import MemoryMarket
 
+ARMED = '{"armed": true, "why": ""}'
+
 
 class ManualClock:
     """A clock that advances by waits only."""
@@ -54,7 +56,13 @@ class DirectKeeper:
     prefix, ended = "p-", staticmethod(lambda label: None)
 
     def __init__(self, market: MemoryMarket):
-        self.market = market
+        self.market, self.held = market, set()
+
+    def hold(self, label):
+        self.held.add(label)
+
+    def release(self, label):
+        self.held.discard(label)
 
     def want(self, label):
         pass
@@ -96,7 +104,7 @@ class Connection:
         bad = self.machines.fails.get(self.number)
         if bad and bad in text:
             raise Failed("exit 1")
-        return ""
+        return ARMED if "armed.py" in text else ""
 
     def install(self, folder):
         pass
@@ -109,21 +117,37 @@ class Connection:
 
 
 class Account:
-    """Instances by label; the first `deaf` destroys and the first `down` lists fail."""
+    """Instances by label; the first `deaf` destroys and the first `down` lists fail.
+
+    A label is an instance's id as well. `calls` collects what was requested of which instance.
+    """
 
     def __init__(self, *labels, deaf=0, down=0, addresses=()):
         self.labels, self.deaf, self.down, self.destroyed = list(labels), deaf, down, []
-        self.addresses = addresses
+        self.addresses, self.stopped, self.calls = addresses, set(), []
 
-    def instances(self):
+    def instances(self, prefix=""):
         if self.down:
             self.down -= 1
             raise Unavailable("down")
-        facts = ("running", "", 1, 0.1, False, self.addresses)
-        return [Instance(label, label, *facts) for label in self.labels]
+        mine = [label for label in self.labels if label.startswith(prefix)]
+        return [self._show(label) for label in mine]
+
+    def _show(self, label):
+        status = "stopped" if label in self.stopped else "running"
+        facts = (status, "", 1, 0.1, False, self.addresses)
+        return Instance(label, label, *facts, disk_price=0.03125)
 
     def instance(self, id):
-        return next((i for i in Account.instances(self) if i.id == id), None)
+        return self._show(id) if id in self.labels else None
+
+    def stop(self, id):
+        self.calls.append(("stop", id))
+        self.stopped.add(id)
+
+    def start(self, id):
+        self.calls.append(("start", id))
+        self.stopped.discard(id)
 
     def attach_key(self, id, public):
         self.attached = (id, public)

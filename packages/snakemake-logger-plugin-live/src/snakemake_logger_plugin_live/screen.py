@@ -81,7 +81,7 @@ class Screen:
                 self._live.start()
 
     def _print_captured(self, reading: int) -> None:
-        with open(reading, errors="replace") as lines:
+        with open(reading, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if not parse(line):
                     self.print(line.rstrip("\n"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..market.protocol import Requirements
-from .work import Task
+from .task import Task
 
 
 def task_of(job: Any, command: str, environment: dict[str, str], dag: Any) -> Task:

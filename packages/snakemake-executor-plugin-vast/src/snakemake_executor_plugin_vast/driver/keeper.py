@@ -4,22 +4,31 @@ One thread lists the machines of a run every few seconds. It destroys every mach
 run's label prefix and is not wanted, and repeats that until the market no longer lists it. So the
 same code handles a normal end, a lost reply to an order and a refused destroy. When the list cannot
 be read, machines are destroyed by the ids that are known.
+
+A machine that is held has work that is not saved. It is stopped instead of destroyed, and only
+somebody's explicit wish ends it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 
 from ..clock import Clock
 from ..market.protocol import Instance, Market, MarketError, Status
 
 EVERY = 10.0
+OFF = ("stopped", "offline")
 CONFIRMED = 2  # lists without a machine before it counts as ended
 
 
 class Keeper:
-    """Destroys the machines below `prefix` that are not wanted, and then calls `ended(label)`."""
+    """Destroys the machines below `prefix` that are not wanted, and then calls `ended(label)`.
+
+    Those of them that are held are stopped, and then `halted(instance)` is called.
+    """
 
     def __init__(
         self,
@@ -31,10 +40,14 @@ class Keeper:
     ) -> None:
         self.market, self.prefix, self.clock = market, prefix, clock
         self.ended, self.log = ended, log
+        self.halted: Callable[[Instance], None] = lambda instance: None
+        self.stopped: dict[str, Instance] = {}  # held machines that the market lists as stopped
         self.listed: dict[str, Instance] = {}
         self.looked: float | None = None  # when the last successful list was requested
         self.failed = ""  # the last error of the market
         self._wanted: set[str] = set()
+        self._held: set[str] = set()  # labels of machines with work that is not saved
+        self._stopping: set[str] = set()  # held machines for which a stop was accepted
         self._ids: dict[str, int] = {}  # by label
         self._ending: dict[str, int] = {}  # label: successive lists without it
         self._changed_at: dict[str, tuple[Status, float]] = {}
@@ -55,6 +68,16 @@ class Keeper:
         with self._lock:
             self._ids[label] = id
 
+    def hold(self, label: str) -> None:
+        """Let the machine be stopped instead of destroyed, since it has work that is not saved."""
+        with self._lock:
+            self._held.add(label)
+
+    def release(self, label: str) -> None:
+        """Let the machine be destroyed, since its work is saved or not needed."""
+        with self._lock:
+            self._held.discard(label)
+
     def unwant(self, label: str) -> None:
         """End the machine; `ended` is called once the market no longer lists it."""
         with self._lock:
@@ -74,6 +97,12 @@ class Keeper:
             return self._changed_at[label][1] if label in self._changed_at else None
 
     @property
+    def ids(self) -> set[int]:
+        """The instance ids of all machines that are known."""
+        with self._lock:
+            return set(self._ids.values())
+
+    @property
     def seen(self) -> list[str]:
         """The labels of all machines that were ever listed."""
         with self._lock:
@@ -83,7 +112,7 @@ class Keeper:
         """List the machines, destroy the unwanted, note which are gone. Raises MarketError."""
         begun = self.clock.now()
         try:
-            found = {i.label: i for i in with_prefix(self.market.instances(), self.prefix)}
+            found = {i.label: i for i in self.market.instances(self.prefix)}
         except Exception:
             self._end_by_id()
             raise
@@ -91,29 +120,58 @@ class Keeper:
             self.listed, self.looked = found, begun
             for label, instance in found.items():
                 self._note(label, instance, begun)
-            unwanted = [i for label, i in found.items() if label not in self._wanted]
+            kept = self._wanted | self.stopped.keys()
+            unwanted = [i for label, i in found.items() if label not in kept]
             for instance in unwanted:
                 self._ending.setdefault(instance.label, 0)
             ending = list(self._ending)
         for instance in unwanted:
             try:
-                self.market.destroy(instance.id or self._ids.get(instance.label, 0))
-            except MarketError as error:
+                self._end(instance.label, instance)
+            except Exception as error:  # the others must end as well
                 self.failed = str(error)
         for label in ending:  # last: an error in the ledger must not keep others alive
-            self._confirm(label, label not in found)
+            self._confirm(label, found.get(label))
+
+    def current(self) -> list[Instance]:
+        """The machines that exist; if the list cannot be read, those whose ids are known."""
+        try:
+            return self.market.instances(self.prefix)
+        except Exception as error:
+            self.failed = str(error)
+        with self._lock:
+            ids = list(self._ids.values())
+        found = []
+        for id in ids:
+            with contextlib.suppress(Exception):  # the others may be shown
+                found.append(self.market.instance(id))
+        return [instance for instance in found if instance]
+
+    def _end(self, label: str, instance: Instance) -> None:
+        """Destroy a machine, or stop it if it is held."""
+        id = instance.id or self._ids.get(label, 0)
+        if label not in self._held:
+            self.market.destroy(id)
+        elif label not in self._stopping or instance.status not in OFF:
+            self.market.stop(id)  # once in any case, since a start may be under way
+            self._stopping.add(label)
 
     def _end_by_id(self) -> None:
         """Destroy the unwanted machines whose ids are known. Each is then shown by itself."""
         with self._lock:
             ids = {label: self._ids[label] for label in self._ending if label in self._ids}
         for label, id in ids.items():
+            instance: Instance | None = Instance(id, label, "starting", "", 0, 0.0, False)
             try:
                 if instance := self.market.instance(id):
                     with self._lock:
                         self._note(label, instance, self.clock.now())
-                    self.market.destroy(id)
-                self._confirm(label, instance is None)
+            except Exception as error:  # it may exist
+                self.failed = str(error)
+            try:
+                if instance:
+                    self._end(label, replace(instance, label=label))
+                self._confirm(label, instance)
             except Exception as error:  # the others must end as well
                 self.failed = str(error)
 
@@ -125,24 +183,32 @@ class Keeper:
         if before is None or before[0] != instance.status:
             self._changed_at[label] = (instance.status, now)
 
-    def _confirm(self, label: str, gone: bool) -> None:
+    def _confirm(self, label: str, instance: Instance | None) -> None:
         """Count a look at a machine that is to end; it has ended after CONFIRMED without it."""
         with self._lock:
             if label not in self._ending:  # another thread has counted it
                 return
-            self._ending[label] = self._ending[label] + 1 if gone else 0
+            self._ending[label] = 0 if instance else self._ending[label] + 1
             ended = self._ending[label] >= CONFIRMED
-            if ended:
+            off = instance is not None and instance.status in OFF
+            halted = instance if off and label in self._stopping & self._held else None
+            if ended or halted:
                 del self._ending[label]
+            if ended:
                 self.listed.pop(label, None)
+            if halted:
+                self.stopped[label] = halted
         if ended:
             self.ended(label)
+        if halted:
+            self.halted(halted)
 
     def end_all(self, patience: float) -> list[str]:
         """End all machines and wait until none is listed; the labels that are left.
 
-        `?` stands for machines that may be left because the list could not be read. Runs in the
-        calling thread, so that it works without the keeper's own thread.
+        Held machines are not among these once they are listed as stopped. `?` stands for machines
+        that may be left because the list could not be read. Runs in the calling thread, so that it
+        works without the keeper's own thread.
         """
         self._done.set()
         self._wake.set()
@@ -156,12 +222,12 @@ class Keeper:
         while clean < CONFIRMED:
             try:
                 self.look()
-                clean = 0 if self.listed or self._ending else clean + 1
+                clean = 0 if self.listed.keys() - self.stopped or self._ending else clean + 1
             except Exception as error:  # also a full disk: go on with the others
                 self.failed = str(error)
             if self.clock.now() > until:
                 with self._lock:
-                    return sorted({*self.listed, *self._ending}) or ["?"]
+                    return sorted({*self.listed, *self._ending} - self.stopped.keys()) or ["?"]
             if clean < CONFIRMED:
                 self.clock.wait(1.0)
         return []
@@ -177,7 +243,3 @@ class Keeper:
                 self.log(f"machines could not be listed: {type(error).__name__}: {error}")
             busy = bool(self._ending)
             self.clock.wait(1.0 if busy else EVERY, None if busy else self._wake)
-
-
-def with_prefix(instances: Iterable[Instance], prefix: str) -> list[Instance]:
-    return [instance for instance in instances if instance.label.startswith(prefix)]

@@ -9,7 +9,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from .work import Outcome, Task
+from .task import Outcome, Task
 
 
 class LocalLane:
@@ -68,5 +68,5 @@ class LocalLane:
         with self._turn:
             del self._running[number]
         if code:
-            return Outcome(f"exit code {code}", log.read_text(errors="replace")[-8000:], str(log))
+            return Outcome(f"exit code {code}", log.read_text("utf-8", "replace")[-8000:], str(log))
         return Outcome(log=str(log))

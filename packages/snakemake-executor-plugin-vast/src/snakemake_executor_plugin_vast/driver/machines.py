@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import gzip
+import math
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,7 @@ class Machine:
     price: float  # dollars per hour
     rented: float
     id: int = 0
+    leased: float = math.inf  # when its dead-man switch last got a sign of life from here
     _connection: Transport | None = field(default=None, init=False)
     holds: dict[str, Any] = field(default_factory=dict)  # path: its signature when it was sent
     over: threading.Event = field(default_factory=threading.Event)
@@ -89,7 +91,7 @@ def start_script(site: Site, key: str, control: str, clock: Clock, grace: float)
 
     It has no secrets. Raises ValueError if it would be too long even when it is packed.
     """
-    code = compact(Path(deadman.__file__).read_text())
+    code = compact(Path(deadman.__file__).read_text("utf-8"))
     folder = shlex.quote(site.folder)
     tick = max(0.5, clock.real(min(60.0, site.silent / 10)))
     times = [clock.real(t) for t in (site.silent, grace, site.later, site.longest)]

@@ -15,12 +15,15 @@ from pathlib import Path
 from ..clock import Clock
 from ..money import ledger as books
 from . import watch
+from .endings import Closing, Lost, NothingToRent, OverBudget
 from .keeper import Keeper
 from .machines import Machine
-from .rental import Closing, Lost, NothingToRent, OverBudget, Renter, on_demand
+from .rental import Renter, on_demand
+from .report import listed
 from .states import Places
+from .task import Outcome, RuleFailed, Task
 from .watch import Limits
-from .work import Attempt, Outcome, Pace, RuleFailed, Task
+from .work import Attempt, Pace
 
 
 class Pool:
@@ -204,6 +207,8 @@ class Pool:
             if problem:
                 raise problem
             if why == "done":
+                if attempt.links:
+                    self.log(f"{task.name}: links stay on the machine: {listed(attempt.links)}")
                 task.outcome = Outcome(log=str(attempt.log_file))
                 break
             self.log(f"{task.name} on {machine.label}: {detail}")
@@ -223,7 +228,7 @@ class Pool:
                     return None
                 break
             if action == "bigger" or why in watch.INFRASTRUCTURE:
-                self.renter.end(machine, why)
+                self.renter.end(machine, why, superseded=not self.closing.is_set())
                 self._requeue(task, action)
                 return None
             if action == "prune":
@@ -241,6 +246,7 @@ class Pool:
         return Attempt(
             task, machine, name, self.renter.site, self.keeper, self.clock, self.limits, self.pace,
             self.places, self.closing, self.renter.reattach, self.logs / f"{name}.log",
+            self.renter.wake,
         )  # fmt: skip
 
     def _note(self, attempt: Attempt, why: str) -> None:

@@ -27,33 +27,16 @@ from ..market.protocol import (
     Unavailable,
 )
 from ..money import ledger as books
+from .endings import Closing, Lost, NothingToRent, OverBudget
 from .keeper import EVERY, Keeper
 from .machines import Machine, Site, rsync_installed, start_script
+from .switch import await_armed
+from .waking import WAKING
 from .watch import Limits
 
 BOOTS = 6  # machines that may fail to start for one job
 ROUNDS = 10  # searches that may find nothing, a minute apart
 MINUTE = 60.0
-
-
-class Lost(Exception):
-    """The machine cannot be used, or no longer: `why` in one word, and the details."""
-
-    def __init__(self, why: str, detail: str = "") -> None:
-        super().__init__(f"{why}: {detail}" if detail else why)
-        self.why = why
-
-
-class NothingToRent(Exception):
-    """No offer fits, or no machine of those that fit started."""
-
-
-class OverBudget(Exception):
-    """Renting more could exceed the budget of the run."""
-
-
-class Closing(Exception):
-    """The run is ending."""
 
 
 class Renter:
@@ -72,7 +55,7 @@ class Renter:
         budget: float | None,
         closing: threading.Event,
         log: Callable[[str], None],
-        first: Callable[[], None] = lambda: None,
+        first: Callable[[], str] = str,
     ) -> None:
         self.market, self.keeper, self.ledger = market, keeper, ledger
         self.clock, self.keys, self.site = clock, keys, site
@@ -83,8 +66,9 @@ class Renter:
         self._used: set[int] = set()
         self._bad: set[int] = books.bad_machines(books.read(ledger.path), clock.wall())
         self._slots, self._one_at_a_time, self._refusal = 0, threading.Lock(), ""
+        self._barred = ""  # why nothing may be rented in this run
         self._budget_lock = threading.Lock()  # from the check of the budget to the ledger line
-        keeper.ended = self._ended
+        keeper.ended, keeper.halted = self._ended, self._halted
 
     # ---- renting -----------------------------------------------------------------------------
 
@@ -109,8 +93,11 @@ class Renter:
         found, self._refusal = 0, ""
         for _ in range(ROUNDS):
             with self._one_at_a_time:  # two orders of one offer are both accepted, and one fails
-                first, self._first = self._first, lambda: None
-                first()  # ends machines of earlier runs before the first rental
+                first, self._first = self._first, str
+                # Before the first rental it ends machines of earlier runs.
+                if barred := first() or self._barred:
+                    self._barred = barred
+                    raise NothingToRent(barred)
                 try:
                     listed = self.market.search(requirements, self.rules)
                 except Unavailable as error:
@@ -241,12 +228,14 @@ class Renter:
         self.reattach(machine)  # a market may later remove keys that only the start script added
         instance = self._wait_running(machine, until)
         machine.connection = self._wait_ssh(machine, instance, until)
+        machine.leased = self.clock.now()
         threading.Thread(target=self._keep_lease, args=(machine,), daemon=True).start()
         connection, site = machine.connection, self.site
         folder = f"cd {shlex.quote(site.workdir)}"
         patience = max(30.0, self.clock.real(self.limits.setup))
         try:
             connection.install(site.folder)
+            await_armed(connection, site.folder, self.clock, self.closing)
             connection.command(rsync_installed(site.folder), "", patience)
             connection.push([f"{site.workdir}/{name}" for name in site.sources()])
             for command in site.setup:
@@ -317,6 +306,31 @@ class Renter:
         """Let the ssh key in again."""
         self._try(self.market.attach_key, machine.id, self.keys.public)
 
+    def wake(self, machine: Machine) -> bool:
+        """Start a machine again that has stopped itself; whether it answers.
+
+        Its dead-man switch has got no sign of life for a while, as when this computer slept.
+        """
+        if self.clock.now() - machine.leased <= self.site.silent:
+            return False
+        machine.leased = self.clock.now()  # one attempt
+        self.log(f"{machine.label} had no sign of life and stopped itself: its work is fetched")
+        self._try(self.market.start, machine.id)
+        until = self.clock.now() + WAKING
+        while not self.well(machine):
+            if self.clock.now() > until or self.clock.wait(2.0, self.closing):
+                return False
+        machine.close()
+        self.reattach(machine)
+        try:
+            instance = self._wait_running(machine, until + self.limits.boot)
+            machine.connection = self._wait_ssh(machine, instance, until + self.limits.boot)
+        except Lost as lost:
+            self.log(f"{machine.label}: {lost}")
+            return False
+        machine.leased = self.clock.now()
+        return True
+
     def _try(self, call: Callable[..., None], *arguments: Any) -> None:
         try:
             call(*arguments)
@@ -327,6 +341,7 @@ class Renter:
         while not self.clock.wait(self.limits.lease, machine.over):
             with contextlib.suppress(Unreachable, Failed):  # the job's own checks notice it
                 machine.connection.touch(f"{self.site.folder}/lease")
+                machine.leased = self.clock.now()
 
     def _check_open(self) -> None:
         if self.closing.is_set():
@@ -334,10 +349,18 @@ class Renter:
 
     # ---- the end -----------------------------------------------------------------------------
 
-    def end(self, machine: Machine, why: str, rented: bool = True) -> None:
-        """End a machine; its line in the ledger follows once the market no longer lists it."""
+    def end(
+        self, machine: Machine, why: str, rented: bool = True, superseded: bool = False
+    ) -> None:
+        """End a machine; its line in the ledger follows once the market no longer lists it.
+
+        One with a state that is not saved is stopped, unless this is `superseded`, because the job
+        continues on another machine.
+        """
         if machine.over.is_set():
             return
+        if superseded:
+            self.keeper.release(machine.label)
         machine.over.set()
         if why in books.BAD:
             self._bad.add(machine.offer.machine_id)
@@ -353,6 +376,16 @@ class Renter:
             seconds = self.clock.now() - machine.rented
             dollars = books.cost(machine.price, seconds)
         self.ledger.write("end", label=label, seconds=seconds, dollars=dollars, why=why)
+
+    def _halted(self, instance: Instance) -> None:
+        """Write to the ledger that a machine with work that is not saved was stopped."""
+        machine = self.machines.pop(instance.label, None)
+        seconds = self.clock.now() - machine.rented if machine else 0.0
+        dollars = books.cost(machine.price, seconds) if machine else 0.0
+        self.ledger.write(
+            "stop", label=instance.label, instance=instance.id, seconds=seconds, dollars=dollars,
+            dph=instance.disk_price,
+        )  # fmt: skip
 
     def settle(self) -> None:
         """Write the end of machines that were never listed. Called after the last list."""

@@ -4,6 +4,9 @@ A run has a folder `.snakemake/vast/<run>/` with its ssh key, the label prefix o
 states that it sent to them, and a lock that its process holds while it lives. After a hard kill the
 lock is free and the folder still exists. So the next run, or `snakemake-vast reap`, ends exactly
 these machines, and never those of a run that is alive, or of another computer.
+
+A machine whose states cannot be saved is stopped and stays: its run's folder stays as well, so that
+every later call tries again.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +30,45 @@ from ..clock import Clock
 from ..machine.transport import Failed, Keyring, Transport, Unreachable
 from ..market.protocol import Instance, Market, MarketError
 from ..money import ledger as books
-from .keeper import Keeper, with_prefix
+from .keeper import Keeper
 from .states import Places, save_state
+from .waking import awake
 
 PLACE = Path(".snakemake/vast")
 FACTS, LOCK, STATES = "run.json", "lock", "states.json"
-WAKING = 600.0  # seconds that a stopped machine may take to start
 RESCUE = 7200.0  # seconds that saving the states of a killed run may take
+
+
+@dataclass
+class Left:
+    """What `reap` has left: true if that is anything."""
+
+    listed: list[str] = field(default_factory=list)  # labels of machines that may be billed
+    stopped: list[Instance] = field(default_factory=list)  # only their disks are billed
+    found: set[int] = field(default_factory=set)  # the ids of all machines of killed runs
+
+    def __bool__(self) -> bool:
+        return bool(self.listed or self.stopped)
+
+    @property
+    def dollars_a_day(self) -> float:
+        """What the disks of the stopped machines cost."""
+        return dollars_a_day(self.stopped)
+
+
+def dollars_a_day(stopped: Iterable[Instance]) -> float:
+    """What the disks of stopped machines cost."""
+    return 24 * sum(machine.disk_price for machine in stopped)
+
+
+def next_steps(stopped: Iterable[Instance]) -> list[str]:
+    """A message for each machine that was stopped because its work is not saved."""
+    return [
+        f"{machine.label} (machine {machine.id}) is stopped, since its work could not be saved. "
+        f"Its disk costs ${dollars_a_day([machine]):.2f} a day. `snakemake-vast reap` tries again, "
+        f"and `snakemake-vast reap --destroy {machine.id}` destroys the machine with its work."
+        for machine in stopped
+    ]
 
 
 class Run:
@@ -44,7 +80,7 @@ class Run:
         self.prefix = f"{project}-{self.name}-"
         self.folder = workdir / PLACE / self.name
         self.folder.mkdir(parents=True, mode=0o700)
-        self._lock = open(self.folder / LOCK, "w")  # noqa: SIM115 (held while the process lives)
+        self._lock = open(self.folder / LOCK, "wb")  # noqa: SIM115 (held while the process lives)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         facts: dict[str, Any] = {
             "prefix": self.prefix,
@@ -52,9 +88,9 @@ class Run:
             "workdir": str(workdir),
         }
         facts |= {"market": market, "scale": scale}
-        (self.folder / FACTS).write_text(json.dumps(facts))
+        (self.folder / FACTS).write_text(json.dumps(facts), "utf-8")
 
-    def over(self, left: list[str]) -> None:
+    def over(self, left: Collection[str]) -> None:
         """End the run. Its folder stays for the next one if machines are `left`."""
         if not left:
             forget(self.folder)
@@ -62,7 +98,9 @@ class Run:
 
 
 def forget(folder: Path) -> None:
-    """Remove the files that a run needs while it has machines."""
+    """Remove the files that a run needs while it has machines, and parts of cut-off transfers."""
+    for arrivals in (folder.parent / "jobs").glob(f"{folder.name}-*"):
+        shutil.rmtree(arrivals, ignore_errors=True)
     for name in (FACTS, STATES, "key", "key.pub", "known_hosts", "known_hosts.old", LOCK):
         (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
@@ -74,7 +112,7 @@ def dead_runs(workdir: Path) -> list[Path]:
     found = []
     for facts in sorted((workdir / PLACE).glob(f"*/{FACTS}")):
         try:
-            with open(facts.parent / LOCK) as lock:
+            with open(facts.parent / LOCK, "rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
             pass
@@ -84,22 +122,33 @@ def dead_runs(workdir: Path) -> list[Path]:
     return found
 
 
+def stopped_machines(workdir: Path, market: Market) -> list[Instance]:
+    """The machines of killed runs that are stopped now; only their disks are billed."""
+    found = []
+    for folder in dead_runs(workdir):
+        prefix = json.loads((folder / FACTS).read_text("utf-8"))["prefix"]
+        found += [i for i in market.instances(prefix) if i.status == "stopped"]
+    return found
+
+
 def reap(
     workdir: Path,
     connect: Callable[[str], Market],
     log: Callable[[str], None],
     patience: float = 600.0,
-) -> list[str]:
-    """Save the states of killed runs and end their machines; the labels that are left.
+    give_up: Collection[int] = (),
+) -> Left:
+    """Save the states of killed runs and end their machines; the machines that are left.
 
-    `connect` returns the market of a name and is called only if there may be machines. An error in
-    one run, such as a damaged ledger, keeps no machine alive: the first is raised at the end.
+    A machine whose states cannot be saved is stopped and not destroyed, unless `give_up` has its
+    id. `connect` returns the market of a name and is called only if there may be machines. An error
+    in one run, such as a damaged ledger, keeps no machine alive: the first is raised at the end.
     """
-    left: list[str] = []
+    left = Left()
     problem: Exception | None = None
     for folder in dead_runs(workdir):
         try:
-            left += _reap(folder, connect, log, patience)
+            _reap(folder, connect, log, patience, give_up, left)
         except Exception as error:
             problem = problem or error
     if problem:
@@ -108,10 +157,15 @@ def reap(
 
 
 def _reap(
-    folder: Path, connect: Callable[[str], Market], log: Callable[[str], None], patience: float
-) -> list[str]:
-    """End the machines of one killed run; the labels that are left. Its folder stays for these."""
-    facts = json.loads((folder / FACTS).read_text())
+    folder: Path,
+    connect: Callable[[str], Market],
+    log: Callable[[str], None],
+    patience: float,
+    give_up: Collection[int],
+    all_left: Left,
+) -> None:
+    """End the machines of one killed run; add those that are left. Its folder stays for these."""
+    facts = json.loads((folder / FACTS).read_text("utf-8"))
     clock = Clock(facts["scale"])
     ledger = books.Ledger(Path(facts["ledger"]), folder.name, clock.wall)
     lines, damage, complete = [], None, ledger.path.is_file()
@@ -122,66 +176,107 @@ def _reap(
     mine = [line for line in lines if line["run"] == folder.name]
     rented = {rental.label: rental for rental in books.open_rentals(mine)}
     left: list[str] = []
+    stopped: dict[str, Instance] = {}
     # The key is made before the first rental.
     if rented or not complete and (folder / "key").is_file():
         keeper = Keeper(connect(facts.get("market", "vast")), facts["prefix"], clock)
+        for label in _with_work(folder, rented.values()):
+            keeper.hold(label)
         for rental in rented.values():
             if rental.instance is not None:
                 keeper.know(rental.label, rental.instance)
+            if rental.instance in give_up:
+                keeper.release(rental.label)
             keeper.unwant(rental.label)
+        began = clock.wall()
         try:
-            _rescue(keeper, folder, Path(facts["workdir"]), clock, log)
+            _rescue(keeper, folder, Path(facts["workdir"]), clock, log, give_up)
         except Exception as error:  # this costs work; machines that are left would cost money
             log(f"run {folder.name}: states were not saved: {type(error).__name__}: {error}")
-        left = keeper.end_all(patience)
+        left, stopped = keeper.end_all(patience), keeper.stopped
         if left:
             log(f"run {folder.name}: machines may be left: {keeper.failed}")
-        ended = [label for label in keeper.seen if label not in left]
+        ended = [label for label in keeper.seen if label not in (*left, *stopped)]
         log(f"run {folder.name} was killed: {len(ended)} machines ended {' '.join(ended)}")
         for rental in rented.values():
             if rental.label in left:
                 continue
-            lived = (clock.wall() - rental.since) * clock.scale
-            seconds = lived if rental.label in keeper.seen else 0.0
-            dollars = books.cost(rental.dph, seconds)
-            end = {"seconds": seconds, "dollars": dollars, "why": "driver killed"}
-            ledger.write("end", label=rental.label, **end)
-    for arrivals in (folder.parent / "jobs").glob(f"{folder.name}-*"):  # of a transfer
-        shutil.rmtree(arrivals, ignore_errors=True)
+            seconds, dollars = rental.lived(began, clock.scale), rental.spent(began, clock.scale)
+            if rental.label in keeper.seen:
+                now = (clock.wall() - began) * clock.scale  # it may have run to save its states
+                seconds, dollars = seconds + now, dollars + books.cost(rental.dph, now)
+            elif rental.disk is None:  # it was ordered, and never listed
+                seconds = dollars = 0.0
+            sums = {"label": rental.label, "seconds": seconds, "dollars": dollars}
+            if machine := stopped.get(rental.label):
+                ledger.write("stop", instance=machine.id, dph=machine.disk_price, **sums)
+            else:
+                ledger.write("end", why="driver killed", **sums)
+        all_left.listed += left
+        all_left.stopped += stopped.values()
+        all_left.found |= keeper.ids
     if damage:
         raise damage
-    if not left:
+    if not left and not stopped:
         forget(folder)
-    return left
+
+
+def _with_work(folder: Path, rented: Iterable[books.Rental]) -> set[str]:
+    """The labels of machines that may have work which is not saved.
+
+    They have the newest version of a state, or an earlier call has stopped them for that.
+    """
+    rented = list(rented)
+    try:
+        states = Places(folder / STATES).labels
+    except (OSError, ValueError):  # it may be any of them
+        return {rental.label for rental in rented}
+    return states | {rental.label for rental in rented if rental.disk is not None}
 
 
 def _rescue(
-    keeper: Keeper, folder: Path, workdir: Path, clock: Clock, log: Callable[[str], None]
+    keeper: Keeper,
+    folder: Path,
+    workdir: Path,
+    clock: Clock,
+    log: Callable[[str], None],
+    give_up: Collection[int] = (),
 ) -> None:
-    """Save the states of the run on machines that still answer, from all at the same time.
+    """Save the states of the run, from all machines at the same time, and release these machines.
 
-    A machine may write only the states here that the run sent to it. It cannot keep others alive:
-    what is not saved after RESCUE seconds is lost.
+    A machine may write only the states here that the run sent to it, and has RESCUE seconds.
+    Nothing is saved from machines whose ids are in `give_up`.
     """
+    machines = keeper.current()
+    for instance in machines:
+        if instance.id:
+            keeper.know(instance.label, instance.id)
+        if instance.id in give_up:
+            keeper.release(instance.label)
     if not (folder / "key").is_file():
         return
     places, keys = Places(folder / STATES), Keyring(folder)
 
     def save_all(instance: Instance, states: dict[str, float]) -> None:
         try:
-            awake = _awake(keeper.market, instance, clock)
-            if awake:
-                try:  # Vast may have removed the key since
-                    keeper.market.attach_key(awake.id, keys.public)
-                except MarketError as error:
-                    log(f"{instance.label}: {error}")
+            running = awake(keeper.market, instance, clock)
+            if running is None:
+                log(f"{instance.label}: the machine does not run, so no state could be saved")
+                return
+            try:  # Vast may have removed the key since
+                keeper.market.attach_key(running.id, keys.public)
+            except MarketError as error:
+                log(f"{instance.label}: {error}")
             timeout = max(5.0, clock.real(30.0))
             connects = [
                 partial(Transport, keys, instance.label, address, timeout)
-                for address in (awake.addresses if awake else ())
+                for address in running.addresses
             ]
             jobs = f"{workdir}/{PLACE}/jobs"
-            if not any(_save_all(make, jobs, states, clock, log) for make in connects):
+            if any(_save_all(make, jobs, states, clock, log) for make in connects):
+                places.forget(states)
+                keeper.release(instance.label)
+            else:
                 log(f"{instance.label}: no state could be saved")
         except Exception as error:
             log(f"{instance.label}: {type(error).__name__}: {error}")
@@ -189,8 +284,8 @@ def _rescue(
     try:
         threads = [
             threading.Thread(target=save_all, args=(instance, states), daemon=True)
-            for instance in with_prefix(keeper.market.instances(), keeper.prefix)
-            if (states := places.at(instance.label))
+            for instance in machines
+            if instance.id not in give_up and (states := places.at(instance.label))
         ]
         for thread in threads:
             thread.start()
@@ -199,18 +294,6 @@ def _rescue(
             thread.join(max(0.0, until - time.monotonic()))
     finally:
         keys.forget()
-
-
-def _awake(market: Market, instance: Instance, clock: Clock) -> Instance | None:
-    """The machine if it runs. One that its dead-man switch has stopped is started for that."""
-    found: Instance | None = instance
-    if instance.status == "stopped":
-        market.start(instance.id)
-        until = clock.now() + WAKING
-        while clock.now() < until and found and found.status != "running":
-            clock.wait(10.0)
-            found = market.instance(instance.id)
-    return found if found and found.status == "running" else None
 
 
 def _save_all(

@@ -31,6 +31,7 @@ class Limits:
     grace: float = 30.0  # from SIGTERM to SIGKILL
     farewell: float = 120.0  # at the driver's end, to save states
     end: float = 600.0  # at the driver's end, until the market lists no machine
+    armed: float = 300.0  # between two checks of the dead-man switch, while a job runs
     transfer: float = 300.0  # in which a transfer must move at least 1 MiB
     output: float = 64 << 20  # bytes that are kept of what a job prints
     margin: float = 5e9  # bytes that may come home beyond the disk that a job requests
@@ -65,6 +66,7 @@ class Observation:
     listed: bool = True
     gpu_idle: bool | None = None
     alert: bool = False  # a traceback, or an error that may end the job
+    asleep: float = 0.0  # seconds since `contact` in which this computer slept
 
 
 def seconds_to_next_look(observation: Observation, limits: Limits) -> float:
@@ -82,27 +84,29 @@ def failure_reason(observation: Observation, limits: Limits) -> str | None:
 
     gone, outbid, offline and silent are failures of the machine; overtime and stalled of the job.
     """
+    # A computer that slept asked nothing: the machine gets the time to answer that it always has.
+    now = observation.now - observation.asleep
     # The list may be late: a machine that still answers is not gone.
-    if not observation.listed and observation.now - observation.contact > limits.unlisted:
+    if not observation.listed and now - observation.contact > limits.unlisted:
         return "gone"
     if observation.status == "stopped":
         return "outbid"
     if observation.status == "offline":
-        since = observation.now if observation.status_since is None else observation.status_since
+        since = now if observation.status_since is None else observation.status_since
         # A machine that still answers is not lost, whatever the market lists.
-        if min(observation.now - since, observation.now - observation.contact) > limits.offline:
+        if min(now - since, now - observation.contact) > limits.offline:
             return "offline"
-    if observation.now - observation.contact > limits.silent:
+    if now - observation.contact > limits.silent:
         return "silent"
-    if observation.now - observation.started > observation.cap:
+    if now - observation.started > observation.cap:
         return "overtime"
-    if observation.now - observation.progress > limits.stall and observation.gpu_idle is not False:
+    if now - observation.progress > limits.stall and observation.gpu_idle is not False:
         return "stalled"
     return None
 
 
 # Failures of the machine. The job continues on another one; Snakemake does not notice.
-INFRASTRUCTURE = ("gone", "outbid", "offline", "silent", "killed", "transfer")
+INFRASTRUCTURE = ("gone", "outbid", "offline", "silent", "killed", "transfer", "disarmed")
 
 
 def next_action(why: str, times: int, retries: int, output: str = "") -> str:

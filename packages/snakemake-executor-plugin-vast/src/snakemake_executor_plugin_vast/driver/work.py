@@ -7,16 +7,16 @@ import os
 import shlex
 import shutil
 import threading
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..clock import Clock
 from ..machine.files import Damaged, accept, links_out
-from ..machine.onboard import CHUNK
+from ..machine.onboard import CHUNK, files_below
 from ..machine.transport import (
     Denied,
     Failed,
@@ -25,13 +25,15 @@ from ..machine.transport import (
     Transport,
     Unreachable,
 )
-from ..market.protocol import Requirements
-from . import watch
+from ..terminal import make_printable
+from . import switch, watch
+from .endings import Closing, Lost
+from .job_log import JobLog
 from .keeper import Keeper
 from .machines import Machine, Site
-from .rental import Closing, Lost
-from .report import checked_report
+from .report import checked_report, failure
 from .states import Places, save_state
+from .task import RuleFailed, Task
 from .watch import Limits, Observation
 
 T = TypeVar("T")
@@ -40,40 +42,6 @@ Signature = tuple[Any, ...]
 GPU_IDLE = 5  # percent
 TRIES = 4  # of a transfer
 BUCKET_TIME = 86400.0  # seconds for one transfer of a state; ssh notices a dead machine by itself
-
-
-@dataclass
-class Task:
-    """A job as plain values. Paths are absolute or relative to the working directory."""
-
-    name: str
-    command: str
-    environment: dict[str, str]
-    inputs: list[str]
-    outputs: list[str]  # copied to this computer, and must exist
-    extras: list[str]  # copied if they exist: logs and benchmarks
-    remove: list[str]  # removed from the machine before the job starts
-    requirements: Requirements
-    states: list[str] = field(default_factory=list)  # folders that the job resumes from
-    outcome: Outcome | None = None
-    ends: Counter[str] = field(default_factory=Counter)  # how often attempts ended, by reason
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended; `why` is empty on success."""
-
-    why: str = ""
-    output: str = ""  # the end of what it printed
-    log: str = ""  # the file that holds all of it
-
-
-class RuleFailed(Exception):
-    """The job itself failed."""
-
-    def __init__(self, why: str, output: str) -> None:
-        super().__init__(why)
-        self.output = output
 
 
 @dataclass(frozen=True)
@@ -101,18 +69,24 @@ class Attempt:
         closing: threading.Event,
         reattach: Callable[[Machine], None],
         log_file: Path,
+        wake: Callable[[Machine], bool] = lambda machine: False,
     ) -> None:
         self.task, self.machine, self.name, self.site = task, machine, name, site
         self.keeper, self.clock, self.limits, self.pace = keeper, clock, limits, pace
         self.places, self.closing, self.reattach = places, closing, reattach
-        self.log_file = log_file
+        self.log_file, self.wake = log_file, wake
+        self.output = JobLog(log_file, limits.output)
         self.folder = f"{site.folder}/{name}"
         self.states = [self._absolute(path) for path in task.states]
         self.began = self.safe = clock.now()  # `safe`: work up to this time is saved
         self.most = task.requirements.disk_gb * 1e9 + limits.margin  # bytes that may come home
-        self.kept = 0  # bytes of the job's output
+        self.links: list[str] = []  # in the job's outputs; they stay on the machine
         self.ran: float | None = None  # seconds of the job itself, measured on the machine
-        self.tail = ""
+
+    @property
+    def tail(self) -> str:
+        """The end of what the job has printed."""
+        return self.output.tail
 
     @property
     def seconds(self) -> float:
@@ -140,6 +114,8 @@ class Attempt:
             "remove": [self._absolute(path) for path in self.task.remove],
             "states": self.states,
         }
+        if self.states:
+            self.keeper.hold(self.machine.label)
         self._retry(lambda connection: connection.ask("start", self.folder, request))
         self._fetch(self._watch())
 
@@ -150,6 +126,7 @@ class Attempt:
             connection = self.machine.connection
             connection.ask("end", self.folder, {"grace": grace}, connection.timeout + grace)
             self._save_states(connection)
+            self.keeper.release(self.machine.label)
         except (Unreachable, Failed, ValueError):
             pass
 
@@ -183,7 +160,10 @@ class Attempt:
     def _watch(self) -> dict[str, Any]:
         """Check the job until it has ended; the machine's record of its exit."""
         now = self.clock.now()
-        started = contact = progress = saved = now
+        started = contact = progress = saved = checked = now
+        asleep, woken = 0.0, False  # this computer since the last answer; the machine after that
+        longest = 3 * self.machine.connection.timeout * self.clock.scale  # seconds of a look
+        disarmed = 0  # successive checks that found no armed switch
         offset, took, alert = 0, 0.0, False
         mark: str | None = None
         saved_mark: str | None = None
@@ -196,8 +176,12 @@ class Attempt:
                 self.clock.now(), started, contact, progress, self.task.requirements.seconds,
                 instance.status if instance else "running",
                 self.keeper.status_since(label), instance is not None or not known, idle, alert,
+                asleep,
             )  # fmt: skip
             if why := watch.failure_reason(observation, self.limits):
+                if why == "outbid" and not woken and self.wake(self.machine):
+                    contact, asleep, woken = self.clock.now(), 0.0, True
+                    continue
                 if why in ("overtime", "stalled"):
                     self.end()
                 raise Lost(why, f"{observation.now - contact:.0f} s since the last answer")
@@ -206,31 +190,45 @@ class Attempt:
                 self.end()
                 raise Closing
             seen, more = self._look(offset), False
+            asleep += max(0.0, self.clock.now() - observation.now - pause - longest)
             if seen is None:
                 continue
-            contact = self.clock.now()
+            contact, asleep = self.clock.now(), 0.0
             if seen["output"] or seen["mark"] != mark:
                 progress, mark = contact, seen["mark"]
             if seen["output"]:
                 offset += len(seen["output"])
-                alert = watch.alarming(self._keep(seen["output"].encode("latin-1")))
+                alert = watch.alarming(self.output.add(seen["output"].encode("latin-1")))
             idle = None if seen["gpu"] is None else seen["gpu"] < GPU_IDLE
-            if self.kept >= self.limits.output:  # only its end is still read
+            if self.output.full:  # only its end is still read
                 offset = max(offset, seen["size"] - CHUNK)
             elif more := len(seen["output"]) >= CHUNK:
                 continue
             if seen["exit"]:
+                if offset < seen["size"] and (end := self._look(offset)):  # where errors are
+                    self.output.add(end["output"].encode("latin-1"))
                 done: dict[str, Any] = seen["exit"]
                 return done
-            if not seen["alive"]:
+            if not seen["alive"] or woken:  # after a restart another process may have its number
+                with suppress(Unreachable, Failed, ValueError):
+                    self._save_states(self.machine.connection)
                 raise Lost("killed", "the job is gone and has left no exit code")
+            if contact - checked > self.limits.armed:
+                checked = contact
+                armed, fault = switch.fault(self.machine.connection, self.site.folder)
+                disarmed = disarmed + 1 if armed is False else 0
+                if disarmed > 1:  # one may be a mistake of the market
+                    self.end()
+                    raise Lost("disarmed", f"the dead-man switch: {fault}")
             due = watch.save_due(contact, saved, took, self.pace.every, self.pace.share)
             if mark not in (None, saved_mark) and due:
                 before = self.clock.now()
                 try:
                     self._save_states(self.machine.connection)
+                except TooMuch as error:
+                    raise Lost("transfer", str(error)) from None
                 except (Unreachable, Failed, ValueError) as error:
-                    self._keep(f"vast: the state was not saved: {error}\n".encode())
+                    self.output.add(f"vast: the state was not saved: {error}\n".encode())
                     continue
                 saved, saved_mark = self.clock.now(), mark
                 took = saved - before
@@ -249,36 +247,30 @@ class Attempt:
             connection.close()  # a connection that hangs stays so
         return None
 
-    def _keep(self, data: bytes) -> str:
-        """Append output to the local log, up to its limit; the output as text."""
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        room = int(self.limits.output) - self.kept
-        if room > 0:
-            with open(self.log_file, "ab") as file:
-                file.write(data[:room])
-                if len(data) >= room:
-                    file.write(b"\nvast: more is not kept here, see --vast-output-mib\n")
-            self.kept += len(data)
-        text = data.decode(errors="replace")
-        self.tail = (self.tail + text)[-8000:]
-        return text
-
     # ---- outputs and states --------------------------------------------------------------------
 
     def _fetch(self, exit: dict[str, Any]) -> None:
         """Copy the outputs and the states of an ended job. Raises RuleFailed if it failed."""
         self.ran = self.clock.scale * exit["seconds"]
         task = self.task
-        if exit["code"] or exit["missing"]:
+        if why := failure(exit):
             self._bring_home(task.extras, None)
             self._retry(self._save_states)
-            missing = f"did not make {', '.join(exit['missing'])} (a link does not count)"
-            why = f"exit code {exit['code']}" if exit["code"] else missing
+            self._let_go()
             raise RuleFailed(why, self.tail)
+        self.links = exit["links"]
         returned = self._bring_home([*task.outputs, *task.extras], exit["files"])
         self.machine.holds.update({path: file_signature(path) for path in returned})
         self._retry(lambda connection: self._save_states(connection, over=True))
+        self.places.forget(self.states)
+        self._let_go()
         self.safe = self.clock.now()
+
+    def _let_go(self) -> None:
+        """Let the machine be destroyed, here and by its dead-man switch, since its work is home."""
+        self.keeper.release(self.machine.label)
+        with suppress(Unreachable, Failed):  # its switch would only stop it
+            self.machine.connection.command(f"rm -f {shlex.quote(self.folder)}/exit.json")
 
     def _bring_home(self, names: list[str], files: dict[str, str] | None) -> list[str]:
         """Copy files here, compare them with their hashes, then move them to their places."""
@@ -286,6 +278,8 @@ class Attempt:
 
         def fetch(connection: Transport) -> None:
             connection.pull(paths, arrivals, self.most)
+            if files is None:  # logs of a job that failed, which Snakemake may print
+                make_printable(files_below(arrivals))
             accept(arrivals, paths, files, self.site.workdir)
 
         try:
@@ -359,7 +353,8 @@ class Attempt:
                 self.machine.connection.close()
                 problem = error
             known, instance = self.keeper.find(self.machine.label, self.machine.rented + 60.0)
-            if known and (instance is None or instance.status == "stopped"):
+            stopped = instance is not None and instance.status == "stopped"
+            if stopped and not self.wake(self.machine) or known and instance is None:
                 break
         raise Lost("transfer", str(problem))
 

@@ -60,12 +60,18 @@ def opened(uri: str) -> tuple[Any, str, dict[str, int]]:
         found = fs.find(root, detail=True)
     except FileNotFoundError:
         found = {}
-    return fs, root, {path[len(root) + 1 :]: facts["size"] for path, facts in found.items()}
+    names = {path[len(root) + 1 :]: facts["size"] for path, facts in found.items()}
+    return fs, root, {name: size for name, size in names.items() if is_inside(name)}
 
 
 def remove(fs: Any, root: str, names: list[str]) -> None:
     if names:
         fs.rm([f"{root}/{name}" for name in names])
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name in the bucket, which may be any text, is a plain path below a folder."""
+    return os.path.normpath(name) == name and not name.startswith(("/", ".."))
 
 
 def is_seal(name: str) -> bool:

@@ -2,9 +2,9 @@
 
 While the driver lives, it touches the file `lease` every minute. When it stops doing so, jobs get
 SIGTERM and some time to save their state. Then the machine stops itself, so that only its disk is
-billed, or destroys itself if no job has a state, if it was stopped for a long time before, or if it
-has lived too long. `machine_control` is the market's module, installed beside this file. Only a
-change of the lease counts, not its time, since clocks may be wrong.
+billed, or destroys itself if it has neither a state nor results of a job, if it was stopped for a
+long time before, or if it has lived too long. `machine_control` is the market's module, installed
+beside this file. Only a change of the lease counts, not its time, since clocks may be wrong.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def since_when(path: str, note: bool = False) -> float | None:
     """
     with contextlib.suppress(OSError):
         if note:
-            open(path, "a").close()
+            open(path, "ab").close()
         return time.time() - os.stat(path).st_mtime
     return None
 
@@ -54,17 +54,17 @@ def touched(path: str) -> int:
 
 
 def read(path: str) -> str:
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         return file.read()
 
 
 def worth_keeping(folder: str) -> bool:
-    """Whether any job has a state. Finished jobs have removed theirs."""
+    """Whether any job has a state, or has ended and the driver has not got its results."""
     for note in glob.glob(os.path.join(folder, "*", "keep")):
         with contextlib.suppress(OSError):
             if any(map(glob.glob, (f"{glob.escape(state)}/*" for state in read(note).split("\n")))):
                 return True
-    return False
+    return bool(glob.glob(os.path.join(folder, "*", "exit.json")))
 
 
 def main(

@@ -20,11 +20,9 @@ def links_out(path: str) -> list[str]:
 
     Their targets must not be sent either, since they may hold secrets of this computer.
     """
-    if os.path.islink(path):
-        return [path]
-    places = [os.path.join(d, n) for d, folders, names in os.walk(path) for n in folders + names]
     root = os.path.realpath(path) + os.sep
-    return [p for p in places if os.path.islink(p) and not os.path.realpath(p).startswith(root)]
+    links = onboard.links_below(path)
+    return [link for link in links if not os.path.realpath(link).startswith(root)]
 
 
 def accept(arrivals: str, paths: Iterable[str], files: dict[str, str] | None, workdir: str) -> None:

@@ -70,6 +70,7 @@ def run(folder: str, request: dict[str, Any]) -> None:
         "seconds": time.monotonic() - began,
         "files": {},
         "missing": [],
+        "links": [],
     }
     if code == 0:
         os.chdir(request["workdir"])
@@ -77,6 +78,7 @@ def run(folder: str, request: dict[str, Any]) -> None:
         done["missing"] = [p for p in request["outputs"] if p not in made or os.path.islink(p)]
         for path in [*request["outputs"], *request["extras"]]:  # extras may be missing
             done["files"] |= {file: sha256(file) for file in files_below(path)}
+        done["links"] = [path for output in request["outputs"] for path in links_below(output)]
     write(os.path.join(folder, "exit.json"), json.dumps(done))
 
 
@@ -111,7 +113,8 @@ def snapshot(folder: str, request: dict[str, Any]) -> dict[str, Any]:
     """Hard-link the complete parts of a state beside it; a complete folder has its seal.
 
     Files appear in a state by rename, so a link keeps them as they were. A folder without a seal
-    is being written; one whose seal vanished while it was linked is being removed.
+    is being written; one whose seal vanished while it was linked is being removed. Raises OSError
+    for a part that cannot be linked, since parts that are missing here are removed elsewhere.
     """
     state, copy = request["state"], request["state"].rstrip("/") + ".home"
     shutil.rmtree(copy, ignore_errors=True)
@@ -131,6 +134,9 @@ def snapshot(folder: str, request: dict[str, Any]) -> dict[str, Any]:
                 os.link(entry.path, target)
         except (OSError, shutil.Error):
             shutil.rmtree(target, ignore_errors=True)
+            whole = os.path.join(entry.path, SEAL) if entry.is_dir() else entry.path
+            if os.path.exists(whole) and not entry.is_symlink():
+                raise
     return {"there": True, "parts": sorted(os.listdir(copy))}
 
 
@@ -172,7 +178,7 @@ def gpu_use() -> int | None:
     """The use of the busiest GPU in percent; None when it is not known."""
     asked = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.split()
+        told = subprocess.run(asked, capture_output=True, timeout=20).stdout.split()
         return max(int(percent) for percent in told)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
@@ -180,10 +186,19 @@ def gpu_use() -> int | None:
 
 def files_below(path: str) -> list[str]:
     """The file, or all files below the folder, without links: these do not leave the machine."""
-    if os.path.islink(path):
-        return []
-    places = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-    return sorted(p for p in [path, *places] if os.path.isfile(p) and not os.path.islink(p))
+    return [p for p in places_below(path) if os.path.isfile(p) and not os.path.islink(p)]
+
+
+def links_below(path: str) -> list[str]:
+    """The links at `path` or below it."""
+    return [place for place in places_below(path) if os.path.islink(place)]
+
+
+def places_below(path: str) -> list[str]:
+    """`path`, and the files, links and folders below it; no link is followed."""
+    walk = os.walk(path) if not os.path.islink(path) else ()
+    below = [os.path.join(d, name) for d, folders, names in walk for name in folders + names]
+    return sorted([path, *below])
 
 
 def sha256(path: str) -> str:
@@ -195,7 +210,7 @@ def sha256(path: str) -> str:
 
 
 def read(path: str) -> str:
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         return file.read()
 
 
@@ -209,7 +224,7 @@ def remove(path: str) -> None:
 
 
 def write(path: str, text: str) -> None:
-    with open(path + ".part", "w") as file:
+    with open(path + ".part", "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

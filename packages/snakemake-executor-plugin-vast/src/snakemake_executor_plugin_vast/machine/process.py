@@ -14,7 +14,8 @@ import time
 ANSWER = 16 << 20  # bytes that a command may print
 LEAST = 1 << 20  # bytes that a transfer moves at least before it counts as stalled
 TICK, GRACE = 1.0, 5.0  # seconds: between two checks, and from SIGTERM to SIGKILL
-MOVED = re.compile(rb"\r *(\d+) +\d+%")  # of rsync --info=progress2 --no-h
+MOVED = re.compile(rb"\r *(\d{1,20}) +\d+%")  # of rsync --info=progress2 --no-h
+LINE = 100  # bytes of a line of rsync's progress, at most
 
 
 class Excess(Exception):
@@ -33,12 +34,13 @@ class Progress:
 
     def read(self, block: bytes) -> None:
         """Read a part of rsync's standard output. Raises Excess."""
-        self._text = (self._text + block)[-200:]
-        for found in MOVED.findall(self._text)[-1:]:
-            if (moved := int(found)) > self.most:
-                raise Excess(f"it sent {moved / 1e9:.3g} GB, {self.most / 1e9:.3g} GB are allowed")
-            if moved - self._mark >= LEAST:
-                self._mark, self._since = moved, time.monotonic()
+        text = self._text + block
+        self._text = text[-LINE:]
+        # The largest number counts: among others there may be text that the machine has sent.
+        if (moved := max(map(int, MOVED.findall(text)), default=0)) > self.most:
+            raise Excess(f"it sent {moved / 1e9:.3g} GB, {self.most / 1e9:.3g} GB are allowed")
+        if moved - self._mark >= LEAST:
+            self._mark, self._since = moved, time.monotonic()
 
     def check(self) -> None:
         """Raise TimeoutError after a stall."""

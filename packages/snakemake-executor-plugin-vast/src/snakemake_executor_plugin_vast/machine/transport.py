@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import bucket, onboard, process
+from . import armed, bucket, onboard, process
 from .process import Excess, Progress
 
 # ssh and rsync would read other text as options or as a daemon's address.
@@ -27,7 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 # Images have their Python in these folders, and put them on a PATH that logins do not get.
 PYTHONS = "/venv/main/bin:/opt/conda/bin"
 # Flags for what comes home: no links, no devices, and no file that runs with its owner's rights.
-INCOMING = ("-rp", "--chmod=u+rwX,ug-s")
+INCOMING = ("-rp", "--chmod=u+rwX,go-w,ug-s")  # go-w: only the owner may change it
 
 
 class Unreachable(Exception):
@@ -70,7 +70,7 @@ class Keyring:
         if not self.private.exists():
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]
             subprocess.run([*command, str(self.private)], check=True, capture_output=True)
-        self.public = self.private.with_suffix(".pub").read_text().strip()
+        self.public = self.private.with_suffix(".pub").read_text("utf-8").strip()
         # the path of a socket may have about a hundred characters only
         self.sockets = Path(tempfile.mkdtemp(prefix="vast-", dir="/tmp"))
 
@@ -162,7 +162,7 @@ class Transport:
     def install(self, folder: str) -> None:
         """Copy the modules that run on the machine into `folder`."""
         place = shlex.quote(folder)
-        for module in (onboard, bucket):
+        for module in (onboard, bucket, armed):
             source = Path(str(module.__file__))
             self.command(f"mkdir -p {place} && cat > {place}/{source.name}", source.read_bytes())
 
@@ -185,17 +185,24 @@ class Transport:
     def pull_state(self, copy: str, state: str, parts: list[str], most: float) -> None:
         """Copy a snapshot of a state here, so that the local state is complete at any moment.
 
-        Files named `complete` are copied last. Folders that the machine no longer has are removed,
-        their `complete` first. Raises TooMuch beyond `most` bytes.
+        Files named `complete` are copied last. What the machine no longer has is removed, of
+        folders their `complete` first. Raises TooMuch beyond `most` bytes, also if it takes several
+        transfers to send them.
         """
         Path(state).mkdir(parents=True, exist_ok=True)
         ways = ["--", f"{self._host}:{copy}/", f"{state}/"]
         self._transfer([*INCOMING, "--exclude", f"/*/{onboard.SEAL}", *ways], most)
         self._transfer([*INCOMING, *ways], most)
+        kept = set(parts)  # a machine may name millions
         for entry in Path(state).iterdir():
-            if entry.name not in parts and entry.is_dir() and not entry.is_symlink():
-                (entry / onboard.SEAL).unlink(missing_ok=True)
-                shutil.rmtree(entry, ignore_errors=True)
+            if entry.name not in kept:
+                if not entry.is_symlink():
+                    onboard.remove(str(entry / onboard.SEAL))
+                onboard.remove(str(entry))
+        if (size := sum(os.path.getsize(file) for file in onboard.files_below(state))) > most:
+            raise TooMuch(
+                f"{self.name}: it sent {size / 1e9:.3g} GB, {most / 1e9:.3g} GB are allowed"
+            )
 
     def close(self) -> None:
         """Close the shared connection."""

@@ -120,6 +120,7 @@ class Instance:
     interruptible: bool
     addresses: tuple[tuple[str, int], ...] = ()  # of its ssh server, in the order to try them
     failed: bool = False  # the message says that it will never start
+    disk_price: float = 0.0  # the part of `price` that is billed while the machine is stopped
 
 
 class Market(Protocol):
@@ -131,10 +132,11 @@ class Market(Protocol):
 
     @property
     def machine_control(self) -> str:
-        """Source of a Python module with functions `stop()` and `destroy()`.
+        """Source of a Python module with functions `stop()`, `destroy()` and `check()`.
 
         It is installed on each machine and ends the machine that it runs on, so it needs nothing
-        but the standard library and must work without this computer.
+        but the standard library and must work without this computer. `check` changes nothing. It
+        raises an OSError if the others would fail now, and KeyError without their variables.
         """
         ...
 
@@ -146,8 +148,11 @@ class Market(Protocol):
         """Rent a machine; its instance id. Raises OfferGone, Refused, Unavailable or LostReply."""
         ...
 
-    def instances(self) -> list[Instance]:
-        """Every instance of the account, whatever its label."""
+    def instances(self, prefix: str = "") -> list[Instance]:
+        """The instances whose labels begin with `prefix`.
+
+        An account may hold other people's instances, in any form. No field of these is read.
+        """
         ...
 
     def instance(self, id: int) -> Instance | None:
@@ -162,8 +167,16 @@ class Market(Protocol):
         """Start a stopped instance."""
         ...
 
+    def stop(self, id: int) -> None:
+        """Stop an instance. Its disk stays, and is billed; a start that is under way is undone."""
+        ...
+
     def reboot(self, id: int) -> None:
         """Restart a running instance."""
+        ...
+
+    def credit(self) -> float | None:
+        """Dollars that the account has; None if its key may not ask for that."""
         ...
 
     def attach_key(self, id: int, public_key: str) -> None:

@@ -37,7 +37,7 @@ URL = "https://console.vast.ai"
 AGENT = f"snakemake-executor-plugin-vast/{version('snakemake-executor-plugin-vast')}"
 SECRETS = ("VAST_API_KEY", "VAST_IMAGE_LOGIN")
 # Seconds between two calls, from the documentation; calls not named here are spaced by one second.
-PACE = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0}
+PACE = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0, "user": 3.0}
 RATE = 0.9  # of the documented rates, since requests do not all take the same time to arrive
 TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 2.0, 60.0
 # The `error` of an answer decides, since Vast answers 404 and 410 to a wrong key and to a retired
@@ -65,7 +65,7 @@ STATUS: dict[str, Status] = {
 }
 HALTED = ("stopped", "unloaded")  # of a contract, whose GPU may be let to somebody else
 # What reading a row raises when a field has not the documented form.
-UNREADABLE = (TypeError, ValueError, KeyError, IndexError, AttributeError)
+UNREADABLE = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError)
 # Parts of a status message after which a machine never starts.
 FATAL = (
     "pull rate limit",
@@ -80,7 +80,8 @@ FATAL = (
     "failed to create shim",
     "error response from daemon",
 )
-# Vast gives every container a key that can stop and destroy this container and nothing else.
+# Vast gives every container a key that can stop and destroy this container and nothing else. To
+# start a machine that runs changes nothing, and takes the same permission as to stop it.
 MACHINE_CONTROL = """\
 import os
 import urllib.request
@@ -100,6 +101,10 @@ def stop():
 
 def destroy():
     call("DELETE", b"{{}}")
+
+
+def check():
+    call("PUT", b'{{"state": "running"}}')
 """
 
 
@@ -116,7 +121,7 @@ def find_key(environment: Mapping[str, str], home: Path) -> str:
     folder = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
     places = [folder / "vastai" / "vast_api_key", home / ".vast_api_key"]
     for place in places:
-        if place.is_file() and (key := place.read_text().strip()):
+        if place.is_file() and (key := place.read_text("utf-8").strip()):
             return key
     named = " nor in ".join(map(str, places))
     raise NoKey(
@@ -159,7 +164,13 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
         interruptible=bool(raw.get("is_bid")),
         addresses=tuple(address for address in dict.fromkeys(addresses) if address[0]),
         failed=any(words in message.lower() for words in FATAL),
+        disk_price=_number(raw.get("storage_total_cost")),
     )
+
+
+def _number(value: Any) -> float:
+    """A number of an answer; 0 if it is anything else."""
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _json_object(reply: requests.Response) -> dict[str, Any]:
@@ -171,21 +182,30 @@ def _json_object(reply: requests.Response) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_row(raw: Any) -> Instance | None:
-    """An instance from any row of an account, which may hold other people's machines.
+def _list_in(answer: Mapping[str, Any], key: str, what: str) -> list[Any]:
+    """The list in an answer. Raises Unavailable if there is none."""
+    found = answer.get(key)
+    if not isinstance(found, list):
+        raise Unavailable(f"{what}: a list was expected: {str(answer)[:300]}")
+    return found
 
-    A row that cannot be read is a machine that is offline, so that it can still be ended; None
-    without a label, since it is none of ours.
-    """
+
+def read_row(raw: Mapping[str, Any]) -> Instance:
+    """An instance from a row of the list. One that cannot be read counts as offline, so that it can
+    still be ended."""
     try:
         return read_instance(raw)
     except UNREADABLE as error:
-        if not (isinstance(raw, dict) and raw.get("label")):
-            return None
         id = raw.get("id")
         message = f"the market's entry cannot be read: {type(error).__name__}: {error}"
         id = id if isinstance(id, int) else 0
-        return Instance(id, str(raw["label"]), "offline", message, 0, 0.0, False)
+        return Instance(id, str(raw.get("label") or ""), "offline", message, 0, 0.0, False)
+
+
+def has_label(raw: Any, prefix: str) -> bool:
+    """Whether a row of the list is a machine whose label begins with `prefix`."""
+    label = raw.get("label") if isinstance(raw, dict) else None
+    return isinstance(label, str) and label.startswith(prefix)
 
 
 class Vast:
@@ -214,41 +234,53 @@ class Vast:
         query = search_query(requirements, rules)
         if self.clock.wall() < self._quota_ends:
             raise AccountRefused(self._no_quota())
-        found = self._repeat("search", "POST", "/api/v0/bundles/", query).get("offers") or []
-        return [read_offer(raw) for raw in found]
+        path = "/api/v0/bundles/"
+        found = _list_in(self._repeat("search", "POST", path, query), "offers", f"POST {path}")
+        offers = []
+        for raw in found:
+            with contextlib.suppress(*UNREADABLE):  # one odd row hides no other offer
+                offers.append(read_offer(raw))
+        return offers
 
     def create(self, offer: Offer, order: Order) -> int:
         body = order_body(order, self.image_login)
         made = self._call("create", "PUT", f"/api/v0/asks/{offer.id}/", body)
-        if not made.get("new_contract"):
-            raise LostReply(self._clean(f"create on offer {offer.id} answered {made}"))
-        return int(made["new_contract"])
+        try:
+            return int(made["new_contract"])
+        except UNREADABLE:
+            raise LostReply(self._clean(f"create on offer {offer.id} answered {made}")) from None
 
-    def instances(self) -> list[Instance]:
+    def instances(self, prefix: str = "") -> list[Instance]:
         found: list[Instance] = []
         after = None
         while True:
             query = {"limit": 25} | ({"after_token": after} if after else {})
-            page = self._repeat("list", "GET", "/api/v1/instances/", query)
-            rows = page.get("instances")
-            if not isinstance(rows, list):
-                raise Unavailable(f"GET /api/v1/instances/: a list was expected: {str(page)[:300]}")
-            found += [row for row in map(read_row, rows) if row]
+            path = "/api/v1/instances/"
+            page = self._repeat("list", "GET", path, query)
+            rows = _list_in(page, "instances", f"GET {path}")
+            found += [read_row(row) for row in rows if has_label(row, prefix)]
             after = page.get("next_token")
             if not after:
                 return found
 
     def instance(self, id: int) -> Instance | None:
         raw = self._show(id)
-        return read_row(raw) if raw else None
+        found = read_row(raw) if raw else None
+        if raw and not found:  # it exists, so it must not count as gone
+            raise Unavailable(f"GET /api/v0/instances/{id}/ cannot be read: {str(raw)[:300]}")
+        return found
 
     def _show(self, id: int) -> dict[str, Any]:
         """The market's row of an instance, empty if it no longer exists."""
+        path = f"/api/v0/instances/{id}/"
         try:
-            answer = self._repeat("show", "GET", f"/api/v0/instances/{id}/", {"owner": "me"})
+            answer = self._repeat("show", "GET", path, {"owner": "me"})
         except OfferGone:
             return {}
-        return answer.get("instances") or {}
+        found = answer.get("instances", False)
+        if not isinstance(found, dict | None):
+            raise Unavailable(f"GET {path}: an instance or null was expected: {str(answer)[:300]}")
+        return found or {}
 
     def destroy(self, id: int) -> None:
         with contextlib.suppress(OfferGone):
@@ -259,8 +291,18 @@ class Vast:
             return self.reboot(id)
         self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "running"})
 
+    def stop(self, id: int) -> None:
+        self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "stopped"})
+
     def reboot(self, id: int) -> None:
         self._repeat("reboot", "PUT", f"/api/v0/instances/reboot/{id}/", {})
+
+    def credit(self) -> float | None:
+        try:
+            user = self._repeat("user", "GET", "/api/v0/users/current/", {})
+        except Refused:  # without the permission user_read
+            return None
+        return _number(user.get("credit", user.get("balance")))
 
     def attach_key(self, id: int, public_key: str) -> None:
         self._repeat("attach", "POST", f"/api/v0/instances/{id}/ssh/", {"ssh_key": public_key})

@@ -8,6 +8,8 @@ kind of line, `dph` the price in dollars per hour:
 - `promise` what its jobs may still take: `label`, `lived` so far, `seconds` from then on
 - `attempt` a job ended on it: `attempt`, `job`, `label`, `offer`, `dph`, `seconds`, `dollars`,
             `why`, `ran` (seconds of the job itself), `wasted` (seconds lost), `wasted_dollars`
+- `stop`    it was stopped, since its work is not saved: `label`, `instance`, `seconds` and
+            `dollars` until then, `dph` of its disk, which is billed on
 - `end`     the market no longer lists the machine: `label`, `seconds`, `dollars`, `why`
 
 All arithmetic is in pure functions of the lines that `read` returns.
@@ -29,7 +31,7 @@ from typing import Any, BinaryIO
 
 # Reasons for an end after which the machine is not rented again for a while.
 STALLED = "stalled twice"
-BAD = ("boot", "fatal", "ssh", "smoke", "setup", "silent", "offline", "gone", STALLED)
+BAD = ("boot", "fatal", "ssh", "smoke", "setup", "silent", "offline", "gone", "disarmed", STALLED)
 AVOIDED = 24 * 3600.0  # seconds
 LONGEST_LINE = 1 << 16  # bytes
 
@@ -101,11 +103,26 @@ class Rental:
     label: str
     run: str
     dph: float
-    since: float  # the time of its first line, on the wall clock
+    since: float  # the time of its first line or of its stop, on the wall clock
     promised: float  # seconds that all its jobs together may take, from `since`
     instance: int | None = None
     dollars: float | None = None  # once it has ended
-    seconds: float = 0.0
+    seconds: float = 0.0  # until it was stopped or has ended
+    paid: float = 0.0  # dollars until `since`
+    disk: float | None = None  # dollars per hour of its disk, once it was stopped
+
+    def spent(self, wall: float, scale: float = 1.0) -> float:
+        """Dollars until `wall`. `scale`: seconds of the plugin's clock per real second."""
+        if self.dollars is not None:
+            return self.dollars
+        rate = self.dph if self.disk is None else self.disk
+        return self.paid + cost(rate, max(0.0, wall - self.since) * scale)
+
+    def lived(self, wall: float, scale: float = 1.0) -> float:
+        """Seconds until `wall`, without those in which it was stopped."""
+        if self.disk is not None or self.dollars is not None:
+            return self.seconds
+        return max(0.0, wall - self.since) * scale
 
 
 @dataclass(frozen=True)
@@ -135,6 +152,9 @@ def rentals(lines: Iterable[dict[str, Any]]) -> dict[str, Rental]:
                 new = {"instance": line["instance"], "dph": float(line["dph"])}
             elif what == "promise":
                 new = {"promised": float(line["lived"]) + float(line["seconds"])}
+            elif what == "stop":
+                new = {"disk": float(line["dph"]), "paid": float(line["dollars"])}
+                new |= {"seconds": float(line["seconds"]), "since": line["time"], "promised": 0.0}
             elif what == "end":
                 new = {"dollars": float(line["dollars"]), "seconds": float(line["seconds"])}
             else:
@@ -148,12 +168,10 @@ def account(lines: Iterable[dict[str, Any]], wall: float, scale: float = 1.0) ->
     lines = list(lines)
     spent = committed = 0.0
     for rental in rentals(lines).values():
-        if rental.dollars is not None:
-            spent += rental.dollars
-            continue
-        lived = max(0.0, wall - rental.since) * scale
-        spent += cost(rental.dph, lived)
-        committed += cost(rental.dph, max(0.0, rental.promised - lived))
+        spent += rental.spent(wall, scale)
+        if rental.dollars is None:
+            ahead = rental.promised - max(0.0, wall - rental.since) * scale
+            committed += cost(rental.dph, max(0.0, ahead))
     wasted = sum(
         cost(line["dph"], line.get("wasted", 0.0)) for line in lines if line["what"] == "attempt"
     )
@@ -189,9 +207,13 @@ def summary(lines: Iterable[dict[str, Any]], wall: float, scale: float = 1.0) ->
     lines = list(lines)
     found, money = rentals(lines), account(lines, wall, scale)
     hours = sum(rental.seconds for rental in found.values()) / 3600
+    disks = [r.disk for r in found.values() if r.disk is not None and r.dollars is None]
     attempts = sum(line["what"] == "attempt" for line in lines)
     text = f"{len(found)} machines, {hours:.2f} h, {attempts} attempts, ${money.spent:.2f}"
-    return f"{text} (${money.wasted:.2f} of it for lost work)"
+    text += f" (${money.wasted:.2f} of it for lost work)"
+    if disks:
+        text += f", and ${24 * sum(disks):.2f} a day for the disks of {len(disks)} stopped machines"
+    return text
 
 
 def dollars_spent() -> float:

@@ -42,7 +42,7 @@ def ask(request: RentalRequest) -> None:
             f"${chosen.max_price:.2f} per hour, for the time that each job may take"
             + (f", within the budget of ${chosen.budget:.2f}." if chosen.budget else ".")
         )
-        for line in cheapest_offers(request):
+        for line in [*cheapest_offers(request), *request.notes()]:
             request.log(line)
         if chosen.yes:
             return
@@ -59,6 +59,15 @@ def ask(request: RentalRequest) -> None:
             answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise NotAllowed("Nothing was rented: the answer was not yes.")
+
+
+def credit_note(credit: float | None) -> str:
+    """What to say of the account's credit."""
+    if credit is None:
+        return "The credit is not known: the key lacks the permission to read it (user_read)."
+    return (
+        f"The account has ${credit:.2f} of credit. A card that is saved there is charged beyond it."
+    )
 
 
 def most_dollars(request: RentalRequest) -> float:

@@ -1,0 +1,153 @@
+"""A computer that slept fetches what machines have made, before it ends any. No network."""
+
+import threading
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from snakemake_executor_plugin_vast.clock import Clock
+from snakemake_executor_plugin_vast.driver import machines, rental
+from snakemake_executor_plugin_vast.driver.watch import Limits
+from snakemake_executor_plugin_vast.machine import deadman
+from snakemake_executor_plugin_vast.machine.transport import Unreachable
+from snakemake_executor_plugin_vast.market.protocol import Instance, Requirements, SearchRules
+from vast_support.attempts import make_attempt
+from vast_support.memory_market import MemoryMarket, offer
+from vast_support.stand_ins import DirectKeeper, Machines, ManualClock
+
+NIGHT = 8 * 3600.0
+EVENING = 1000.0  # when the computer falls asleep
+
+
+def test_the_clock_goes_on_while_the_computer_sleeps_and_never_back(monkeypatch):
+    awake, wall = [50.0], [1e9]
+    monkeypatch.setattr(time, "monotonic", lambda: awake[0])
+    monkeypatch.setattr(time, "time", lambda: wall[0])
+    clock = Clock()
+    began = clock.now()
+    for awake_for, shown, passed in (
+        (5.0, 5.0, 5.0),
+        (1.0, NIGHT, 5.0 + NIGHT),  # it slept
+        (1.0, -3600.0, 6.0 + NIGHT),  # somebody set its time back
+        (10.0, 10.5, 16.0 + NIGHT),  # its time was corrected a little
+    ):
+        awake[0] += awake_for
+        wall[0] += shown
+        assert clock.now() - began == pytest.approx(passed)
+
+
+class SleepyClock(ManualClock):
+    """This computer sleeps for a night, in the first wait after EVENING or in a look."""
+
+    def __init__(self, during="wait"):
+        super().__init__()
+        self.during, self.woke = during, None
+
+    def sleep(self):
+        if self.woke is None and self.time > EVENING:
+            self.time += NIGHT
+            self.woke = self.time
+
+    def wait(self, seconds, event=None):
+        over = super().wait(seconds, event)
+        if self.during == "wait":
+            self.sleep()
+        return over
+
+
+def at_night(tmp_path, clock, no_network=60.0, **facts):
+    """An attempt at a job that ends at night; after it the network takes a while to come up."""
+
+    def told(now):
+        if clock.during == "look":
+            clock.sleep()
+        if clock.woke is not None and clock.now() < clock.woke + no_network:
+            raise Unreachable("the network is down")
+        done = {"code": 0, "seconds": 1.0, "files": {}, "missing": [], "links": []}
+        return {"exit": done if now > EVENING + 3600 else None}
+
+    return make_attempt(tmp_path, told, clock=clock, **facts)
+
+
+@pytest.mark.parametrize("during", ["wait", "look"])
+@pytest.mark.parametrize("seconds", [1e6, 2 * 3600.0])
+def test_results_that_were_made_while_this_computer_slept_are_fetched(tmp_path, during, seconds):
+    """Also those of a job whose time limit has passed since."""
+    attempt, connection = at_night(tmp_path, SleepyClock(during), seconds=seconds)
+    attempt.run()
+    assert attempt.clock.now() > EVENING + NIGHT and attempt.ran == 1.0
+    assert any("rm -f" in text and "exit.json" in text for text in connection.commands)
+
+
+def test_a_machine_that_is_silent_after_the_sleep_is_lost_in_its_usual_time(tmp_path):
+    attempt, _ = at_night(tmp_path, SleepyClock(), no_network=1e6)
+    with pytest.raises(rental.Lost, match="silent"):
+        attempt.run()
+    waited = attempt.clock.now() - attempt.clock.woke
+    assert Limits().silent / 2 < waited < 2 * Limits().silent
+
+
+@pytest.mark.parametrize("wakes", [True, False])
+def test_a_machine_that_stopped_itself_is_started_and_its_results_are_fetched(tmp_path, wakes):
+    clock, started = SleepyClock(), []
+    attempt, _ = at_night(tmp_path, clock)
+    on = attempt.keeper.running
+    attempt.keeper.find = lambda label, since: (
+        True, on if started or clock.woke is None else replace(on, status="stopped"),
+    )  # fmt: skip
+
+    def wake(machine):
+        started.append(machine.label)
+        return wakes
+
+    attempt.wake = wake
+    if wakes:
+        attempt.run()
+    else:
+        with pytest.raises(rental.Lost, match="outbid"):
+            attempt.run()
+    assert started == ["m"]
+
+
+def test_a_job_that_the_switch_has_ended_leaves_its_state_here(tmp_path):
+    """After a restart another process may have its number, so that it seems to be alive."""
+    clock, started = SleepyClock(), []
+    attempt, connection = make_attempt(tmp_path, lambda now: {}, clock=clock, states=["state/a"])
+    on = attempt.keeper.running
+    attempt.keeper.find = lambda label, since: (
+        True, on if started or clock.woke is None else replace(on, status="stopped"),
+    )  # fmt: skip
+    attempt.wake = lambda machine: started.append(machine.label) or True
+    with pytest.raises(rental.Lost, match="killed"):
+        attempt.run()
+    assert connection.copies and connection.copies[-1] > clock.woke
+
+
+@pytest.mark.parametrize("quiet, starts", [(1700.0, False), (1900.0, True)])
+def test_only_a_machine_whose_switch_has_acted_is_started_again(
+    tmp_path, monkeypatch, quiet, starts
+):
+    """Others were outbid or stopped by their hosts: their jobs continue elsewhere at once."""
+    monkeypatch.setattr(rental, "Transport", Machines().connect)
+    market, clock, called = MemoryMarket([offer(1)]), ManualClock(), []
+    market.start = lambda id: called.append(id)
+    site = machines.Site("/s", "i", (), "", "", list, 1800, 7200, 86400)
+    renter = rental.Renter(
+        market, DirectKeeper(market), SimpleNamespace(path=tmp_path / "l"), clock,
+        SimpleNamespace(public="key"), site, SearchRules(), Limits(), None, threading.Event(),
+        print,
+    )  # fmt: skip
+    machine = machines.Machine("p-1", offer(1), Requirements(), 0.1, 0.0, id=1, leased=0.0)
+    market.listed["p-1"] = Instance(1, "p-1", "running", "", 1, 0.1, False, (("host", 1),))
+    clock.wait(quiet)
+    assert renter.wake(machine) == starts
+    assert called == ([1] if starts else []) and (not starts or machine.connection)
+    assert not renter.wake(machine), "once"
+
+
+def test_a_machine_with_results_that_nobody_has_fetched_is_kept(tmp_path):
+    (tmp_path / "job").mkdir()
+    assert not deadman.worth_keeping(str(tmp_path))
+    (tmp_path / "job/exit.json").touch()
+    assert deadman.worth_keeping(str(tmp_path))
