@@ -88,6 +88,24 @@ def print_claims(file: str | Path) -> int:
     return 0
 
 
+def print_worlds(rows: pd.DataFrame, pooled: pd.DataFrame) -> None:
+    """Print R and net R of each world and over all worlds (`ablation.analysis.worlds`)."""
+    table = Table(title="recovery over worlds", title_justify="left", box=box.SIMPLE_HEAD)
+    for head in ("recipe", "mask", "measure", "worlds", "mean", "new world", "each world"):
+        table.add_column(head, justify="left", no_wrap=" " not in head)
+    keys = ["recipe", "mask", "measure"]
+    for _, row in pooled.iterrows():
+        values = rows.value[(rows[keys] == row[keys]).all(axis=1)]
+        table.add_row(
+            *(str(row[key]).replace("_", " ") if key == "measure" else row[key] for key in keys),
+            str(row.worlds),
+            f"{row['mean']:+.2f} [{row.low:+.2f}, {row.high:+.2f}]",
+            f"[{row.new_world_low:+.2f}, {row.new_world_high:+.2f}]",
+            " ".join(f"{value:.2f}" for value in values),
+        )
+    TextConsole().print(table)
+
+
 def _table(title: str, rows: pd.DataFrame, cells: Mapping[str, Cell]) -> Table:
     left = ("recipe", "mask", "task", "leaks")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
