@@ -61,12 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     block = load_study({"extends": "bridge.yaml"}, ROOT / "config").bridge
     recipe, k = block.recipes[block.claims.all_fixes], block.claims.soft_tokens
     hardware = ComputeSettings(
-        gpu=0,
-        threads=options.threads,
-        dtype="float32",
-        attention="sdpa",
-        instruction_set="native",
-        compile=False,
+        gpu=0, threads=options.threads, dtype="float32", attention="sdpa", compile=False
     )
     pair = load_pair(MODELS, hardware, PromptFormat(COMPRESSION, block.max_tokens, block.chat))
     size = recipe.batch_examples

@@ -22,8 +22,6 @@ import traceback
 from functools import cache
 from pathlib import Path
 
-from ablation.vocabulary.instruction_sets import INSTRUCTION_SETS
-
 VARIABLE = "ABLATION_TESTS_PRELOADED"  # where sitecustomize.py finds the socket
 START = str(Path(__file__).with_name("start"))  # for PYTHONPATH: the folder of sitecustomize.py
 EXIT = os._exit
@@ -54,7 +52,7 @@ def servers(hub_cache: str = "") -> str:
 
 
 def _start(path: str, imported: list[str], hub_cache: str) -> None:
-    environment = os.environ | OFFLINE | INSTRUCTION_SETS["avx2"] | {"PYTHONPATH": START}
+    environment = os.environ | OFFLINE | {"PYTHONPATH": START}
     started = subprocess.Popen(
         [sys.executable, __file__, path, *imported],
         env=environment | ({"HF_HUB_CACHE": hub_cache} if hub_cache else {}),

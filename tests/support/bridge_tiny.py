@@ -21,9 +21,7 @@ RECORDS = [
         [("Tom", "Eve"), ("Ann", "Tom"), ("Eve", "Ann"), ("Ann", "Eve"), ("Tom", "Ann")] * 2
     )
 ]
-HARDWARE = ComputeSettings(
-    gpu=0, threads=1, dtype="float32", attention="sdpa", instruction_set="native", compile=False
-)
+HARDWARE = ComputeSettings(gpu=0, threads=1, dtype="float32", attention="sdpa", compile=False)
 
 
 def bridge_study(**overrides: Any) -> Study:

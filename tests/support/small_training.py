@@ -6,9 +6,7 @@ from ablation.config.fields import NoLearning, Plateau
 from ablation.config.study import ComputeSettings, Leak, Recipe, StopRules
 from ablation.training.finetune import finetune
 
-HARDWARE = ComputeSettings(
-    gpu=0, threads=1, dtype="float32", attention="sdpa", instruction_set="native", compile=False
-)
+HARDWARE = ComputeSettings(gpu=0, threads=1, dtype="float32", attention="sdpa", compile=False)
 RULES = {"no_learning": NoLearning, "plateau": Plateau, "leak": Leak}
 KEYS = {
     "train_mask": "prefill_bidir",

@@ -27,7 +27,6 @@ from ablation.config.fields import (
 )
 from ablation.config.world import MicroWorld, Record, Weight, not_all_zero
 from ablation.data.benchmarks import data_sets
-from ablation.vocabulary.instruction_sets import INSTRUCTION_SETS
 from ablation.vocabulary.masks import CAUSAL, MASKS
 from ablation.vocabulary.metrics import METRICS
 from ablation.vocabulary.optimizers import OPTIMIZERS
@@ -70,10 +69,6 @@ class ComputeSettings(Strict):
             )
         return attention
 
-    instruction_set: Annotated[str, OneOf(INSTRUCTION_SETS)] = described_field(
-        "Instruction set of arithmetic on the CPU. `avx2` gives the same bits on every x86-64 "
-        "processor that has it; `native` takes the widest set of the processor."
-    )
     compile: bool = described_field(
         "Whether decoder layers are compiled: a job takes a minute or two longer to start, and is "
         "then faster on a GPU."

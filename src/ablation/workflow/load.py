@@ -10,7 +10,6 @@ from ablation.config.checks import unpinned
 from ablation.config.load import load_study
 from ablation.config.study import Study
 from ablation.provenance.run_records import run_record_path
-from ablation.vocabulary.instruction_sets import INSTRUCTION_SETS
 from ablation.workflow.bridge_fingerprints import BridgeFingerprints
 from ablation.workflow.bridge_paths import BridgePaths
 from ablation.workflow.fingerprints import StudyFingerprints
@@ -108,6 +107,5 @@ def start(
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     loaded = StudyWorkflow(overrides, root, files)
-    os.environ |= INSTRUCTION_SETS[loaded.study.hardware.instruction_set]
     overrides["keep_states"] = loaded.study.keep_states
     return loaded
