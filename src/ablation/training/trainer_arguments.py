@@ -9,12 +9,16 @@ from torch.optim import Optimizer
 from transformers import TrainingArguments
 
 from ablation.config.study import ComputeSettings
+from ablation.training.plain_adafactor import PlainAdafactor
 from ablation.training.sharded_adafactor import ShardedAdafactor
 from ablation.training.stochastic_adafactor import StochasticAdafactor
 
 # Optimizers that are not the Trainer's: for bfloat16 weights without float32 copies, and for
 # float32 weights that are shared out among ranks.
-CUSTOM: dict[str, type[Optimizer]] = {"adafactor_bf16": StochasticAdafactor}
+CUSTOM: dict[str, type[Optimizer]] = {
+    "adafactor_bf16": StochasticAdafactor,
+    "adafactor_plain": PlainAdafactor,
+}
 SHARDED: dict[str, type[Optimizer]] = {"adafactor": ShardedAdafactor}
 ClassAndOptions = tuple[type[Optimizer], dict[str, Any]]
 
