@@ -13,7 +13,7 @@ _MODULES = {
         "ablation.training.stochastic_adafactor",
         "ablation.training.adafactor_triton",
     ),
-    "adafactor_plain": ("ablation.training.plain_adafactor",),
+    "adafactor_plain": (),
 }
 OPTIMIZERS = tuple(_MODULES)
 # The optimizers for weights that are sharded over several GPUs in float32.

@@ -13,8 +13,8 @@ from transformers import Adafactor
 
 from ablation.training import trainer
 from ablation.training.examples import read_examples, tokenize
-from ablation.training.plain_adafactor import PlainAdafactor
 from ablation.training.trainer import summed_loss
+from ablation.training.trainer_arguments import PlainAdafactor
 from ablation.vocabulary.formats import FORMATS
 from tests.support.small_training import run
 from tests.support.tiny import tiny_model
