@@ -76,7 +76,7 @@ def test_stages_0_to_5_run_from_random_weights(toy):
     assert set(table.task) == {*TASKS, "macro", "published_macro"}
     counts = table.set_index("task").n.to_dict()
     assert counts["macro"] == 12 and counts["published_macro"] == 6
-    assert toy.preloaded or toy.seconds < 150
+    assert toy.preloaded or toy.seconds < 300
 
 
 def test_the_arms_as_published_are_trained_as_published_and_are_each_others_control(toy):
