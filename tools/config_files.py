@@ -2,7 +2,8 @@
 
 From `ablation.config.study`: schema.json, the table of keys in README.md, and the comments of
 default.yaml, whose values are edited in that file. From `ablation.analysis.recovery_columns`: the
-table of columns in docs/stages.md. From lm_eval: the names of its tasks.
+table of columns in docs/stages.md. From resources/published/prefill.json and the real study: the
+table of deviations in docs/published.md. From lm_eval: the names of its tasks.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from textwrap import wrap
 
 import yaml
 
+from ablation.analysis.published_training import deviation_table
 from ablation.analysis.recovery_columns import COLUMN
-from ablation.config.load import schema, schema_keys
+from ablation.config.load import load_study, schema, schema_keys
 from ablation.data.task_files import LM_EVAL_NAMES, unscorable_reason
 from ablation.provenance.files import write_bytes, write_text
 from ablation.vocabulary.recipes import RECIPE
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG, STAGES = ROOT / "config", ROOT / "docs/stages.md"
+PUBLISHED, PUBLISHED_MANUAL = ROOT / "resources/published/prefill.json", ROOT / "docs/published.md"
+REAL_STUDY = "ministral3b.yaml"
 WIDTH = 100
 HEAD = """\
 # yaml-language-server: $schema=schema.json
@@ -36,6 +40,9 @@ HEAD = """\
 TABLE = re.compile(r"(?<=<!-- keys, by `make config` -->\n).*(?=\n<!-- end of keys -->)", re.S)
 COLUMN_TABLE = re.compile(
     r"(?<=<!-- columns, by `make config` -->\n).*(?=\n<!-- end of columns -->)", re.S
+)
+DEVIATION_TABLE = re.compile(
+    r"(?<=<!-- deviations, by `make config` -->\n).*(?=\n<!-- end of deviations -->)", re.S
 )
 HARD_SPACE = "\N{NO-BREAK SPACE}"
 
@@ -138,6 +145,16 @@ def stages_manual(text: str) -> str:
     return COLUMN_TABLE.sub(lambda _: table, text)
 
 
+# ---- docs/published.md: the table of deviations --------------------------------------------------
+
+
+def published_manual(text: str) -> str:
+    """`text`, the content of docs/published.md, with a new table of the real study's deviations."""
+    study = load_study({"extends": REAL_STUDY}, CONFIG, pinned=False)
+    table = deviation_table(study, json.loads(PUBLISHED.read_text("utf-8")))
+    return DEVIATION_TABLE.sub(lambda _: table, text)
+
+
 # ---- the rest ------------------------------------------------------------------------------------
 
 
@@ -198,6 +215,7 @@ def texts() -> dict[Path, str]:
         manual: readme(manual.read_text("utf-8")),
         CONFIG / "schema.json": schema_json(),
         STAGES: stages_manual(STAGES.read_text("utf-8")),
+        PUBLISHED_MANUAL: published_manual(PUBLISHED_MANUAL.read_text("utf-8")),
     }
 
 

@@ -26,7 +26,9 @@ KEYS = {
     "save_steps": 100,
     "eval_steps": 2,
     "eval_samples": 8,
+    "format": "corrected",
     "heldout_fraction": 0.1,
+    "max_examples": None,
     "stops": {},
 }
 

@@ -11,6 +11,12 @@ from conftest import SEEDS, Checkout, copy_of_the_repository
 pytestmark = pytest.mark.study
 
 TASKS = ["arc_easy", "published_arc_easy", "micro_piqa"]
+AS_PUBLISHED = {
+    "format": "published",
+    "optimizer": "adafactor_plain",
+    "micro_batch_examples": 1,
+    "max_examples": 100,
+}
 TOY = {
     "study": "toy",
     "base": "random",
@@ -32,6 +38,8 @@ TOY = {
     },
     "recipes": {
         "3B": {"train_mask": "prefill_bidir"},
+        "3A-as-published": {"train_mask": "causal"} | AS_PUBLISHED,
+        "3B-as-published": {"train_mask": "prefill_bidir"} | AS_PUBLISHED,
         "5A": {
             "train_mask": "prefill_bidir",
             "stops": {"plateau": {"patience": 1, "min_delta": 50.0, "min_steps": 2}},
@@ -64,11 +72,23 @@ def test_stages_0_to_5_run_from_random_weights(toy):
         "stop_reason"
     ].startswith("plateau")
     table = pd.read_csv(results / "recovery.csv")
-    assert set(table.recipe) == {"3B", "5A"}
+    assert set(table.recipe) == set(TOY["recipes"])
     assert set(table.task) == {*TASKS, "macro", "published_macro"}
     counts = table.set_index("task").n.to_dict()
     assert counts["macro"] == 12 and counts["published_macro"] == 6
-    assert toy.preloaded or toy.seconds < 150
+    assert toy.preloaded or toy.seconds < 300
+
+
+def test_the_arms_as_published_are_trained_as_published_and_are_each_others_control(toy):
+    results = toy.folder / "results/toy"
+    for name in ("3A-as-published", "3B-as-published"):
+        summary = json.loads((results / f"stage3_finetune/{name}/seed1/summary.json").read_text())
+        assert AS_PUBLISHED.items() <= summary["recipe"].items() and summary["steps"] == 4
+        assert (summary["train_examples"], summary["heldout_examples"]) == (100, 3)  # 2.4 of 120
+    table = pd.read_csv(results / "recovery.csv")
+    ablated = table[(table["mask"] != "causal") & (table.seed.astype(str) == "all")]
+    status = ablated.groupby("recipe").net_recovered_status.unique()
+    assert set(status["3B"]) == {"no_control"} and "no_control" not in status["3B-as-published"]
 
 
 def test_its_tables_and_its_folder_say_that_the_numbers_mean_nothing(toy):

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import mean
+from typing import Any
 
 import pandas as pd
 
+from ablation.analysis.published_training import trained_otherwise
 from ablation.analysis.recovery import table
 from ablation.analysis.recovery_columns import COLUMNS as RECOVERY_COLUMNS
 from ablation.analysis.recovery_columns import REHEARSAL
@@ -42,9 +44,13 @@ class StudyNames(Strict):
 
 
 class PublishedSettings(Strict):
-    """The part of a study's configuration that published.csv depends on."""
+    """The part of a study's configuration that published.csv depends on.
+
+    trainings: {recipe: the settings of its training, as `training_settings` gives them}.
+    """
 
     named: StudyNames
+    trainings: dict[str, dict[str, Any]]
     criteria: Criteria
 
 
@@ -124,40 +130,52 @@ def _note(used: list[Mapping], items: Mapping[str, int]) -> str | None:
     return "; ".join(notes) or None
 
 
-def our_rows(recovery: pd.DataFrame, published: Mapping, named: StudyNames) -> pd.DataFrame:
+def our_rows(
+    recovery: pd.DataFrame, published: Mapping, settings: PublishedSettings
+) -> pd.DataFrame:
     """The rows of recovery.csv (read as text) over all seeds, with their protocol and a note.
 
     Tasks get their published names.
     """
-    ours = recovery[recovery.seed == ALL_SEEDS]
+    ours, named = recovery[recovery.seed == ALL_SEEDS], settings.named
     items = {t: int(n) for t, n in zip(ours.task, ours.n, strict=True) if t not in MACROS}
-    notes = {
-        m: _why_not_comparable(m, tasks, items, published, named)
-        for m, tasks in tasks_by_macro(items).items()
+    scored = {
+        protocol_of(macro): _scored_otherwise(macro, tasks, items, published, named)
+        for macro, tasks in tasks_by_macro(items).items()
+    }
+    trained = {
+        recipe: trained_otherwise(settings.trainings[recipe], published, recipe)
+        for recipe in ours.recipe.unique()
     }
     protocol = ours.task.map(protocol_of)
+
+    def note(recipe: str, protocol: str) -> str:
+        """Why a row cannot be compared with the published ones, or an empty text."""
+        if named.rehearsal:
+            return REHEARSAL.removeprefix("false: ")
+        unlike = ", ".join(filter(None, [*scored[protocol], trained[recipe]]))
+        return f"not comparable with the published rows: other {unlike}" if unlike else ""
+
     return ours.assign(
         source=OWN_SOURCE,
         model=named.model,
         protocol=protocol,
         metric=ours.task.map(lambda task: metric_of(task, named.metric)),
         task=ours.task.str.removeprefix(PUBLISHED_PREFIX),
-        note=protocol.map({protocol_of(macro): note for macro, note in notes.items()}),
+        note=[note(*row) for row in zip(ours.recipe, protocol, strict=True)],
     )[COLUMNS]
 
 
-def _why_not_comparable(
+def _scored_otherwise(
     macro: str, tasks: list[str], items: Mapping, published: Mapping, named: StudyNames
-) -> str:
-    """Why our rows of one protocol cannot be compared with the published ones, or an empty text."""
-    if named.rehearsal:
-        return REHEARSAL.removeprefix("false: ")
+) -> list[str]:
+    """What differs from the published scores in those of one protocol."""
     found = {"protocol": protocol_of(macro), "metric": metric_of(macro, named.metric)}
     unlike = [name for name in found if found[name] != published[name]]
     counts = {task.removeprefix(PUBLISHED_PREFIX): items[task] for task in tasks}
     if counts != published["items"]:
         unlike.append("items" if set(counts) == set(published["items"]) else "tasks")
-    return f"not comparable with the published rows: other {', '.join(unlike)}" if unlike else ""
+    return unlike
 
 
 def side_by_side(
@@ -171,5 +189,5 @@ def side_by_side(
     rows = published_rows(published, settings.criteria)
     theirs = pd.DataFrame(rows).reindex(columns=COLUMNS).astype(object)
     theirs[RECOVERY_COLUMNS] = table(rows).astype(object)
-    ours = our_rows(recovery, published, settings.named)
+    ours = our_rows(recovery, published, settings)
     return pd.concat([theirs, ours.astype(object)], ignore_index=True)

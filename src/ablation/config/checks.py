@@ -187,16 +187,18 @@ def _too_few_examples(values: Mapping) -> Iterator[ConfigProblem]:
     if _at(values, "instructions") is None:
         source = ("world", "finetuning", "count")
     records = _at(values, *source)
-    blocks = _trainings(values, "batch_examples", "heldout_fraction")
-    for path, (batch, share) in blocks.items():
+    blocks = _trainings(values, "batch_examples", "heldout_fraction", "max_examples")
+    for path, (batch, share, most) in blocks.items():
         if not (isinstance(records, int) and isinstance(batch, int) and isinstance(share, float)):
             continue
         left = records - max(1, round(share * records))
+        if isinstance(most, int):
+            left = min(left, most)
         if 0 < share < 1 and batch > left:
             yield ConfigProblem(
                 (*path, "batch_examples"),
                 f"{batch} found, but of {records} records ({dotted(source)}) only {left} are "
-                "not held out, too few for one step; give fewer examples, or more records",
+                "trained on, too few for one step; give fewer examples, or more records",
             )
 
 

@@ -27,6 +27,7 @@ from ablation.config.fields import (
 )
 from ablation.config.world import MicroWorld, Record, Weight, not_all_zero
 from ablation.data.benchmarks import data_sets
+from ablation.vocabulary.formats import FORMATS
 from ablation.vocabulary.masks import CAUSAL, MASKS
 from ablation.vocabulary.metrics import METRICS
 from ablation.vocabulary.optimizers import OPTIMIZERS
@@ -157,7 +158,8 @@ class Training(Learning):
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] = described_field(
         "Optimizer, under its name in transformers' Trainer, over float32 copies of bfloat16 "
         "weights. `adafactor_bf16` is Adafactor without these copies: it rounds weights "
-        "stochastically and needs 6 bytes for each weight instead of 10."
+        "stochastically and needs 6 bytes for each weight instead of 10. `adafactor_plain` is the "
+        "published one, without copies and without that: it rounds most small updates away."
     )
     eval_steps: int = described_field(
         "Steps between two evaluations on held-out and probe samples.", ge=1
@@ -168,6 +170,14 @@ class Training(Learning):
         "validation split.",
         gt=0,
         lt=1,
+    )
+    max_examples: int | None = described_field(
+        "Largest number of examples to train on, of those not held out; null takes all.", ge=1
+    )
+    format: Annotated[str, OneOf(FORMATS)] = described_field(
+        "How a record becomes an example. `corrected`: BOS, and one space between `### Response:` "
+        "and the output. `published`, as the published code does it: no BOS, a new line for that "
+        "space, no white space around fields, and its draw of held-out records."
     )
     records: dict[Record, Weight] | None = described_field(
         "How often each family of the micro-world's records occurs among those of this recipe; "

@@ -55,6 +55,8 @@ class Rates:
 
     gpu: str  # a key of `gpus` in resources/planning/offers.json
     step_seconds: float  # of an optimizer step with STEP_EXAMPLES examples
+    # Of such a step with one example in each forward pass: an upper bound, by the published code.
+    lone_step_seconds: float
     items_per_second: float  # scored under one mask
     source: str  # where this was measured
 
@@ -129,7 +131,8 @@ def training_work(
 
     `speed` is that of `rates.gpu`. A stop before `max_steps` is not foreseen.
     """
-    example = rates.step_seconds / STEP_EXAMPLES
+    lone = recipe.micro_batch_examples == 1
+    example = (rates.lone_step_seconds if lone else rates.step_seconds) / STEP_EXAMPLES
     evaluations = recipe.max_steps // recipe.eval_steps + 1
     evaluated = FORWARD * evaluations * (recipe.eval_samples + PROBES)
     saves = recipe.max_steps // recipe.save_steps

@@ -120,15 +120,18 @@ def measured_rates(market: Market, hardware: Hardware, benchmarks: Path, results
     if not seen:
         return known
     gpu, seconds, source = max(seen, key=lambda s: s[1] * market.speed(s[0]))
-    items = known.items_per_second * market.speed(gpu) / market.speed(known.gpu)
-    return Rates(gpu, seconds, items, f"{source}; scoring as in {benchmarks.name}")
+    faster = market.speed(gpu) / market.speed(known.gpu)
+    lone = max(seconds, known.lone_step_seconds / faster)
+    items = known.items_per_second * faster
+    return Rates(gpu, seconds, lone, items, f"{source}; scoring as in {benchmarks.name}")
 
 
 def benchmarked(market: Market, hardware: Hardware, file: Path) -> Rates:
     """The rates in benchmarks/results/NAME.json for a study's hardware settings.
 
     Only the fast path and the published code were measured. The times of the published code are
-    used for all other settings, because they overestimate the cost. Raises NoOffers.
+    used for all other settings, and for trainings with one example in a forward pass, because they
+    overestimate the cost. Raises NoOffers.
     """
     try:
         found = json.loads(file.read_text("utf-8"))
@@ -145,7 +148,7 @@ def benchmarked(market: Market, hardware: Hardware, file: Path) -> Rates:
     fast = hardware.attention == "flex_attention" and hardware.compile
     if fast:
         source = f"{MEASURED}, measured on {name} (docs/performance.md)"
-        return Rates(gpu, step["ours"], items["ours_prefill_bidir"], source)
+        return Rates(gpu, step["ours"], step["seed"], items["ours_prefill_bidir"], source)
     way = f"attention: {hardware.attention}, compile: {str(hardware.compile).lower()}"
     times = step["seed"] / step["ours"]
     source = (
@@ -153,7 +156,7 @@ def benchmarked(market: Market, hardware: Hardware, file: Path) -> Rates:
         f"was measured for {way}. The fast path (docs/performance.md) takes {times:.0f} times less "
         "a step"
     )
-    return Rates(gpu, step["seed"], items["hflm"], source)
+    return Rates(gpu, step["seed"], step["seed"], items["hflm"], source)
 
 
 def _earlier_runs(market: Market, results: Path) -> Iterator[tuple[str, float, str]]:

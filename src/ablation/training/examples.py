@@ -10,10 +10,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ablation.data.alpaca import alpaca_prompt, read_records
+from ablation.data.alpaca import FIELDS, alpaca_prompt, read_records
 from ablation.model.packing import Example
 from ablation.provenance.files import sha256_file
+from ablation.vocabulary.formats import FORMATS, Format
 
+CORRECTED = FORMATS["corrected"]
 TOGETHER = 1000  # records that are tokenized in one call, on all processors
 
 
@@ -35,22 +37,37 @@ class Examples:
 
 
 def tokenize(
-    records: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_seq_len: int
+    records: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_seq_len: int,
+    form: Format = CORRECTED,
 ) -> Iterator[Example | None]:
     """Alpaca records as token ids of prompt and response, with EOS at the end of the response.
 
-    Prompt and response are tokenized separately. The prompt starts with the tokenizer's BOS, if it
-    has one. An example is cut at `max_seq_len` tokens; it is None if no response token is left.
+    Prompt and response are tokenized separately. An example is cut at `max_seq_len` tokens; it is
+    None if no response token is left, or if `form` takes no example from the record.
     """
-    first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    has_bos = form.bos and tokenizer.bos_token_id is not None
+    first = [tokenizer.bos_token_id] if has_bos else []
     for start in range(0, len(records), TOGETHER):
-        part = records[start : start + TOGETHER]
-        prompts = tokenizer([alpaca_prompt(r) for r in part], add_special_tokens=False)
-        responses = tokenizer([" " + r["output"] for r in part], add_special_tokens=False)
-        for prompt, response in zip(prompts["input_ids"], responses["input_ids"], strict=True):
+        part = [_fields(record, form) for record in records[start : start + TOGETHER]]
+        prompts = [alpaca_prompt(fields) + form.prompt_end for fields in part]
+        responses = [form.response_start + fields["output"] for fields in part]
+        encoded = [
+            tokenizer(texts, add_special_tokens=False)["input_ids"]
+            for texts in (prompts, responses)
+        ]
+        for fields, prompt, response in zip(part, *encoded, strict=True):
             prompt = [*first, *prompt]
             response = [*response, tokenizer.eos_token_id][: max(0, max_seq_len - len(prompt))]
-            yield Example(prompt[:max_seq_len], [response]) if response else None
+            refused = form.stripped and not (fields["instruction"] and fields["output"])
+            kept = response and not refused
+            yield Example(prompt[:max_seq_len], [response]) if kept else None
+
+
+def _fields(record: Mapping[str, Any], form: Format) -> dict[str, str]:
+    fields = {name: record.get(name) or "" for name in FIELDS}
+    return {n: text.strip() for n, text in fields.items()} if form.stripped else fields
 
 
 def read_examples(
@@ -59,20 +76,46 @@ def read_examples(
     max_seq_len: int,
     heldout_fraction: float,
     seed: int,
+    max_examples: int | None = None,
+    form: Format = CORRECTED,
 ) -> Examples:
     """Tokenize a JSON-lines file of Alpaca records and hold out a fraction of it by `seed`.
 
-    Raises ValueError if no example is left to train on.
+    Of the other records, at most `max_examples` are taken. Raises ValueError if no example is
+    left to train on, or none is held out.
     """
     records = read_records(file)
-    examples = [e for e in tokenize(records, tokenizer, max_seq_len) if e is not None]
-    random.Random(f"heldout {seed}").shuffle(examples)
-    held = max(1, round(heldout_fraction * len(examples)))
-    if len(examples) <= held:
+    parts = SPLITS[form.split](len(records), heldout_fraction, seed)
+    chosen = [parts[0][:max_examples], parts[1]]
+    made = [tokenize([records[n] for n in part], tokenizer, max_seq_len, form) for part in chosen]
+    train, heldout = ([example for example in part if example is not None] for part in made)
+    if not (train and heldout):
         raise ValueError(
-            f"{file}: {len(records)} records leave {len(examples)} examples after tokenization at "
-            f"max_seq_len {max_seq_len}; more than {held} are needed to hold some out"
+            f"{file}: {len(records)} records leave {len(train)} examples to train on and "
+            f"{len(heldout)} held out, after tokenization at max_seq_len {max_seq_len}; at least "
+            "one of each is needed"
         )
-    dropped = len(records) - len(examples)
+    dropped = sum(map(len, chosen)) - len(train) - len(heldout)
     families = sorted({record["family"] for record in records if "family" in record})
-    return Examples(examples[held:], examples[:held], dropped, sha256_file(file), families)
+    return Examples(train, heldout, dropped, sha256_file(file), families)
+
+
+def _shuffled(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """The numbers of the records to train on, and of those held out, which `seed` draws."""
+    numbers = list(range(count))
+    random.Random(f"heldout {seed}").shuffle(numbers)
+    held = max(1, round(fraction * count))
+    return numbers[held:], numbers[:held]
+
+
+def _as_datasets(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """As `_shuffled`, with the draws of `datasets`: a split, and a shuffle of each part."""
+    from datasets import Dataset
+
+    numbers = Dataset.from_dict({"number": range(count)})
+    parts = numbers.train_test_split(test_size=fraction, seed=seed)
+    train, heldout = (list(parts[p].shuffle(seed=seed)["number"]) for p in ("train", "test"))
+    return train, heldout
+
+
+SPLITS = {"shuffled": _shuffled, "datasets": _as_datasets}

@@ -32,6 +32,7 @@ from ablation.training.trainer_arguments import (
     sharded_optimizer,
     training_arguments,
 )
+from ablation.vocabulary.formats import FORMATS
 
 PROBE_EXAMPLES = 64  # examples of the probe, whose loss is measured under two masks
 TRAINED = "trained.pt"  # all weights, written by the ranks that trained them
@@ -186,7 +187,13 @@ def _finetune(attempt: Attempt) -> Finetuned:
     model, tokenizer = attempt.load()
     torch.manual_seed(seed)
     examples = read_examples(
-        attempt.data, tokenizer, recipe.max_seq_len, recipe.heldout_fraction, seed
+        attempt.data,
+        tokenizer,
+        recipe.max_seq_len,
+        recipe.heldout_fraction,
+        seed,
+        recipe.max_examples,
+        FORMATS[recipe.format],
     )
     audit = leak_audit(model, recipe.train_mask)
     stops = Stops(recipe.stops.no_learning, recipe.stops.plateau, recipe.stops.leak)

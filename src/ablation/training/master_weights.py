@@ -65,6 +65,19 @@ def _one(device: torch.device) -> Tensor:
     return torch.ones(1, device=device)
 
 
+class ExactState(Optimizer):
+    """An optimizer whose state is loaded in the dtype in which it was saved."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)  # this rounds averages to the dtype of the weights
+        saved = (i for group in state_dict["param_groups"] for i in group["params"])
+        weights = (weight for group in self.param_groups for weight in group["params"])
+        for i, weight in zip(saved, weights, strict=True):
+            for name, value in state_dict["state"].get(i, {}).items():
+                if torch.is_tensor(value):
+                    self.state[weight][name] = value.to(weight.device, copy=True)
+
+
 class MasterWeights(Optimizer):
     """An optimizer around `inner`, which updates float32 copies of its bfloat16 parameters.
 

@@ -24,7 +24,7 @@ from ablation.training import fsdp
 from ablation.training.checkpoints import complete_checkpoints, lost_steps
 from ablation.training.early_stopping import NON_FINITE, Stops
 from ablation.training.fsdp import SHARDS
-from ablation.training.master_weights import MasterWeights
+from ablation.training.master_weights import ExactState, MasterWeights
 from ablation.training.stochastic_adafactor import StochasticAdafactor
 
 # File names that the Trainer uses.
@@ -90,12 +90,12 @@ class ResumableTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """The optimizer of the Trainer's options, over float32 copies of bfloat16 weights.
 
-        StochasticAdafactor steps bfloat16 weights without copies.
+        Optimizers that keep an `ExactState` step bfloat16 weights without copies.
         """
         if self.optimizer is None:
             made = super().create_optimizer(model)
             plain = all(weight.dtype == torch.float32 for weight in self.model.parameters())
-            needs_copies = not (plain or isinstance(made, StochasticAdafactor))
+            needs_copies = not (plain or isinstance(made, ExactState))
             self.optimizer = MasterWeights(made) if needs_copies else made
         return self.optimizer
 

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from ablation.model.packing import moved
-from ablation.training.master_weights import GradientSums
+from ablation.training.master_weights import ExactState, GradientSums
 
 # The constants of transformers' Adafactor, and of torch's clipping.
 SQUARE_EPS = 1e-30  # added to squared gradients
@@ -26,7 +25,7 @@ DECAY_RATE = -0.8  # the squares of step t enter the averages with weight t^-0.8
 NORM_EPS = 1e-6  # added to the norm by which gradients are clipped
 
 
-class StochasticAdafactor(Optimizer):
+class StochasticAdafactor(ExactState):
     """Adafactor (arXiv:1804.04235) in float32 on bfloat16 weights that are rounded stochastically.
 
     Weight and gradient take 4 bytes a weight, or 6 if micro-batches are added up. The optimizer
@@ -101,15 +100,6 @@ class StochasticAdafactor(Optimizer):
                 pair = _matrices(weight.detach()), _matrices(weight.grad)
                 _kernels(weight)[1](*pair, *sums.pop(weight), averages, scale, *own_numbers)
         return loss
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        super().load_state_dict(state_dict)  # this rounds averages to the dtype of the weights
-        saved = (i for group in state_dict["param_groups"] for i in group["params"])
-        weights = (weight for group in self.param_groups for weight in group["params"])
-        for i, weight in zip(saved, weights, strict=True):
-            for name, value in state_dict["state"].get(i, {}).items():
-                if torch.is_tensor(value):
-                    self.state[weight][name] = value.to(weight.device, copy=True)
 
 
 def _matrices(tensor: Tensor) -> Tensor:

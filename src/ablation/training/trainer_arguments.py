@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
 from torch.optim import Optimizer
-from transformers import TrainingArguments
+from transformers import Adafactor, TrainingArguments
 
 from ablation.config.study import ComputeSettings
+from ablation.training.master_weights import ExactState
 from ablation.training.sharded_adafactor import ShardedAdafactor
 from ablation.training.stochastic_adafactor import StochasticAdafactor
 
+
+class PlainAdafactor(ExactState, Adafactor):
+    """Adafactor directly on bfloat16 weights, as the published code trained: for comparison alone.
+
+    It is that of transformers with the Trainer's settings: no relative steps, and no scaling by the
+    weights. Gradients are added up in bfloat16, and each updated weight is rounded to the nearest
+    bfloat16 number, which loses most updates at a learning rate of 2e-5 (docs/footguns.md).
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, **options: float
+    ) -> None:
+        settings = {"scale_parameter": False, "relative_step": False}
+        super().__init__(params, lr=lr, **settings, **options)
+
+
 # Optimizers that are not the Trainer's: for bfloat16 weights without float32 copies, and for
 # float32 weights that are shared out among ranks.
-CUSTOM: dict[str, type[Optimizer]] = {"adafactor_bf16": StochasticAdafactor}
+CUSTOM: dict[str, type[Optimizer]] = {
+    "adafactor_bf16": StochasticAdafactor,
+    "adafactor_plain": PlainAdafactor,
+}
 SHARDED: dict[str, type[Optimizer]] = {"adafactor": ShardedAdafactor}
 ClassAndOptions = tuple[type[Optimizer], dict[str, Any]]
 

@@ -13,10 +13,11 @@ _MODULES = {
         "ablation.training.stochastic_adafactor",
         "ablation.training.adafactor_triton",
     ),
+    "adafactor_plain": (),
 }
 OPTIMIZERS = tuple(_MODULES)
 # The optimizers for weights that are sharded over several GPUs in float32.
-SHARDED_OPTIMIZERS = tuple(name for name in OPTIMIZERS if name != "adafactor_bf16")
+SHARDED_OPTIMIZERS = tuple(n for n in OPTIMIZERS if n not in ("adafactor_bf16", "adafactor_plain"))
 
 
 def unused_modules(config: Mapping) -> frozenset[str]:

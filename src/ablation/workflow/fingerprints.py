@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ablation.analysis.published_training import training_settings
 from ablation.config.study import Hardware, Study
 from ablation.data.task_files import task_hashes
 from ablation.provenance.files import canonical_json, sha256_file, sha256_text
@@ -231,7 +232,11 @@ class StudyFingerprints(Fingerprints):
 
     def _published(self) -> Slice:
         named = {"metric": self.study.evaluation.metric, "model": self.paths.base_folder}
-        config = {"named": named | self._rehearsal, "criteria": self.study.criteria.model_dump()}
+        config = {
+            "named": named | self._rehearsal,
+            "criteria": self.study.criteria.model_dump(),
+            "trainings": {r: training_settings(self.study, r) for r in self.paths.recipes},
+        }
         return config, {self.paths.manifest_of("recovery"): self.of("recovery")}
 
     def _flips(self) -> Slice:

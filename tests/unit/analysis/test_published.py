@@ -113,8 +113,8 @@ def recovery_csv(tasks, n=500):
     return pd.DataFrame(rows)
 
 
-def ours(tasks, named, n=500):
-    frame = side_by_side(PUBLISHED, recovery_csv(tasks, n), published_settings(named))
+def ours(tasks, named, n=500, **trained):
+    frame = side_by_side(PUBLISHED, recovery_csv(tasks, n), published_settings(named, **trained))
     return frame[frame.source == "ours"]
 
 
@@ -143,6 +143,15 @@ def test_what_cannot_be_compared_is_said():
     tasks = [f"published_{task}" for task in PUBLISHED["items"]]
     assert set(ours(tasks, SAME).note) == {f"{start}items"}  # ARC-Challenge has 299
     assert set(ours(tasks[:2], SAME).note) == {f"{start}tasks"}
+
+
+def test_a_model_that_was_trained_otherwise_is_noted():
+    tasks = [f"published_{task}" for task in PUBLISHED["items"]]
+    trained = {"format": "corrected", "optimizer": "adafactor_bf16", "hardware.compile": True}
+    start = "not comparable with the published rows: other "
+    found = ours(tasks, SAME, **trained)
+    assert set(found.note) == {f"{start}items, training (format, optimizer)"}
+    assert set(ours(tasks, SAME, **{"hardware.compile": True}).note) == {f"{start}items"}
 
 
 def test_the_same_tasks_and_items_stand_under_the_same_names():

@@ -90,6 +90,13 @@ VALUES = {
         "adafactor_bf16 found, but 2 GPUs",
         "adafactor, sgd was expected, or one GPU",
     ),
+    "published optimizer on several GPUs": (
+        "hardware: {gpu: 2}\nfinetune: {micro_batch_examples: 12, optimizer: adafactor_plain}",
+        "finetune.optimizer (",
+        "adafactor_plain found, but 2 GPUs",
+        "adafactor, sgd was expected, or one GPU",
+    ),
+    "another format": ("finetune: {format: publishd}", "finetune.format (", "'published'"),
     "saves between log points": (
         "finetune: {save_steps: 15}",
         "finetune.save_steps",
@@ -158,7 +165,12 @@ VALUES = {
     "batch of more than all, in a recipe": (
         "recipes: {3A: {train_mask: causal, heldout_fraction: 0.999}}",
         "recipes.3A.batch_examples",
-        "only 8 are not held out",
+        "only 8 are trained on",
+    ),
+    "batch of more than are taken": (
+        "finetune: {max_examples: 23}",
+        "finetune.batch_examples",
+        "of 8000 records (world.finetuning.count) only 23 are trained on",
     ),
     "control under another mask": (
         "recipes:\n  3A:\n    train_mask: prefill_bidir",

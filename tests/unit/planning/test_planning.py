@@ -142,7 +142,7 @@ def test_no_work_costs_nothing_and_no_machine_is_an_error():
 
 # ---- what a job takes ----------------------------------------------------------------------------
 
-RATES = Rates("H100_SXM", step_seconds=0.16, items_per_second=400, source="test")
+RATES = Rates("H100_SXM", 0.16, lone_step_seconds=3.2, items_per_second=400, source="test")
 STUDY = load_study({}, ROOT / "config")
 STEPS = {"max_steps": 100, "batch_examples": 16, "eval_steps": 50, "eval_samples": 352}
 RECIPE = STUDY.finetune.model_copy(update=STEPS | {"save_steps": 20})
@@ -158,6 +158,9 @@ def test_a_training_counts_steps_evaluations_saves_and_the_way_home():
         "t", "c", RECIPE.model_copy(update={"batch_examples": 32}), RATES, 4.0, Overheads()
     )
     assert twice.training == pytest.approx((32 + 4.8) * 4)
+    lone = RECIPE.model_copy(update={"micro_batch_examples": 1})
+    slow = training_work("t", "c", lone, RATES, 4.0, Overheads())
+    assert slow.training == pytest.approx(20 * work.training)
 
 
 def test_scoring_counts_items_and_masks_and_uses_one_gpu():

@@ -57,7 +57,7 @@ def test_a_response_is_cut_and_an_example_without_any_is_dropped(tokenizer, data
 def test_data_without_an_example_to_train_on_are_refused(tokenizer, tmp_path):
     file = tmp_path / "one.jsonl"
     file.write_text(json.dumps({"instruction": "Say.", "input": "", "output": "red"}) + "\n")
-    with pytest.raises(ValueError, match="one.jsonl: 1 records leave 1 examples"):
+    with pytest.raises(ValueError, match="one.jsonl: 1 records leave 0 examples to train on"):
         read_examples(file, tokenizer, 64, 0.1, seed=1)
 
 

@@ -8,13 +8,14 @@ from ablation.training.callbacks import Watch
 from ablation.training.finetune import finetune
 from ablation.training.master_weights import MasterWeights
 from ablation.training.trainer import summed_loss
+from ablation.vocabulary.optimizers import OPTIMIZERS
 from tests.support.small_training import HARDWARE, recipe, run
 from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor", "sgd", "adafactor_bf16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_resumes_in_bfloat16_where_it_left(tokenizer, data, tmp_path, optimizer):
     def train(state, steps):
         def load():
