@@ -149,6 +149,22 @@ def test_an_accepted_refactoring_runs_nothing_again(micro):
     assert micro.stale("all") == set()
 
 
+def test_a_refactoring_is_checked_by_making_its_results_again(micro):
+    curves, accepted = micro.folder / "src/ablation/analysis/curves.py", "accepted.json"
+    accept = ("accept", "curves", "--why", "once is the same", "--reproduce")
+    try:
+        with edited(curves, ("pd.DataFrame(rows)", "(2 * pd.DataFrame(rows))")):
+            done = micro.ablation(*accept, check=False)
+            assert done.returncode == 1 and "curves.csv: different" in done.stderr
+            assert not (micro.folder / accepted).exists()
+        with edited(curves, ("pd.DataFrame(rows)", "(1 * pd.DataFrame(rows))")):
+            assert "checked: 1 files of 1 results" in micro.ablation(*accept).stdout
+            assert micro.stale("all") == set()
+            assert "unchecked" not in micro.ablation("verify").stdout
+    finally:
+        (micro.folder / accepted).unlink(missing_ok=True)
+
+
 def test_other_items_leave_the_checkpoints(micro):
     with edited(micro.folder / "config/default.yaml", ("items: {seed: 4104", "items: {seed: 5")):
         assert micro.stale() == SCORED | TABLES | BASE_SCORED | {"base_items"}

@@ -6,11 +6,28 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ablation.cli import accept, diff, pin, plan, pull, push, reap, reproduce, sample, table, trace
+from ablation.cli import (
+    accept,
+    diff,
+    pin,
+    plan,
+    pull,
+    push,
+    reap,
+    reproduce,
+    sample,
+    seal,
+    table,
+    trace,
+    verify,
+)
 from ablation.cli.options import CommandFailed
 
 # In the order in which `ablation --help` lists them.
-COMMANDS = (plan, table, sample, accept, pin, reap, trace, diff, reproduce, push, pull)
+COMMANDS = (
+    *(plan, table, sample, accept, pin, reap),
+    *(trace, diff, reproduce, verify, seal, push, pull),
+)
 INTERRUPTED = 130  # the exit status that shells give for Ctrl-C
 
 
