@@ -153,11 +153,11 @@ def test_a_refactoring_is_checked_by_making_its_results_again(micro):
     curves, accepted = micro.folder / "src/ablation/analysis/curves.py", "accepted.json"
     accept = ("accept", "curves", "--why", "once is the same", "--reproduce")
     try:
-        with edited(curves, ("pd.DataFrame(rows)", "(2 * pd.DataFrame(rows))")):
+        with edited(curves, ("pd.DataFrame(rows)", "pd.DataFrame(2 * rows)")):
             done = micro.ablation(*accept, check=False)
             assert done.returncode == 1 and "curves.csv: different" in done.stderr
             assert not (micro.folder / accepted).exists()
-        with edited(curves, ("pd.DataFrame(rows)", "(1 * pd.DataFrame(rows))")):
+        with edited(curves, ("pd.DataFrame(rows)", "pd.DataFrame(1 * rows)")):
             assert "checked: 1 files of 1 results" in micro.ablation(*accept).stdout
             assert micro.stale("all") == set()
             assert "unchecked" not in micro.ablation("verify").stdout
