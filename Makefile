@@ -1,5 +1,5 @@
 # `make help` lists all targets. The most common ones:
-#   make demo          runs the micro study on this machine: environment, stages, tables, RO-Crate
+#   make demo          runs the micro study on this machine: environment, stages, tables, RO-Crate, verification
 #   make demo-bridge   runs the second study on this machine and shows its claims
 #   make test          runs the tests
 PYTHON ?= python3
@@ -17,11 +17,12 @@ LIVE  = $(shell test -t 2 && echo --logger live)
 STUDY ?=
 WHICH = $(if $(STUDY),--configfile $(STUDY))
 
-demo: $(VENV)/.ready  # run the micro study: report, recovery table and RO-Crate
+demo: $(VENV)/.ready  # run the micro study: report, recovery table, RO-Crate; verify it
 	$(BIN)/snakemake --cores all --quiet reason host $(LIVE)
 	@$(MAKE_REPORT)
 	@$(BIN)/ablation table results/recovery.csv
 	@$(BIN)/snakemake --reporter runcrate 2> logs/crate.log || { cat logs/crate.log >&2; exit 1; }
+	@$(BIN)/ablation verify results/micro
 
 MAKE_REPORT = $(BIN)/snakemake $(WHICH) --quiet all --report results/report.html \
   --report-stylesheet workflow/report/style.css

@@ -72,8 +72,9 @@ rule recovery_named:
     input:
         PATHS.every_metrics,
         recovery=f"{RESULTS}/recovery.csv",
+        manifest=f"{RESULTS}/recovery.manifest.json",
     output:
-        "results/recovery.csv",
+        table="results/recovery.csv",
     log:
         f"{LOGS}/recovery_named.log",
     localrule: True
@@ -81,8 +82,8 @@ rule recovery_named:
         "../environment.yml"
     message:
         "results/recovery.csv is the recovery table of the study {STUDY.study}"
-    shell:
-        "cp {input.recovery} {output} 2> {log}"
+    script:
+        "../workflow/scripts/recovery_named.py"
 
 
 rule published:

@@ -1,1 +1,1 @@
-"""Staged language-model ablations: take something away, train, and prove what came back."""
+"""Staged language-model ablations: take something away, train, and measure what came back."""

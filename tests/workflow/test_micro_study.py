@@ -241,6 +241,12 @@ def test_the_table_prints_readably(micro):
     assert "3B-leaky" in done.stdout and "prefill_bidir" in done.stdout
 
 
+def test_make_demo_ends_with_a_verified_and_unsigned_study(micro):
+    verified, seal = micro.said["stdout"].splitlines()[-2:]
+    assert verified.startswith("results/micro: ") and verified.endswith(": as they were made")
+    assert seal.startswith("unsigned")
+
+
 def test_stderr_is_free_of_warnings(micro):
     lines = micro.said["stderr"].splitlines()
     assert not [line for line in lines if "warn" in line.lower()]

@@ -139,7 +139,7 @@ def test_an_accepted_refactoring_runs_nothing_again(micro):
             study = ("--results", "results/micro")
             done = micro.ablation("accept", *stages, *study, "--why", "once is the same")
             assert f"{len(SHORT) * len(SEEDS)} results stay valid" in done.stdout
-            assert f"  {len(SEEDS)} results stay valid" in done.stdout
+            assert f"  {len(LONG) * len(SEEDS)} results stay valid" in done.stdout
             assert micro.stale("all") == set()
             # what reads a manifest agrees with what decided to run
             target = "results/micro/curves.csv"
@@ -147,6 +147,22 @@ def test_an_accepted_refactoring_runs_nothing_again(micro):
         finally:
             (micro.folder / "accepted.json").unlink(missing_ok=True)
     assert micro.stale("all") == set()
+
+
+def test_a_refactoring_is_checked_by_making_its_results_again(micro):
+    curves, accepted = micro.folder / "src/ablation/analysis/curves.py", "accepted.json"
+    accept = ("accept", "curves", "--why", "once is the same", "--reproduce")
+    try:
+        with edited(curves, ("pd.DataFrame(rows)", "pd.DataFrame(2 * rows)")):
+            done = micro.ablation(*accept, check=False)
+            assert done.returncode == 1 and "curves.csv: different" in done.stderr
+            assert not (micro.folder / accepted).exists()
+        with edited(curves, ("pd.DataFrame(rows)", "pd.DataFrame(1 * rows)")):
+            assert "checked: 1 files of 1 results" in micro.ablation(*accept).stdout
+            assert micro.stale("all") == set()
+            assert "unchecked" not in micro.ablation("verify").stdout
+    finally:
+        (micro.folder / accepted).unlink(missing_ok=True)
 
 
 def test_other_items_leave_the_checkpoints(micro):

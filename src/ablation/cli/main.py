@@ -16,14 +16,19 @@ from ablation.cli import (
     reap,
     reproduce,
     sample,
+    seal,
     table,
     trace,
+    verify,
     worlds,
 )
 from ablation.cli.options import CommandFailed
 
 # In the order in which `ablation --help` lists them.
-COMMANDS = (plan, table, sample, accept, pin, reap, trace, diff, reproduce, push, pull, worlds)
+COMMANDS = (
+    *(plan, table, sample, accept, pin, reap),
+    *(trace, diff, reproduce, verify, seal, push, pull, worlds),
+)
 INTERRUPTED = 130  # the exit status that shells give for Ctrl-C
 
 

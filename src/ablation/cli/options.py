@@ -104,6 +104,28 @@ def add_store(command: argparse.ArgumentParser) -> None:
     add_configfile(command)
 
 
+def add_study_folder(command: argparse.ArgumentParser) -> None:
+    """Add the folder of a study, which `find_study_folder` reads."""
+    command.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("results"),
+        metavar="STUDY_FOLDER",
+        help="The results of a study (default: the only study in results).",
+    )
+
+
+def find_study_folder(arguments: argparse.Namespace) -> Path:
+    """The folder of the study that is named, or the only one. Raises ValueError."""
+    from ablation.lineage.snapshots import study_folder
+
+    folder = arguments.folder
+    if not any(folder.rglob("*manifest.json")):
+        raise ValueError(f"{folder} holds no results of a study: name a folder below results/")
+    return study_folder(folder)
+
+
 def add_json(command: argparse.ArgumentParser) -> None:
     """Add `--json`, which `show_or_save` reads."""
     command.add_argument(

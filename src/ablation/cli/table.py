@@ -38,12 +38,17 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
+    from ablation.lineage.accept import UNCHECKED
     from ablation.lineage.trace import verify_table
     from ablation.provenance.manifests import StaleInput
     from ablation.report.terminal_tables import print_claims, print_recovery
 
     with report_errors(StaleInput, ValueError):  # edited, no table, or text in place of numbers
-        verify_table(arguments.file)
+        unchecked = verify_table(arguments.file)
         if arguments.file.name == "claims.csv":
-            return print_claims(arguments.file)
-        return print_recovery(arguments.file, arguments.seed, arguments.task)
+            status = print_claims(arguments.file)
+        else:
+            status = print_recovery(arguments.file, arguments.seed, arguments.task)
+    for stage in unchecked:
+        print(UNCHECKED.format(stage=stage))
+    return status

@@ -45,11 +45,11 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the tree, or write what was found as JSON."""
-    from ablation.lineage.trace import CannotTrace, trace
+    from ablation.lineage.trace import trace
     from ablation.lineage.trace_tree import print_trace
     from ablation.provenance.manifests import StaleInput
 
-    with report_errors(CannotTrace, StaleInput, OSError, status=2):
+    with report_errors(StaleInput, OSError, ValueError, status=2):
         found = trace(arguments.table, dict(arguments.where), arguments.column, arguments.ledger)
         show_or_save(found, arguments.json, print_trace)
     return 0

@@ -54,17 +54,19 @@ class StudyRecords:
         if not isinstance(study, Study):
             return None
         from ablation.lineage.ledger import ledger_attempts
+        from ablation.provenance.manifests import SEAL, SIGNATURE
         from ablation.provenance.run_records import git_state
 
         ledger = Path((workflow.ledger or LEDGER).format(study=study.study))
         with _stale_results():
             self._attempts = ledger_attempts([ledger] if ledger.is_file() else [])
         code = git_state()
+        seals = [f"{HOME}/{study.study}/{name}" for name in (SEAL, SIGNATURE)]
         return RunFacts(
             name=f"study {study.study}",
             folder=HOME,
             parameters=study.model_dump(mode="json"),
-            workflow_files=source_files(),
+            workflow_files=[*source_files(), *filter(os.path.isfile, seals)],
             commit=code["git_hash"],
             dirty=code["git_dirty"],
             dollars=spent(ledger),

@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
-from ablation.provenance.accepted import ACCEPTED_FILE, oldest_equal_code, read_accepted
+from ablation.lineage.compare import IDENTICAL, Comparison
+from ablation.provenance.accepted import (
+    ACCEPTED_FILE,
+    CHECKED,
+    is_unchecked,
+    oldest_equal_code,
+    read_accepted,
+)
 from ablation.provenance.code_hash import code_hash
-from ablation.provenance.files import write_json
+from ablation.provenance.files import sha256_file, write_bytes, write_json
 from ablation.provenance.manifests import WORKFLOW_COPY, load_manifest
 from ablation.vocabulary.optimizers import unused_modules
 from ablation.vocabulary.stages import script_of
+
+# Makes the results of these manifests again and compares their files.
+Again: TypeAlias = Callable[[Sequence[str]], Sequence[Comparison]]
+# A line of every table and command that shows results of code that was accepted by a reason alone.
+UNCHECKED = (
+    "unchecked: today's code of {stage} was accepted as equal, but has not made the results again "
+    "(`ablation accept {stage} --reproduce`)"
+)
 
 
 class NothingToAccept(ValueError):
     """There is no older code to accept; the message says why."""
 
 
-def accept(stage: str, why: str, root: str | Path, results: str | Path) -> str:
+def accept(
+    stage: str, why: str, root: str | Path, results: str | Path, again: Again | None = None
+) -> str:
     """Record that the code of `stage` still makes the present results; returns a report.
 
-    `results` is a folder below `root`; `why` is kept as the reason. Raises NothingToAccept without
-    a reason, without results of the stage, if the code has not changed, and if the results come
-    from several older codes, which cannot all be equal to today's. Raises StaleInput for a damaged
-    manifest, and ValueError for a damaged accepted.json.
+    `results` is a folder below `root`; `why` is kept as the reason. `again` makes the results of
+    some manifests again, in `root`, and compares their files; then the entry is `checked`, or
+    nothing is recorded. With it, an entry that waits for this check is checked.
+
+    Raises NothingToAccept without a reason, without results of the stage, if the code has not
+    changed, if the results come from several older codes, which cannot all be equal to today's,
+    and if a file that is made again is not identical. Raises StaleInput for a damaged manifest, and
+    ValueError for a damaged accepted.json.
     """
     root = Path(root)
-    if not why.strip():
-        raise NothingToAccept(
-            "--why is empty: give the reason why the change of code changes no result"
-        )
     found: dict[str, list[Path]] = {}
     stages: set[str] = set()
     unused: set[frozenset[str]] = set()
@@ -51,9 +71,15 @@ def accept(stage: str, why: str, root: str | Path, results: str | Path) -> str:
             f"{stage}: these results come from several optimizers, whose code is hashed "
             "separately. Choose those of one optimizer with --results"
         )
-    new = oldest_equal_code(
-        stage, code_hash(root / script_of(stage), leave_out=unused.pop()), entries
-    )
+    code = code_hash(root / script_of(stage), leave_out=unused.pop())
+    new = oldest_equal_code(stage, code, entries)
+    if again and new in found and new != code:
+        entry = next(e for e in entries if (e["stage"], e["new"]) == (stage, code))
+        return _check(entry, found[new], entries, root, again)
+    if not why.strip():
+        raise NothingToAccept(
+            "--why is empty: give the reason why the change of code changes no result"
+        )
     made_now = found.pop(new, [])
     if not found:
         raise NothingToAccept(f"{stage}: the code has not changed since its results were made")
@@ -69,11 +95,67 @@ def accept(stage: str, why: str, root: str | Path, results: str | Path) -> str:
             f"{stage}: {paths[0].parent} was made by code that is accepted already, but "
             f"newer than the oldest of these ({new[:12]}). Run this stage again once."
         )
-    entries.append({"stage": stage, "old": old, "new": new, "why": why.strip()})
-    write_json(root / ACCEPTED_FILE, entries)
-    again = f"\n  {len(made_now)} results of today's code will be made again" if made_now else ""
+    entry = {"stage": stage, "old": old, "new": new, "why": why.strip()}
+    entries.append(entry)
+    if again:
+        checked = _check(entry, paths, entries, root, again)
+    else:
+        write_json(root / ACCEPTED_FILE, entries)
+        checked = UNCHECKED.format(stage=stage)
+    remade = f"\n  {len(made_now)} results of today's code will be made again" if made_now else ""
     return (
         f"{stage}: code {new[:12]} counts as {old[:12]} from now on, because: {why.strip()}\n"
-        f"  {len(paths)} results stay valid, the first in {paths[0].parent}{again}\n"
+        f"  {len(paths)} results stay valid, the first in {paths[0].parent}{remade}\n"
+        f"  {checked}\n"
         f"  {root / ACCEPTED_FILE} has {len(entries)} entries: commit it with the change"
     )
+
+
+def _check(
+    entry: dict, manifests: Sequence[Path], entries: list[dict], root: Path, again: Again
+) -> str:
+    """Make the results again; write the entries if all are identical, else the former ones."""
+    file = root / ACCEPTED_FILE
+    before = file.read_bytes() if file.is_file() else None
+    write_json(file, entries)  # else the copy of the repository would make other fingerprints
+    paths = [path.relative_to(root).as_posix() for path in manifests]
+    try:
+        compared = again(paths)
+        for comparison in compared:
+            if comparison.outcome != IDENTICAL:
+                raise NothingToAccept(
+                    f"{entry['stage']}: made again, {comparison}. Nothing changed"
+                )
+    except BaseException:
+        file.unlink()
+        if before is not None:
+            write_bytes(file, before)
+        raise
+    entry[CHECKED] = {path: sha256_file(root / path) for path in paths}
+    write_json(file, entries)
+    return f"checked: {len(compared)} files of {len(paths)} results, made again, are identical"
+
+
+# ---- what rests on it ---------------------------------------------------------------------------
+
+
+def unchecked_stages(manifests: Iterable[Path], root: Path) -> list[str]:
+    """The stages of those manifests for which accepted.json has no more than a reason."""
+    entries = read_accepted(root)
+    found = set()
+    for path in manifests if entries else ():
+        fingerprint, name = load_manifest(path)["fingerprint"], os.path.relpath(path, root)
+        if is_unchecked(name.replace(os.sep, "/"), sha256_file(path), fingerprint, entries):
+            found.add(fingerprint["stage"])
+    return sorted(found)
+
+
+def unchecked_behind(manifest: Path, root: Path) -> list[str]:
+    """The `unchecked_stages` of a manifest and of everything that it was made from."""
+    pending, behind = [manifest], set()
+    while pending:
+        path = pending.pop()
+        if path not in behind and path.is_file():
+            behind.add(path)
+            pending += [root / name for name in load_manifest(path)["inputs"]]
+    return unchecked_stages(behind, root)

@@ -12,9 +12,9 @@ from ablation.lineage.ledger import LEDGERS, ledger_attempts
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import (
     TRAINING_FACTS,
-    WEIGHT_SUFFIXES,
     StaleInput,
     load_manifest,
+    outputs_here,
     verify_outputs,
 )
 from ablation.provenance.run_records import read_run_record, run_record_path
@@ -65,10 +65,11 @@ def _node(path: str, root: Path, attempts: Mapping[str, list[dict]]) -> dict:
     file = root / path
     manifest = load_manifest(file)
     outputs = manifest["outputs"]
-    here = {
-        n for n in outputs if Path(n).suffix not in WEIGHT_SUFFIXES or (file.parent / n).is_file()
-    }
-    verify_outputs(file, manifest, None if len(here) == len(outputs) else here)
+    here = outputs_here(file, manifest)
+    verify_outputs(file, manifest, here)
+    metrics = file.with_name("metrics.manifest.json")  # of the same sample rows; no table reads it
+    if "samples.parquet" in outputs and metrics.is_file():
+        verify_outputs(metrics, load_manifest(metrics))
     fingerprint, run = manifest["fingerprint"], run_beside(file)
     node = {
         "sha256": sha256_file(file),

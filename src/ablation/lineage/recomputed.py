@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -12,10 +12,15 @@ import pandas as pd
 
 from ablation.analysis.conditions import Condition, per_task_table, read_conditions
 from ablation.analysis.metrics import accuracies
+from ablation.analysis.published import PublishedSettings, side_by_side
 from ablation.analysis.recovery import CONTRAST_COLUMNS, study_tables, table
 from ablation.analysis.recovery_columns import RecoverySettings
 from ablation.provenance.manifests import StaleInput, load_manifest
+from ablation.provenance.tables import read_csv, table_text
 from ablation.vocabulary.protocols import metric_of, tasks_of_row
+
+PUBLISHED_FILE = "resources/published/prefill.json"
+KEYS = ("source", "protocol", "recipe", "against", "seed", "mask", "task", "stage")
 
 
 def read_roles(roles: Mapping[str, Sequence[str]], root: Path) -> dict[str, list[Condition]]:
@@ -49,10 +54,42 @@ def check_cells(
     the table. Raises StaleInput with the first cells that differ.
     """
     settings = RecoverySettings.model_validate(config)
-    text = _tables(name, settings, conditions).to_csv(index=False)
-    rows = list(csv.DictReader(io.StringIO(text)))
-    keys = [key for key in ("recipe", "against", "seed", "mask", "task", "stage") if key in rows[0]]
-    found = [again for again in rows if all(again[key] == row[key] for key in keys)]
+    _compare(name, row, _as_texts(_tables(name, settings, conditions)))
+
+
+def check_published(
+    row: Mapping[str, str], made_by: Mapping, conditions: Sequence[Condition], root: Path
+) -> None:
+    """Compare a row of published.csv with the printed numbers and with what `conditions` give.
+
+    row: its cells as texts. made_by: the manifest of the table. Raises StaleInput with the first
+    cells that differ.
+    """
+    (upstream,) = made_by["inputs"]  # the manifest of recovery.csv
+    config = load_manifest(root / upstream)["fingerprint"]["config"]
+    settings = RecoverySettings.model_validate(config)
+    printed = root / PUBLISHED_FILE
+    if not printed.is_file():
+        raise StaleInput(f"{printed} is missing, which holds the published numbers. Restore it")
+    recovery = _tables("recovery.csv", settings, conditions) if conditions else table([])
+    both = side_by_side(
+        json.loads(printed.read_text("utf-8")),
+        _as_texts(recovery),
+        PublishedSettings.model_validate(made_by["fingerprint"]["config"]),
+    )
+    _compare("published.csv", row, _as_texts(both))
+
+
+def _as_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells of a table as the texts that `trace` reads from its file."""
+    return read_csv(io.StringIO(table_text(frame)), dtype=str, keep_default_na=False)
+
+
+def _compare(name: str, row: Mapping[str, str], again: pd.DataFrame) -> None:
+    """Raise StaleInput unless `again` has one row of the same keys with the same cells."""
+    rows = [{str(name): cell for name, cell in cells.items()} for cells in again.to_dict("records")]
+    keys = [key for key in KEYS if key in again]
+    found = [cells for cells in rows if all(cells[key] == row[key] for key in keys)]
     if len(found) != 1:
         raise StaleInput(f"{name}: the sample rows give no row {', '.join(row[k] for k in keys)}")
     unlike = [cell for cell in found[0] if cell in row and row[cell] != found[0][cell]]

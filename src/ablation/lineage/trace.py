@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ablation.analysis.published import PUBLISHED_SOURCE
 from ablation.analysis.recovery_columns import COLUMN
+from ablation.lineage.accept import unchecked_behind
 from ablation.lineage.lineage import check_input, lineage, run_beside
-from ablation.lineage.recomputed import check_cells, mean_accuracies, read_roles
+from ablation.lineage.recomputed import check_cells, check_published, mean_accuracies, read_roles
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import StaleInput, load_manifest, verify_outputs
 from ablation.provenance.run_records import sum_runs
@@ -44,8 +45,9 @@ def trace(
 
     Returns `cell` (table, row, column, value, formula), `made_by` (the manifest of the table),
     `conditions` ({role: paths of manifests}), `accuracies` (recomputed, {role: mean over the
-    seeds}), `manifests` (as `lineage` returns them) and `totals`. Raises CannotTrace for a row or
-    column that does not exist, and StaleInput for a file that is not as it was made.
+    seeds}), `manifests` (as `lineage` returns them), `unchecked` (stages whose code was accepted
+    without a reproduction) and `totals`. Raises CannotTrace for a row or column that does not
+    exist, and StaleInput for a file that is not as it was made.
     """
     table = Path(table)
     row = find_row(table, where, column)
@@ -83,6 +85,7 @@ def trace(
         "conditions": conditions,
         "accuracies": _recomputed(conditions, row, manifest, root),
         "manifests": nodes,
+        "unchecked": unchecked_behind(root / path, root),
         "totals": sum_runs([own, *nodes.values()]),
     }
 
@@ -94,14 +97,18 @@ KEYS = (
 )
 
 
-def verify_table(table: Path) -> None:
-    """Raise StaleInput if the manifest of `table` recorded another hash."""
+def verify_table(table: Path) -> list[str]:
+    """Raise StaleInput if the manifest of `table` recorded another hash.
+
+    Returns the stages behind it whose code was accepted without a reproduction.
+    """
     row = read_table(table, (), dtype=str, keep_default_na=False).iloc[0].to_dict()
     try:
         path, root = _table_manifest(table, row)
     except CannotTrace:
-        return  # a copy outside a study has no manifest
+        return []  # a copy outside a study has no manifest
     verify_outputs(root / path, load_manifest(root / path), {table.name})
+    return unchecked_behind(root / path, root)
 
 
 def find_row(table: Path, where: Mapping[str, str], column: str) -> dict[str, str]:
@@ -254,9 +261,12 @@ def _are_scores(paths: Iterable[str], root: Path) -> bool:
 
 
 def _check_row(name: str, row: Mapping, made_by: Mapping, paths: Iterable[str], root: Path) -> None:
-    """Compute every cell of a row of the recovery stage again from the sample rows."""
-    if made_by["fingerprint"]["stage"] != FIRST.tables["recovery"].made_by:
+    """Compute every cell of a row of recovery.csv, per_task.csv, contrasts.csv or published.csv."""
+    if made_by["fingerprint"]["stage"] not in TABLES_WITH_ROLES:
         return
     scored = [path for path in paths if _are_scores([path], root)]
     (conditions,) = read_roles({"all": scored}, root).values()
-    check_cells(name, row, made_by["fingerprint"]["config"], conditions)
+    if made_by["fingerprint"]["stage"] == FIRST.tables["published"].made_by:
+        check_published(row, made_by, conditions, root)
+    else:
+        check_cells(name, row, made_by["fingerprint"]["config"], conditions)

@@ -9,6 +9,7 @@ from rich.tree import Tree
 
 from ablation.analysis.recovery_columns import COLUMN
 from ablation.console.tables import TextConsole, styled
+from ablation.lineage.accept import UNCHECKED
 from ablation.lineage.lineage import count_of
 from ablation.lineage.trace import LETTERS
 from ablation.provenance.run_records import describe_machine, sum_runs
@@ -39,6 +40,8 @@ def print_trace(found: Mapping) -> None:
             _add(branch, path, nodes, cell["row"].get("task"), families, printed)
     if not nodes:
         tree.add("a published number: resources/published/, docs/published.md")
+    for stage in found["unchecked"]:
+        tree.add(styled(UNCHECKED.format(stage=stage), "bold red"))
     tree.add(_totals(found["totals"]))
     TextConsole().print(tree)
 

@@ -3,7 +3,8 @@
 The file is at the root of the repository and is committed. Each entry states that the `new` code of
 a `stage` makes the same results as the `old` code, and `why`. The fingerprint of the stage then
 names the oldest of its equal codes. So neither fingerprints nor manifests change, and Snakemake
-runs nothing again.
+runs nothing again. `checked` is {path of a manifest: sha256} of the results that the new code made
+again identically; an entry without it rests on its reason alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ACCEPTED_FILE = "accepted.json"
-KEYS = {"stage", "old", "new", "why"}
+KEYS, CHECKED = {"stage", "old", "new", "why"}, "checked"
 
 
 def read_accepted(root: str | Path) -> list[dict]:
@@ -24,10 +25,12 @@ def read_accepted(root: str | Path) -> list[dict]:
     file = Path(root) / ACCEPTED_FILE
     try:
         entries = json.loads(file.read_text("utf-8")) if file.is_file() else []
-        if isinstance(entries, list) and all(set(entry) == KEYS for entry in entries):
+        if isinstance(entries, list) and all(
+            set(e) - {CHECKED} == KEYS and isinstance(e.get(CHECKED, {}), dict) for e in entries
+        ):
             return entries
         problem = "the content has another form"
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         problem = str(error)
     raise ValueError(
         f"{file}: {problem}; a list of objects with the keys {', '.join(sorted(KEYS))} was "
@@ -41,3 +44,16 @@ def oldest_equal_code(stage: str, code: str, entries: Sequence[Mapping]) -> str:
     while code in older:
         code = older.pop(code)  # `pop`, so that a circle of entries ends too
     return code
+
+
+def is_unchecked(path: str, sha256: str, fingerprint: Mapping, entries: Sequence[Mapping]) -> bool:
+    """Whether only a reason, and no reproduction, says that accepted code makes a result.
+
+    path, sha256, fingerprint: those of the manifest of the result.
+    """
+    stage, code = fingerprint["stage"], fingerprint["code"]
+    own = [entry for entry in entries if entry["stage"] == stage]
+    if any(entry.get(CHECKED, {}).get(path) == sha256 for entry in own):
+        return False
+    trusted = [entry["new"] for entry in own if not entry.get(CHECKED)]
+    return any(oldest_equal_code(stage, new, entries) == code for new in trusted)

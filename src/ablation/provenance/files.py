@@ -39,6 +39,11 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def json_text(value: object) -> str:
+    """JSON with sorted keys, two spaces and a final newline; equal values, equal texts."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+
+
 # ---- writing --------------------------------------------------------------------------------
 
 
@@ -54,8 +59,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write JSON with sorted keys, two spaces and a final newline; equal values, equal bytes."""
-    write_text(path, json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n")
+    """Write the `json_text` of a value."""
+    write_text(path, json_text(value))
 
 
 def write_json_lines(path: str | Path, records: Iterable[Mapping]) -> None:

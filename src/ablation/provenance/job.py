@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ablation.console.progress import copy_output_to
-from ablation.provenance.manifests import read_inputs, write_manifest
+from ablation.provenance.manifests import read_inputs, verify_history, write_manifest
 from ablation.provenance.run_records import run_record
 
 
@@ -46,15 +46,23 @@ class Job:
         write_manifest(self.output.manifest, self.fingerprint, outputs, **facts)
 
 
-def run(main: Callable[[Job], None], snakemake: Any, only: Iterable[str] | None = None) -> None:
+def run(
+    main: Callable[[Job], None],
+    snakemake: Any,
+    only: Iterable[str] | None = None,
+    history: bool = False,
+) -> None:
     """Run the `main` of a script, with a log, and with a run record if the rule declares one.
 
     The inputs are verified first. If `only` is given, these files are verified and the other
     outputs of upstream jobs may be missing, such as weights that were left on another machine.
+    With `history`, everything that the inputs were made from is verified too.
     """
     record = snakemake.output.get("run")
     recorded: AbstractContextManager[dict] = run_record(record) if record else nullcontext({})
     with copy_output_to(snakemake.log[0]), recorded as facts:
         job = Job(snakemake, only)
+        if history:
+            verify_history(job.inputs.values())
         job.record = facts
         main(job)

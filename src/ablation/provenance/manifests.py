@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from ablation.provenance.files import (
 
 # The folder in results/ with the files of the workflow that an RO-Crate contains; it is no study.
 WORKFLOW_COPY = "_workflow"
+# The files of `ablation seal` in the folder of a study; no rule depends on them.
+SEAL, SIGNATURE = "seal.json", "seal.json.sig"
 # What the manifest of a checkpoint says of its training, and those of its scores repeat. records:
 # sha256 of the file of finetuning records. families: the families of these records.
 TRAINING_FACTS = ("recipe", "seed", "train_leaks", "steps", "records", "families")
@@ -99,13 +101,27 @@ def read_manifest(path: str | Path, expected: str, only: Container[str] | None =
             f"{str(found)[:12]}, expected {expected[:12]}). {_next_action(path)}"
         )
     _refuse_edited(path, manifest)
-    for name, sha256 in manifest["inputs"].items():
-        if Path(name).is_file() and sha256_file(name) != sha256:
-            raise StaleInput(
-                f"{path} was made from another {name} than the current one. {_next_action(path)}"
-            )
+    _refuse_other_inputs(path, manifest)
     verify_outputs(path, manifest, only)
     return manifest
+
+
+def verify_history(manifests: Iterable[Mapping]) -> None:
+    """Verify everything that `manifests` were made from, down to the data.
+
+    Files that are not here are left out, such as removed weights. Raises StaleInput.
+    """
+    pending = [path for manifest in manifests for path in manifest["inputs"]]
+    verified: set[str] = set()
+    while pending:
+        path = pending.pop()
+        if path in verified or not Path(path).is_file():
+            continue
+        verified.add(path)
+        manifest = load_manifest(path)
+        _refuse_other_inputs(path, manifest)
+        verify_outputs(path, manifest, outputs_here(path, manifest))
+        pending += manifest["inputs"]
 
 
 def load_manifest(path: str | Path) -> Manifest:
@@ -123,6 +139,14 @@ def _refuse_edited(path: str | Path, manifest: Mapping) -> None:
         raise StaleInput(
             f"{path} has been edited: its entry `sha256` does not match. {_next_action(path)}"
         )
+
+
+def _refuse_other_inputs(path: str | Path, manifest: Mapping) -> None:
+    for name, sha256 in manifest["inputs"].items():
+        if Path(name).is_file() and sha256_file(name) != sha256:
+            raise StaleInput(
+                f"{path} was made from another {name} than the current one. {_next_action(path)}"
+            )
 
 
 def _parse_manifest(path: Path) -> Manifest:
@@ -144,25 +168,41 @@ def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | N
     A file that the manifest does not list, in a folder of its outputs, is refused too. If `only` is
     given, the other outputs are not verified.
     """
+    for problem in output_problems(path, manifest, only):
+        raise StaleInput(problem)
+
+
+def outputs_here(path: str | Path, manifest: Mapping) -> set[str]:
+    """The names of all outputs of a manifest, but for weights that were removed."""
+    home = Path(path).parent
+    names = manifest["outputs"]
+    return {n for n in names if Path(n).suffix not in WEIGHT_SUFFIXES or (home / n).is_file()}
+
+
+def output_problems(
+    path: str | Path, manifest: Mapping, only: Container[str] | None = None
+) -> Iterator[str]:
+    """One sentence for each output for which `verify_outputs` raises an error."""
     home, listed = Path(path).parent, manifest["outputs"]
     recorded = {n: entry for n, entry in listed.items() if only is None or n in only}
     for name, entry in recorded.items():
         file = home / name
         if not file.is_file():
-            raise StaleInput(
+            yield (
                 f"{file} is missing, but {path} lists it. It was removed, or `ablation push` left "
                 f"it out (keep_weights). {_next_action(path)}"
             )
+            continue
         size = file.stat().st_size
         if size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
-            raise StaleInput(
+            yield (
                 f"{file} has changed since {path} was written ({size} bytes now, "
                 f"{entry['bytes']} then, or other content). {_next_action(path)}"
             )
     for folder in {(home / name).parent for name in recorded if "/" in name}:
         for file in visible_files(folder):
             if os.path.relpath(file, home) not in recorded:
-                raise StaleInput(f"{file} is not in {path}. Remove it. Or: {_next_action(path)}")
+                yield f"{file} is not in {path}. Remove it. Or: {_next_action(path)}"
 
 
 # ---- next actions ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
@@ -38,7 +38,7 @@ def table_text(frame: pd.DataFrame) -> str:
     return '"'.join(parts)
 
 
-def read_csv(file: str | Path, **options: Any) -> pd.DataFrame:
+def read_csv(file: str | Path | IO[str], **options: Any) -> pd.DataFrame:
     """The table that `write_table` wrote; `options` are those of `pandas.read_csv`."""
     return _with_texts(pd.read_csv(file, **options), _as_it_was)
 

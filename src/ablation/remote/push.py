@@ -12,7 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ablation.provenance.files import canonical_json, sha256_file, visible_files
-from ablation.provenance.manifests import WEIGHT_SUFFIXES, load_manifest, verify_outputs
+from ablation.provenance.manifests import (
+    SEAL,
+    SIGNATURE,
+    WEIGHT_SUFFIXES,
+    load_manifest,
+    verify_outputs,
+)
 from ablation.provenance.run_records import git_state, run_record_path
 from ablation.remote.snakemake_metadata import (
     fetch_metadata,
@@ -117,10 +123,10 @@ def pull(
 def results_of(study: str) -> tuple[dict[str, dict], list[str]]:
     """({file: {sha256, bytes}}, manifests that are left out) of results/<study>.
 
-    The files are manifests, their outputs and run records, and other files with metadata of
-    Snakemake. Removed weights have the entry of their manifest. A result is left out if its inputs
-    have changed since it was made. Raises StaleInput for a damaged file, and StoreError if there
-    are no results.
+    The files are manifests, their outputs and run records, the seal with its signature, and other
+    files with metadata of Snakemake. Removed weights have the entry of their manifest. A result is
+    left out if its inputs have changed since it was made. Raises StaleInput for a damaged file, and
+    StoreError if there are no results.
     """
     home, common = Path("results") / study, Path(COMMON_TABLE)
     manifests = {path: load_manifest(path) for path in sorted(home.rglob("*manifest.json"))}
@@ -141,6 +147,7 @@ def results_of(study: str) -> tuple[dict[str, dict], list[str]]:
         gone = {n for n in manifest["outputs"] if _dropped(path.parent / n)}
         verify_outputs(path, manifest, set(manifest["outputs"]) - gone if gone else None)
         files |= inside | {record: _entry(Path(record)) for record in records}
+    files |= {p.as_posix(): _entry(p) for p in (home / SEAL, home / SIGNATURE) if p.is_file()}
     others = (p for p in visible_files(home) if p.as_posix() not in known)
     files |= {p.as_posix(): _entry(p) for p in others if metadata_file(p.as_posix()).is_file()}
     table = home / "recovery.csv"

@@ -127,6 +127,15 @@ def test_a_crate_is_valid(jobs, crate_findings):
     assert crate_findings("results") == []
 
 
+def test_a_seal_and_its_signature_are_in_the_crate_where_they_stand(jobs, crate_findings):
+    for name in ("seal.json", "seal.json.sig"):
+        Path(f"results/tiny/{name}").write_text(name)
+    entities = written(jobs)
+    for name in ("seal.json", "seal.json.sig"):
+        assert entities[f"tiny/{name}"]["sha256"] == hashlib.sha256(name.encode()).hexdigest()
+    assert crate_findings("results") == []
+
+
 # ---- completeness --------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import pytest
 from ablation.cli.main import main
 from ablation.lineage.trace import CannotTrace, trace
 from ablation.lineage.trace_tree import print_trace
-from ablation.provenance.files import write_json, write_json_lines
+from ablation.provenance.files import sha256_file, write_json, write_json_lines
 from ablation.provenance.manifests import StaleInput
 from ablation.provenance.tables import write_table
 from tests.support.small_results import HOME, ITEMS, RECIPES, SEEDS, TASKS, make, manifest
@@ -256,6 +256,27 @@ def test_the_command_table_believes_no_edited_table(here, capsys):
         table.write_text(whole)
     assert main(["table", "results"]) == 1
     assert "results is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["table", "trace", "verify"])
+def test_what_rests_on_code_that_was_accepted_by_a_reason_alone_is_marked(here, capsys, command):
+    row = ["--where", *(f"{k}={v}" for k, v in ROW.items()), "--column", "gain"]
+    arguments = {"table": ["table", TABLE], "trace": ["trace", TABLE, *row], "verify": ["verify"]}
+    checkpoint = f"{HOME}/stage3_finetune/3B/seed1/manifest.json"
+    stage, code = "stage3_finetune", json.loads(Path(checkpoint).read_text())["fingerprint"]["code"]
+    entry = {"stage": stage, "old": code, "new": "1" * 64, "why": "renamed"}
+    others = [entry | {"stage": "stage1_metrics"}, entry | {"old": "2" * 64}]
+    checked = {p.as_posix(): sha256_file(p) for p in Path(HOME).rglob("seed*/manifest.json")}
+    for entries, marked in (
+        ([entry], True),
+        (others, False),
+        ([entry | {"checked": checked}], False),
+        ([entry, entry | {"new": "3" * 64, "checked": checked}], False),
+    ):
+        write_json("accepted.json", entries)
+        assert main(arguments[command]) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        assert ("unchecked: today's code of stage3_finetune" in told) == marked
 
 
 @pytest.mark.parametrize("line", ["no json", '{"what": "attempt"}', None])

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from ablation.cli.main import main
-from ablation.lineage.accept import NothingToAccept, accept
+from ablation.lineage.accept import NothingToAccept, accept, unchecked_stages
+from ablation.lineage.compare import DIFFERENT, IDENTICAL, Comparison
 from ablation.provenance.accepted import oldest_equal_code, read_accepted
 from ablation.provenance.code_hash import code_hash
+from ablation.provenance.files import sha256_file
 from ablation.provenance.fingerprints import make_fingerprint
 from ablation.provenance.manifests import StaleInput, read_manifest, write_manifest
 
@@ -31,8 +33,16 @@ class Workshop:
         path = self.manifest.parents[1] / folder / "manifest.json"
         write_manifest(path, self.fingerprint(**config), [])
 
-    def accept(self, why="renamed a variable", stage="stage3_finetune", results="results"):
-        return accept(stage, why, self.root, results)
+    def accept(
+        self, why="renamed a variable", stage="stage3_finetune", results="results", again=None
+    ):
+        return accept(stage, why, self.root, results, again)
+
+    def entries(self):
+        return json.loads((self.root / "accepted.json").read_text())
+
+    def unchecked(self):
+        return unchecked_stages([self.manifest], self.root)
 
     def current(self):
         return read_manifest(self.manifest, self.fingerprint()["hash"])
@@ -73,6 +83,69 @@ def test_several_refactorings_are_accepted_and_a_later_change_counts(work):
         work.current()
     work.write_code("y = 1")  # the code that was accepted first
     assert work.fingerprint() == before
+
+
+# ---- checked by making the results again --------------------------------------------------------
+
+
+def made_again(work, *outcomes):
+    """Stands for `reproduce`, which needs Snakemake; a job of it would find its result current."""
+
+    def again(manifests):
+        assert manifests == ["results/micro/stage/manifest.json"] and work.current()
+        return [Comparison("model", outcome) for outcome in outcomes]
+
+    return again
+
+
+def test_what_is_accepted_without_being_made_again_is_unchecked(work):
+    assert work.unchecked() == []
+    work.write_code("y = 1")
+    assert "unchecked: today's code of stage3_finetune" in work.accept()
+    assert work.unchecked() == ["stage3_finetune"]
+    assert "checked" not in work.entries()[0]
+
+
+def test_what_was_made_again_identically_is_checked(work):
+    work.write_code("y = 1")
+    assert "checked: 2 files" in work.accept(again=made_again(work, IDENTICAL, IDENTICAL))
+    assert work.unchecked() == []
+    (entry,) = work.entries()
+    assert entry["checked"] == {"results/micro/stage/manifest.json": sha256_file(work.manifest)}
+    assert work.current()
+
+
+def test_what_is_not_identical_is_not_accepted(work):
+    work.write_code("y = 1")
+    with pytest.raises(NothingToAccept, match="model: different"):
+        work.accept(again=made_again(work, IDENTICAL, DIFFERENT))
+    assert not (work.root / "accepted.json").exists()
+    with pytest.raises(StaleInput):
+        work.current()
+
+
+def test_an_unchecked_refactoring_can_be_checked_later(work):
+    work.write_code("y = 1")
+    work.accept()
+    before = work.entries()
+    with pytest.raises(NothingToAccept, match="different"):
+        work.accept(why="", again=made_again(work, DIFFERENT))
+    assert work.entries() == before and work.unchecked()
+    work.accept(why="", again=made_again(work, IDENTICAL))
+    assert len(work.entries()) == 1 and work.unchecked() == []
+
+
+def test_code_that_makes_the_same_results_checks_the_refactorings_before_it(work):
+    for text in ("y = 1", "z = 1"):
+        work.write_code(text)
+        work.accept()
+    work.accept(why="", again=made_again(work, IDENTICAL))
+    assert work.unchecked() == []
+    work.make(folder="stage", lr=2)  # another result, which only the reason covers
+    assert work.unchecked() == ["stage3_finetune"]
+
+
+# ---- what is refused ----------------------------------------------------------------------------
 
 
 def test_only_the_named_stage_is_accepted(work):
@@ -134,7 +207,16 @@ def test_a_circle_of_entries_ends():
     assert oldest_equal_code("s", "1", circle) in ("1", "2")
 
 
-@pytest.mark.parametrize("text", ['{"stage": "s"}', '[{"stage": "s"}]', "[1]", "<<<<<<< ours\n["])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"stage": "s"}',
+        '[{"stage": "s"}]',
+        '[{"stage": "s", "old": "1", "new": "2", "why": "", "checked": "yes"}]',
+        "[1]",
+        "<<<<<<< ours\n[",
+    ],
+)
 def test_a_malformed_file_is_named(work, monkeypatch, capsys, text):
     """For example after a merge with a conflict."""
     (work.root / "accepted.json").write_text(text)

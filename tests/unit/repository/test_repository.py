@@ -169,6 +169,17 @@ def test_licence_and_version_agree_with_the_citation():
     assert "Apache License" in licence and "Version 2.0" in licence
 
 
+def test_a_proof_is_claimed_only_where_a_signature_is():
+    """Hashes find what was edited by accident, but whoever edits can compute them again."""
+    claim = re.compile(r"\b(provabl[ey]|prove[ns]?|proof|tamper-?proof|unforgeable)\b", re.I)
+    files = [ROOT / name for name in ("README.md", "CITATION.cff", "pyproject.toml")]
+    files += [*ROOT.glob("docs/*.md"), *ROOT.glob("src/**/*.py"), *ROOT.glob("config/*.md")]
+    found = [
+        f"{f}: {line}" for f in files for line in f.read_text().splitlines() if claim.search(line)
+    ]
+    assert [line for line in found if "signature" not in line] == []
+
+
 def test_every_caption_of_the_report_is_used_and_every_page_has_one():
     rules = "".join(file.read_text() for file in (ROOT / "rules").glob("*.smk"))
     for kind in ("table", "figure"):
