@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo demo-bridge report test test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo demo-bridge worlds report test test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -37,6 +37,15 @@ test-report: report $(VENV)/.ready-dev  # test that page in a headless browser (
 demo-bridge: $(VENV)/.ready  # run the second study and show its claims
 	$(BIN)/snakemake --cores all --quiet reason host --configfile config/bridge.yaml -- bridge
 	@$(BIN)/ablation table results/micro/bridge/claims.csv
+
+# Each world has a base of its own. A world whose base does not learn its tasks has no results.
+WORLDS ?= 7201 7202 7203 7204 7205 7206 7207 7208
+worlds: $(VENV)/.ready  # run eight worlds, each with a base of its own, and pool their recovery (hours)
+	for world in $(WORLDS); do seed="seed: $$world"; \
+	  $(BIN)/snakemake --cores all --quiet reason host --configfile config/worlds.yaml --config study=world$$world \
+	    world="{$$seed, items: {$$seed}, finetuning: {$$seed}, pretrain: {$$seed}}" \
+	    -- results/world$$world/recovery.csv || echo "world $$world has no results" >&2; done
+	$(BIN)/ablation worlds results/world*/recovery.csv --write results/worlds
 
 test: $(VENV)/.ready-dev  # run every test that needs no GPU, no cluster and no fake market
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not slurm and not e2e"

@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
         help="Pool the recovery of several worlds, with an interval for a new world.",
         description="Read the recovery tables of several studies that differ in their world, and "
         "print R and net R of each world, their mean over the population of worlds, and the "
-        "interval that holds the value of a new world (docs/studies/worlds.md).",
+        "interval that holds the value of a new world (docs/statistics.md).",
     )
     worlds.add_argument(
         "files", type=Path, nargs="+", metavar="FILE", help="A recovery.csv of each world."
