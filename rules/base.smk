@@ -76,9 +76,9 @@ if PATHS.own_records:
             run=f"{PATHS.instructions}_of/{{recipe}}/run.json",
         log:
             f"{LOGS}/recipe_instructions/{{recipe}}.log",
-        localrule: True
         wildcard_constraints:
             recipe="|".join(PATHS.own_records),
+        localrule: True
         conda:
             "../environment.yml"
         params:

@@ -72,6 +72,7 @@ pins:
   other/unused: null
 evaluation: {{tasks: [arc_easy, published_arc_easy, piqa]}}
 instructions: {{data: yahma/alpaca-cleaned, count: 99}}
+recipes: {{3B: {{train_mask: prefill_bidir}}}}
 """
 
 

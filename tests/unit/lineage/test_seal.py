@@ -12,13 +12,15 @@ import pytest
 from snakemake.iocontainers import Namedlist
 
 from ablation.analysis.published import PublishedSettings, side_by_side
+from ablation.analysis.published_training import training_settings
 from ablation.cli.main import main
+from ablation.config.load import load_study
 from ablation.lineage.trace import trace
 from ablation.provenance.files import sha256_file, write_json
 from ablation.provenance.manifests import StaleInput, load_manifest, write_manifest
 from ablation.provenance.tables import read_csv, write_table
 from ablation.remote.push import pull, push
-from tests.support.small_results import CONFIG, HOME, STUDY, make, manifest
+from tests.support.small_results import CONFIG, HOME, RECIPES, STUDY, make, manifest
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = ROOT / "workflow/scripts"
@@ -366,7 +368,11 @@ def published(here):
     Path("resources/published").mkdir(parents=True)
     printed = Path("resources/published/prefill.json")
     shutil.copy(ROOT / printed, printed)
+    with contextlib.chdir(ROOT):
+        study = load_study({}, ROOT / "config")
+    trainings = {recipe: training_settings(study, recipe) for recipe in RECIPES}
     config = {"named": {"model": "m", "metric": "acc"}, "criteria": CONFIG["criteria"]}
+    config |= {"trainings": trainings}
     recovery = read_csv(f"{HOME}/recovery.csv", dtype=str, keep_default_na=False)
     table = side_by_side(
         json.loads(printed.read_text()), recovery, PublishedSettings.model_validate(config)

@@ -96,9 +96,13 @@ def test_a_training_and_its_scoring_can_be_one_job(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"executor": "vast", "groups": groups}))
     study = ("--configfile", "config/ministral3b.yaml", "--jobs", "4")
     text = snakemake("--profile", str(tmp_path), "-n", "results/recovery.csv", *study)
+    real = yaml.safe_load((ROOT / "config/ministral3b.yaml").read_text())
+    trained = {"short": 0, "long": 0}
+    for recipe in real["recipes"]:
+        trained["long" if recipe.startswith("5") else "short"] += len(real["seeds"])
     for name, rules in {"short": "Stage [34]", "long": "Stage 5"}.items():
         jobs = text.split(f"Group job {name} ")[1:]
-        assert len(jobs) == 3, "one a recipe"
+        assert len(jobs) == trained[name], "one a recipe and seed"
         assert all(len(re.findall(rf"^    Job \d+: {rules}", job, re.M)) == 2 for job in jobs)
 
 
