@@ -23,7 +23,7 @@ SEEDS = ["31", "32", "33"] if os.environ.get("ABLATION_STUDY") == "whole" else [
 
 # The recipes that choose families of records.
 OWN_RECORDS = ["3B-open", "3B-no-hellaswag-piqa", "3B-no-challenge-winogrande"]
-OWN_RECORDS = OWN_RECORDS if len(SEEDS) > 1 else OWN_RECORDS[1:2]
+OWN_RECORDS = OWN_RECORDS if len(SEEDS) > 1 else []  # in `make test`: test_any_model.py
 
 
 def copy_of_the_repository(folder: Path) -> Path:
@@ -147,7 +147,7 @@ def one_seed(folder: Path) -> None:
     file = folder / "config/default.yaml"
     text, cut = re.subn(r"^seeds: \[31, 32, 33\]", "seeds: [31]", file.read_text(), flags=re.M)
     assert cut == 1
-    for name in ("3B-open", "3B-no-challenge-winogrande"):
+    for name in ("3B-open", "3B-no-hellaswag-piqa", "3B-no-challenge-winogrande"):
         text, cut = re.subn(rf"^  {name}:.*\n(    .*\n)*", "", text, flags=re.M)
         assert cut == 1
     file.write_text(text)

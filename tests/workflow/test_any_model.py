@@ -22,6 +22,7 @@ SHAPE = {
 }
 
 
+FEWER = {"micro_piqa": 1, "open": 1}  # the families of the records of a second recipe
 KINDS = {"llama": (LlamaForCausalLM, LlamaConfig), "qwen3": (Qwen3ForCausalLM, Qwen3Config)}
 
 
@@ -42,7 +43,7 @@ class Study:
             "study": name,
             "base": str(self.base),
             "seeds": [1],
-            "recipes": {"3B": {"train_mask": "prefill_bidir"}},
+            "recipes": {"3B": {"train_mask": "prefill_bidir"}, "3B-fewer": {"records": FEWER}},
             "finetune": {"max_steps": 3, "warmup_steps": 1, "log_steps": 1, "eval_steps": 2}
             | {"stops": {"no_learning": None}},
             "evaluation": {"limit": 5},
@@ -68,7 +69,14 @@ def studies(tmp_path_factory):
 def test_stages_run_on_another_decoder(studies, name):
     results = studies[name].checkout.folder / "results" / name
     table = pd.read_csv(results / "recovery.csv")
-    assert set(table.study) == {name} and set(table.n) == {5, 25}
+    assert set(table.study) == {name} and set(table.n) == {5, 20, 25}
+    exposure = table[table.recipe == "3B-fewer"].groupby("exposure").task.unique()
+    assert set(exposure["trained"]) == {"micro_piqa", "macro_trained"}
+    assert set(exposure["mixed"]) == {"macro"} and "macro_held_out" in set(exposure["held_out"])
+    assert set(table[table.recipe == "3B"].exposure) == {"trained"}
+    manifest = results / "base/instructions_of/3B-fewer/manifest.json"
+    records = [json.loads(line) for line in open(manifest.with_name("finetune.jsonl"))]
+    assert {record["family"] for record in records} == set(FEWER)
     summary = results / "stage3_finetune/3B/seed1/summary.json"
     assert json.loads(summary.read_text())["steps"] == 3
 

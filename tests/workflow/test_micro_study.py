@@ -45,7 +45,8 @@ def test_the_table_has_the_promised_shape(recovery):
     assert set(recovery.recipe) == set(RECIPES)
     assert set(recovery["mask"]) == {"causal", "prefill_bidir", "full_bidir"}
     assert set(recovery.seed) == {*SEEDS, "all"}
-    assert set(recovery.task) == {*TASKS, "macro", "macro_trained", "macro_held_out"}
+    partial = {"macro_trained", "macro_held_out"} if OWN_RECORDS else set()
+    assert set(recovery.task) == {*TASKS, "macro"} | partial
     assert (recovery.comparable == "true").all() or set(recovery.comparable) == {True}
 
 
@@ -78,6 +79,7 @@ def test_causal_finetuning_gives_less_back(micro):
     assert found.recovered_difference_low > 0
 
 
+@pytest.mark.skipif(not OWN_RECORDS, reason="make test-study trains these recipes")
 def test_what_comes_back_comes_back_where_the_records_have_the_family(recovery):
     for recipe in OWN_RECORDS:
         trained, held_out = (
@@ -242,7 +244,8 @@ def test_the_table_prints_readably(micro):
 
 
 def test_make_demo_ends_with_a_verified_and_unsigned_study(micro):
-    verified, seal = micro.said["stdout"].splitlines()[-2:]
+    said = micro.said["stdout"].splitlines()
+    verified, seal = [line for line in said if not line.startswith("make")][-2:]  # make[1]: Leaving
     assert verified.startswith("results/micro: ") and verified.endswith(": as they were made")
     assert seal.startswith("unsigned")
 
