@@ -74,8 +74,8 @@ def test_stages_run_on_another_decoder(studies, name):
     assert set(exposure["trained"]) == {"micro_piqa", "macro_trained"}
     assert set(exposure["mixed"]) == {"macro"} and "macro_held_out" in set(exposure["held_out"])
     assert set(table[table.recipe == "3B"].exposure) == {"trained"}
-    manifest = results / "base/instructions_of/3B-fewer/manifest.json"
-    records = [json.loads(line) for line in open(manifest.with_name("finetune.jsonl"))]
+    lines = (results / "base/instructions_of/3B-fewer/finetune.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     assert {record["family"] for record in records} == set(FEWER)
     summary = results / "stage3_finetune/3B/seed1/summary.json"
     assert json.loads(summary.read_text())["steps"] == 3
