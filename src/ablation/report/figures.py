@@ -146,7 +146,7 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
     over_all = alt.datum.seed == ALL_SEEDS
     size = alt.condition(over_all, alt.value(90), alt.value(28))
     width = alt.condition(over_all, alt.value(2.5), alt.value(1))
-    panel_width, panel_height = 300, max(80, 7 * len(slots) * len(models))
+    panel_width = 300
     panels = []
     for task in sorted(tasks_of(frame), key=lambda t: t not in MACROS):
         rows = frame[frame.task == task]
@@ -165,7 +165,9 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
             .encode(x="to:Q", text="stars:N"),
             ends.encode(**place, shape=shape, x="edge:Q", angle=alt.Angle("angle:Q", scale=None)),
         ]
-        panel = {"width": panel_width, "height": panel_height}
+        # a recipe takes the same height in all panels, also where few recipes have the task
+        height = max(80, 7 * len(slots) * rows.model.nunique())
+        panel = {"width": panel_width, "height": height}
         panels.append(alt.layer(*layers).properties(title=f"{task}, {items(rows.n)}", **panel))
     notes = [
         "B: base under causal. A: base under the mask. P: finetuned, under the mask. At 0 (dotted) "
