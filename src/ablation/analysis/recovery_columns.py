@@ -164,24 +164,33 @@ def _difference(
     ]
 
 
-def _recovered(
-    end: str, meaning: str, read: Callable[[Ratio], Value], kind: Kind = "number"
-) -> Column:
-    def compute(row: Comparison) -> Value:
-        return None if row.recovered is None else read(row.recovered)
+def _ratio(
+    name: str,
+    meaning: str,
+    formula: str,
+    roles: tuple[str, ...],
+    ratio: Callable[[Comparison], Ratio | None],
+    meaning_of_status: str,
+    status: Callable[[Comparison], Value],
+) -> list[Column]:
+    """The columns of a ratio: its value, its interval, and its status."""
 
-    roles = ("baseline", "ablated", "after")
-    name, formula = f"recovered{end}", "(P - A) / (B - A)"
-    return Column(name, meaning, compute, kind, formula, roles, is_value=not end)
+    def column(end: str, meaning: str, read: Callable[[Ratio], float | None]) -> Column:
+        def compute(row: Comparison) -> Value:
+            found = ratio(row)
+            return None if found is None else read(found)
 
+        return Column(name + end, meaning, compute, "number", formula, roles, is_value=not end)
 
-def _net(end: str, meaning: str, read: Callable[[Ratio], Value]) -> Column:
-    def compute(row: Comparison) -> Value:
-        return None if row.net is None else read(row.net)
+    def end_of(ratio: Ratio, end: int) -> float | None:
+        return None if ratio.interval is None else ratio.interval[end]
 
-    roles = ("after", "control_causal", "control_ablated")
-    name, formula = f"net_recovered{end}", "(P - D) / (C - D)"
-    return Column(name, meaning, compute, "number", formula, roles, is_value=not end)
+    return [
+        column("", meaning, lambda found: found.value),
+        column("_low", f"Lower end of the interval of `{name}`.", lambda r: end_of(r, 0)),
+        column("_high", f"Upper end of the interval of `{name}`.", lambda r: end_of(r, 1)),
+        Column(f"{name}_status", meaning_of_status, status, "words", formula, roles, False),
+    ]
 
 
 _TABLE = (
@@ -284,27 +293,15 @@ _TABLE = (
         formula="P / B",
         roles=("baseline", "after"),
     ),
-    _recovered(
-        "",
+    *_ratio(
+        "recovered",
         "(P - A) / (B - A), the fraction of the lost accuracy that finetuning gives back.",
-        lambda ratio: ratio.value,
-    ),
-    _recovered(
-        "_low",
-        "Lower end of the interval of `recovered`.",
-        lambda ratio: ratio.interval.low if ratio.interval else None,
-    ),
-    _recovered(
-        "_high",
-        "Upper end of the interval of `recovered`.",
-        lambda ratio: ratio.interval.high if ratio.interval else None,
-    ),
-    _recovered(
-        "_status",
+        "(P - A) / (B - A)",
+        ("baseline", "ablated", "after"),
+        lambda row: row.recovered,
         "`estimable`, or `not_estimable` if nothing was lost or the interval is unbounded; "
         "`no_samples` in published rows.",
-        lambda ratio: ratio.status,
-        "words",
+        lambda row: None if row.recovered is None else row.recovered.status,
     ),
     Column(
         "control",
@@ -326,30 +323,15 @@ _TABLE = (
         formula="D",
         roles=("control_ablated",),
     ),
-    _net(
-        "",
+    *_ratio(
+        "net_recovered",
         "(P - D) / (C - D), the fraction of the gap between equally finetuned models that training "
         "under the ablation closes.",
-        lambda ratio: ratio.value,
-    ),
-    _net(
-        "_low",
-        "Lower end of the interval of `net_recovered`.",
-        lambda ratio: ratio.interval.low if ratio.interval else None,
-    ),
-    _net(
-        "_high",
-        "Upper end of the interval of `net_recovered`.",
-        lambda ratio: ratio.interval.high if ratio.interval else None,
-    ),
-    Column(
-        "net_recovered_status",
-        "`estimable`, `not_estimable`, or `no_control`; `no_samples` in published rows.",
-        lambda row: row.net_status,
-        "words",
         "(P - D) / (C - D)",
         ("after", "control_causal", "control_ablated"),
-        is_value=False,
+        lambda row: row.net,
+        "`estimable`, `not_estimable`, or `no_control`.",
+        lambda row: row.net_status,
     ),
     Column(
         "criteria_met",
