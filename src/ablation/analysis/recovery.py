@@ -7,10 +7,9 @@ docs/statistics.md the formulas. This module does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,6 @@ from ablation.analysis.statistics import Difference, Means, holm, mcnemar, paire
 from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.protocols import (
     ALL_SEEDS,
-    PARTIAL_MACROS,
     exposure,
     metric_of,
     tasks_by_exposure,
@@ -40,7 +38,6 @@ WORDS = {"against"} | {column.name for column in COLUMN.values() if column.kind 
 
 Row = dict[str, Value]
 Groups = Mapping[str, list[str]]  # task or macro -> the tasks that it is the mean of
-Seeded = TypeVar("Seeded")
 
 
 @dataclass(frozen=True)
@@ -71,16 +68,21 @@ def recovery_rows(
     """
     fixed = [baseline] if ablated is None else [baseline, ablated]
     last = len(fixed)
+    families = frozenset[str]().union(*(condition.families for condition in after.values()))
+    base = _scores(fixed, [], settings)
+    groups = _groups(base, families)
     # B and A do not depend on seeds, so all rows of a mask have the same damage
-    damage = _differences(_scores(fixed, [], settings), 1, 0, settings) if ablated else {}
+    damage = _differences(base, 1, 0, settings, groups) if ablated else {}
+    pairs = control.pairs(after) if control and ablated else {}
     rows = []
-    for seed, finetuned in _by_seed(after):
-        controls = control.of(seed, finetuned) if control and ablated else None
-        scores = _scores(fixed, [finetuned, *(controls or [])], settings)
-        families = frozenset.union(*(c.families for c in finetuned))
-        groups = _groups(scores, families)
+    for seed, seeds in _rows_of(after):
+        finetuned = [after[s] for s in seeds]
+        # C and D, each by seed, if every seed of the row has a control
+        controls = (
+            list(zip(*(pairs[s] for s in seeds), strict=True)) if {*seeds} <= {*pairs} else []
+        )
+        scores = _scores(fixed, [finetuned, *controls], settings)
         changes = _differences(scores, last, last - 1, settings, groups)
-        of_damage = damage | _partial(fixed, groups, settings) if ablated else {}
         for task, means in _means(scores, settings, groups).items():
             comparison = Comparison(
                 settings,
@@ -98,11 +100,11 @@ def recovery_rows(
                 b=means.values[0],
                 a=means.values[1] if ablated else None,
                 p=means.values[last],
-                damage=of_damage.get(task),
+                damage=damage.get(task),
                 change=changes[task],
                 recovered=means.ratio((2, 1), (0, 1)) if ablated else None,
-                control=control.recipe if controls and control else None,
-                controls=[*chain(*controls)] if controls else [],
+                control=control.recipe if control and controls else None,
+                controls=[*chain(*controls)],
                 c=means.values[3] if controls else None,
                 d=means.values[4] if controls else None,
                 net=means.ratio((2, 4), (3, 4)) if controls else None,
@@ -122,19 +124,14 @@ class Control:
     without: Mapping[int, Condition]
     under: Mapping[int, Condition]
 
-    def of(
-        self, seed: int | str, finetuned: Sequence[Condition]
-    ) -> tuple[list[Condition], list[Condition]] | None:
-        """(C, D) of the seeds of `finetuned`; None unless each has the same records and steps."""
-        pairs = []
-        for condition in finetuned:
-            c, d = (each.get(condition.seed or 0) for each in (self.without, self.under))
-            if c is None or d is None:
-                return None
-            if (c.records, c.steps) != (condition.records, condition.steps):
-                return None
-            pairs.append((c, d))
-        return [c for c, _ in pairs], [d for _, d in pairs]
+    def pairs(self, after: Mapping[int, Condition]) -> dict[int, tuple[Condition, Condition]]:
+        """(C, D) of each seed whose records and steps are those of the finetuning in `after`."""
+        found = {}
+        for seed in after.keys() & self.without.keys() & self.under.keys():
+            c, d, p = self.without[seed], self.under[seed], after[seed]
+            if (c.records, c.steps) == (p.records, p.steps):
+                found[seed] = (c, d)
+        return found
 
 
 def contrast_rows(
@@ -154,10 +151,9 @@ def contrast_rows(
     Seeds are paired, because the same seed has the same order of the same finetuning data.
     """
     rows: list[Row] = []
-    both = {s: [after[s], after_against[s]] for s in set(after) & set(after_against)}
-    for seed, pairs in _by_seed(both):
-        scores = _scores([baseline, ablated], list(zip(*pairs, strict=True)), settings)
-        finetuned = list(chain(*pairs))
+    for seed, seeds in _rows_of(set(after) & set(after_against)):
+        pair = [after[s] for s in seeds], [after_against[s] for s in seeds]
+        scores, finetuned = _scores([baseline, ablated], pair, settings), [*chain(*pair)]
         for task, means in _means(scores, settings, _groups(scores)).items():
             row: Row = {
                 "study": settings.study,
@@ -184,10 +180,10 @@ def contrast_rows(
     return rows
 
 
-def _by_seed(after: Mapping[int, Seeded]) -> list[tuple[int | str, list[Seeded]]]:
-    """(seed, [its value]) for each seed, and then (`all`, all values)."""
-    seeds = sorted(after)
-    return [*((s, [after[s]]) for s in seeds), (ALL_SEEDS, [after[s] for s in seeds])]
+def _rows_of(seeds: Iterable[int]) -> list[tuple[int | str, list[int]]]:
+    """(seed, [seed]) for each seed, and then (`all`, all seeds)."""
+    seeds = sorted(seeds)
+    return [*((s, [s]) for s in seeds), (ALL_SEEDS, seeds)]
 
 
 def _scores(
@@ -248,15 +244,6 @@ def _differences(
     for names in tasks_by_macro(scores.right).values():
         adjusted |= zip(names, holm([raw[task] for task in names]), strict=True)
     return {task: d._replace(p=adjusted.get(task, d.p)) for task, d in found.items()}
-
-
-def _partial(
-    fixed: Sequence[Condition], groups: Groups, settings: RecoverySettings
-) -> dict[str, Difference]:
-    """The damage in the partial macros among `groups`."""
-    partial = {name: tasks for name, tasks in groups.items() if name in PARTIAL_MACROS}
-    means = _means(_scores(fixed, [], settings), settings, partial) if partial else {}
-    return {name: m.difference(1, 0) for name, m in means.items()}
 
 
 def _items(scores: Scores, tasks: Sequence[str]) -> int:
