@@ -78,9 +78,8 @@ def recovery_rows(
     for seed, seeds in _rows_of(after):
         finetuned = [after[s] for s in seeds]
         # C and D, each by seed, if every seed of the row has a control
-        controls = (
-            list(zip(*(pairs[s] for s in seeds), strict=True)) if {*seeds} <= {*pairs} else []
-        )
+        controlled = set(seeds) <= pairs.keys()
+        controls = list(zip(*(pairs[s] for s in seeds), strict=True)) if controlled else []
         scores = _scores(fixed, [finetuned, *controls], settings)
         changes = _differences(scores, last, last - 1, settings, groups)
         for task, means in _means(scores, settings, groups).items():
@@ -154,7 +153,8 @@ def contrast_rows(
     for seed, seeds in _rows_of(set(after) & set(after_against)):
         pair = [after[s] for s in seeds], [after_against[s] for s in seeds]
         scores, finetuned = _scores([baseline, ablated], pair, settings), [*chain(*pair)]
-        for task, means in _means(scores, settings, _groups(scores)).items():
+        groups = _groups(scores)
+        for task, means in _means(scores, settings, groups).items():
             row: Row = {
                 "study": settings.study,
                 "recipe": recipe,
@@ -164,7 +164,7 @@ def contrast_rows(
                 "train_leaks": any(c.train_leaks for c in finetuned),
                 "eval_leaks": any(c.eval_leaks for c in (baseline, ablated, *finetuned)),
                 "task": task,
-                "n": _items(scores, _groups(scores)[task]),
+                "n": _items(scores, groups[task]),
                 "after": means.values[2],
                 "after_against": means.values[3],
             }
@@ -201,10 +201,10 @@ def _scores(
     return Scores(right, clusters)
 
 
-def _groups(scores: Scores, families: Collection[str] | None = None) -> Groups:
+def _groups(scores: Scores, families: Collection[str] = ()) -> Groups:
     """Each task, each macro and, with the families of finetuning records, the partial macros."""
     groups = {task: [task] for task in scores.right} | tasks_by_macro(scores.right)
-    return groups | (tasks_by_exposure(scores.right, families) if families is not None else {})
+    return groups | tasks_by_exposure(scores.right, families)
 
 
 def _means(scores: Scores, settings: RecoverySettings, groups: Groups) -> dict[str, Means]:
@@ -223,7 +223,7 @@ def _differences(
     after: int,
     before: int,
     settings: RecoverySettings,
-    groups: Groups | None = None,
+    groups: Groups,
 ) -> dict[str, Difference]:
     """The differences of two conditions in each task and macro.
 
@@ -231,7 +231,6 @@ def _differences(
     (McNemar) if items are independent. For several seeds, clustered items, and a macro, the p value
     is the one that agrees with the interval.
     """
-    groups = groups or _groups(scores)
     means = _means(scores, settings, groups)
     found = {name: m.difference(after, before) for name, m in means.items()}
     raw = {
