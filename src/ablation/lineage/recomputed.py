@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -17,18 +17,23 @@ from ablation.analysis.recovery import CONTRAST_COLUMNS, study_tables, table
 from ablation.analysis.recovery_columns import RecoverySettings
 from ablation.provenance.manifests import StaleInput, load_manifest
 from ablation.provenance.tables import read_csv, table_text
+from ablation.vocabulary.catalogue import FIRST
 from ablation.vocabulary.protocols import metric_of, tasks_of_row
 
 PUBLISHED_FILE = "resources/published/prefill.json"
 KEYS = ("source", "protocol", "recipe", "against", "seed", "mask", "task", "stage")
 
 
-def read_roles(roles: Mapping[str, Sequence[str]], root: Path) -> dict[str, list[Condition]]:
-    """The conditions of {role: paths of manifests with sample rows}."""
-    return {
-        role: read_conditions({str(root / path): load_manifest(root / path) for path in paths})
-        for role, paths in roles.items()
+def read_scored(paths: Iterable[str], root: Path) -> dict[str, Condition]:
+    """{path: its condition} of those manifests that have sample rows of the first study."""
+    manifests = {path: load_manifest(root / path) for path in sorted(paths)}
+    scored = {
+        path: manifest
+        for path, manifest in manifests.items()
+        if "samples.parquet" in manifest["outputs"] and "mask" in manifest
     }
+    conditions = read_conditions({str(root / path): manifest for path, manifest in scored.items()})
+    return dict(zip(scored, conditions, strict=True))
 
 
 def mean_accuracies(
@@ -45,39 +50,36 @@ def mean_accuracies(
     return found
 
 
-def check_cells(
-    name: str, row: Mapping[str, str], config: Mapping, conditions: Sequence[Condition]
+def check_row(
+    name: str,
+    row: Mapping[str, str],
+    made_by: Mapping,
+    conditions: Sequence[Condition],
+    root: Path,
 ) -> None:
-    """Compare the row of a table of the stage `recovery` with what `conditions` give.
+    """Compare a row of recovery.csv, per_task.csv, contrasts.csv or published.csv with its origin.
 
-    name: the file's name. row: its cells as texts. config: the configuration in the fingerprint of
-    the table. Raises StaleInput with the first cells that differ.
+    That is what `conditions` give, and for published.csv the printed numbers too. name: the file's
+    name. row: its cells as texts. made_by: the manifest of the table. Raises StaleInput with the
+    first cells that differ.
     """
-    settings = RecoverySettings.model_validate(config)
-    _compare(name, row, _as_texts(_tables(name, settings, conditions)))
-
-
-def check_published(
-    row: Mapping[str, str], made_by: Mapping, conditions: Sequence[Condition], root: Path
-) -> None:
-    """Compare a row of published.csv with the printed numbers and with what `conditions` give.
-
-    row: its cells as texts. made_by: the manifest of the table. Raises StaleInput with the first
-    cells that differ.
-    """
+    config = made_by["fingerprint"]["config"]
+    if made_by["fingerprint"]["stage"] != FIRST.tables["published"].made_by:
+        settings = RecoverySettings.model_validate(config)
+        return _compare(name, row, _as_texts(_tables(name, settings, conditions)))
     (upstream,) = made_by["inputs"]  # the manifest of recovery.csv
-    config = load_manifest(root / upstream)["fingerprint"]["config"]
-    settings = RecoverySettings.model_validate(config)
+    behind = load_manifest(root / upstream)["fingerprint"]["config"]
     printed = root / PUBLISHED_FILE
     if not printed.is_file():
         raise StaleInput(f"{printed} is missing, which holds the published numbers. Restore it")
+    settings = RecoverySettings.model_validate(behind)
     recovery = _tables("recovery.csv", settings, conditions) if conditions else table([])
     both = side_by_side(
         json.loads(printed.read_text("utf-8")),
         _as_texts(recovery),
-        PublishedSettings.model_validate(made_by["fingerprint"]["config"]),
+        PublishedSettings.model_validate(config),
     )
-    _compare("published.csv", row, _as_texts(both))
+    _compare(name, row, _as_texts(both))
 
 
 def _as_texts(frame: pd.DataFrame) -> pd.DataFrame:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ablation.analysis.conditions import Condition
 from ablation.analysis.published import PUBLISHED_SOURCE
 from ablation.analysis.recovery_columns import COLUMN
 from ablation.lineage.accept import unchecked_behind
 from ablation.lineage.lineage import check_input, lineage, run_beside
-from ablation.lineage.recomputed import check_cells, check_published, mean_accuracies, read_roles
+from ablation.lineage.recomputed import check_row, mean_accuracies, read_scored
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import StaleInput, load_manifest, verify_outputs
 from ablation.provenance.run_records import sum_runs
@@ -57,8 +58,9 @@ def trace(
     known = COLUMN.get(column)
     roles, formula = (known.roles, known.formula) if known else (ROLES, None)
     chosen = {} if row.get("source") == PUBLISHED_SOURCE else _upstream(path, row, root)
-    _check_row(table.name, row, manifest, chosen, root)
+    scored = read_scored(chosen, root)
     if manifest["fingerprint"]["stage"] in TABLES_WITH_ROLES:
+        check_row(table.name, row, manifest, list(scored.values()), root)
         chosen = {p: role for p, role in chosen.items() if role is None or role in roles}
     recorded = {below: _recorded(path, below, root) for below in chosen}
     nodes = lineage(recorded, path, root, ledger)
@@ -83,7 +85,7 @@ def trace(
             "run": own["run"],
         },
         "conditions": conditions,
-        "accuracies": _recomputed(conditions, row, manifest, root),
+        "accuracies": _accuracies(conditions, scored, row, manifest["fingerprint"]["config"]),
         "manifests": nodes,
         "unchecked": unchecked_behind(root / path, root),
         "totals": sum_runs([own, *nodes.values()]),
@@ -231,42 +233,16 @@ def _code(manifest: Mapping) -> dict:
     return {key: fingerprint[key] for key in ("stage", "code", "config", "packages")}
 
 
-def _recomputed(
-    conditions: Mapping[str, list[str]], row: Mapping, made_by: Mapping, root: Path
+def _accuracies(
+    conditions: Mapping[str, list[str]], scored: Mapping[str, Condition], row: Mapping, config: dict
 ) -> dict[str, float]:
-    """{role: mean accuracy over its seeds} from the sample rows.
-
-    Raises StaleInput if the table has another accuracy.
-    """
-    config = made_by["fingerprint"]["config"]
+    """{role: mean accuracy over its seeds} from the sample rows; config: that of the table."""
     metric, task = config.get("metric") or config.get("named", {}).get("metric"), row.get("task")
-    scored = {role: paths for role, paths in conditions.items() if _are_scores(paths, root)}
     if not (metric and task):
         return {}
-    found = mean_accuracies(read_roles(scored, root), task, metric)
-    for role, value in found.items():
-        written = row.get(role)
-        if role in LETTERS and written and abs(float(written) - value) > 1e-8:
-            raise StaleInput(
-                f"{role} is {written} in the table, but its sample rows give {value}: "
-                f"{', '.join(conditions[role])}"
-            )
-    return found
-
-
-def _are_scores(paths: Iterable[str], root: Path) -> bool:
-    """Whether these are manifests of sample rows of the first study."""
-    manifests = [load_manifest(root / path) for path in paths]
-    return all("samples.parquet" in m["outputs"] and "mask" in m for m in manifests)
-
-
-def _check_row(name: str, row: Mapping, made_by: Mapping, paths: Iterable[str], root: Path) -> None:
-    """Compute every cell of a row of recovery.csv, per_task.csv, contrasts.csv or published.csv."""
-    if made_by["fingerprint"]["stage"] not in TABLES_WITH_ROLES:
-        return
-    scored = [path for path in paths if _are_scores([path], root)]
-    (conditions,) = read_roles({"all": scored}, root).values()
-    if made_by["fingerprint"]["stage"] == FIRST.tables["published"].made_by:
-        check_published(row, made_by, conditions, root)
-    else:
-        check_cells(name, row, made_by["fingerprint"]["config"], conditions)
+    roles = {
+        role: [scored[path] for path in paths]
+        for role, paths in conditions.items()
+        if scored.keys() >= set(paths)
+    }
+    return mean_accuracies(roles, task, metric)
