@@ -114,6 +114,7 @@ bench-gpu: $(VENV)/.ready  # measure scoring and training of a 3.4 B model on th
 
 coverage: $(VENV)/.ready  # measure the coverage of the intervals and write it to docs/statistics.md
 	$(BIN)/python benchmarks/coverage.py --write docs/statistics.md
+	$(BIN)/python benchmarks/coverage_clusters.py --write docs/statistics.md
 
 # `sys_platform == 'none'` excludes torch and its CUDA packages, which have lock files of their own: a
 # machine installs one build of torch or the other. No package registry has the CPU build, so its hash

@@ -129,10 +129,10 @@ def count(regime, spread, studies):
                         found = means.ratio(top, bottom).interval
                     plain = by_bootstrap(means, draws, top, bottom)
                     add((name, seeds, level), truth, found, plain)
-    return regime, spread, studies, hits
+    return regime, spread, hits
 
 
-def tables(results):
+def tables(results, studies):
     """One table for each regime: coverage in %, of the tables / of the plain bootstrap."""
     texts = []
     for regime in REGIMES:
@@ -140,7 +140,7 @@ def tables(results):
         heads = " | ".join(f"spread {spread:g}" for spread, *_ in columns)
         lines = [f"| {regime} | of | seeds | {heads} |", "|---" * (3 + len(columns)) + "|"]
         for key in sorted(columns[0][-1], key=lambda key: key[2], reverse=True):
-            cells = [_cell(hits[key], studies) for _, studies, hits in columns]
+            cells = [_cell(hits[key], studies) for _, hits in columns]
             name, seeds, level = key
             lines.append(f"| {name} | {level} | {seeds} | {' | '.join(cells)} |")
         texts.append("\n".join(lines))
@@ -163,32 +163,46 @@ def machine():
         return platform.processor() or platform.machine()
 
 
-def write_between(name: str, text: str, file: Path) -> None:
-    """Replace what stands between the marks `name` of a Markdown file."""
-    before, _, rest = file.read_text("utf-8").partition(f"<!-- {name} -->\n")
-    after = rest.partition(f"<!-- /{name} -->")[2]
-    file.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}", "utf-8")
+def measure(title, cells, count, what, show, mark) -> int:
+    """Simulate each of `cells`, print what was found, and write it if the command line says so.
 
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    title: of the command's help. count: called with the values of a cell and the number of studies.
+    what: what one cell was made of. show: the tables, from the results and the number of studies.
+    mark: the name of the marks in the file that --write names.
+    """
+    parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", type=Path, help="write the table between the marks of this file")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    jobs = [(regime, spread, arguments.studies) for regime in REGIMES for spread in SPREADS]
     with ProcessPoolExecutor(arguments.workers) as pool:
-        results = list(pool.map(count, *zip(*jobs, strict=True)))
+        running = [pool.submit(count, *cell, arguments.studies) for cell in cells]
+        results = [cell.result() for cell in running]
     seconds = time.perf_counter() - started
     text = (
-        f"{arguments.studies} studies a column, {SEEDS} seeds, {RESAMPLES} resamples; "
-        f"{seconds:.0f} s with {arguments.workers} processes on {machine()}.\n\n{tables(results)}"
+        f"{arguments.studies} studies a {what}; {seconds:.0f} s with {arguments.workers} processes "
+        f"on {machine()}.\n\n{show(results, arguments.studies)}"
     )
     print(text)
     if arguments.write:
-        write_between("coverage", text, arguments.write)
+        before, _, rest = arguments.write.read_text("utf-8").partition(f"<!-- {mark} -->\n")
+        after = rest.partition(f"<!-- /{mark} -->")[2]
+        arguments.write.write_text(
+            f"{before}<!-- {mark} -->\n{text}\n<!-- /{mark} -->{after}", "utf-8"
+        )
     return 0
+
+
+def main() -> int:
+    return measure(
+        __doc__.splitlines()[0],
+        [(regime, spread) for regime in REGIMES for spread in SPREADS],
+        count,
+        f"column, {SEEDS} seeds, {RESAMPLES} resamples",
+        tables,
+        "coverage",
+    )
 
 
 if __name__ == "__main__":

@@ -8,15 +8,11 @@ a cluster share half of either part. `spread`² belongs to the seed, the rest to
 scores of one model, so they share their seeds.
 """
 
-import argparse
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
 from itertools import product
-from pathlib import Path
 
 import numpy as np
-from coverage import CONFIDENCE, ITEM, OWN, SEEDS, machine, write_between
+from coverage import CONFIDENCE, ITEM, OWN, SEEDS, measure
 from scipy.special import ndtri
 
 from ablation.analysis.statistics import paired_means
@@ -24,6 +20,7 @@ from ablation.analysis.statistics import paired_means
 B, A, P, C, D = range(5)  # base without and under the ablation, recipe, control without and under
 RATIOS = {"R": ((P, A), (B, A)), "net R": ((P, D), (C, D))}
 DAMAGES, CLUSTERS, SPREADS = (0.1, 0.2, 0.4), (16, 40, None), (0.0, 0.05, 0.15)
+CELLS = list(product(DAMAGES, CLUSTERS, SPREADS))
 ITEMS, TASKS, SHARED = 300, 5, 0.5
 BASE, RETURNED, FINETUNED = 0.9, 0.6, 0.02  # B; R; by how much finetuning moves C and D
 
@@ -58,9 +55,8 @@ def simulate(damage, clusters, spread, rng):
     return (latent + ndtri(accuracies(damage))[:, None, None] > 0) * 1, groups
 
 
-def count(cell, studies):
-    """{(ratio, task or macro): [covered, estimable]} of one (damage, clusters, spread)."""
-    damage, clusters, spread = cell
+def count(damage, clusters, spread, studies):
+    """{(ratio, task or macro): [covered, estimable]}."""
     rng = np.random.default_rng([round(1000 * damage), clusters or 0, round(1000 * spread)])
     values = accuracies(damage)
     hits = {key: np.zeros(2, int) for key in product(RATIOS, ("task", "macro"))}
@@ -78,6 +74,7 @@ def count(cell, studies):
 
 def table(results, studies):
     """Coverage in % of every cell; in brackets the per cent of studies with an interval."""
+    results = dict(zip(CELLS, results, strict=True))
     heads = " | ".join(f"spread {spread:g}" for spread in SPREADS)
     lines = [f"| | of | damage | clusters | {heads} |", "|---" * (4 + len(SPREADS)) + "|"]
     for (name, level), damage, clusters in product(
@@ -95,25 +92,14 @@ def table(results, studies):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--studies", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--write", type=Path, help="write the table between the marks of this file")
-    arguments = parser.parse_args()
-    started = time.perf_counter()
-    cells = list(product(DAMAGES, CLUSTERS, SPREADS))
-    with ProcessPoolExecutor(arguments.workers) as pool:
-        found = pool.map(count, cells, [arguments.studies] * len(cells))
-        results = dict(zip(cells, found, strict=True))
-    text = (
-        f"{arguments.studies} studies a cell, {SEEDS} seeds, {ITEMS} items a task, {TASKS} tasks "
-        f"in a macro; {time.perf_counter() - started:.0f} s with {arguments.workers} processes on "
-        f"{machine()}.\n\n{table(results, arguments.studies)}"
+    return measure(
+        __doc__.splitlines()[0],
+        CELLS,
+        count,
+        f"cell, {SEEDS} seeds, {ITEMS} items a task, {TASKS} tasks in a macro",
+        table,
+        "coverage of clusters",
     )
-    print(text)
-    if arguments.write:
-        write_between("coverage of clusters", text, arguments.write)
-    return 0
 
 
 if __name__ == "__main__":
