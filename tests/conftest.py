@@ -1,9 +1,12 @@
 """Fixtures of every folder of tests."""
 
 import gc
+import os
 
 import pytest
 from snakemake_report_plugin_runcrate.testing import crate_findings  # noqa: F401
+
+from tests import preloaded
 
 # In which order files begin: the micro study, then what takes long. What looks at the micro study
 # on any worker is last, when it is made.
@@ -12,6 +15,8 @@ test_micro_study test_bridge_pipeline test_any_model test_several_ranks
 test_resume test_gpu_benchmark test_rehearsal_study test_hub_study test_provenance_study
 """.split()
 LAST = ["test_staleness"]
+# Plugins' tests whose runs of Snakemake are forks of a process that has imported it.
+PRELOADED = ["test_live_snakemake", "test_runcrate_workflow"]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -33,3 +38,21 @@ def pytest_collection_finish():
     """What was imported is there to stay: the garbage collector need not walk through it again."""
     gc.collect()
     gc.freeze()
+
+
+class PreloadedForPlugins:
+    """Plugins' tests know nothing of the server: it is in their environment."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        if item.path.stem not in PRELOADED:
+            return (yield)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(preloaded.VARIABLE, preloaded.servers())
+            patch.setenv("PYTHONPATH", preloaded.START, prepend=os.pathsep)
+            return (yield)
+
+
+def pytest_configure(config):
+    """A hook of this file would see the tests of this folder alone."""
+    config.pluginmanager.register(PreloadedForPlugins())

@@ -1,11 +1,13 @@
 """Trains a tiny model several times and kills each training (SIGKILL) at random moments.
 
-    python -m tests.support.kill_harness FOLDER KILLS [float32 | bfloat16 [OPTIMIZER]]
+    python -m tests.support.kill_harness FOLDER KILLS[:DTYPE[:OPTIMIZER]] ...
+
+for example `20` or `12 4:bfloat16:adafactor_bf16`. DTYPE is float32 or bfloat16.
 
 Moments are before and after every optimizer step, before every sync to disk, every rename and every
 deletion, and in the middle of every write into the folder of checkpoints, which leaves half of the
-bytes. Children are forked from this process, which imports torch once. Prints one JSON line, see
-`main`.
+bytes. Children are forked from this process, which imports torch once. Prints one JSON line for
+each argument after the folder, see `kill`.
 """
 
 import gc
@@ -140,21 +142,16 @@ def outcome(folder: Path) -> tuple:
     return (folder / "model/model.safetensors").read_bytes(), result["summary"], result["curve"]
 
 
-def main(home: Path, kills: int, dtype: str = "float32", optimizer: str = "adamw_torch") -> None:
-    """Print {moments, summary, kills: [{at, killed, equal, resumes}]} for `kills` trainings.
+def kill(home: Path, kills: int, dtype: str = "float32", optimizer: str = "adamw_torch") -> dict:
+    """Return {moments, summary, kills: [{at, killed, equal, resumes}]} for `kills` trainings.
 
     `summary` is that of a training that was not killed. Each of the others is killed at the first
     moment of `at`, and again at the second if it lives that long. `equal` tells whether its
     weights, summary and curve have the same bytes as those of the training that was not killed,
     and no checkpoint is left.
     """
-    torch.set_num_threads(1)
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True)
     write_records(home / "data.jsonl")
-    # Done here so that no child repeats it: transformers' table of conversions, and the garbage
-    # collector's passes over imported objects.
-    save(tiny_model("ministral3"), tiny_tokenizer(), home / "first")
-    gc.freeze()
     whole = home / "whole"
     whole.mkdir()
     assert attempt(whole, dtype, optimizer, None)
@@ -172,8 +169,20 @@ def main(home: Path, kills: int, dtype: str = "float32", optimizer: str = "adamw
         resumes = json.loads((folder / "result.json").read_text())["record"]["resumes"]
         report.append({"at": at, "killed": killed, "equal": equal, "resumes": resumes})
         shutil.rmtree(folder)
-    print(json.dumps({"moments": total, "summary": expected[1], "kills": report}))
+    return {"moments": total, "summary": expected[1], "kills": report}
+
+
+def main(home: Path, kinds: list[str]) -> None:
+    """Print what `kill` returns for each of `kinds`, in a folder of its own."""
+    torch.set_num_threads(1)
+    # Done here so that no child repeats it: transformers' table of conversions, and the garbage
+    # collector's passes over imported objects.
+    save(tiny_model("ministral3"), tiny_tokenizer(), home / "first")
+    gc.freeze()
+    for number, kind in enumerate(kinds):
+        kills, *how = kind.split(":")
+        print(json.dumps(kill(home / str(number), int(kills), *how)), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -45,7 +45,8 @@ def start_snakemake(folder, *options, workflow=FOREIGN, python=sys.executable, *
     command = [str(python), "-m", "snakemake", "--cores", "1", "--logger", "live", *options]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
     if python == sys.executable:
-        environment["PYTHONPATH"] = str(SOURCES)
+        search = [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(search)
     return subprocess.Popen(command, cwd=folder, env=environment, **streams)
 
 

@@ -28,18 +28,26 @@ from tests.support.tiny import tiny_model, tiny_tokenizer
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize(
-    "kills, how", [(12, ["float32"]), (4, ["bfloat16"]), (4, ["bfloat16", "adafactor_bf16"])]
-)
-def test_killed_trainings_end_bit_equal(tmp_path, kills, how):
+KILLED = {"12:float32": 12, "4:bfloat16": 4, "4:bfloat16:adafactor_bf16": 4}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """What came of trainings of each kind that were killed at random moments."""
+    home = tmp_path_factory.mktemp("killed")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.kill_harness", str(tmp_path), str(kills), *how],
+        [sys.executable, "-m", "tests.support.kill_harness", str(home), *KILLED],
         capture_output=True,
         text=True,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads(done.stdout.splitlines()[-1])
+    return dict(zip(KILLED, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("kind, kills", KILLED.items())
+def test_killed_trainings_end_bit_equal(killed, kind, kills):
+    report = killed[kind]
     whole = report["summary"]
     assert (whole["stop_reason"], whole["steps"]) == ("plateau", 12) and whole["epochs"] > 1
     assert whole["leak_alarms"] == [3, 6, 9]  # at 12 the plateau came first
