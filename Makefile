@@ -1,5 +1,6 @@
 # `make help` lists all targets. The most common ones:
-#   make demo          runs the micro study on this machine: environment, stages, tables, RO-Crate, verification
+#   make demo          runs the micro study in small on this machine: environment, stages, tables, RO-Crate, verification
+#   make study         runs all of it: nine recipes, three seeds
 #   make demo-bridge   runs the second study on this machine and shows its claims
 #   make test          runs the tests
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo demo-bridge worlds report test test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo study demo-bridge worlds report test test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -17,12 +18,15 @@ LIVE  = $(shell test -t 2 && echo --logger live)
 STUDY ?=
 WHICH = $(if $(STUDY),--configfile $(STUDY))
 
-demo: $(VENV)/.ready  # run the micro study: report, recovery table, RO-Crate; verify it
-	$(BIN)/snakemake --cores all --quiet reason host $(LIVE)
+demo: $(VENV)/.ready  # run the micro study in small, one seed of five recipes, with all that `make study` gives
+	@$(MAKE) --no-print-directory study STUDY=config/demo.yaml
+
+study: $(VENV)/.ready  # run the micro study: report, recovery table, RO-Crate; verify it (STUDY=config/mine.yaml)
+	$(BIN)/snakemake $(WHICH) --cores all --quiet reason host $(LIVE)
 	@$(MAKE_REPORT)
 	@$(BIN)/ablation table results/recovery.csv
-	@$(BIN)/snakemake --reporter runcrate 2> logs/crate.log || { cat logs/crate.log >&2; exit 1; }
-	@$(BIN)/ablation verify results/micro
+	@$(BIN)/snakemake $(WHICH) --reporter runcrate 2> logs/crate.log || { cat logs/crate.log >&2; exit 1; }
+	@$(BIN)/ablation verify results/$(shell sed -n 's/^study: //p' $(or $(STUDY),config/default.yaml))
 
 MAKE_REPORT = $(BIN)/snakemake $(WHICH) --quiet all --report results/report.html \
   --report-stylesheet workflow/report/style.css

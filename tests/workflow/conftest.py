@@ -158,14 +158,14 @@ def _make_micro(folder: Path) -> None:
     shorten_stage_5(checkout.folder)
     if len(SEEDS) == 1:
         one_seed(checkout.folder)
-    done = checkout.make("demo")
+    done = checkout.make("study")
     said = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
     (folder / "said.json").write_text(json.dumps(said))
 
 
 @pytest.fixture(scope="session")
 def micro(tmp_path_factory) -> Checkout:
-    """The micro study as `make demo` makes it in a clean folder, with SEEDS and a short stage 5.
+    """The micro study as `make study` makes it in a clean folder, with SEEDS and a short stage 5.
 
     The worker that asks first makes it; each works on a copy of its own.
     """

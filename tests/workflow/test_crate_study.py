@@ -1,4 +1,4 @@
-"""Promises of the crate with which `make demo` ends, on the micro study's own results."""
+"""Promises of the crate with which `make study` ends, on the micro study's own results."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Promises of the shipped micro study, on its frozen seeds, as `make demo` runs it."""
+"""Promises of the shipped micro study, on its frozen seeds, as `make study` runs it."""
 
 import json
 import subprocess
@@ -219,8 +219,8 @@ def test_flips_add_up_to_the_recovery_table(micro, recovery):
         assert abs(right - expected).max() < 1e-6
 
 
-def test_a_second_make_demo_has_nothing_to_do(micro):
-    done = micro.make("demo")
+def test_a_second_make_study_has_nothing_to_do(micro):
+    done = micro.make("study")
     assert done.returncode == 0
     assert "Nothing to be done" in done.stdout + done.stderr
     assert micro.seconds < 20
@@ -243,7 +243,7 @@ def test_the_table_prints_readably(micro):
     assert "3B-leaky" in done.stdout and "prefill_bidir" in done.stdout
 
 
-def test_make_demo_ends_with_a_verified_and_unsigned_study(micro):
+def test_make_study_ends_with_a_verified_and_unsigned_study(micro):
     said = micro.said["stdout"].splitlines()
     verified, seal = [line for line in said if not line.startswith("make")][-2:]  # make[1]: Leaving
     assert verified.startswith("results/micro: ") and verified.endswith(": as they were made")
