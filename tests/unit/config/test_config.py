@@ -44,6 +44,14 @@ def test_default_is_the_micro_study():
     assert study.recipe("3B")["train_mask"] == "prefill_bidir"
 
 
+def test_the_demo_is_a_part_of_the_micro_study():
+    demo, whole = load_study({"extends": "demo.yaml"}), load_study({})
+    assert set(demo.seeds) < set(whole.seeds) and set(demo.recipes) < set(whole.recipes)
+    part = {"study": demo.study, "seeds": demo.seeds}
+    kept = {name: recipe for name, recipe in whole.recipes.items() if name in demo.recipes}
+    assert demo == whole.model_copy(update=part | {"recipes": kept})
+
+
 def test_typing_changes_no_value():
     """A weight of 2 that became 2.0 would make every result of the world stale."""
     world = yaml.safe_load((CONFIG / "default.yaml").read_text())["world"]
