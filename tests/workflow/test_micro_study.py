@@ -1,6 +1,7 @@
 """Promises of the shipped micro study, on its frozen seeds, as `make study` runs it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from conftest import OWN_RECORDS, SEEDS
 
 from ablation.analysis.recovery_columns import COLUMNS
+from tests.support.independent_recovery import differences
 
 # the first of these tests runs the whole study, perhaps on cores that others use as well
 pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
@@ -108,6 +110,19 @@ def test_net_recovery_is_against_the_control_of_equal_training(micro, recovery):
             assert found.net_recovered == pytest.approx(net, abs=1e-8)
         else:
             assert found.net_recovered_status == "no_control" and pd.isna(found.control)
+
+
+def test_an_independent_script_finds_the_same_numbers_in_the_sample_rows(micro, tmp_path):
+    results = micro.folder / "results/micro"
+    count, found = differences(results)
+    assert count > 400 and found == []
+    copied = tmp_path / "micro"
+    shutil.copytree(results, copied)
+    table = pd.read_csv(copied / "recovery.csv", dtype={"seed": str})
+    (last,) = table.index[table.net_recovered.notna()][-1:]
+    table.loc[last, "net_recovered"] += 2e-9
+    table.to_csv(copied / "recovery.csv", index=False)
+    assert len(differences(copied)[1]) == 1
 
 
 def test_the_leak_is_shown_and_labelled(recovery):
