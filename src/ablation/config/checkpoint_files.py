@@ -6,6 +6,7 @@ Provenance lists the visible files of a folder, so a checkpoint that refers to o
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -13,10 +14,12 @@ from safetensors import SafetensorError, safe_open
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Any one of these files holds the vocabulary of a tokenizer.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt")
-# Keys by which a file lets transformers read other files, also from other folders.
+# {file: keys, as a regular expression, by which it lets transformers read files of other folders}.
+# An entry in the map of special tokens that is no token replaces an argument of the tokenizer.
 REFERENCES = {
-    "config.json": ("configuration_files", "transformers_weights"),
-    "tokenizer_config.json": ("fast_tokenizer_files",),
+    "config.json": "configuration_files|transformers_weights",
+    "tokenizer_config.json": "fast_tokenizer_files|vocab|merges|init_inputs",
+    "special_tokens_map.json": r"(?!.*_tokens?$).*",
 }
 
 
@@ -53,8 +56,8 @@ def refuse_references(folder: Path) -> None:
     """Raise ValueError if the configuration or the tokenizer of `folder` refers to other files."""
     for name, keys in REFERENCES.items():
         content = _read_object(folder / name) if (folder / name).is_file() else {}
-        for key in keys:
-            if key in content:
+        for key, value in content.items():
+            if value and re.fullmatch(keys, key, re.DOTALL):
                 raise ValueError(
                     f"{folder / name} chooses its files by `{key}`, so they are unknown"
                 )

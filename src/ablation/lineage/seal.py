@@ -6,11 +6,12 @@ can write matching manifests, tables and seal.json too, but no signature without
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from ablation.provenance.files import (
     SCHEMA_VERSION,
@@ -28,6 +29,11 @@ ENDS = ("manifest.json", "run.json", *(f"report/{page.name}.html" for page in RE
 
 class CannotSign(RuntimeError):
     """ssh-keygen is missing or has refused; the message has its reason."""
+
+
+class _Seal(BaseModel):
+    study: str
+    files: dict[str, str]
 
 
 def sealed_files(home: Path) -> dict[str, str]:
@@ -80,9 +86,9 @@ def changes_since_seal(home: Path) -> Iterator[str]:
     """
     seal = home / SEAL
     try:
-        body = json.loads(seal.read_text("utf-8"))
-        study, sealed = body["study"], dict(body["files"])
-    except (ValueError, TypeError, KeyError):
+        body = _Seal.model_validate_json(seal.read_bytes())
+        study, sealed = body.study, body.files
+    except ValueError:
         raise StaleInput(
             f"{seal} is no seal: cut off or edited. Restore it, or seal again"
         ) from None

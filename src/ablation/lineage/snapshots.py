@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -16,8 +15,8 @@ from ablation.config.merging import merge, read_config_file, resolve
 from ablation.provenance.accepted import oldest_equal_code, read_accepted
 from ablation.provenance.code_hash import code_hash
 from ablation.provenance.files import sha256_file, visible_files
-from ablation.provenance.manifests import WORKFLOW_COPY, load_manifest
-from ablation.provenance.run_records import run_record_path
+from ablation.provenance.manifests import WORKFLOW_COPY, StaleInput, load_manifest
+from ablation.provenance.run_records import read_run_record, run_record_path
 from ablation.remote.snapshot import read_snapshot
 from ablation.remote.store import Store
 from ablation.vocabulary.optimizers import OPTIMIZERS, unused_modules
@@ -144,8 +143,8 @@ def _hardware(found: Snapshot, manifest: Mapping, file: Path) -> None:
     if "circumstances" not in manifest and "train_leaks" not in manifest:
         return  # a table does not depend on the hardware
     try:
-        run = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+        run = read_run_record(file)
+    except (OSError, StaleInput):
         run = {}
     facts = {key: run.get(key) for key in ("processor", "driver", "python", "platform")}
     facts["gpus"] = ", ".join(gpu["name"] for gpu in run.get("gpus", ())) or None

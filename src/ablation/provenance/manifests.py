@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from ablation.provenance.files import (
     SCHEMA_VERSION,
     canonical_json,
@@ -38,6 +40,32 @@ Manifest = dict[str, Any]
 
 class StaleInput(RuntimeError):
     """An input was made by other configuration or code than the present one, or has changed."""
+
+
+class FileEntry(BaseModel):
+    """What manifests and pushes record of a file."""
+
+    model_config = ConfigDict(strict=True)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0, lt=2**63)
+
+
+class _Fingerprint(BaseModel):
+    model_config = ConfigDict(strict=True)
+    stage: str
+    code: str
+    config: dict[str, Any]
+    packages: dict[str, str]
+    upstream: dict[str, str]
+    hash: str
+
+
+class _Form(BaseModel):
+    """What every reader of a manifest relies on; it may come from a store of somebody else."""
+
+    fingerprint: _Fingerprint
+    inputs: dict[str, str]
+    outputs: dict[str, FileEntry]
 
 
 # ---- writing --------------------------------------------------------------------------------
@@ -94,11 +122,11 @@ def read_manifest(path: str | Path, expected: str, only: Container[str] | None =
     """
     path = Path(path)
     manifest = _parse_manifest(path)
-    found = manifest["fingerprint"].get("hash")
+    found = manifest["fingerprint"]["hash"]
     if found != expected:
         raise StaleInput(
             f"{path} was made by another configuration or code than the current one (fingerprint "
-            f"{str(found)[:12]}, expected {expected[:12]}). {_next_action(path)}"
+            f"{found[:12]}, expected {expected[:12]}). {_next_action(path)}"
         )
     _refuse_edited(path, manifest)
     _refuse_other_inputs(path, manifest)
@@ -150,15 +178,15 @@ def _refuse_other_inputs(path: str | Path, manifest: Mapping) -> None:
 
 
 def _parse_manifest(path: Path) -> Manifest:
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         manifest = json.loads(path.read_text("utf-8"))
         if (version := manifest["schema_version"]) != SCHEMA_VERSION:
             raise StaleInput(
                 f"{path} was written by another version of ablation (schema_version {version} "
                 f"found, {SCHEMA_VERSION} expected). {_next_action(path)}"
             )
-        if all(isinstance(manifest[key], dict) for key in ("fingerprint", "inputs", "outputs")):
-            return manifest
+        _Form.model_validate(manifest)
+        return manifest
     raise StaleInput(f"{path} is no manifest: missing, cut off or edited. {_next_action(path)}")
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypedDict
 
+from pydantic import BaseModel, ConfigDict
+
 from ablation.provenance.files import SCHEMA_VERSION, write_json
 from ablation.provenance.manifests import StaleInput, command_for
 
@@ -30,6 +32,26 @@ RunRecord = dict[str, Any]
 ATTEMPT, GIT_STATE = "ABLATION_ATTEMPT", "ABLATION_GIT_STATE"
 # The file into which `git archive` writes the commit, because of .gitattributes.
 ARCHIVED_COMMIT_FILE = ".git_archival.txt"
+
+
+class _Gpu(BaseModel):
+    model_config = ConfigDict(strict=True)
+    name: str
+
+
+class _Form(BaseModel):
+    """What readers of a run record rely on; the entries that are not here are shown as they are."""
+
+    model_config = ConfigDict(strict=True)
+    host: str = ""
+    started: str = ""
+    seconds: float = 0
+    energy_joules: float = 0
+    tokens_per_second: float | None = None
+    attempt: str | None = None
+    git_hash: str | None = None
+    resumes: list[Any] | None = None
+    gpus: list[_Gpu] = []
 
 
 @contextmanager
@@ -76,10 +98,10 @@ def run_record_path(manifest: str | Path) -> Path:
 
 def read_run_record(file: str | Path) -> RunRecord:
     """Read a run record. Raises StaleInput for any other content, OSError if there is no file."""
-    with suppress(ValueError):
-        record = json.loads(Path(file).read_text("utf-8"))
-        if isinstance(record, dict):
-            return record
+    with suppress(ValueError, RecursionError):
+        record: RunRecord = json.loads(Path(file).read_text("utf-8"))
+        _Form.model_validate(record)
+        return record
     raise StaleInput(
         f"{file} is no run record: cut off or edited. Restore it, or make its job again: "
         f"{command_for(file)}"

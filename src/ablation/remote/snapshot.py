@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from ablation.provenance.manifests import FileEntry
 from ablation.remote.store import Store, StoreError
 
 SCHEMA_VERSION = 1
@@ -22,16 +23,10 @@ CHOOSE_ANOTHER = (
 )
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(strict=True)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0, lt=2**63)
-
-
 class _Snapshot(BaseModel):
-    files: dict[str, _Entry]
-    left_out: dict[str, _Entry]
-    notes: _Entry
+    files: dict[str, FileEntry]
+    left_out: dict[str, FileEntry]
+    notes: FileEntry
 
 
 def read_snapshot(store: Store, study: str, sha256: str | None = None) -> dict[str, Any]:
@@ -50,9 +45,9 @@ def read_snapshot(store: Store, study: str, sha256: str | None = None) -> dict[s
         raise StoreError(
             f"{store.uri}: {place} is wrong, so this is no snapshot of a push. {CHOOSE_ANOTHER}"
         ) from None
-    named = {**found["files"], **found["left_out"]}
-    copied = named.get(COMMON_TABLE) == named.get(f"results/{study}/recovery.csv")
-    for path in named:
+    files = found["files"]
+    copied = files.get(COMMON_TABLE) == files.get(f"results/{study}/recovery.csv")
+    for path in (*files, *found["left_out"]):
         if not (_is_inside(path, study) or (path == COMMON_TABLE and copied)):
             raise StoreError(
                 f"{store.uri}: the snapshot names {path!r}, which is outside results/{study}/. "

@@ -105,9 +105,7 @@ class Store:
         def one(item: tuple[str, list[Path]]) -> None:
             sha256, (first, *others) = item
             with atomic_path(first) as scratch:
-                self._get(_object(sha256), scratch, str(first))
-                if sha256_file(scratch) != sha256:
-                    raise self._damaged(_object(sha256), str(first))
+                self._get_object(sha256, scratch, str(first))
             for other in others:
                 with atomic_path(other) as scratch:
                     shutil.copyfile(first, scratch)
@@ -118,18 +116,22 @@ class Store:
         """The content of one object. Raises StoreError if it is missing or damaged."""
         with TemporaryDirectory() as folder:
             content = Path(folder) / "content"
-            self._get(_object(sha256), content, wanted_as)
-            if sha256_file(content) != sha256:
-                raise self._damaged(_object(sha256), wanted_as)
+            self._get_object(sha256, content, wanted_as)
             return content.read_bytes()
 
     def holds(self, sha256: str) -> bool:
-        """Whether the store has an undamaged object; its content is read."""
-        try:
-            self.read(sha256, "checked")
-        except StoreError:
-            return False
+        """Whether the store has an undamaged object; its content, perhaps weights, is read."""
+        with TemporaryDirectory() as folder:
+            try:
+                self._get_object(sha256, Path(folder) / "content", "checked")
+            except StoreError:
+                return False
         return True
+
+    def _get_object(self, sha256: str, target: Path, wanted_as: str) -> None:
+        self._get(_object(sha256), target, wanted_as)
+        if sha256_file(target) != sha256:
+            raise self._damaged(_object(sha256), wanted_as)
 
     # ---- snapshots -------------------------------------------------------------------------------
 

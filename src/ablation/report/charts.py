@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -19,6 +20,7 @@ from ablation.vocabulary.recipes import RECIPES
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first is part of vl-convert
 INK, FAINT, ALARM = "#2e3440", "#8a93a3", "#d1495b"
 MOST_RECIPES = 24  # largest number of recipes in a figure
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 LESS = "\ue000"  # stands in for `<` in the data of a page; Unicode assigns no meaning to it
 LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))  # levels of significance and their marks
 # Colours of the masks that leak nothing, in their order; all masks that leak have the colour ALARM.
@@ -44,7 +46,7 @@ def render(chart: alt.TopLevelMixin, suffix: str) -> bytes:
     import vl_convert
 
     with alt.data_transformers.disable_max_rows():
-        spec = chart.to_dict()
+        spec = _drawable(chart.to_dict())
     if suffix == ".svg":
         return vl_convert.vegalite_to_svg(spec).encode()
     if suffix == ".png":
@@ -55,6 +57,18 @@ def render(chart: alt.TopLevelMixin, suffix: str) -> bytes:
         page = vl_convert.vegalite_to_html(json.dumps(spec).replace("<", LESS), bundle=True)
         return page.replace(LESS, "\\u003c").encode()
     raise ValueError(f"no way to draw a chart as {suffix!r}: expected .svg, .png or .html")
+
+
+def _drawable(value: Any) -> Any:
+    """A part of a chart whose characters that XML does not allow are written out, such as `\\x1b`.
+
+    With one of them, a token for example, vl-convert ends the whole process.
+    """
+    if isinstance(value, str):
+        return _NO_XML.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
+    if isinstance(value, dict):
+        return {_drawable(key): _drawable(inner) for key, inner in value.items()}
+    return [_drawable(inner) for inner in value] if isinstance(value, list) else value
 
 
 def read(file: str | Path) -> pd.DataFrame:

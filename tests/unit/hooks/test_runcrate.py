@@ -49,7 +49,8 @@ LEDGER = [
 
 
 def make_fingerprint(stage, **upstream):
-    body = {"stage": stage, "config": {}, "packages": {"torch": "2.13.0"}, "upstream": upstream}
+    body = {"stage": stage, "code": "c", "config": {}, "upstream": upstream}
+    body |= {"packages": {"torch": "2.13.0"}}
     return body | {"hash": sha256_text(stage)}
 
 

@@ -8,6 +8,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
+from ablation.config.checkpoint_files import checkpoint_problem
 from ablation.model.checkpoints import NeedsOwnCode, load, read_config, read_tokenizer
 from ablation.provenance.files import file_table
 from tests.support.checkpoints import edit_config, edit_json, write_text_only
@@ -79,6 +80,37 @@ def test_a_tokenizer_does_not_refer_to_one_outside(folder):
     edit_json(folder / "tokenizer_config.json", fast_tokenizer_files=["../tokenizer.1.json"])
     with pytest.raises(ValueError, match="fast_tokenizer_files"):
         load(folder)
+
+
+def test_a_map_of_special_tokens_does_not_refer_to_a_tokenizer_outside(folder):
+    outside(folder, "tokenizer.json", "../tokenizer.1.json")
+    path = str(folder.parent / "tokenizer.1.json")
+    (folder / "special_tokens_map.json").write_text(json.dumps({"tokenizer_file": path}))
+    with pytest.raises(ValueError, match="special_tokens_map.json chooses .* `tokenizer_file`"):
+        read_tokenizer(folder)
+    assert "tokenizer_file" in checkpoint_problem(folder)
+
+
+@pytest.mark.parametrize("how", ["by name", "by place"])
+def test_a_tokenizer_does_not_take_its_vocabulary_from_outside(folder, how):
+    vocabulary, merges = folder.parent / "vocab.json", folder.parent / "merges.txt"
+    vocabulary.write_text('{"o": 0, "f": 1, "of": 2}')
+    merges.write_text("#version: 0.2\no f\n")
+    (folder / "tokenizer.json").unlink()
+    edit_config(folder, model_type="gpt2")
+    paths = [str(vocabulary), str(merges)]
+    named = {"vocab": paths[0], "merges": paths[1]} if how == "by name" else {"init_inputs": paths}
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer", **named)
+    with pytest.raises(ValueError, match="vocab|init_inputs"):
+        read_tokenizer(folder)
+
+
+def test_special_tokens_and_empty_references_are_read(folder):
+    """Checkpoints of older versions of transformers have these."""
+    edit_json(folder / "tokenizer_config.json", init_inputs=[], tokenizer_file="/root/gone.json")
+    tokens = {"bos_token": "<s>", "additional_special_tokens": ["</s>"], "image_token": "<pad>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
+    assert read_tokenizer(folder).bos_token == "<s>"
 
 
 # ---- code in a model folder ----------------------------------------------------------------------

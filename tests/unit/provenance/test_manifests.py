@@ -12,11 +12,18 @@ from hypothesis import strategies as st
 from ablation.data.json_lines import read_json_lines
 from ablation.provenance.atomic import atomic_path
 from ablation.provenance.code_hash import code_closure, code_tokens, module_file
-from ablation.provenance.files import canonical_json, visible_files, write_json_lines, write_text
+from ablation.provenance.files import (
+    canonical_json,
+    sha256_text,
+    visible_files,
+    write_json_lines,
+    write_text,
+)
 from ablation.provenance.fingerprints import make_fingerprint, package_versions
 from ablation.provenance.manifests import (
     StaleInput,
     command_for,
+    load_manifest,
     read_manifest,
     write_manifest,
 )
@@ -349,3 +356,33 @@ def test_an_edited_fact_is_refused(made):
     path.write_text(path.read_text().replace('"mask": "c"', '"mask": "d"'))
     with pytest.raises(StaleInput, match="has been edited"):
         read_manifest(path, fingerprint["hash"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["outputs"].update(file=5),
+        lambda m: m["outputs"].update(file={"bytes": 1}),
+        lambda m: m["outputs"].update(file={"bytes": -1, "sha256": "0" * 64}),
+        lambda m: m["inputs"].update(file=[1]),
+        lambda m: m["fingerprint"].pop("stage"),
+        lambda m: m["fingerprint"].update(config=[1]),
+        lambda m: m["fingerprint"].update(packages=[1]),
+        lambda m: m["fingerprint"].update(hash=None),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused_by_its_name(made, change):
+    """Whoever can write to a store can write a manifest whose own hash is right."""
+    path, _ = made
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    body = {key: value for key, value in manifest.items() if key != "sha256"}
+    write_text(path, canonical_json(body | {"sha256": sha256_text(canonical_json(body))}))
+    with pytest.raises(StaleInput, match=f"{path} is no manifest"):
+        load_manifest(path)
+
+
+def test_a_manifest_of_lists_in_lists_is_refused_by_its_name(tmp_path):
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(StaleInput, match=f"{tmp_path}/manifest.json is no manifest"):
+        load_manifest(tmp_path / "manifest.json")

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from ablation.provenance.manifests import StaleInput
 from ablation.provenance.run_records import (
     ARCHIVED_COMMIT_FILE,
     ATTEMPT,
     GIT_STATE,
     git_state,
+    read_run_record,
     run_record,
     run_record_path,
 )
@@ -146,3 +148,31 @@ def test_a_failed_job_leaves_no_record(tmp_path):
 )
 def test_the_run_record_is_beside_the_manifest(manifest, run):
     assert run_record_path(manifest).as_posix() == run
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        pytest.param("[" * 100_000, id="lists in lists"),
+        '{"gpus": 5}',
+        '{"gpus": [1]}',
+        '{"gpus": [{"name": null}]}',
+        '{"seconds": "x"}',
+        '{"energy_joules": "x"}',
+        '{"started": 5}',
+        '{"attempt": [1]}',
+        '{"git_hash": 5}',
+        '{"host": {}}',
+    ],
+)
+def test_a_run_record_of_another_form_is_refused_by_its_name(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(StaleInput, match=f"{tmp_path}/run.json is no run record"):
+        read_run_record(tmp_path / "run.json")
+
+
+def test_a_run_record_is_read_back(tmp_path):
+    with run_record(tmp_path / "run.json", tokens_per_second=2.5) as facts:
+        facts["resumes"] = [5]
+    assert read_run_record(tmp_path / "run.json")["resumes"] == [5]

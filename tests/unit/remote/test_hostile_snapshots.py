@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from base64 import urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64encode
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ def publish(change):
 
 
 def publish_note(name, text="{}"):
-    """Add a file of metadata to the snapshot in the store, in place of that of MANIFEST."""
+    """Put a file of metadata into the snapshot in the store, in place of that of MANIFEST."""
 
     def change(snapshot):
         store = Store("../store")
@@ -101,8 +101,14 @@ def test_a_snapshot_cannot_name_a_file_outside_its_study(clone, path, table):
     assert everything_below(clone.parent) == {}
 
 
-def test_the_common_table_is_only_a_copy_of_the_table_of_the_study(clone):
-    publish(lambda s: s["files"].update({"results/recovery.csv": s["files"][MANIFEST]}))
+@pytest.mark.parametrize("left_out", [{}, {"results/recovery.csv": f"{HOME}/recovery.csv"}])
+def test_the_common_table_is_only_a_copy_of_the_table_of_the_study(clone, left_out):
+    def change(snapshot):
+        files = snapshot["files"]
+        snapshot["left_out"] |= {path: files[other] for path, other in left_out.items()}
+        files["results/recovery.csv"] = files[MANIFEST]
+
+    publish(change)
     with pytest.raises(StoreError, match="results/recovery.csv"):
         pull("../store", STUDY)
     assert everything_below(clone.parent) == {}
@@ -130,17 +136,56 @@ def test_a_note_outside_its_study_is_refused(clone, name):
     assert everything_below(clone.parent) == {"clone/Snakefile": b"mine"}
 
 
-def test_a_note_is_text(clone):
-    publish_note(encoded(MANIFEST), {"rule": "r"})
-    with pytest.raises(StoreError, match="metadata"):
+ENVIRONMENTS = {
+    "code for the report": b"!!python/object/apply:os.system ['touch ran']",
+    "an environment with markup": rb'name: "\x3c/script>"',
+    "an environment that repeats a text": b"a: &a [x, x]\nb: [*a, *a]",
+    "an environment that is no YAML": b"{",
+}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        pytest.param({"rule": "r"}, id="no text"),
+        pytest.param("{'rule': 'r'}", id="no JSON"),
+        pytest.param("[1]", id="no object"),
+        pytest.param("[" * 100_000, id="lists in lists"),
+        pytest.param('{"rule": 5}', id="a field of another type"),
+        pytest.param('{"params": [[1]]}', id="a parameter that is no text"),
+        pytest.param('{"record_format_version": "6"}', id="a version that is no number"),
+        pytest.param('{"endtime": 1e300}', id="a time after the last one"),
+        pytest.param('{"endtime": NaN}', id="a time that is no number"),
+        pytest.param('{"rule": "</script><script>x()</script>"}', id="markup for the report"),
+        pytest.param('{"container_img_url": "<!--"}', id="markup in an address"),
+        pytest.param('{"conda_env": "abc"}', id="an environment that is not encoded"),
+        *(
+            pytest.param(json.dumps({"conda_env": b64encode(text).decode()}), id=name)
+            for name, text in ENVIRONMENTS.items()
+        ),
+    ],
+)
+def test_metadata_that_snakemake_does_not_write_is_refused(clone, record):
+    """Snakemake would end with an error at each start, or run what `snakemake --report` reads."""
+    publish_note(encoded(MANIFEST), record)
+    with pytest.raises(StoreError, match="metadata") as refusal:
         pull("../store", STUDY)
+    assert str(refusal.value).isprintable()
     assert everything_below(clone.parent) == {}
+
+
+def test_metadata_of_a_rule_with_a_conda_environment_is_pulled(clone):
+    environment = b64encode(b"name: a\ndependencies: [python>=3.11,<3.13, 'pip=24.*']\n").decode()
+    record = json.dumps({"rule": "r", "conda_env": environment, "of_a_later_version": [1]})
+    publish_note(encoded(MANIFEST), record)
+    pull("../store", STUDY)
+    assert (Path(".snakemake/metadata") / encoded(MANIFEST)).read_text() == record
 
 
 def test_a_note_is_written_where_snakemake_reads_it_here(clone):
     """Another file system can split a long name at another length."""
     name = encoded(MANIFEST)
-    publish_note(f"@{name[:9]}/@{name[9:20]}/{name[20:]}", '{"split": 1}')
+    publish_note(f"@{name[:9]}/@{name[9:20]}/{name[20:]}", '{"rule": "split"}')
     pull("../store", STUDY)
     written = {p for p in Path(".snakemake").rglob("*") if p.is_file() and "split" in p.read_text()}
     assert written == {Path(".snakemake/metadata") / name}

@@ -2,11 +2,13 @@
 
 import shutil
 import threading
+import tracemalloc
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import StaleInput, load_manifest, read_manifest
 from ablation.remote import store as stores
 from ablation.remote.push import pull, push
@@ -73,6 +75,19 @@ def test_one_flipped_byte_anywhere_in_the_store_is_refused_by_name(here, there):
         file.write_bytes(whole)
     there("clone")
     pull("../store", STUDY)
+
+
+def test_a_check_does_not_hold_weights_in_memory(tmp_path):
+    weights, size = tmp_path / "model.safetensors", 64 << 20
+    weights.write_bytes(bytes(size))
+    store, sha256 = Store(str(tmp_path / "store")), sha256_file(weights)
+    store.send({sha256: weights}, "")
+    tracemalloc.start()
+    try:
+        assert store.holds(sha256)
+        assert tracemalloc.get_traced_memory()[1] < size / 4
+    finally:
+        tracemalloc.stop()
 
 
 def test_damage_in_the_store_is_mended_by_a_push_that_checks(here, there):

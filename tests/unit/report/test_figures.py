@@ -327,3 +327,12 @@ def test_no_token_ends_the_script_of_a_page(token):
     assert Tags(hostile).names == Tags(plain).names and hostile.rstrip().endswith("</html>")
     assert "<!--" not in hostile[hostile.index("const spec = ") :]
     assert token.replace("<", r"\u003c") in hostile
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".html"])
+def test_a_token_of_control_characters_is_drawn(suffix):
+    """XML allows none of them, and vl-convert would end this process."""
+    text = "a\x00\x1b\ufffe\x7f"
+    drawn = render(figures.masks(cells().replace({"null": text})), suffix)
+    if suffix == ".svg":
+        assert r"a\x00\x1b\xfffe" in "".join(ElementTree.fromstring(drawn).itertext())

@@ -27,7 +27,8 @@ def study(tmp_path_factory):
     """results/micro with a base, two recipes and items of two tasks."""
     home = tmp_path_factory.mktemp("study")
     results, tokenizer = home / "results/micro", tiny_tokenizer()
-    fingerprint = {"upstream": {}, "hash": "h"}
+    fingerprint = dict.fromkeys(("stage", "code", "hash"), "h")
+    fingerprint |= dict.fromkeys(("config", "packages", "upstream"), {})
 
     def made(folder, architecture, **facts):
         model = tiny_model(architecture, vocabulary=len(tokenizer))

@@ -79,7 +79,7 @@ def test_it_records_every_answer_and_says_what_was_paid(fake, tmp_path):
     [paid] = re.findall(r"At most \$([\d.]+) was paid", terminal.said)
     assert fake.spent <= float(paid) <= 0.5
     asked = [call.body for call in fake.calls("state")]
-    assert asked == [{"state": "stopped"}, {"state": "running"}]
+    assert asked == [{"state": "running"}, {"state": "stopped"}, {"state": "running"}]
     recorded = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
     assert set(recorded) == set(ANSWERS)
     for name, answer in recorded.items():
@@ -95,6 +95,16 @@ def test_an_answer_that_differs_is_told(fake, tmp_path):
     terminal = Terminal(fake, tmp_path)
     assert terminal.ends() == 1 and not fake.instances
     assert "ports: a list, an object was expected" in terminal.said
+
+
+def test_a_dead_man_switch_without_its_rights_is_told(fake, tmp_path):
+    """The first change of a state is the one that the switch makes with the machine's own key."""
+    fake.fault("state", status=403)
+    terminal = Terminal(fake, tmp_path)
+    assert terminal.ends() == 1 and not fake.instances
+    assert "switch: status 403, 200 was expected" in terminal.said
+    assert json.loads((tmp_path / "switch.json").read_text())["status"] == 403
+    assert {file.stem for file in tmp_path.iterdir()} == set(ANSWERS), "it goes on"
 
 
 def test_a_contract_that_is_dearer_than_its_offer_ends_at_once(fake, tmp_path):

@@ -181,12 +181,12 @@ def test_a_login_needs_a_key_that_is_attached(driver, fake):
 
 
 def test_keys_that_a_machine_added_itself_are_gone_after_hours(driver, fake):
-    """The keys of the account and those that were attached stay."""
+    """The keys of the account and those that were attached stay, with no newline at the end."""
     own = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAddedByTheMachine"
     number = driver.rent(501, onstart=f"echo '\n{own}' >> ~/.ssh/authorized_keys")
     driver.ssh(number, "until grep -q AddedBy ~/.ssh/authorized_keys; do sleep 0.1; done")
     fake.advance(9 * 3600)
-    assert driver.ssh(number, "cat ~/.ssh/authorized_keys") == driver.public.strip()
+    assert driver.ssh(number, "cat ~/.ssh/authorized_keys; echo .") == f"{driver.public.strip()}."
 
 
 @pytest.mark.parametrize("says", ["offline", "running"])

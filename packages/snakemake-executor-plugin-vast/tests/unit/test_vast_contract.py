@@ -26,8 +26,11 @@ def answers(fake):
     offer = mine.search(Requirements(), SearchRules())[0]
     note("search")
     number = mine.create(offer, Order("label", "image", 40, "true", bid=0.2))
+    inside = Recorder(mine.latest.json()["instance_api_key"], fake.url, ServiceClock(fake))
     note("create")
     fake.advance(60)
+    inside.check(number)
+    note("switch", inside)
     mine.instances()
     note("list")
     mine.instance(number)
@@ -49,6 +52,19 @@ def test_the_fake_answers_as_the_contract_says(answers):
     assert set(answers) == set(ANSWERS)
     for name, (status, body) in answers.items():
         assert differences(name, status, body) == []
+
+
+def test_the_smoke_test_makes_the_very_call_of_the_dead_man_switch(fake, client, monkeypatch):
+    number = client.rent()
+    key = fake.instance(number).key
+    monkeypatch.setenv("CONTAINER_ID", str(number))
+    monkeypatch.setenv("CONTAINER_API_KEY", key)
+    control = {}
+    exec(vast.Vast(fake.key, fake.url).machine_control, control)
+    control["check"]()
+    Recorder(key, fake.url, ServiceClock(fake)).check(number)
+    switch, smoke = ((c.method, c.path, c.body, c.agent, c.status) for c in fake.calls("state"))
+    assert switch == smoke
 
 
 class Watched(dict):

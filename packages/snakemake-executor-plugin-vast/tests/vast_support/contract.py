@@ -85,9 +85,10 @@ DONE = {"success": FLAG}
 # name of an answer: its status code and its body
 ANSWERS: dict[str, tuple[int, Any]] = {
     "search": (200, {"offers": [OFFER]}),
-    "create": (200, DONE | {"new_contract": ID}),
+    "create": (200, DONE | {"new_contract": ID, "instance_api_key": TEXT}),
     "list": (200, {"instances": [INSTANCE], "next_token?": Maybe(TEXT)}),
     "show": (200, {"instances": INSTANCE}),
+    "switch": (200, DONE),  # the call of the dead-man switch, with the key of its machine
     "stop": (200, DONE),
     "start": (200, DONE),
     "wrong-key": (404, {"error": Value(str, "another error", "auth_error")}),

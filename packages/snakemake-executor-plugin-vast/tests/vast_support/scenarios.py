@@ -181,6 +181,16 @@ def no_rsync(example):
     done(example)
 
 
+@scenario("image without rsync while apt is locked")
+def apt_locked(example):
+    example.fake.fault("boot", lacks=["rsync"], apt_lock=120)
+    example.start().until_step(1)
+    [instance] = example.fake.instances
+    started = instance.machine.path("/var/log/onstart.log").read_text()
+    assert "Could not get lock" in started, "apt was not locked"
+    done(example)
+
+
 @scenario("disk full")
 def disk_full(example):
     example.fake.fault("boot", disk_mb=40)

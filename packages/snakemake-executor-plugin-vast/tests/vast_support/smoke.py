@@ -54,8 +54,9 @@ class Recorder(vast.Vast):
     def _keep(self, reply: requests.Response, *more: Any, **options: Any) -> None:
         self.latest = reply
 
-    def stop(self, id: int) -> None:
-        self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "stopped"})
+    def check(self, id: int) -> None:
+        """Make the call by which a machine's dead-man switch shows that its key is accepted."""
+        self._call("change", "PUT", f"/api/v0/instances/{id}/", {"state": "running"})
 
 
 class Failed(Exception):
@@ -101,8 +102,9 @@ class Smoke:
         try:
             self.id = self.market.create(offer.offer, Order(self.label, IMAGE, 10, script))
             keeper.know(self.label, self.id)
+            inside = str(self.market.latest.json().get("instance_api_key"))
             self.record("create")
-            self.visit(offer)
+            self.visit(offer, inside)
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
@@ -118,14 +120,15 @@ class Smoke:
             paid = f"{seconds / 60:.1f} minutes at ${self.price:.3f} per hour"
             say(f"At most ${cost(self.price, seconds):.4f} was paid: {paid}.")
 
-    def visit(self, offer: selection.PricedOffer) -> None:
-        """Make every call that the executor makes."""
+    def visit(self, offer: selection.PricedOffer, inside: str) -> None:
+        """Make every call that the executor makes. `inside` is the key of the machine."""
         mine = self.wait("running")
         self.record("show")
         self.price = max(self.price, mine.price + offer.transfers)
         rent = offer.price - offer.transfers
         if wrong := selection.contract_error(mine, self.wanted, rent):
             raise Failed(wrong)
+        self.with_key(inside, "switch", lambda machine: machine.check(self.id))
         self.market.instances()
         self.record("list")
         self.market.stop(self.id)
@@ -133,12 +136,16 @@ class Smoke:
         self.wait("stopped")
         self.market.start(self.id)
         self.record("start")
-        stranger = Recorder("no-key-of-anybody", self.market.url, self.clock)
-        with contextlib.suppress(MarketError):
-            stranger.instances()
-        self.record("wrong-key", stranger)
+        self.with_key("no-key-of-anybody", "wrong-key", lambda stranger: stranger.instances())
         self.market.destroy(self.id)
         self.record("destroy")
+
+    def with_key(self, key: str, name: str, call: Callable[[Recorder], object]) -> None:
+        """Make a call with another key, which may be refused, and record the answer."""
+        other = Recorder(key, self.market.url, self.clock)
+        with contextlib.suppress(MarketError):
+            call(other)
+        self.record(name, other)
 
     def wait(self, status: Status) -> Instance:
         until = self.clock.now() + LONGEST / 2
