@@ -30,6 +30,7 @@ from .driver.rental import Renter
 from .driver.runs import (
     PLACE,
     STATES,
+    Left,
     Run,
     dead_runs,
     dollars_a_day,
@@ -87,6 +88,7 @@ class Executor(RemoteExecutor):
         self.workdir = Path.cwd()
         self.closing, self._closed = threading.Event(), threading.Lock()
         self.run_: Run | None = None
+        self._earlier: Left | None = None  # what earlier runs have left, once that is known
         self.pool: Pool | None = None
         self.permission = Permission()
         self.lane = LocalLane(self.settings.local_cores or os.cpu_count() or 1, self._logs())
@@ -233,7 +235,7 @@ class Executor(RemoteExecutor):
 
         self.renter = Renter(
             market, self.keeper, self.ledger, clock, self.keys, site, search_rules(chosen), limits,
-            chosen.budget or None, self.closing, log, partial(self._reap_earlier_runs, market),
+            chosen.budget or None, self.closing, log, partial(self._barred, market),
         )  # fmt: skip
 
         def earlier_places() -> list[Path]:
@@ -247,31 +249,35 @@ class Executor(RemoteExecutor):
             self.closing, log, Places(self.run_.folder / STATES, earlier_places),
         )  # fmt: skip
 
-    def _reap_earlier_runs(self, market: Market) -> str:
-        """End machines of earlier runs. Why no machine may be rented, if that is so."""
-        chosen = self.settings
+    def _barred(self, market: Market) -> str:
+        """Why no machine may be rented; empty if one may. First it ends those of earlier runs."""
+        if self._earlier is None:
+            self._earlier = self._reap_earlier_runs(market)
+        stopped = [*self._earlier.stopped, *self.keeper.stopped.values()]
+        if dollars_a_day(stopped) <= self.settings.stopped_dollars:
+            return ""
+        return (
+            f"the disks of {len(stopped)} stopped machines cost ${dollars_a_day(stopped):.2f} a "
+            f"day, and --vast-stopped-dollars allows ${self.settings.stopped_dollars:.2f}; nothing "
+            "was rented. Call `snakemake-vast reap`, which says how to save or destroy each of them"
+        )
+
+    def _reap_earlier_runs(self, market: Market) -> Left:
+        """End the machines of earlier runs, and say what is left of them."""
 
         def connect(name: str) -> Market:
-            if name == chosen.market:
+            if name == self.settings.market:
                 return market
             return find_market(name).connect(self._environment, Path.home(), self.clock)
 
-        try:
-            left = reap(self.workdir, connect, self._log)
-        except Exception as error:  # an old run must not stop a new one
-            self._log(f"machines of earlier runs could not be ended: {error!r}")
-            return ""
+        left = reap(self.workdir, connect, self._log)
+        for problem in left.problems:  # an old run must not stop a new one
+            self._log(f"machines of an earlier run could not be ended: {problem}")
         for label in left.listed:
             self._log(f"{label} of an earlier run is still listed: call `snakemake-vast reap`")
         for text in next_steps(left.stopped):
             self._log(text)
-        if left.dollars_a_day <= chosen.stopped_dollars:
-            return ""
-        return (
-            f"the disks of {len(left.stopped)} stopped machines cost ${left.dollars_a_day:.2f} a "
-            f"day, and --vast-stopped-dollars allows ${chosen.stopped_dollars:.2f}; nothing was "
-            "rented. Call `snakemake-vast reap`, which says how to save or destroy each of them"
-        )
+        return left
 
     def _sources(self, known: list[str]) -> list[str]:
         kept, left_out = manifest(self.workdir, known, LARGEST_SOURCE)

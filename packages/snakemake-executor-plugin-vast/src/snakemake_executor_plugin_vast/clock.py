@@ -32,6 +32,10 @@ class Clock:
             self._awake, self._wall = awake, wall
             return (awake + self._slept) * self.scale
 
+    def awake(self) -> float:
+        """The same without the time in which this computer slept."""
+        return time.monotonic() * self.scale
+
     def wall(self) -> float:
         """Unix time in real seconds: for records, never for deadlines."""
         return time.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Collection, Sequence
@@ -10,8 +11,8 @@ from pathlib import Path
 
 from .clock import Clock
 from .driver import runs
-from .market import UnknownMarket, find_market, take_secrets
-from .market.protocol import Market, MarketError
+from .market import find_market, take_secrets
+from .market.protocol import Market
 from .terminal import printable
 
 
@@ -55,11 +56,17 @@ def reap(folder: Path, give_up: Collection[int] = ()) -> int:
             "Run the command in the folder where Snakemake was started."
         )
         return 1 if give_up else 0
+    connect = functools.cache(_connect)  # the first call takes the key out of the environment
     try:
-        left = runs.reap(folder, _connect, lambda text: print(printable(text)), give_up=give_up)
-    except (MarketError, UnknownMarket, ValueError) as error:
-        print(printable(error), file=sys.stderr)
-        return 1
+        left = runs.reap(folder, connect, lambda text: print(printable(text)), give_up=give_up)
+    except KeyboardInterrupt:
+        print(
+            "Interrupted: machines may be left and billed. Call `snakemake-vast reap` again.",
+            file=sys.stderr,
+        )
+        return 130
+    for problem in left.problems:
+        print(printable(problem), file=sys.stderr)
     if left.listed:
         print(printable(f"still listed: {' '.join(left.listed)}"))
     for text in runs.next_steps(left.stopped):

@@ -99,6 +99,7 @@ def instance(**facts):
         ({"interruptible": False}, "is on demand"),
         ({"price": 0.207}, "its offer said $0.200"),
         ({"price": 0.205}, ""),
+        ({"price": math.nan}, "its offer said $0.200"),
         ({}, ""),
     ],
 )
@@ -180,24 +181,26 @@ def test_machines_that_failed_are_left_alone_for_a_day():
 
 def test_lines_reach_the_disk_whole_and_a_torn_last_one_is_left_out(tmp_path):
     book = ledger.Ledger(tmp_path / "deep/ledger.jsonl", "r", lambda: 5.0)
-    book.write("rent", label="a", instance=1)
+    book.write("rent", label="a", instance=1, dph=1.0)
     with open(book.path, "a") as file:
         file.write('{"what": "end", "lab')
     with pytest.warns(UserWarning, match=r"ledger\.jsonl, line 2: cut off, left out"):
         assert [line["what"] for line in ledger.read(book.path)] == ["rent"]
-    book.write("intend", label="b")
+    book.write("intend", label="b", machine=1, dph=1.0, seconds=60.0)
     assert [line["what"] for line in ledger.read(book.path)] == ["rent", "intend"]
     assert ledger.read(tmp_path / "none") == []
     book.path.write_text(book.path.read_text().strip())  # as some editors leave a file
-    book.write("end", label="b")
+    book.write("end", label="b", seconds=1.0, dollars=2.0)
     assert [line["what"] for line in ledger.read(book.path)] == ["rent", "intend", "end"]
 
 
-@pytest.mark.parametrize("damage", [b'{"what": "end", "lab\n', b"\xff\n", b"3\n"])
+@pytest.mark.parametrize(
+    "damage", [b'{"what": "end", "lab\n', b"\xff\n", b"3\n", b"{}\n", b'{"what": "end"}\n']
+)
 def test_a_damaged_line_is_an_error_wherever_else_it_stands(tmp_path, damage):
     """Money is reckoned from it: what cannot be read must not count as nothing."""
     book = ledger.Ledger(tmp_path / "ledger.jsonl", "r", lambda: 5.0)
-    book.write("rent", label="a", instance=1)
+    book.write("rent", label="a", instance=1, dph=1.0)
     with open(book.path, "ab") as file:
         file.write(damage)
     book.write("end", label="a", seconds=1.0, dollars=2.0)

@@ -17,7 +17,7 @@ from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.hooks import NotAllowed
 from snakemake_executor_plugin_vast.machine import files, transport
 from snakemake_executor_plugin_vast.market import vast
-from snakemake_executor_plugin_vast.market.protocol import MarketError, Requirements
+from snakemake_executor_plugin_vast.market.protocol import Requirements
 from snakemake_executor_plugin_vast.money import ledger as books
 from snakemake_interface_common.exceptions import WorkflowError
 from vast_support.stand_ins import Account, ManualClock
@@ -292,7 +292,7 @@ def test_no_message_of_a_market_controls_the_terminal(tmp_path, monkeypatch, cap
 
     def refuse(folder, connect, log, give_up):
         log(HOSTILE)
-        raise MarketError(HOSTILE)
+        return runs.Left(problems=[HOSTILE])
 
     monkeypatch.setattr(runs, "reap", refuse)
     (tmp_path / runs.PLACE).mkdir(parents=True)

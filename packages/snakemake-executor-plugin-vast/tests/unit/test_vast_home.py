@@ -52,7 +52,7 @@ def test_a_full_disk_here_fails_the_job_and_buys_no_larger_machine(make, monkeyp
     assert watch.next_action("failed", 1, 3, failed.value.output) == "fail"
     attempt.machine.connection.push = ssh.push
     with pytest.raises(work.RuleFailed) as failed:  # there it is another matter
-        attempt._retry(lambda connection: connection.push(["/in"]))
+        attempt._retry(lambda connection: connection.push(["/in"], 1e9))
     assert watch.next_action("failed", 1, 3, failed.value.output) == "prune"
 
 

@@ -102,6 +102,15 @@ def test_all_pages_of_the_list_are_read(monkeypatch):
     assert sent[1][2]["params"]["after_token"] == "t"
 
 
+def test_a_list_without_end_is_no_list(monkeypatch):
+    """Whoever reads it for ever ends no machine, not even by its id."""
+    page = (200, {"instances": [], "next_token": "t"})
+    client, sent = client_of(monkeypatch, *[page] * 1000)
+    with pytest.raises(Unavailable, match="has no end"):
+        client.instances("")
+    assert len(sent) == vast.PAGES
+
+
 OURS = {"id": 1, "label": "p-1-1", "actual_status": "running", "dph_total": 0.1}
 OURS |= {
     "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": "40022"}]},
@@ -131,6 +140,22 @@ def test_one_odd_row_of_ours_hides_no_machine(monkeypatch, odd):
     assert found["p-2-1"].id == (2 if "id" not in odd else 0), "it must be possible to end it"
 
 
+ODD_NUMBERS = [1e999, float("nan"), -1.0, 10**400, "1", [], None, True]
+
+
+@pytest.mark.parametrize("odd", ODD_NUMBERS, ids=lambda n: str(n)[:9])
+def test_an_odd_price_of_a_disk_counts_nothing_and_changes_no_status(monkeypatch, odd):
+    """It goes into the ledger, whose sums one such number would spoil for ever."""
+    client, _ = client_of(
+        monkeypatch,
+        (200, {"instances": [OURS | {"storage_total_cost": odd}]}),
+        (200, {"credit": odd}),
+    )
+    [found] = client.instances("p-")
+    assert found.disk_price == 0.0 and found.status == "running"
+    assert client.credit() is None
+
+
 class Unread(dict):
     """A row of which only the label may be read."""
 
@@ -151,6 +176,16 @@ def test_rows_of_other_people_are_not_read(monkeypatch, label):
     assert [instance.label for instance in client.instances("p-")] == ["p-1-1"]
 
 
+@pytest.mark.parametrize("body", ['{"instances": ' + "[" * 99999, "[" * 99999])
+def test_an_answer_that_is_nested_without_end_is_no_answer(monkeypatch, body):
+    client, _ = client_of(monkeypatch, *[(200, body)] * (2 * vast.TRIES + 1))
+    for call in (client.instances, lambda: client.search(Requirements(), SearchRules())):
+        with pytest.raises(Unavailable, match="no JSON object"):
+            call()
+    with pytest.raises(LostReply):
+        client.create(OFFER, ORDER)
+
+
 def test_a_list_that_is_none_is_no_empty_list(monkeypatch):
     """An empty list tells that all machines have ended."""
     client, _ = client_of(monkeypatch, (200, {"instances": None}))
@@ -158,7 +193,7 @@ def test_a_list_that_is_none_is_no_empty_list(monkeypatch):
         client.instances("")
 
 
-@pytest.mark.parametrize("answer", [{"id": None}, {"id": "x"}, [{"id": 5}], 5, "gone", [], 0])
+@pytest.mark.parametrize("answer", [{}, {"id": None}, {"id": "x"}, [{"id": 5}], 5, "gone", [], 0])
 def test_an_instance_that_cannot_be_read_is_not_gone(monkeypatch, answer):
     """Whoever counts it as gone leaves it to be billed."""
     client, _ = client_of(monkeypatch, (200, {"instances": answer}))
@@ -198,6 +233,18 @@ def test_the_key_is_in_no_message_and_no_argument(monkeypatch, before):
         client.create(OFFER, ORDER)
     assert KEY[:4] not in str(caught.value) and "<key>" in str(caught.value)
     assert KEY not in repr(sent)
+
+
+def test_no_other_secret_of_an_order_is_in_a_message(monkeypatch):
+    """The login of a private registry is sent with it, and the key of the machine comes back."""
+    login = "-u me -p secret"
+    replies = (400, {"msg": f"bad image_login: {login}"}), (200, {"instance_api_key": "secret"})
+    client, _ = client_of(monkeypatch, *replies)
+    client.image_login = login
+    for _ in replies:
+        with pytest.raises(MarketError) as caught:
+            client.create(OFFER, ORDER)
+        assert "secret" not in str(caught.value)
 
 
 def test_the_key_is_found_where_the_official_client_puts_it(tmp_path):

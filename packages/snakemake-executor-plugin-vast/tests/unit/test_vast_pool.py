@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from snakemake_executor_plugin_vast.clock import Clock
@@ -28,6 +29,7 @@ class Renter:
         self.plan, self.rented, self.ended, self.promised = list(plan), [], [], []
         self.over = None  # label whose promise goes over the budget
         self.superseded = []  # machines whose jobs continue elsewhere
+        self.held = set()  # labels of machines with work that is not saved
 
     def rent(self, requirements, slot):
         if self.plan and (fault := self.plan.pop(0)):
@@ -95,7 +97,7 @@ def make(tmp_path, monkeypatch):
         made.append(
             pools.Pool(
                 renter,
-                None,
+                SimpleNamespace(holds=lambda label: label in renter.held),
                 book,
                 clock,
                 bounds,
@@ -225,6 +227,19 @@ def test_a_rule_that_fails_goes_to_snakemake_and_the_machine_stays(make):
     pool, job = make(renter), task("fails")
     pool.submit(job)
     assert wait(job) == ["exit code 1"] and not renter.ended
+
+
+@pytest.mark.parametrize("why", ["fails", "overtime"])
+def test_a_machine_with_work_that_could_not_be_fetched_gets_no_other_job(make, why):
+    """The end of another job would let it be destroyed with that work."""
+    renter = Renter()
+    renter.held.add("m1")
+    pool, first, second = make(renter, 1), task(why), task()
+    pool.submit(first)
+    wait(first)
+    pool.submit(second)
+    assert wait(second) == [""]
+    assert renter.ended[0][0] == "m1" and "m1" not in renter.superseded and len(renter.rented) == 2
 
 
 def test_a_stall_is_resumed_once_on_the_same_machine(make):

@@ -29,7 +29,7 @@ STEADY = Requirements(max_price=1.0, seconds=3600.0)
 @pytest.fixture
 def renting(tmp_path, monkeypatch):
     """A renter on a market, with the ledger of this folder."""
-    monkeypatch.setattr(rental.Renter, "_keep_lease", lambda *_: None)
+    monkeypatch.setattr(rental, "keep_lease", lambda *_: None)
 
     def renter(market, machines=None, budget=None):
         monkeypatch.setattr(rental, "Transport", (machines or Machines()).connect)

@@ -1,7 +1,5 @@
 """Runs that were killed: whose machines they are, and how they are ended. No network."""
 
-import json
-import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from snakemake_executor_plugin_vast.driver.states import Places
 from snakemake_executor_plugin_vast.machine import transport
 from snakemake_executor_plugin_vast.market.protocol import Instance, NoKey, Refused
 from snakemake_executor_plugin_vast.money import ledger as books
+from vast_support.killed_run import Broken, Hostile, killed_run
 from vast_support.stand_ins import Account, ManualClock
 
 
@@ -65,8 +64,8 @@ def test_reap_ends_machines_whose_ledger_is_lost(tmp_path, monkeypatch, ledger):
         assert not runs.reap(tmp_path, lambda market: account, print)
     else:
         (tmp_path / "ledger.jsonl").write_text(ledger)
-        with pytest.raises(ValueError, match="ledger.jsonl, line 1"):
-            runs.reap(tmp_path, lambda market: account, print)
+        [problem] = runs.reap(tmp_path, lambda market: account, print).problems
+        assert "ledger.jsonl, line 1" in problem
     assert account.labels == []
     assert runs.dead_runs(tmp_path) == ([] if ledger is None else [run.folder])
 
@@ -119,15 +118,6 @@ def test_reap_asks_for_no_key_where_nothing_was_rented(tmp_path):
 
 
 # ---- work that cannot be saved -------------------------------------------------------------------
-
-
-class Broken(transport.Transport):
-    """A machine on which every command fails with `error`."""
-
-    error = transport.Unreachable("no answer")
-
-    def _run(self, *_):
-        raise self.error
 
 
 def ledger_of(run, **facts):
@@ -192,7 +182,7 @@ def test_a_stopped_machine_is_started_again_and_destroyed_once_its_work_is_saved
     run, account = killed
     label, book = numbered(account), ledger_of(run)
     monkeypatch.setattr(runs, "Transport", Broken)
-    assert runs.reap(tmp_path, lambda market: account, print).dollars_a_day == 0.75
+    assert runs.dollars_a_day(runs.reap(tmp_path, lambda market: account, print).stopped) == 0.75
     stop = books.read(book.path)[-1]
     assert stop["what"] == "stop" and stop["dph"] == 0.75 / 24 and stop["instance"] == 7
     monkeypatch.setattr(runs, "Transport", Hostile)  # it answers, and has nothing to transfer
@@ -221,28 +211,10 @@ def test_what_a_stopped_machine_has_does_not_replace_newer_work(tmp_path, monkey
 # ---- hostile machines ----------------------------------------------------------------------------
 
 
-class Hostile(transport.Transport):
-    """A machine that answers what `answers` holds; rsync succeeds, and transfers nothing."""
-
-    answers = {"states": {"states": []}, "snapshot": {"there": True, "parts": []}}
-
-    def _run(self, command, data, *_):
-        what = command[-1].partition("onboard.py ")[2].partition(" ")[0]
-        told = json.dumps(self.answers.get(what, {})).encode()
-        return subprocess.CompletedProcess(command, 0, told, b"")
-
-
 @pytest.fixture
 def killed(tmp_path, monkeypatch):
     """A killed run with a machine that rented and sent a state, and what `reap` finds."""
-    run = runs.Run(tmp_path, tmp_path / "ledger.jsonl", "vast", 1.0)
-    book = books.Ledger(tmp_path / "ledger.jsonl", run.name, lambda: 0.0)
-    label = f"{run.prefix}1-1"
-    book.write("intend", label=label, offer=1, machine=1, dph=1.0, seconds=60.0)
-    (run.folder / "key").touch()
-    (run.folder / "key.pub").touch()
-    Places(run.folder / runs.STATES).note([f"{tmp_path}/state/a"], label, 1e9)
-    run._lock.close()
+    run, label = killed_run(tmp_path)
     account = Account(label, addresses=(("host", 22),))
     monkeypatch.setattr(runs, "Clock", lambda scale: ManualClock())
     return run, account
@@ -388,6 +360,6 @@ def test_a_run_whose_market_has_no_key_keeps_no_other_run_alive(tmp_path, monkey
             raise NoKey("no key of the other market")
         return account
 
-    with pytest.raises(NoKey):
-        runs.reap(tmp_path, connect, print)
+    [problem] = runs.reap(tmp_path, connect, print).problems
+    assert "no key of the other market" in problem
     assert account.labels == [] and runs.dead_runs(tmp_path) == [other.folder]

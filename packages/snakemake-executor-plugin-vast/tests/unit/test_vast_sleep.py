@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 from snakemake_executor_plugin_vast.clock import Clock
 from snakemake_executor_plugin_vast.driver import machines, rental
+from snakemake_executor_plugin_vast.driver.keeper import Keeper
 from snakemake_executor_plugin_vast.driver.watch import Limits
 from snakemake_executor_plugin_vast.machine import deadman
 from snakemake_executor_plugin_vast.machine.transport import Unreachable
 from snakemake_executor_plugin_vast.market.protocol import Instance, Requirements, SearchRules
-from vast_support.attempts import make_attempt
+from vast_support.attempts import OVER, exit, make_attempt
 from vast_support.memory_market import MemoryMarket, offer
-from vast_support.stand_ins import DirectKeeper, Machines, ManualClock
+from vast_support.stand_ins import Account, DirectKeeper, Machines, ManualClock
 
 NIGHT = 8 * 3600.0
 EVENING = 1000.0  # when the computer falls asleep
@@ -35,6 +36,7 @@ def test_the_clock_goes_on_while_the_computer_sleeps_and_never_back(monkeypatch)
         awake[0] += awake_for
         wall[0] += shown
         assert clock.now() - began == pytest.approx(passed)
+    assert clock.awake() == awake[0] == 50.0 + 17.0
 
 
 class SleepyClock(ManualClock):
@@ -54,6 +56,9 @@ class SleepyClock(ManualClock):
         if self.during == "wait":
             self.sleep()
         return over
+
+    def awake(self):
+        return self.time - (NIGHT if self.woke else 0.0)
 
 
 def at_night(tmp_path, clock, no_network=60.0, **facts):
@@ -144,6 +149,33 @@ def test_only_a_machine_whose_switch_has_acted_is_started_again(
     assert renter.wake(machine) == starts
     assert called == ([1] if starts else []) and (not starts or machine.connection)
     assert not renter.wake(machine), "once"
+
+
+def test_a_save_during_which_this_computer_slept_puts_off_no_other(tmp_path):
+    """The next one comes after a multiple of the time that this one took."""
+    clock = SleepyClock("save")
+    attempt, connection = make_attempt(
+        tmp_path,
+        lambda now: {"mark": str(now)} | exit(now - NIGHT),
+        clock=clock,
+        states=["state"],
+    )
+
+    def save(*_):
+        connection.copies.append(clock.now())
+        clock.sleep()
+
+    connection.pull_state = save
+    attempt.run()
+    since = [time for time in connection.copies if clock.woke <= time < OVER + NIGHT]
+    assert since and since[0] <= clock.woke + 2 * attempt.pace.every
+
+
+def test_a_computer_that_sleeps_at_the_end_of_a_run_ends_the_machines_when_it_wakes():
+    clock, account = SleepyClock(), Account("p-1", down=3)
+    clock.wait(EVENING)
+    assert Keeper(account, "p-", clock).end_all(600.0) == []
+    assert clock.woke and account.destroyed == ["p-1"]
 
 
 def test_a_machine_with_results_that_nobody_has_fetched_is_kept(tmp_path):

@@ -28,7 +28,8 @@ def machine(number, status="stopped"):
 def executor(tmp_path):
     made, said = object.__new__(plugin.Executor), []
     made.settings, made.workdir = plugin.ExecutorSettings(), tmp_path
-    made._log, made.said = said.append, said
+    made._log, made.said, made._earlier = said.append, said, None
+    made.keeper = SimpleNamespace(stopped={})
     return made
 
 
@@ -39,24 +40,32 @@ def test_nothing_is_rented_while_stopped_machines_cost_too_much(
     """Four disks of 150 GB are three dollars a day."""
     left = runs.Left(stopped=[machine(n) for n in range(stopped)])
     monkeypatch.setattr(plugin, "reap", lambda *_: left)
-    why = executor._reap_earlier_runs(MemoryMarket([]))
+    why = executor._barred(MemoryMarket([]))
     assert sum("$0.75 a day" in text for text in executor.said) == stopped
     assert bool(why) == barred
     if barred:
         assert "$3.75 a day" in why and "--vast-stopped-dollars allows $3.00" in why
 
 
+def test_machines_that_this_run_has_stopped_count_as_well(executor, monkeypatch):
+    monkeypatch.setattr(plugin, "reap", lambda *_: runs.Left(stopped=[machine(1), machine(2)]))
+    assert not executor._barred(MemoryMarket([]))
+    monkeypatch.setattr(plugin, "reap", lambda *_: pytest.fail("earlier runs are ended once"))
+    executor.keeper.stopped |= {f"m-{n}": machine(n) for n in (3, 4, 5)}
+    assert "$3.75 a day" in executor._barred(MemoryMarket([]))
+
+
 def test_a_run_that_may_not_rent_rents_for_no_job(tmp_path):
-    market, clock, asked = MemoryMarket([offer(1)]), ManualClock(), []
+    market, clock = MemoryMarket([offer(1)]), ManualClock()
     renter = rental.Renter(
         market, DirectKeeper(market), books.Ledger(tmp_path / "l.jsonl", "r", clock.wall), clock,
         SimpleNamespace(public="key"), None, SearchRules(), Limits(), None, threading.Event(),
-        print, lambda: asked.append("once") or "the disks cost $3.75 a day",
+        print, lambda: "the disks cost $3.75 a day",
     )  # fmt: skip
     for slot in (1, 2):
         with pytest.raises(rental.NothingToRent, match="3.75 a day"):
             renter.rent(Requirements(), slot)
-    assert not market.created and asked == ["once"]
+    assert not market.created
 
 
 def test_the_credit_and_the_price_of_stopped_machines_are_said_before_renting(executor):

@@ -21,7 +21,7 @@ def test_an_address_is_never_read_as_an_option(keys, tmp_path, call):
     """ssh would run the program that such an option names, on this computer."""
     mark = tmp_path / "mark"
     paths = [str(tmp_path)]
-    arguments = {"command": ("true",), "push": (paths,), "pull": (paths, f"{tmp_path}/in", 1e9)}
+    arguments = {"command": ("true",), "push": (paths, 1e9), "pull": (paths, f"{tmp_path}/in", 1e9)}
     with pytest.raises(transport.Unreachable):
         machine = transport.Transport(keys, "m", (f"-oProxyCommand=touch {mark}", 22), 5.0)
         getattr(machine, call)(*arguments[call])
@@ -112,8 +112,29 @@ def test_a_transfer_that_trickles_ends(local_machine, tmp_path, monkeypatch, way
         if way == "pull":
             connection.pull(["/file"], f"{tmp_path}/in", 1e9)
         else:
-            connection.push([f"{tmp_path}/file"])
+            connection.push([f"{tmp_path}/file"], 1e9)
     assert not (tmp_path / "in/file").exists()
+
+
+@pytest.mark.parametrize("way", ["push", "pull"])
+@needs_rsync
+def test_a_transfer_that_never_stalls_ends_after_the_time_for_what_the_job_declared(
+    local_machine, tmp_path, monkeypatch, way
+):
+    """A machine could send a little more than a stall allows, for ever, and be paid."""
+    root, connection = local_machine
+    connection.stall = 5.0
+    monkeypatch.setattr(process, "LEAST", 1)
+    monkeypatch.setenv("MACHINE_RATE", "100")
+    for place in (root, tmp_path):
+        (place / "file").write_bytes(os.urandom(2_000_000))
+    most = 3e6
+    monkeypatch.setattr(transport, "SLOWEST", most)
+    with pytest.raises(transport.Unreachable, match="the transfer took more than 6 s"):
+        if way == "pull":
+            connection.pull(["/file"], f"{tmp_path}/in", most)
+        else:
+            connection.push([f"{tmp_path}/file"], most)
 
 
 @needs_rsync
@@ -129,7 +150,7 @@ def test_a_transfer_is_measured_by_what_it_moves(local_machine, tmp_path):
 
 def test_text_of_the_machine_hides_no_progress():
     """rsync prints messages of the other side, also some that look like its own progress."""
-    progress = process.Progress(1e6, 300.0)
+    progress = process.Progress(1e6, 300.0, 3e3)
     real, other = b"\r        2000000  99%", b"\r  5  1%\n" * 1000
     with pytest.raises(process.Excess):
         progress.read(other + real + other)

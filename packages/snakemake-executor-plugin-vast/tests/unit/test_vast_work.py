@@ -221,3 +221,35 @@ def test_a_machine_that_sends_too_much_as_a_state_is_lost_at_once(make):
     with pytest.raises(rental.Lost, match="transfer: m: it sent 46 GB"):
         attempt.run()
     assert len(connection.copies) == 1
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_a_state_that_takes_long_to_come_home_is_no_silence_of_its_machine(make, cut_off):
+    """Nobody asks the machine meanwhile. It gets the time to answer that it always has."""
+    attempt, connection = make(lambda now: {"mark": "1"} | exit(now), states=["state"])
+
+    def slow(*_):
+        connection.copies.append(attempt.clock.now())
+        attempt.clock.wait(2 * Limits().silent)
+        if cut_off and len(connection.copies) == 1:
+            raise transport.Unreachable("m: broken pipe")
+
+    connection.pull_state = slow
+    attempt.run()
+    assert connection.copies[0] < OVER <= connection.copies[-1]
+
+
+def test_the_state_of_a_job_that_was_killed_is_asked_for_more_than_once(make):
+    """Nothing else has what the job made since the last save, and the machine is given up."""
+    attempt, connection = make(lambda now: {"alive": now < TURN}, states=["state"])
+    ask, cuts = connection.ask, [transport.Unreachable("m: broken pipe")]
+
+    def cut(what, *more):
+        if what == "snapshot" and cuts:
+            raise cuts.pop()
+        return ask(what, *more)
+
+    connection.ask = cut
+    with pytest.raises(rental.Lost, match="killed"):
+        attempt.run()
+    assert len(connection.copies) == 1

@@ -23,6 +23,9 @@ class ManualClock:
 
     wall = now
 
+    def awake(self):
+        return self.now()
+
     def real(self, seconds):
         return seconds
 
@@ -109,7 +112,7 @@ class Connection:
     def install(self, folder):
         pass
 
-    def push(self, paths):
+    def push(self, paths, most):
         self.machines.ran.append((self.number, f"sources {' '.join(paths)}"))
 
     def close(self):

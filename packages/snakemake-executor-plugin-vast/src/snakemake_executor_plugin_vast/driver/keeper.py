@@ -78,6 +78,11 @@ class Keeper:
         with self._lock:
             self._held.discard(label)
 
+    def holds(self, label: str) -> bool:
+        """Whether the machine has work that is not saved."""
+        with self._lock:
+            return label in self._held
+
     def unwant(self, label: str) -> None:
         """End the machine; `ended` is called once the market no longer lists it."""
         with self._lock:
@@ -218,14 +223,14 @@ class Keeper:
             for label in self._wanted:
                 self._ending.setdefault(label, 0)
             self._wanted.clear()
-        until, clean = self.clock.now() + patience, 0
+        until, clean = self.clock.awake() + patience, 0  # a computer that sleeps ends nothing
         while clean < CONFIRMED:
             try:
                 self.look()
                 clean = 0 if self.listed.keys() - self.stopped or self._ending else clean + 1
             except Exception as error:  # also a full disk: go on with the others
                 self.failed = str(error)
-            if self.clock.now() > until:
+            if self.clock.awake() > until:
                 with self._lock:
                     return sorted({*self.listed, *self._ending} - self.stopped.keys()) or ["?"]
             if clean < CONFIRMED:

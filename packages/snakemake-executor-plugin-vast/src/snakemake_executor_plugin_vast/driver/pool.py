@@ -69,9 +69,9 @@ class Pool:
         with self._changed:
             self._changed.notify_all()
             threads = list(self._slots.values())
-        until = self.clock.now() + self.limits.farewell
+        until = self.clock.awake() + self.limits.farewell
         for thread in threads:
-            thread.join(self.clock.real(until - self.clock.now()))
+            thread.join(self.clock.real(until - self.clock.awake()))
 
     # ---- slots ---------------------------------------------------------------------------------
 
@@ -223,7 +223,10 @@ class Pool:
                 task.outcome = Outcome(detail, attempt.tail, str(attempt.log_file))
                 if why == "stalled":  # the GPU may hang in the next job as well
                     why = books.STALLED
-                if why in (books.STALLED, *watch.INFRASTRUCTURE):
+                # After another job, a machine with work that is not saved would be destroyed.
+                if why in (books.STALLED, *watch.INFRASTRUCTURE) or self.keeper.holds(
+                    machine.label
+                ):
                     self.renter.end(machine, why)
                     return None
                 break

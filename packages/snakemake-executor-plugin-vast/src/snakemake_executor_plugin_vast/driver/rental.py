@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..clock import Clock
@@ -30,7 +30,7 @@ from ..money import ledger as books
 from .endings import Closing, Lost, NothingToRent, OverBudget
 from .keeper import EVERY, Keeper
 from .machines import Machine, Site, rsync_installed, start_script
-from .switch import await_armed
+from .switch import await_armed, keep_lease
 from .waking import WAKING
 from .watch import Limits
 
@@ -55,18 +55,17 @@ class Renter:
         budget: float | None,
         closing: threading.Event,
         log: Callable[[str], None],
-        first: Callable[[], str] = str,
+        barred: Callable[[], str] = str,
     ) -> None:
         self.market, self.keeper, self.ledger = market, keeper, ledger
         self.clock, self.keys, self.site = clock, keys, site
         self.rules, self.limits, self.budget = rules, limits, budget
-        self.closing, self.log, self._first = closing, log, first
+        self.closing, self.log, self._barred = closing, log, barred
         self.machines: dict[str, Machine] = {}
         self._why: dict[str, str] = {}
         self._used: set[int] = set()
         self._bad: set[int] = books.bad_machines(books.read(ledger.path), clock.wall())
         self._slots, self._one_at_a_time, self._refusal = 0, threading.Lock(), ""
-        self._barred = ""  # why nothing may be rented in this run
         self._budget_lock = threading.Lock()  # from the check of the budget to the ledger line
         keeper.ended, keeper.halted = self._ended, self._halted
 
@@ -93,10 +92,7 @@ class Renter:
         found, self._refusal = 0, ""
         for _ in range(ROUNDS):
             with self._one_at_a_time:  # two orders of one offer are both accepted, and one fails
-                first, self._first = self._first, str
-                # Before the first rental it ends machines of earlier runs.
-                if barred := first() or self._barred:
-                    self._barred = barred
+                if barred := self._barred():
                     raise NothingToRent(barred)
                 try:
                     listed = self.market.search(requirements, self.rules)
@@ -228,8 +224,8 @@ class Renter:
         self.reattach(machine)  # a market may later remove keys that only the start script added
         instance = self._wait_running(machine, until)
         machine.connection = self._wait_ssh(machine, instance, until)
-        machine.leased = self.clock.now()
-        threading.Thread(target=self._keep_lease, args=(machine,), daemon=True).start()
+        signs = (partial(self._touch, machine), self.clock, machine.over)
+        threading.Thread(target=keep_lease, args=signs, daemon=True).start()
         connection, site = machine.connection, self.site
         folder = f"cd {shlex.quote(site.workdir)}"
         patience = max(30.0, self.clock.real(self.limits.setup))
@@ -237,7 +233,8 @@ class Renter:
             connection.install(site.folder)
             await_armed(connection, site.folder, self.clock, self.closing)
             connection.command(rsync_installed(site.folder), "", patience)
-            connection.push([f"{site.workdir}/{name}" for name in site.sources()])
+            sources = [f"{site.workdir}/{name}" for name in site.sources()]
+            connection.push(sources, machine.requirements.disk_gb * 1e9)
             for command in site.setup:
                 connection.command(f"{folder} && {{ {command}\n}}", "", patience)
         except (Unreachable, Failed) as error:
@@ -337,11 +334,9 @@ class Renter:
         except MarketError as error:
             self.log(str(error))
 
-    def _keep_lease(self, machine: Machine) -> None:
-        while not self.clock.wait(self.limits.lease, machine.over):
-            with contextlib.suppress(Unreachable, Failed):  # the job's own checks notice it
-                machine.connection.touch(f"{self.site.folder}/lease")
-                machine.leased = self.clock.now()
+    def _touch(self, machine: Machine) -> None:
+        machine.connection.touch(f"{self.site.folder}/lease")
+        machine.leased = self.clock.now()
 
     def _check_open(self) -> None:
         if self.closing.is_set():

@@ -19,8 +19,8 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from ..market.protocol import Instance, Market, MarketError
 from ..money import ledger as books
 from .keeper import Keeper
 from .states import Places, save_state
+from .switch import keep_lease
 from .waking import awake
 
 PLACE = Path(".snakemake/vast")
@@ -46,14 +47,10 @@ class Left:
     listed: list[str] = field(default_factory=list)  # labels of machines that may be billed
     stopped: list[Instance] = field(default_factory=list)  # only their disks are billed
     found: set[int] = field(default_factory=set)  # the ids of all machines of killed runs
+    problems: list[str] = field(default_factory=list)  # of runs whose machines may be left
 
     def __bool__(self) -> bool:
-        return bool(self.listed or self.stopped)
-
-    @property
-    def dollars_a_day(self) -> float:
-        """What the disks of the stopped machines cost."""
-        return dollars_a_day(self.stopped)
+        return bool(self.listed or self.stopped or self.problems)
 
 
 def dollars_a_day(stopped: Iterable[Instance]) -> float:
@@ -108,18 +105,24 @@ def forget(folder: Path) -> None:
 
 
 def dead_runs(workdir: Path) -> list[Path]:
-    """Folders of runs that were killed."""
+    """Folders of runs that were killed, and whose machines no other process ends now."""
     found = []
     for facts in sorted((workdir / PLACE).glob(f"*/{FACTS}")):
-        try:
-            with open(facts.parent / LOCK, "rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            pass
-        except OSError:
-            continue  # its process is alive
-        found.append(facts.parent)
+        with _locked(facts.parent) as dead:
+            found += [facts.parent] if dead else []
     return found
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a run; false if another process does: its own, or one that ends it."""
+    with ExitStack() as stack:
+        dead = False
+        with suppress(OSError):
+            lock = stack.enter_context(open(folder / LOCK, "ab"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            dead = (folder / FACTS).is_file()  # another process may have ended the run meanwhile
+        yield dead
 
 
 def stopped_machines(workdir: Path, market: Market) -> list[Instance]:
@@ -142,17 +145,17 @@ def reap(
 
     A machine whose states cannot be saved is stopped and not destroyed, unless `give_up` has its
     id. `connect` returns the market of a name and is called only if there may be machines. An error
-    in one run, such as a damaged ledger, keeps no machine alive: the first is raised at the end.
+    in one run, such as a damaged ledger, keeps no machine alive.
     """
     left = Left()
-    problem: Exception | None = None
     for folder in dead_runs(workdir):
         try:
-            _reap(folder, connect, log, patience, give_up, left)
+            with _locked(folder) as dead:
+                if dead:
+                    _reap(folder, connect, log, patience, give_up, left)
         except Exception as error:
-            problem = problem or error
-    if problem:
-        raise problem
+            known = isinstance(error, (MarketError, ValueError))  # with a message for people
+            left.problems.append(f"{folder}: {error if known else repr(error)}")
     return left
 
 
@@ -171,7 +174,7 @@ def _reap(
     lines, damage, complete = [], None, ledger.path.is_file()
     try:
         lines = books.read(ledger.path)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         damage, complete = error, False
     mine = [line for line in lines if line["run"] == folder.name]
     rented = {rental.label: rental for rental in books.open_rentals(mine)}
@@ -180,7 +183,7 @@ def _reap(
     # The key is made before the first rental.
     if rented or not complete and (folder / "key").is_file():
         keeper = Keeper(connect(facts.get("market", "vast")), facts["prefix"], clock)
-        for label in _with_work(folder, rented.values()):
+        for label in _with_work(folder, rented.values(), keeper):
             keeper.hold(label)
         for rental in rented.values():
             if rental.instance is not None:
@@ -194,6 +197,9 @@ def _reap(
         except Exception as error:  # this costs work; machines that are left would cost money
             log(f"run {folder.name}: states were not saved: {type(error).__name__}: {error}")
         left, stopped = keeper.end_all(patience), keeper.stopped
+        all_left.listed += left
+        all_left.stopped += stopped.values()
+        all_left.found |= keeper.ids
         if left:
             log(f"run {folder.name}: machines may be left: {keeper.failed}")
         ended = [label for label in keeper.seen if label not in (*left, *stopped)]
@@ -212,16 +218,13 @@ def _reap(
                 ledger.write("stop", instance=machine.id, dph=machine.disk_price, **sums)
             else:
                 ledger.write("end", why="driver killed", **sums)
-        all_left.listed += left
-        all_left.stopped += stopped.values()
-        all_left.found |= keeper.ids
     if damage:
         raise damage
     if not left and not stopped:
         forget(folder)
 
 
-def _with_work(folder: Path, rented: Iterable[books.Rental]) -> set[str]:
+def _with_work(folder: Path, rented: Iterable[books.Rental], keeper: Keeper) -> set[str]:
     """The labels of machines that may have work which is not saved.
 
     They have the newest version of a state, or an earlier call has stopped them for that.
@@ -229,8 +232,8 @@ def _with_work(folder: Path, rented: Iterable[books.Rental]) -> set[str]:
     rented = list(rented)
     try:
         states = Places(folder / STATES).labels
-    except (OSError, ValueError):  # it may be any of them
-        return {rental.label for rental in rented}
+    except Exception:  # it may be any of them, also of those that a damaged ledger lacks
+        return {machine.label for machine in (*rented, *keeper.current())}
     return states | {rental.label for rental in rented if rental.disk is not None}
 
 
@@ -307,7 +310,7 @@ def _save_all(
     """Save these states from a machine; whether that succeeded."""
     for left in reversed(range(tries)):
         try:
-            with closing(connect()) as connection:
+            with closing(connect()) as connection, _signs_of_life(connection, jobs, clock):
                 for state, most in states.items():
                     if save_state(connection, f"{jobs}/x", state, most):
                         log(f"saved {os.path.relpath(state)}")
@@ -317,3 +320,15 @@ def _save_all(
             if left:
                 clock.wait(20.0)  # a machine that has just started refuses logins at first
     return False
+
+
+@contextmanager
+def _signs_of_life(connection: Transport, jobs: str, clock: Clock) -> Iterator[None]:
+    """Keep the dead-man switch of a machine from stopping it meanwhile."""
+    over = threading.Event()
+    signs = (partial(connection.touch, f"{jobs}/lease"), clock, over)
+    threading.Thread(target=keep_lease, args=signs, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()

@@ -26,7 +26,6 @@ class Limits:
     dense: float = 5.0  # between two checks of any other job
     early: float = 300.0  # a job is young up to this age
     setup: float = 1800.0  # environment and sources, on a new machine
-    lease: float = 60.0  # how often the driver touches the lease of the dead-man switch
     idle: float = 300.0  # how long a machine waits for another job
     grace: float = 30.0  # from SIGTERM to SIGKILL
     farewell: float = 120.0  # at the driver's end, to save states
@@ -66,7 +65,7 @@ class Observation:
     listed: bool = True
     gpu_idle: bool | None = None
     alert: bool = False  # a traceback, or an error that may end the job
-    asleep: float = 0.0  # seconds since `contact` in which this computer slept
+    unasked: float = 0.0  # seconds since `contact` in which this computer slept or saved a state
 
 
 def seconds_to_next_look(observation: Observation, limits: Limits) -> float:
@@ -84,8 +83,8 @@ def failure_reason(observation: Observation, limits: Limits) -> str | None:
 
     gone, outbid, offline and silent are failures of the machine; overtime and stalled of the job.
     """
-    # A computer that slept asked nothing: the machine gets the time to answer that it always has.
-    now = observation.now - observation.asleep
+    # Nobody asked the machine meanwhile: it gets the time to answer that it always has.
+    now = observation.now - observation.unasked
     # The list may be late: a machine that still answers is not gone.
     if not observation.listed and now - observation.contact > limits.unlisted:
         return "gone"

@@ -146,13 +146,13 @@ class Attempt:
         held = self.machine.holds
         wanted = {path: file_signature(path) for path in map(self._absolute, self.task.inputs)}
         new = [path for path, how in wanted.items() if how and held.get(path) != how]
-        self._retry(lambda connection: connection.push(new))
+        self._retry(lambda connection: connection.push(new, self.most))
         held.update({path: wanted[path] for path in new})
         away = [state for state in self.states if self.places.of(state) != self.machine.label]
         if self.site.bucket:
             for state in away:
                 self._retry(partial(self._load, state))
-        self._retry(lambda connection: connection.push(filter(os.path.isdir, away)))
+        self._retry(lambda connection: connection.push(filter(os.path.isdir, away), self.most))
         self.places.note(away, self.machine.label, self.most)
 
     # ---- watching ------------------------------------------------------------------------------
@@ -161,7 +161,9 @@ class Attempt:
         """Check the job until it has ended; the machine's record of its exit."""
         now = self.clock.now()
         started = contact = progress = saved = checked = now
-        asleep, woken = 0.0, False  # this computer since the last answer; the machine after that
+        # Seconds since the last answer in which nobody asked: this computer slept or saved a state.
+        unasked = 0.0
+        woken = False  # whether the machine was started again
         longest = 3 * self.machine.connection.timeout * self.clock.scale  # seconds of a look
         disarmed = 0  # successive checks that found no armed switch
         offset, took, alert = 0, 0.0, False
@@ -176,11 +178,11 @@ class Attempt:
                 self.clock.now(), started, contact, progress, self.task.requirements.seconds,
                 instance.status if instance else "running",
                 self.keeper.status_since(label), instance is not None or not known, idle, alert,
-                asleep,
+                unasked,
             )  # fmt: skip
             if why := watch.failure_reason(observation, self.limits):
-                if why == "outbid" and not woken and self.wake(self.machine):
-                    contact, asleep, woken = self.clock.now(), 0.0, True
+                if why == "outbid" and self.wake(self.machine):
+                    contact, unasked, woken = self.clock.now(), 0.0, True
                     continue
                 if why in ("overtime", "stalled"):
                     self.end()
@@ -190,10 +192,10 @@ class Attempt:
                 self.end()
                 raise Closing
             seen, more = self._look(offset), False
-            asleep += max(0.0, self.clock.now() - observation.now - pause - longest)
+            unasked += max(0.0, self.clock.now() - observation.now - pause - longest)
             if seen is None:
                 continue
-            contact, asleep = self.clock.now(), 0.0
+            contact, unasked = self.clock.now(), 0.0
             if seen["output"] or seen["mark"] != mark:
                 progress, mark = contact, seen["mark"]
             if seen["output"]:
@@ -210,8 +212,7 @@ class Attempt:
                 done: dict[str, Any] = seen["exit"]
                 return done
             if not seen["alive"] or woken:  # after a restart another process may have its number
-                with suppress(Unreachable, Failed, ValueError):
-                    self._save_states(self.machine.connection)
+                self._retry(self._save_states)
                 raise Lost("killed", "the job is gone and has left no exit code")
             if contact - checked > self.limits.armed:
                 checked = contact
@@ -222,16 +223,16 @@ class Attempt:
                     raise Lost("disarmed", f"the dead-man switch: {fault}")
             due = watch.save_due(contact, saved, took, self.pace.every, self.pace.share)
             if mark not in (None, saved_mark) and due:
-                before = self.clock.now()
+                before = self.clock.awake()
                 try:
                     self._save_states(self.machine.connection)
+                    saved, saved_mark = self.clock.now(), mark
+                    took = self.clock.awake() - before
                 except TooMuch as error:
                     raise Lost("transfer", str(error)) from None
                 except (Unreachable, Failed, ValueError) as error:
                     self.output.add(f"vast: the state was not saved: {error}\n".encode())
-                    continue
-                saved, saved_mark = self.clock.now(), mark
-                took = saved - before
+                unasked = self.clock.now() - contact
 
     def _look(self, offset: int) -> dict[str, Any] | None:
         """The machine's report on the job; None without an answer."""

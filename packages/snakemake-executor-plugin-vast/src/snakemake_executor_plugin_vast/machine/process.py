@@ -13,6 +13,7 @@ import time
 
 ANSWER = 16 << 20  # bytes that a command may print
 LEAST = 1 << 20  # bytes that a transfer moves at least before it counts as stalled
+SLOWEST = 1e6  # bytes per second, with which the time for a whole transfer is computed
 TICK, GRACE = 1.0, 5.0  # seconds: between two checks, and from SIGTERM to SIGKILL
 MOVED = re.compile(rb"\r *(\d{1,20}) +\d+%")  # of rsync --info=progress2 --no-h
 LINE = 100  # bytes of a line of rsync's progress, at most
@@ -23,14 +24,16 @@ class Excess(Exception):
 
 
 class Progress:
-    """Bounds of an rsync: `most` bytes in all, and at least LEAST bytes in every `stall` seconds.
+    """Bounds of an rsync: at least LEAST bytes in every `stall` seconds, `longest` seconds in all.
 
-    It reads what rsync here prints, which counts the bytes that are really moved.
+    From a machine come `most` bytes at most. It reads what rsync here prints, which counts the
+    bytes that are really moved.
     """
 
-    def __init__(self, most: float, stall: float) -> None:
-        self.most, self.stall = most, stall
-        self._text, self._mark, self._since = b"", 0, time.monotonic()
+    def __init__(self, most: float, stall: float, longest: float) -> None:
+        self.most, self.stall, self.longest = most, stall, longest
+        self._text, self._mark, self._began = b"", 0, time.monotonic()
+        self._since = self._began
 
     def read(self, block: bytes) -> None:
         """Read a part of rsync's standard output. Raises Excess."""
@@ -43,9 +46,12 @@ class Progress:
             self._mark, self._since = moved, time.monotonic()
 
     def check(self) -> None:
-        """Raise TimeoutError after a stall."""
-        if time.monotonic() - self._since > self.stall:
+        """Raise TimeoutError after a stall, and when the transfer took too long."""
+        now = time.monotonic()
+        if now - self._since > self.stall:
             raise TimeoutError(f"the transfer moved less than 1 MiB in {self.stall:.0f} s")
+        if now - self._began > self.longest:
+            raise TimeoutError(f"the transfer took more than {self.longest:.0f} s")
 
 
 def run(

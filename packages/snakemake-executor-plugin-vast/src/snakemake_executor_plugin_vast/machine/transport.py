@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import armed, bucket, onboard, process
-from .process import Excess, Progress
+from .process import SLOWEST, Excess, Progress
 
 # ssh and rsync would read other text as options or as a daemon's address.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
@@ -169,9 +169,12 @@ class Transport:
     def touch(self, path: str) -> None:
         self.command(f"touch {shlex.quote(path)}")
 
-    def push(self, paths: Iterable[str]) -> None:
-        """Copy files and folders (absolute paths) to the machine; links stay links."""
-        self._rsync(["-rlp", "--relative", "--no-implied-dirs", "--ignore-times"], paths)
+    def push(self, paths: Iterable[str], most: float) -> None:
+        """Copy files and folders (absolute paths) to the machine; links stay links.
+
+        It may take as long as `most` bytes may.
+        """
+        self._rsync(["-rlp", "--relative", "--no-implied-dirs", "--ignore-times"], paths, most)
 
     def pull(self, paths: Iterable[str], into: str, most: float) -> None:
         """Copy files and folders (absolute paths) below the folder `into` here.
@@ -180,7 +183,7 @@ class Transport:
         """
         os.makedirs(into, exist_ok=True)
         flags = [*INCOMING, "--relative", "--no-implied-dirs", "--ignore-times"]
-        self._rsync([*flags, "--ignore-missing-args"], paths, f"{into}/", most)
+        self._rsync([*flags, "--ignore-missing-args"], paths, most, f"{into}/")
 
     def pull_state(self, copy: str, state: str, parts: list[str], most: float) -> None:
         """Copy a snapshot of a state here, so that the local state is complete at any moment.
@@ -209,26 +212,26 @@ class Transport:
         with contextlib.suppress(Unreachable):
             self._run([*self._ssh, "-O", "exit", "--", self._host], b"", 5)
 
-    def _rsync(
-        self, flags: list[str], paths: Iterable[str], into: str = "", most: float | None = None
-    ) -> None:
+    def _rsync(self, flags: list[str], paths: Iterable[str], most: float, into: str = "") -> None:
         """Copy these paths into a folder here, or without one to their places on the machine."""
         names = [path.lstrip("/") for path in paths]
         if names:
             ends = [f"{self._host}:/", into] if into else ["/", f"{self._host}:/"]
             data = "\n".join(names).encode()
-            self._transfer([*flags, "--files-from=-", "--", *ends], most, data)
+            self._transfer([*flags, "--files-from=-", "--", *ends], most, data, bool(into))
 
-    def _transfer(self, arguments: list[str], most: float | None, data: bytes = b"") -> None:
-        """Run rsync: to this computer at most `most` bytes, to the machine with None."""
+    def _transfer(
+        self, arguments: list[str], most: float, data: bytes = b"", home: bool = True
+    ) -> None:
+        """Run rsync within the time for `most` bytes; no more than these come `home`."""
         silence = max(10, int(2 * self.timeout))
         shell = shlex.join([*self._ssh, "--"])
         command = ["rsync", f"--timeout={silence}", "--info=progress2", "--no-h", "-e", shell]
-        bounds = Progress(math.inf if most is None else most, self.stall)
+        bounds = Progress(most if home else math.inf, self.stall, self.stall + most / SLOWEST)
         done = self._run([*command, *arguments], data, None, bounds)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
-            if "No space left" in said and most is None:
+            if "No space left" in said and not home:
                 raise Failed(said[-2000:])
             if "No space left" in said:
                 raise NoRoomHere(

@@ -130,7 +130,7 @@ def contract_error(instance: Instance, requirements: Requirements, expected: flo
     """
     if requirements.interruptible and not instance.interruptible:
         return "an interruptible machine was ordered, the contract is on demand"
-    if instance.price > PRICE_RISE * expected:
+    if not instance.price <= PRICE_RISE * expected:  # also if it is not a number
         return f"it costs ${instance.price:.3f} per hour, and its offer said ${expected:.3f}"
     return ""
 

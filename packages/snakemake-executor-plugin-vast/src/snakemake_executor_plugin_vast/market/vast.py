@@ -65,7 +65,8 @@ STATUS: dict[str, Status] = {
 }
 HALTED = ("stopped", "unloaded")  # of a contract, whose GPU may be let to somebody else
 # What reading a row raises when a field has not the documented form.
-UNREADABLE = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError)
+UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+PAGES = 100  # of the list of machines, at most
 # Parts of a status message after which a machine never starts.
 FATAL = (
     "pull rate limit",
@@ -164,20 +165,21 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
         interruptible=bool(raw.get("is_bid")),
         addresses=tuple(address for address in dict.fromkeys(addresses) if address[0]),
         failed=any(words in message.lower() for words in FATAL),
-        disk_price=_number(raw.get("storage_total_cost")),
+        disk_price=_dollars(raw.get("storage_total_cost")) or 0.0,
     )
 
 
-def _number(value: Any) -> float:
-    """A number of an answer; 0 if it is anything else."""
-    return float(value) if isinstance(value, int | float) else 0.0
+def _dollars(value: Any) -> float | None:
+    """An amount in an answer; None if it is anything else, such as 1e999."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
+    return float(value) if good else None
 
 
 def _json_object(reply: requests.Response) -> dict[str, Any]:
     """The JSON object of an answer; empty if it is anything else, such as HTML or a list."""
     try:
         found = reply.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -248,46 +250,49 @@ class Vast:
         try:
             return int(made["new_contract"])
         except UNREADABLE:
-            raise LostReply(self._clean(f"create on offer {offer.id} answered {made}")) from None
+            number = str(made.get("new_contract"))[:100]  # the rest may hold the machine's key
+            raise LostReply(
+                f"create on offer {offer.id}: new_contract: {number} found, a number was expected"
+            ) from None
 
     def instances(self, prefix: str = "") -> list[Instance]:
         found: list[Instance] = []
         after = None
-        while True:
+        path = "/api/v1/instances/"
+        for _ in range(PAGES):
             query = {"limit": 25} | ({"after_token": after} if after else {})
-            path = "/api/v1/instances/"
             page = self._repeat("list", "GET", path, query)
             rows = _list_in(page, "instances", f"GET {path}")
             found += [read_row(row) for row in rows if has_label(row, prefix)]
             after = page.get("next_token")
             if not after:
                 return found
+        raise Unavailable(f"GET {path}: the list has no end, {PAGES} pages were read")
 
     def instance(self, id: int) -> Instance | None:
         raw = self._show(id)
-        found = read_row(raw) if raw else None
-        if raw and not found:  # it exists, so it must not count as gone
-            raise Unavailable(f"GET /api/v0/instances/{id}/ cannot be read: {str(raw)[:300]}")
-        return found
+        return None if raw is None else read_row(raw)
 
-    def _show(self, id: int) -> dict[str, Any]:
-        """The market's row of an instance, empty if it no longer exists."""
+    def _show(self, id: int) -> dict[str, Any] | None:
+        """The market's row of an instance, None if it no longer exists."""
         path = f"/api/v0/instances/{id}/"
         try:
             answer = self._repeat("show", "GET", path, {"owner": "me"})
         except OfferGone:
-            return {}
+            return None
         found = answer.get("instances", False)
         if not isinstance(found, dict | None):
             raise Unavailable(f"GET {path}: an instance or null was expected: {str(answer)[:300]}")
-        return found or {}
+        return found
 
     def destroy(self, id: int) -> None:
         with contextlib.suppress(OfferGone):
             self._call("destroy", "DELETE", f"/api/v0/instances/{id}/", {})
 
     def start(self, id: int) -> None:
-        if self._show(id).get("cur_state") == "running":  # its container has exited by itself
+        if (self._show(id) or {}).get(
+            "cur_state"
+        ) == "running":  # its container has exited by itself
             return self.reboot(id)
         self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "running"})
 
@@ -302,7 +307,7 @@ class Vast:
             user = self._repeat("user", "GET", "/api/v0/users/current/", {})
         except Refused:  # without the permission user_read
             return None
-        return _number(user.get("credit", user.get("balance")))
+        return _dollars(user.get("credit", user.get("balance")))
 
     def attach_key(self, id: int, public_key: str) -> None:
         self._repeat("attach", "POST", f"/api/v0/instances/{id}/ssh/", {"ssh_key": public_key})
@@ -388,4 +393,6 @@ class Vast:
             self._free_at[endpoint] = max(later, self._free_at.get(endpoint, later))
 
     def _clean(self, text: str) -> str:
-        return text.replace(self._key, "<key>")
+        for secret in filter(None, (self._key, self.image_login)):
+            text = text.replace(secret, "<key>")
+        return text

@@ -34,6 +34,18 @@ STALLED = "stalled twice"
 BAD = ("boot", "fatal", "ssh", "smoke", "setup", "silent", "offline", "gone", "disarmed", STALLED)
 AVOIDED = 24 * 3600.0  # seconds
 LONGEST_LINE = 1 << 16  # bytes
+NUMBER = int | float
+# The fields of each kind of line that are computed with, and their types.
+COMMON: dict[str, Any] = {"what": str, "run": str, "time": NUMBER}
+MACHINE = {"label": str, "dph": NUMBER}
+FIELDS: dict[str, dict[str, Any]] = {
+    "intend": MACHINE | {"machine": int, "seconds": NUMBER},
+    "rent": MACHINE,
+    "promise": {"label": str, "lived": NUMBER, "seconds": NUMBER},
+    "attempt": {"dph": NUMBER},
+    "stop": MACHINE | {"seconds": NUMBER, "dollars": NUMBER},
+    "end": {"label": str, "seconds": NUMBER, "dollars": NUMBER},
+}
 
 
 class Ledger:
@@ -85,8 +97,7 @@ def read(path: Path) -> list[dict[str, Any]]:
             if not text:
                 continue
             record = json.loads(text)
-            if not isinstance(record, dict):
-                raise ValueError(f"{text[:60]} found, a JSON object was expected")
+            _check(record)
         except ValueError as error:
             if number == len(lines):
                 warnings.warn(f"{path}, line {number}: cut off, left out", stacklevel=2)
@@ -94,6 +105,17 @@ def read(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: {error}") from None
         records.append(record)
     return records
+
+
+def _check(record: Any) -> None:
+    """Raise ValueError for a line without the fields that are computed with."""
+    if not isinstance(record, dict):
+        raise ValueError(f"{str(record)[:60]} found, a JSON object was expected")
+    fields = COMMON | FIELDS.get(str(record.get("what")), {})
+    for name, kind in fields.items():
+        if not isinstance(value := record.get(name), kind):
+            expected = "text" if kind is str else "a number"
+            raise ValueError(f"{name}: {str(value)[:60]} found, {expected} was expected")
 
 
 @dataclass(frozen=True)
@@ -149,7 +171,7 @@ def rentals(lines: Iterable[dict[str, Any]]) -> dict[str, Rental]:
         elif label in found:
             old = vars(found[label])
             if what == "rent":
-                new = {"instance": line["instance"], "dph": float(line["dph"])}
+                new = {"instance": line.get("instance"), "dph": float(line["dph"])}
             elif what == "promise":
                 new = {"promised": float(line["lived"]) + float(line["seconds"])}
             elif what == "stop":
