@@ -28,7 +28,7 @@ from ablation.vocabulary.protocols import MACRO, MACROS
 
 # Columns that only a recovery table has together.
 RECOVERY = (
-    *("study", "recipe", "seed", "mask", "task", "comparable", "exposure"),
+    *("study", "recipe", "seed", "mask", "task", "comparable", "exposure", "seeds_disagree"),
     *("damage", "gain", "recovered", "net_recovered"),
 )
 
@@ -107,7 +107,7 @@ def print_worlds(rows: pd.DataFrame, pooled: pd.DataFrame) -> None:
 
 
 def _table(title: str, rows: pd.DataFrame, cells: Mapping[str, Cell]) -> Table:
-    left = ("recipe", "mask", "task", "leaks")
+    left = ("recipe", "mask", "task", "leaks", "seeds")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     shown = [head for head in cells if head != "task" or set(rows.task) - {MACRO}]
     for head in shown:

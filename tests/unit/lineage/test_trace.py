@@ -10,8 +10,8 @@ from ablation.cli.main import main
 from ablation.lineage.trace import CannotTrace, trace
 from ablation.lineage.trace_tree import print_trace
 from ablation.provenance.files import sha256_file, write_json, write_json_lines
-from ablation.provenance.manifests import StaleInput
-from ablation.provenance.tables import write_table
+from ablation.provenance.manifests import StaleInput, load_manifest, write_manifest
+from ablation.provenance.tables import read_csv, write_table
 from tests.support.small_results import HOME, ITEMS, RECIPES, SEEDS, TASKS, make, manifest
 
 TABLE = "results/recovery.csv"
@@ -277,6 +277,21 @@ def test_what_rests_on_code_that_was_accepted_by_a_reason_alone_is_marked(here, 
         assert main(arguments[command]) == 0
         told = " ".join(capsys.readouterr().out.split())
         assert ("unchecked: today's code of stage3_finetune" in told) == marked
+
+
+@pytest.mark.parametrize("name", ["recovery.csv", "contrasts.csv"])
+@pytest.mark.parametrize("column", ["seeds_p", "seeds_disagree"])
+def test_the_marks_of_seeds_that_disagree_are_computed_again(here, name, column):
+    file, made = Path(f"{HOME}/{name}"), load_manifest(f"{HOME}/recovery.manifest.json")
+    where = ROW | {"seed": "all", "recipe": "3B"}
+    assert trace(file, where, column)["cell"]["value"]
+    frame = read_csv(file, dtype=str, keep_default_na=False)
+    frame.loc[frame.seed == "all", column] = {"seeds_p": "0.5", "seeds_disagree": "maybe"}[column]
+    write_table(file, frame)
+    outputs = [f"{HOME}/{output}" for output in made["outputs"]]
+    write_manifest(f"{HOME}/recovery.manifest.json", made["fingerprint"], outputs)
+    with pytest.raises(StaleInput, match=f"{name} is not what its sample rows give: {column} is"):
+        trace(file, where, column)
 
 
 @pytest.mark.parametrize("line", ["no json", '{"what": "attempt"}', None])
