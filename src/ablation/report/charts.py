@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from ablation.provenance.tables import read_csv
+from ablation.provenance.tables import read_csv, unchecked_in
 from ablation.vocabulary.masks import LEAKING_MASKS, MASKS
 from ablation.vocabulary.protocols import ALL_SEEDS, MACROS
 from ablation.vocabulary.recipes import RECIPES
@@ -67,9 +67,13 @@ def sheet(
 ) -> alt.TopLevelMixin:
     """Panels under a title that names the study, with explanatory notes."""
     studies = ", ".join(map(str, frame.study.unique())) if "study" in frame else ""
+    marks = [
+        f"unchecked: {stage}, whose code was accepted by a reason alone"
+        for stage in unchecked_in(frame)
+    ]
     heading = alt.TitleParams(
         f"{title} ({studies})" if studies else title,
-        subtitle=[note for note in notes if note],
+        subtitle=[*marks, *(note for note in notes if note)],
         anchor="start",
         fontSize=15,
         subtitleFontSize=11,

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablation.analysis.recovery_columns import COLUMNS
-from ablation.report import pages, run_pages
-from ablation.report.html_tables import Marked, Section, html_page
+from ablation.provenance.tables import marked, unchecked_in
+from ablation.report import charts, pages, run_pages
+from ablation.report.html_tables import Marked, Section, html_page, with_marks
 
 LEAVES_THE_FILE = re.compile(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[^"'\s>]""")
 
@@ -115,6 +116,16 @@ def test_rows_whose_seeds_disagree_are_red_and_rows_of_one_seed_have_no_mark():
     pair |= dict.fromkeys([f"recovered_difference{end}" for end in ("", "_low", "_high")], 0.1)
     contrast = pd.DataFrame([row(mask="prefill_bidir", seeds_disagree=True, **pair)])
     assert '<td class="bad">disagree</td>' in pages.contrasts(contrast)
+
+
+def test_a_page_and_a_figure_of_unchecked_code_say_so():
+    table = marked(recovery_table(), ["stage3_finetune", "stage5_longrun"])
+    told = with_marks(pages.recovery(table), unchecked_in(table, recovery_table()))
+    assert told.count('<p class="bad">unchecked: today&#x27;s code of stage') == 2
+    plain = pages.recovery(recovery_table())
+    assert with_marks(plain, unchecked_in(recovery_table())) == plain == pages.recovery(table)
+    drawn = charts.sheet(charts.alt.Chart(table).mark_point(), table, "t", ["a note"])
+    assert "unchecked: stage5_longrun" in str(drawn.to_dict()["title"]["subtitle"])
 
 
 def test_what_cannot_be_compared_is_said():
