@@ -10,6 +10,8 @@ import pytest
 import yaml
 from conftest import OWN_RECORDS, SEEDS, Checkout, copy_of_the_repository, one_seed, shorten_stage_5
 
+from ablation.provenance.tables import read_csv
+
 # the first of these tests runs the whole study, perhaps on cores that others use as well
 pytestmark = [pytest.mark.study, pytest.mark.timeout(1800)]
 
@@ -130,9 +132,15 @@ def test_when_a_long_run_stops_concerns_that_run_alone(micro):
         )
 
 
-def test_an_accepted_refactoring_runs_nothing_again(micro):
-    file = micro.folder / "src/ablation/training/finetune.py"
-    stages = ("stage3_finetune", "stage5_longrun")
+# What is made from trainings, and says so if their code was accepted by a reason alone.
+MARKED = TABLES | {"all", "flips", "curves", "published", "pages", "runs"}
+MARKED |= FIGURES - {"figure_masks"}
+
+
+def test_an_accepted_refactoring_runs_no_model_again(micro):
+    file, table = micro.folder / "src/ablation/training/finetune.py", "results/micro/curves.csv"
+    stages, before = ("stage3_finetune", "stage5_longrun"), (micro.folder / table).read_bytes()
+    curves = ("--force", "--allowed-rules", "curves", "--", table)
     with edited(file, ("smaller = _smaller(", "smaller = 1 * _smaller(")):
         assert micro.stale() == TRAINED | SCORED | TABLES
         try:
@@ -140,12 +148,33 @@ def test_an_accepted_refactoring_runs_nothing_again(micro):
             done = micro.ablation("accept", *stages, *study, "--why", "once is the same")
             assert f"{len(SHORT) * len(SEEDS)} results stay valid" in done.stdout
             assert f"  {len(LONG) * len(SEEDS)} results stay valid" in done.stdout
-            assert micro.stale("all") == set()
+            assert micro.stale("all") == MARKED
             # what reads a manifest agrees with what decided to run
-            target = "results/micro/curves.csv"
-            micro.run("--force", "--allowed-rules", "curves", "--", target)
+            micro.run(*curves)
+            assert set(read_csv(micro.folder / table).unchecked) == {" ".join(stages)}
         finally:
             (micro.folder / "accepted.json").unlink(missing_ok=True)
+    micro.run(*curves)
+    assert (micro.folder / table).read_bytes() == before
+    assert micro.stale("all") == set()
+
+
+def test_a_table_of_accepted_code_is_marked_until_the_code_has_made_the_results_again(micro):
+    file, table = micro.folder / "src/ablation/analysis/recovery.py", "results/micro/published.csv"
+    before, study = (micro.folder / table).read_bytes(), ("--results", "results/micro")
+    with edited(file, ("return rows, contrasts", "return 1 * rows, contrasts")):
+        try:
+            done = micro.ablation("accept", "recovery", *study, "--why", "once is the same")
+            assert "unchecked" in done.stdout
+            micro.ablation("accept", "published", *study, "--why", "once is the same")
+            micro.run(table)
+            assert set(read_csv(micro.folder / table).unchecked) == {"recovery"}
+            micro.ablation("accept", "recovery", *study, "--reproduce")
+            micro.run(table)
+            assert (micro.folder / table).read_bytes() == before
+        finally:
+            (micro.folder / "accepted.json").unlink(missing_ok=True)
+    micro.run("all")
     assert micro.stale("all") == set()
 
 

@@ -6,7 +6,6 @@ from ablation.analysis.bag_of_words import bag_of_words
 from ablation.data.json_lines import read_json_lines
 from ablation.micro_world.scenes import World
 from ablation.provenance.job import Job, run
-from ablation.provenance.tables import write_table
 from ablation.vocabulary.micro_tasks import TASKS
 
 
@@ -16,7 +15,7 @@ def main(job: Job) -> None:
     block = dict(job.config["world"])
     block.pop("items")  # the items are read from their files
     table = bag_of_words(World(**block), items)
-    write_table(job.output.table, table)
+    job.write_table(job.output.table, table)
     job.write_manifest([job.output.table])
 
 

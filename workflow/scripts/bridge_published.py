@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ablation.bridge.analysis.published import repeats_table, runs_table
 from ablation.provenance.job import Job, run
-from ablation.provenance.tables import write_table
 
 
 def main(job: Job) -> None:
@@ -15,7 +14,7 @@ def main(job: Job) -> None:
         job.output.repeats: repeats_table(runs, job.config["confidence"]),
     }
     for path, table in tables.items():
-        write_table(path, table)
+        job.write_table(path, table)
     job.write_manifest(list(tables))
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from ablation.bridge.analysis.all_tables import COSTS, study_tables
 from ablation.config.bridge_blocks import Claims, Recipe
 from ablation.provenance.job import Job, run
-from ablation.provenance.tables import write_table
 
 READ = (COSTS, "samples.parquet", "summary.json", "curve.jsonl")
 
@@ -21,7 +20,7 @@ def main(job: Job) -> None:
         config["rehearsal"],
     )
     for path in job.output.tables:
-        write_table(path, tables[Path(path).stem])
+        job.write_table(path, tables[Path(path).stem])
     job.write_manifest(job.output.tables)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from ablation.analysis.curves import curves_table
 from ablation.data.json_lines import read_json_lines
 from ablation.provenance.job import Job, run
-from ablation.provenance.tables import write_table
 
 READ = ("summary.json", "curve.jsonl")
 
@@ -20,7 +19,7 @@ def main(job: Job) -> None:
         curve, resumes = read_json_lines(home / "curve.jsonl"), happened.get("resumes", [])
         runs.append((manifest["recipe"], summary, curve, resumes))
     table = curves_table(job.config["study"], runs)
-    write_table(job.output.table, table)
+    job.write_table(job.output.table, table)
     job.write_manifest([job.output.table])
 
 

@@ -3,13 +3,12 @@
 from ablation.analysis.conditions import read_conditions
 from ablation.analysis.flips import flips_table
 from ablation.provenance.job import Job, run
-from ablation.provenance.tables import write_table
 
 
 def main(job: Job) -> None:
     conditions = read_conditions(job.inputs)
     table = flips_table(job.config["study"], conditions, job.config["metric"])
-    write_table(job.output.table, table)
+    job.write_table(job.output.table, table)
     job.write_manifest([job.output.table])
 
 

@@ -7,7 +7,6 @@ from ablation.data.json_lines import read_json_lines
 from ablation.model.checkpoints import read_tokenizer
 from ablation.model.mask_cells import mask_cells
 from ablation.provenance.job import Job, run
-from ablation.provenance.tables import write_table
 
 
 def main(job: Job) -> None:
@@ -16,7 +15,7 @@ def main(job: Job) -> None:
     folder = hub.model_folder(job.input.base, job.inputs[job.input.base], weights=False)
     tokenizer = read_tokenizer(folder)
     table = mask_cells(tokenizer, item["query"], item["choices"])
-    write_table(job.output.table, table)
+    job.write_table(job.output.table, table)
     job.write_manifest([job.output.table])
 
 

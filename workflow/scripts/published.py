@@ -5,14 +5,14 @@ from pathlib import Path
 
 from ablation.analysis.published import PublishedSettings, side_by_side
 from ablation.provenance.job import Job, run
-from ablation.provenance.tables import read_csv, write_table
+from ablation.provenance.tables import read_csv
 
 
 def main(job: Job) -> None:
     published = json.loads(Path(job.input.published).read_text("utf-8"))
     recovery = read_csv(job.input.recovery, dtype=str, keep_default_na=False)
     table = side_by_side(published, recovery, PublishedSettings.model_validate(job.config))
-    write_table(job.output.table, table)
+    job.write_table(job.output.table, table)
     job.write_manifest([job.output.table])
 
 

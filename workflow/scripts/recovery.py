@@ -4,7 +4,6 @@ from ablation.analysis.conditions import per_task_table, read_conditions
 from ablation.analysis.recovery import CONTRAST_COLUMNS, study_tables, table
 from ablation.analysis.recovery_columns import RecoverySettings
 from ablation.provenance.job import Job, run
-from ablation.provenance.tables import write_table
 
 
 def main(job: Job) -> None:
@@ -17,7 +16,7 @@ def main(job: Job) -> None:
         job.output.contrasts: table(contrasts, CONTRAST_COLUMNS),
     }
     for path, frame in tables.items():
-        write_table(path, frame)
+        job.write_table(path, frame)
     job.write_manifest(list(tables))
 
 

@@ -15,8 +15,22 @@ import numpy as np
 import pandas as pd
 
 from ablation.analysis.conditions import Condition, cluster_numbers, paired
-from ablation.analysis.recovery_columns import COLUMN, COLUMNS, Comparison, RecoverySettings, Value
-from ablation.analysis.statistics import Difference, Means, holm, mcnemar, paired_means
+from ablation.analysis.recovery_columns import (
+    COLUMN,
+    COLUMNS,
+    Comparison,
+    RecoverySettings,
+    Value,
+    seeds_disagree,
+)
+from ablation.analysis.statistics import (
+    Difference,
+    Means,
+    holm,
+    mcnemar,
+    p_of_equal_seeds,
+    paired_means,
+)
 from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.protocols import (
     ALL_SEEDS,
@@ -29,7 +43,7 @@ from ablation.vocabulary.recipes import RECIPES, contrasted
 
 CONTRAST_COLUMNS = [
     *("study", "recipe", "against", "seed", "mask", "train_leaks", "eval_leaks", "task", "n"),
-    *("after", "after_against"),
+    *("after", "after_against", "seeds_p", "seeds_disagree"),
     *("recovered_difference", "recovered_difference_low", "recovered_difference_high"),
     "recovered_status",
 ]
@@ -96,6 +110,7 @@ def recovery_rows(
                 baseline=baseline,
                 ablated=ablated,
                 finetuned=finetuned,
+                seeds_p=_equal_seeds(scores, groups[task], last),
                 b=means.values[0],
                 a=means.values[1] if ablated else None,
                 p=means.values[last],
@@ -167,6 +182,8 @@ def contrast_rows(
                 "n": _items(scores, groups[task]),
                 "after": means.values[2],
                 "after_against": means.values[3],
+                "seeds_p": (p := _equal_seeds(scores, groups[task], 2, 3)),
+                "seeds_disagree": seeds_disagree(p),
             }
             ratio = means.ratio((2, 3), (0, 1))
             low, high = ratio.interval or (None, None)
@@ -243,6 +260,16 @@ def _differences(
     for names in tasks_by_macro(scores.right).values():
         adjusted |= zip(names, holm([raw[task] for task in names]), strict=True)
     return {task: d._replace(p=adjusted.get(task, d.p)) for task, d in found.items()}
+
+
+def _equal_seeds(
+    scores: Scores, tasks: Sequence[str], after: int, against: int | None = None
+) -> float | None:
+    """`p_of_equal_seeds` of a condition, or of its difference from another one of the same seed."""
+    own = [
+        scores.right[t][after] - (0 if against is None else scores.right[t][against]) for t in tasks
+    ]
+    return p_of_equal_seeds(own, [scores.clusters[t] for t in tasks])
 
 
 def _items(scores: Scores, tasks: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ablation.analysis.conditions import Condition, comparable
-from ablation.analysis.statistics import Difference, Ratio
+from ablation.analysis.statistics import SEEDS_DISAGREE_BELOW, Difference, Ratio
 from ablation.config.fields import Strict
 from ablation.config.study import Criteria, MetricName, Statistics
 from ablation.vocabulary.protocols import ALL_SEEDS
@@ -49,8 +49,9 @@ class Comparison:
 
     n: number of items. clusters: number of independent draws among them. design_effect: of
     `change`. exposure: whether the finetuning records hold the task. finetuned: one condition, or
-    those of all seeds. b, a, p: accuracies. control: the recipe of the control, if there is one;
-    controls: its conditions, c and d its accuracies under causal and under the mask.
+    those of all seeds. seeds_p: of the hypothesis that P has one accuracy in all seeds, for two or
+    more. b, a, p: accuracies. control: the recipe of the control, if there is one; controls: its
+    conditions, c and d its accuracies under causal and under the mask.
     """
 
     settings: RecoverySettings
@@ -65,6 +66,7 @@ class Comparison:
     baseline: Condition
     ablated: Condition | None
     finetuned: Sequence[Condition]
+    seeds_p: float | None
     b: float
     a: float | None
     p: float
@@ -113,6 +115,11 @@ class Comparison:
         criteria = self.settings.criteria
         enough = (self.retention or 0) >= criteria.retention
         return bool(enough and self.gain.value >= criteria.gain)
+
+
+def seeds_disagree(p: float | None) -> bool | None:
+    """Whether seeds differ by more than the draw of items explains; None for one seed."""
+    return None if p is None else p < SEEDS_DISAGREE_BELOW
 
 
 @dataclass(frozen=True)
@@ -257,6 +264,25 @@ _TABLE = (
         lambda row: row.p,
         formula="P",
         roles=("after",),
+    ),
+    Column(
+        "seeds_p",
+        "p value of the hypothesis that P is equal in all seeds; empty in rows of one seed.",
+        lambda row: row.seeds_p,
+        "p value",
+        formula="P",
+        roles=("after",),
+        is_value=False,
+    ),
+    Column(
+        "seeds_disagree",
+        f"Whether `seeds_p` is below {SEEDS_DISAGREE_BELOW}: the seeds differ by more than the "
+        "draw of items explains.",
+        lambda row: seeds_disagree(row.seeds_p),
+        "words",
+        formula="P",
+        roles=("after",),
+        is_value=False,
     ),
     *_difference(
         "damage",

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 SMALLEST_P = 1e-300  # smaller p values are reported as this one, so that none is zero
+SEEDS_DISAGREE_BELOW = 0.01  # rows over all seeds whose `p_of_equal_seeds` is smaller are marked
 
 
 class Interval(NamedTuple):
@@ -263,6 +264,39 @@ def _by_cluster(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, flo
     member = np.zeros((n, count))
     member[np.arange(n), index] = 1
     return values @ member, (count / max(1, count - 1)) / (n / max(1, n - 1))
+
+
+def p_of_equal_seeds(
+    tasks: Sequence[np.ndarray], clusters: Sequence[np.ndarray | None]
+) -> float | None:
+    """p value of the hypothesis that all seeds have the same expected score; None for one seed.
+
+    `tasks` holds the scores of each task, [seeds, items]: answers of 0/1, or differences of them.
+    `clusters` is as in `paired_means`. With x_sc the sum of the scores of seed s over cluster c of
+    a task, divided by the task's number of items, and d_sc = x_sc - mean over seeds of x_sc,
+
+        Q = Σ_s (Σ_c d_sc)² / (Σ_c Σ_s d_sc² / (k - 1)),
+
+    the sums over c running over all clusters of all tasks, has approximately the chi-square law
+    with k - 1 degrees of freedom for k seeds. If seeds differ by chance alone, then in each cluster
+    any of them may have got any of the k sums. Over these permutations, which are independent from
+    cluster to cluster, the covariance matrix of the seeds' scores is the denominator times
+    (I - 1/k). For answers to independent items Q is that of W. G. Cochran, Biometrika 37 (1950)
+    256-266; for two seeds it is McNemar's chi-square.
+    """
+    n_seeds = len(tasks[0])
+    if n_seeds < 2:
+        return None
+    totals, squares = np.zeros(n_seeds), 0.0
+    for scores, groups in zip(tasks, clusters, strict=True):
+        sums = scores if groups is None else _by_cluster(scores, groups)[0]
+        away = (sums - sums.mean(axis=0)) / scores.shape[1]
+        totals += away.sum(axis=1)
+        squares += float((away**2).sum())
+    if not squares:
+        return 1.0  # all seeds give the same answers
+    q = (n_seeds - 1) * float(totals @ totals) / squares
+    return max(SMALLEST_P, float(special.chdtrc(n_seeds - 1, q)))
 
 
 def clustered_wilson(right: np.ndarray, groups: np.ndarray, confidence: float) -> Interval:

@@ -29,7 +29,8 @@ def add(commands: Commands) -> None:
         "results as the code that made the ones in the results folder. Snakemake and all later "
         "stages then treat these results as current. Changes of configuration, packages and "
         "inputs still make them stale. Without --reproduce, every table that rests on these "
-        "results is printed with the word `unchecked`. Commit accepted.json with the refactoring.",
+        "results is made again, with a column `unchecked`. Commit accepted.json with the "
+        "refactoring.",
     )
     option = accept.add_argument
     option(

@@ -38,8 +38,8 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
-    from ablation.lineage.accept import UNCHECKED
     from ablation.lineage.trace import verify_table
+    from ablation.provenance.accepted import UNCHECKED
     from ablation.provenance.manifests import StaleInput
     from ablation.report.terminal_tables import print_claims, print_recovery
 

@@ -30,8 +30,8 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was found, one line each."""
-    from ablation.lineage.accept import UNCHECKED
     from ablation.lineage.verify import verify
+    from ablation.provenance.accepted import UNCHECKED
     from ablation.provenance.manifests import StaleInput
 
     with report_errors(StaleInput, OSError, ValueError, status=2):

@@ -33,24 +33,29 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the pooled recovery, and write the rows and the figure of the worlds."""
     from ablation.analysis.worlds import pooled_rows, world_rows
     from ablation.lineage.trace import verify_table
+    from ablation.provenance.accepted import UNCHECKED
     from ablation.provenance.manifests import StaleInput
-    from ablation.provenance.tables import read_table, write_table
+    from ablation.provenance.tables import marked, read_table, write_table
     from ablation.report.terminal_tables import RECOVERY, print_worlds
 
     with report_errors(StaleInput, ValueError):
         tables = {}
+        unchecked: set[str] = set()
         for file in arguments.files:
-            verify_table(file)
+            unchecked |= set(verify_table(file))
             table = read_table(file, RECOVERY, dtype={"seed": str})
             tables[str(table.study.iloc[0])] = table
         rows = world_rows(tables)
         pooled = pooled_rows(rows, arguments.confidence)
         print_worlds(rows, pooled)
+        for stage in sorted(unchecked):
+            print(UNCHECKED.format(stage=stage))
         if arguments.write:
             from ablation.report.charts import render
             from ablation.report.world_figure import worlds
 
             arguments.write.mkdir(parents=True, exist_ok=True)
+            rows, pooled = (marked(table, sorted(unchecked)) for table in (rows, pooled))
             write_table(arguments.write / "worlds.csv", rows)
             write_table(arguments.write / "worlds_pooled.csv", pooled)
             svg = render(worlds(rows, pooled), ".svg")

@@ -11,9 +11,10 @@ from ablation.lineage.compare import IDENTICAL, Comparison
 from ablation.provenance.accepted import (
     ACCEPTED_FILE,
     CHECKED,
-    is_unchecked,
+    UNCHECKED,
     oldest_equal_code,
     read_accepted,
+    unchecked_stages,
 )
 from ablation.provenance.code_hash import code_hash
 from ablation.provenance.files import sha256_file, write_bytes, write_json
@@ -23,11 +24,6 @@ from ablation.vocabulary.stages import script_of
 
 # Makes the results of these manifests again and compares their files.
 Again: TypeAlias = Callable[[Sequence[str]], Sequence[Comparison]]
-# A line of every table and command that shows results of code that was accepted by a reason alone.
-UNCHECKED = (
-    "unchecked: today's code of {stage} was accepted as equal, but has not made the results again "
-    "(`ablation accept {stage} --reproduce`)"
-)
 
 
 class NothingToAccept(ValueError):
@@ -101,7 +97,8 @@ def accept(
         checked = _check(entry, paths, entries, root, again)
     else:
         write_json(root / ACCEPTED_FILE, entries)
-        checked = UNCHECKED.format(stage=stage)
+        marks = "Snakemake makes the tables, figures and pages of these results again, so marked"
+        checked = f"{UNCHECKED.format(stage=stage)}\n  {marks}"
     remade = f"\n  {len(made_now)} results of today's code will be made again" if made_now else ""
     return (
         f"{stage}: code {new[:12]} counts as {old[:12]} from now on, because: {why.strip()}\n"
@@ -139,23 +136,21 @@ def _check(
 # ---- what rests on it ---------------------------------------------------------------------------
 
 
-def unchecked_stages(manifests: Iterable[Path], root: Path) -> list[str]:
+def unchecked_among(manifests: Iterable[Path], root: Path) -> list[str]:
     """The stages of those manifests for which accepted.json has no more than a reason."""
-    entries = read_accepted(root)
-    found = set()
-    for path in manifests if entries else ():
-        fingerprint, name = load_manifest(path)["fingerprint"], os.path.relpath(path, root)
-        if is_unchecked(name.replace(os.sep, "/"), sha256_file(path), fingerprint, entries):
-            found.add(fingerprint["stage"])
-    return sorted(found)
+    fingerprints = {
+        os.path.relpath(path, root).replace(os.sep, "/"): load_manifest(path)["fingerprint"]
+        for path in manifests
+    }
+    return unchecked_stages(fingerprints, root)
 
 
 def unchecked_behind(manifest: Path, root: Path) -> list[str]:
-    """The `unchecked_stages` of a manifest and of everything that it was made from."""
+    """The `unchecked_among` a manifest and everything that it was made from."""
     pending, behind = [manifest], set()
     while pending:
         path = pending.pop()
         if path not in behind and path.is_file():
             behind.add(path)
             pending += [root / name for name in load_manifest(path)["inputs"]]
-    return unchecked_stages(behind, root)
+    return unchecked_among(behind, root)

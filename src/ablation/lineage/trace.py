@@ -16,10 +16,15 @@ from ablation.lineage.accept import unchecked_behind
 from ablation.lineage.lineage import check_input, lineage, run_beside
 from ablation.lineage.recomputed import check_row, mean_accuracies, read_scored
 from ablation.provenance.files import sha256_file
-from ablation.provenance.manifests import StaleInput, load_manifest, verify_outputs
+from ablation.provenance.manifests import (
+    StaleInput,
+    command_for,
+    load_manifest,
+    verify_outputs,
+)
 from ablation.provenance.run_records import sum_runs
-from ablation.provenance.tables import InvalidTable, read_table
-from ablation.vocabulary.catalogue import FIRST
+from ablation.provenance.tables import UNCHECKED_COLUMN, InvalidTable, read_table
+from ablation.vocabulary.catalogue import FIRST, MARKED
 from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.protocols import ALL_SEEDS
 
@@ -55,6 +60,8 @@ def trace(
     path, root = _table_manifest(table, row)
     manifest = load_manifest(root / path)
     verify_outputs(root / path, manifest, {table.name})
+    if manifest["fingerprint"]["stage"] in MARKED:
+        _check_mark(table, row, manifest, root)
     known = COLUMN.get(column)
     roles, formula = (known.roles, known.formula) if known else (ROLES, None)
     chosen = {} if row.get("source") == PUBLISHED_SOURCE else _upstream(path, row, root)
@@ -90,6 +97,16 @@ def trace(
         "unchecked": unchecked_behind(root / path, root),
         "totals": sum_runs([own, *nodes.values()]),
     }
+
+
+def _check_mark(table: Path, row: Mapping[str, str], made_by: Mapping, root: Path) -> None:
+    """Raise StaleInput unless a row names all unchecked stages that its table was made from."""
+    behind = {stage for path in made_by["inputs"] for stage in unchecked_behind(root / path, root)}
+    if missing := sorted(behind - set(row.get(UNCHECKED_COLUMN, "").split())):
+        raise StaleInput(
+            f"{table} has no mark `unchecked` of {', '.join(missing)}, whose code was accepted by "
+            f"a reason alone.\nMake the table again: {command_for(table)}"
+        )
 
 
 # Columns that identify a row of some table, in the order in which messages name them.

@@ -9,9 +9,9 @@ from rich.tree import Tree
 
 from ablation.analysis.recovery_columns import COLUMN
 from ablation.console.tables import TextConsole, styled
-from ablation.lineage.accept import UNCHECKED
 from ablation.lineage.lineage import count_of
 from ablation.lineage.trace import LETTERS
+from ablation.provenance.accepted import UNCHECKED
 from ablation.provenance.run_records import describe_machine, sum_runs
 
 

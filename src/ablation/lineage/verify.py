@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ablation.lineage.accept import unchecked_stages
+from ablation.lineage.accept import unchecked_among
 from ablation.lineage.lineage import check_input
 from ablation.lineage.seal import CannotSign, changes_since_seal, signed_by
 from ablation.provenance.files import sha256_file
@@ -70,7 +70,7 @@ def edited(home: Path) -> Verified:
         found.problems += output_problems(path, manifest, here)
         found.problems += _other_inputs(path, manifest["inputs"], root)
     found.problems += _other_copy(home)
-    found.unchecked = unchecked_stages(whole, root)
+    found.unchecked = unchecked_among(whole, root)
     return found
 
 

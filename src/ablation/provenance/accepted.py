@@ -4,7 +4,8 @@ The file is at the root of the repository and is committed. Each entry states th
 a `stage` makes the same results as the `old` code, and `why`. The fingerprint of the stage then
 names the oldest of its equal codes. So neither fingerprints nor manifests change, and Snakemake
 runs nothing again. `checked` is {path of a manifest: sha256} of the results that the new code made
-again identically; an entry without it rests on its reason alone.
+again identically; an entry without it rests on its reason alone, and every table that rests on
+such results has a column `unchecked` with their stages.
 """
 
 from __future__ import annotations
@@ -13,8 +14,15 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ablation.provenance.files import sha256_file
+
 ACCEPTED_FILE = "accepted.json"
 KEYS, CHECKED = {"stage", "old", "new", "why"}, "checked"
+# A line of every command and page that shows results of code that was accepted by a reason alone.
+UNCHECKED = (
+    "unchecked: today's code of {stage} was accepted as equal, but has not made the results again "
+    "(`ablation accept {stage} --reproduce`)"
+)
 
 
 def read_accepted(root: str | Path) -> list[dict]:
@@ -57,3 +65,18 @@ def is_unchecked(path: str, sha256: str, fingerprint: Mapping, entries: Sequence
         return False
     trusted = [entry["new"] for entry in own if not entry.get(CHECKED)]
     return any(oldest_equal_code(stage, new, entries) == code for new in trusted)
+
+
+def unchecked_stages(fingerprints: Mapping[str, Mapping], root: Path) -> list[str]:
+    """The stages of those results for which accepted.json has no more than a reason.
+
+    fingerprints: {path of a manifest, relative to `root`: its fingerprint}.
+    """
+    entries = read_accepted(root)
+    found = set()
+    for path, fingerprint in fingerprints.items() if entries else ():
+        file = root / path
+        sha256 = sha256_file(file) if file.is_file() else ""
+        if is_unchecked(path, sha256, fingerprint, entries):
+            found.add(fingerprint["stage"])
+    return sorted(found)

@@ -7,7 +7,7 @@ a job can verify that its inputs were made by the present code and configuration
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +37,7 @@ def make_fingerprint(
     config: Mapping,
     packages: Iterable[str],
     upstream: Mapping[str, Mapping] | None = None,
+    unchecked: Sequence[str] = (),
 ) -> dict:
     """The fingerprint of a job, with the hash of all its other entries as `hash`.
 
@@ -45,6 +46,7 @@ def make_fingerprint(
     packages: the packages whose versions can change the results.
     upstream: {path of an input manifest: the fingerprint that it must have}. The hashes of these
         fingerprints enter this one, so a fingerprint covers the whole history of a result.
+    unchecked: the stages of which a table must say that their code was accepted by a reason alone.
 
     If accepted.json, at the root of the repository, declares the code equal to older code, the
     fingerprint contains the hash of the older code.
@@ -61,6 +63,8 @@ def make_fingerprint(
         "packages": package_versions(packages),
         "upstream": {path: s["hash"] for path, s in (upstream or {}).items()},
     }
+    if unchecked:
+        body["unchecked"] = list(unchecked)
     return {**body, "hash": sha256_text(canonical_json(body))}
 
 

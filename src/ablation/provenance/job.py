@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablation.console.progress import copy_output_to
 from ablation.provenance.manifests import read_inputs, verify_history, write_manifest
 from ablation.provenance.run_records import run_record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Job:
@@ -40,6 +43,12 @@ class Job:
     def home(self) -> Path:
         """The folder that contains the job's manifest."""
         return Path(self.output.manifest).parent
+
+    def write_table(self, path: str | Path, frame: pd.DataFrame) -> None:
+        """Write a table, marked if it rests on code that was accepted by a reason alone."""
+        from ablation.provenance.tables import marked, write_table  # pandas is slow to import
+
+        write_table(path, marked(frame, self.fingerprint.get("unchecked", ())))
 
     def write_manifest(self, outputs: Iterable[str | Path], **facts: object) -> None:
         """Write the manifest of the job, which lists these outputs and contains `facts`."""

@@ -7,7 +7,7 @@ it. Reading takes the apostrophe away again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,23 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 class InvalidTable(ValueError):
     """A file is not the expected table; the message says what is wrong with it."""
+
+
+UNCHECKED_COLUMN = "unchecked"
+
+
+def marked(frame: pd.DataFrame, unchecked: Sequence[str]) -> pd.DataFrame:
+    """The table with a column that names the stages whose code was accepted by a reason alone.
+
+    Without such stages, which is the rule, there is no such column.
+    """
+    return frame.assign(**{UNCHECKED_COLUMN: " ".join(unchecked)}) if unchecked else frame
+
+
+def unchecked_in(*tables: pd.DataFrame) -> list[str]:
+    """The stages that `marked` has written into these tables."""
+    marks = (table.get(UNCHECKED_COLUMN, pd.Series(dtype=str)).dropna() for table in tables)
+    return sorted({stage for cells in marks for stage in " ".join(cells.unique()).split()})
 
 
 def write_table(path: str | Path, frame: pd.DataFrame) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from ablation.provenance.tables import read_csv
+from ablation.provenance.tables import read_csv, unchecked_in
 from ablation.vocabulary.masks import LEAKING_MASKS, MASKS
 from ablation.vocabulary.protocols import ALL_SEEDS, MACROS
 from ablation.vocabulary.recipes import RECIPES
@@ -81,9 +81,13 @@ def sheet(
 ) -> alt.TopLevelMixin:
     """Panels under a title that names the study, with explanatory notes."""
     studies = ", ".join(map(str, frame.study.unique())) if "study" in frame else ""
+    marks = [
+        f"unchecked: {stage}, whose code was accepted by a reason alone"
+        for stage in unchecked_in(frame)
+    ]
     heading = alt.TitleParams(
         f"{title} ({studies})" if studies else title,
-        subtitle=[note for note in notes if note],
+        subtitle=[*marks, *(note for note in notes if note)],
         anchor="start",
         fontSize=15,
         subtitleFontSize=11,
@@ -146,14 +150,14 @@ def items(n: pd.Series) -> str:
 
 def mask_names(frame: pd.DataFrame) -> dict[str, str]:
     """{mask: its name, marked if it leaked in any row}, in the order of MASKS."""
-    leaky = set(frame["mask"][_true(frame.eval_leaks)])
+    leaky = set(frame["mask"][are_true(frame.eval_leaks)])
     present = set(frame["mask"])
     return {m: m + " (leaks)" * (m in leaky) for m in MASKS if m in present}
 
 
 def model_names(frame: pd.DataFrame) -> pd.Series:
     """Names of models; if the training mask leaks, a mark follows on a second line, after `|`."""
-    leaks = _true(frame.train_leaks).map({True: "|(trained on a leak)", False: ""})
+    leaks = are_true(frame.train_leaks).map({True: "|(trained on a leak)", False: ""})
     return frame.recipe.fillna("base") + leaks
 
 
@@ -164,11 +168,12 @@ def stars(p: float) -> str:
 
 def leak_note(frame: pd.DataFrame) -> str:
     """The note about leaks, or nothing if no row leaks."""
-    leaks = _true(frame.eval_leaks).any() or _true(frame.train_leaks).any()
+    leaks = are_true(frame.eval_leaks).any() or are_true(frame.train_leaks).any()
     return "Leaks: under this mask a model sees the very tokens it is to predict." * bool(leaks)
 
 
-def _true(column: pd.Series) -> pd.Series:
+def are_true(column: pd.Series) -> pd.Series:
+    """Which cells of a column of `True`, `False` and empty cells are true."""
     return column.astype(str).str.lower() == "true"
 
 

@@ -16,6 +16,7 @@ from ablation.report.charts import (
     FAINT,
     FLIPS,
     INK,
+    are_true,
     blank,
     few_recipes,
     items,
@@ -121,6 +122,7 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
     frame = frame.assign(**{k: frame[v].clip(low, high) for k, v in bounds.items()})
     estimable = frame.recovered.notna() & (frame.recovered_status == "estimable")
     frame["mark"] = (frame.seed == ALL_SEEDS).map({True: "all seeds", False: "one seed"})
+    frame["mark"] = frame.mark.mask(are_true(frame.seeds_disagree), "all seeds, which disagree")
     frame["mark"] = frame.mark.where(estimable, "not estimable")
     frame["inside"] = frame.recovered.between(low, high)
     frame["stars"] = frame.gain_p.map(stars)
@@ -128,8 +130,8 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
         [frame[frame[v] < low].assign(edge=low, angle=180) for v in bounds.values()]
         + [frame[frame[v] > high].assign(edge=high, angle=0) for v in bounds.values()]
     ).assign(mark="goes on beyond the axis")
-    shapes = {"one seed": "circle", "all seeds": "diamond", "not estimable": "cross"}
-    shapes |= {"goes on beyond the axis": "triangle-right"}
+    shapes = {"one seed": "circle", "all seeds": "diamond", "all seeds, which disagree": "square"}
+    shapes |= {"not estimable": "cross", "goes on beyond the axis": "triangle-right"}
     shape = marks(pd.concat([frame.mark, beyond.mark]), shapes)
     models = list(dict.fromkeys(frame.sort_values("recipe").model))
     place = {
@@ -174,6 +176,8 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
         "nothing has come back, at 1 (dashed) all that was lost.",
         f"Horizontal lines: {confidence:.0%} intervals (Fieller); seeds {listed(frame.seed)} from "
         "top to bottom. Not estimable: nothing was lost, or the interval is unbounded.",
+        "Seeds disagree where P differs between them by more than the draw of items explains "
+        "(p < .01): look at each; the interval over so few does not say how often one fails.",
         "Stars, of all seeds: the gain P - A differs from 0, p < .05 *, < .01 **, < .001 ***.",
         leak_note(frame),
         few,

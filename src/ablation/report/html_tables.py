@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from string import Template
 
+from ablation.provenance.accepted import UNCHECKED
+
 
 class Marked(str):
     """The text of a cell that the page colours by its `kind`: `bad` or `good`."""
@@ -33,6 +35,12 @@ def html_page(title: str, notes: Iterable[str], sections: Iterable[Section]) -> 
     body = "".join(f"<p>{escape(note)}</p>" for note in notes if note)
     body += "".join(map(_section, sections))
     return PAGE.substitute(title=escape(title), body=body)
+
+
+def with_marks(page: str, unchecked: Iterable[str]) -> str:
+    """A page with lines below its title that name the stages of unchecked code."""
+    lines = (f'<p class="bad">{escape(UNCHECKED.format(stage=stage))}</p>' for stage in unchecked)
+    return page.replace("</h1>", "</h1>" + "".join(lines), 1)
 
 
 def _section(section: Section) -> str:

@@ -19,6 +19,7 @@ from ablation.report.recovery_columns import (
     SIDE,
     Cell,
     measured_losses,
+    seeds,
     warnings_of,
 )
 from ablation.vocabulary.masks import CAUSAL, MASKS
@@ -60,7 +61,10 @@ def _formatted(rows: pd.DataFrame, cells: Mapping[str, Cell], effect: str) -> li
     for _, row in _by_mask(rows).iterrows():
         texts = {h: cell(row) for h, cell in cells.items() if not (macro and h == "task")}
         if "recipe" in texts and not one_seed:
+            texts.pop("seeds")
             texts = {"recipe": texts.pop("recipe"), "seed": row.seed} | texts
+        elif "seeds" in texts:
+            texts["seeds"] = _alarm(texts["seeds"])
         texts["p"] = f"{texts['p']} {stars(row[effect + '_p'])}".strip()
         formatted.append(texts | {"leaks": _alarm(texts["leaks"])})
     return formatted
@@ -121,6 +125,7 @@ def contrasts(contrasts: pd.DataFrame) -> str:
             "seed": str(row.seed),
             "mask": row["mask"],
             "leaks": _leaks(row),
+            "seeds": _alarm(seeds(row)),
             "task": row.task,
             "n": _text(row.n),
             "P": _digits(row.after),
@@ -137,7 +142,10 @@ def contrasts(contrasts: pd.DataFrame) -> str:
             (macro & ~whole, "Macro accuracy, each seed"),
         )
     ]
-    notes = ["Same items, same B - A. A star: the interval leaves out 0."]
+    notes = [
+        "Same items, same B - A. A star: the interval leaves out 0. Seeds disagree: the difference "
+        "of P differs between them by more than the draw of items explains (p < .01)."
+    ]
     return html_page(_titled("One recipe against another", contrasts), notes, parts)
 
 
@@ -281,8 +289,8 @@ def _leaks(row: pd.Series) -> str:
     return _alarm(" ".join(found) or "-")
 
 
-def _alarm(leaks: str) -> str:
-    return leaks if leaks == "-" else Marked(leaks, "bad")
+def _alarm(text: str) -> str:
+    return text if text in ("", "-") else Marked(text, "bad")
 
 
 def _true(value: object) -> bool:

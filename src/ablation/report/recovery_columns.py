@@ -17,6 +17,8 @@ recovered: (P - A) / (B - A), how near the model comes to the base without the a
 net recovered: (P - D) / (C - D), how near it comes to the control. All on the same items.
 held out: the finetuning records hold none of these tasks. In brackets: intervals; how far to trust
 them: docs/statistics.md. criteria met: the study's thresholds on P / B and P - A.
+seeds: disagree: P differs between the seeds by more than the draw of items explains (p < .01), so
+look at each seed; an interval over so few does not say how often one fails.
 leaks: train: the recipe was trained under a mask that shows each token its own target. eval: A, P
 are scored under such a mask: they say how much of the answer was seen, not what a model can do.\
 """
@@ -36,6 +38,12 @@ def warnings_of(rows: pd.DataFrame) -> list[str]:
 def _leaks(row: pd.Series) -> str:
     found = [n for n, leaky in (("train", row.train_leaks), ("eval", row.eval_leaks)) if leaky]
     return " ".join(found) or "-"
+
+
+def seeds(row: pd.Series) -> str:
+    """`disagree`, `-`, or nothing in a row of one seed."""
+    found = row.seeds_disagree
+    return "" if pd.isna(found) else "disagree" if str(found) == "True" else "-"
 
 
 def _number(name: str) -> Cell:
@@ -96,6 +104,7 @@ BACK: Mapping[str, Cell] = {
     "mask": lambda row: row["mask"],
     "task": _task,
     "leaks": _leaks,
+    "seeds": seeds,
     "P": _number("after"),
     "gain P - A": _interval("gain"),
     "p": _p("gain"),
@@ -109,6 +118,7 @@ SIDE: Mapping[str, Cell] = {
     "recipe": lambda row: row.recipe,
     "task": _task,
     "leaks": _leaks,
+    "seeds": seeds,
     "B": _number("baseline"),
     "P": _number("after"),
     "P - B": _interval("side_effect"),

@@ -28,7 +28,7 @@ from ablation.vocabulary.protocols import MACRO, MACROS
 
 # Columns that only a recovery table has together.
 RECOVERY = (
-    *("study", "recipe", "seed", "mask", "task", "comparable", "exposure"),
+    *("study", "recipe", "seed", "mask", "task", "comparable", "exposure", "seeds_disagree"),
     *("damage", "gain", "recovered", "net_recovered"),
 )
 
@@ -107,12 +107,17 @@ def print_worlds(rows: pd.DataFrame, pooled: pd.DataFrame) -> None:
 
 
 def _table(title: str, rows: pd.DataFrame, cells: Mapping[str, Cell]) -> Table:
-    left = ("recipe", "mask", "task", "leaks")
+    left = ("recipe", "mask", "task", "leaks", "seeds")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     shown = [head for head in cells if head != "task" or set(rows.task) - {MACRO}]
     for head in shown:
-        # on a narrow terminal an interval takes two lines, so that no digit is cut off
-        table.add_column(head, justify="left" if head in left else "right", no_wrap=" " not in head)
+        # on a narrow terminal an interval takes several lines, so that no digit is cut off
+        table.add_column(
+            head,
+            justify="left" if head in left else "right",
+            no_wrap=" " not in head,
+            min_width=max(map(len, head.split())),
+        )
     for _, row in rows.iterrows():
         table.add_row(*(cells[head](row) for head in shown))
     return table

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ablation.provenance.accepted import read_accepted, unchecked_stages
 from ablation.provenance.files import canonical_json
 from ablation.provenance.fingerprints import make_fingerprint
-from ablation.vocabulary.catalogue import Catalogue
+from ablation.vocabulary.catalogue import MARKED, Catalogue
 from ablation.vocabulary.stages import STAGES, script_of
 
 Fingerprint = dict[str, Any]
@@ -55,8 +56,23 @@ class Fingerprints:
             slice_of: Callable[..., Slice] = getattr(self, f"_{stage}")
             config, upstream = slice_of(*key[1:])
             script, packages = self.root / script_of(stage), STAGES[stage].packages
-            self._made[key] = make_fingerprint(stage, script, config, packages, upstream)
+            unchecked = self._unchecked_behind(upstream) if stage in MARKED else ()
+            self._made[key] = make_fingerprint(stage, script, config, packages, upstream, unchecked)
         return self._made[key]
+
+    def _unchecked_behind(self, upstream: Upstream) -> list[str]:
+        """The stages behind a table whose code was accepted by a reason alone."""
+        if not read_accepted(self.root):
+            return []
+        made = {fingerprint["hash"]: fingerprint for fingerprint in self._made.values()}
+        behind: dict[str, Mapping] = {}
+        pending = dict(upstream)
+        while pending:
+            path, fingerprint = pending.popitem()
+            behind[path] = fingerprint
+            above = fingerprint["upstream"].items()
+            pending |= {path: made[own] for path, own in above if path not in behind}
+        return unchecked_stages(behind, self.root)
 
     def text(self, stage: str, *names: object) -> str:
         """The same as canonical JSON: what a rule hands to its job in `params:`."""

@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 
 from ablation.cli.main import main
+from ablation.lineage.accept import unchecked_behind
 from ablation.lineage.trace import CannotTrace, trace
 from ablation.lineage.trace_tree import print_trace
 from ablation.provenance.files import sha256_file, write_json, write_json_lines
-from ablation.provenance.manifests import StaleInput
-from ablation.provenance.tables import write_table
+from ablation.provenance.manifests import StaleInput, load_manifest, write_manifest
+from ablation.provenance.tables import read_csv, write_table
 from tests.support.small_results import HOME, ITEMS, RECIPES, SEEDS, TASKS, make, manifest
+from tests.unit.lineage.test_seal import run_script
 
 TABLE = "results/recovery.csv"
 ROW = {"recipe": "3B", "seed": "1", "mask": "prefill_bidir", "task": "macro"}
@@ -258,6 +260,78 @@ def test_the_command_table_believes_no_edited_table(here, capsys):
     assert "results is a folder" in capsys.readouterr().err
 
 
+def make_marked_tables():
+    """Make the tables again, marked as accepted.json says, by the script of the workflow."""
+    path = Path(f"{HOME}/recovery.manifest.json")
+    manifest = load_manifest(path)
+    unchecked = set().union(*(unchecked_behind(Path(p), Path(".")) for p in manifest["inputs"]))
+    fingerprint = manifest["fingerprint"] | {"unchecked": sorted(unchecked)}
+    output = {name.removesuffix(".csv"): f"{HOME}/{name}" for name in manifest["outputs"]}
+    output |= {"manifest": str(path)}
+    params = {"fingerprint": json.dumps(fingerprint)}
+    run_script("recovery", Path("."), output=output, params=params)
+    Path(TABLE).write_bytes(Path(f"{HOME}/recovery.csv").read_bytes())
+
+
+def accept_by_a_reason(stage, root=Path("."), **checked):
+    """Write accepted.json: newer code of a stage counts as the code that made its results."""
+    made = next(
+        manifest["fingerprint"]["code"]
+        for manifest in map(load_manifest, Path(HOME).rglob("*manifest.json"))
+        if manifest["fingerprint"]["stage"] == stage
+    )
+    entry = {"stage": stage, "old": made, "new": "1" * 64, "why": "renamed"}
+    write_json(root / "accepted.json", [entry | checked])
+
+
+def test_tables_of_unchecked_code_have_a_column_that_says_so_and_others_have_not(here):
+    names = ("recovery.csv", "per_task.csv", "contrasts.csv")
+    make_marked_tables()
+    before = {name: Path(f"{HOME}/{name}").read_bytes() for name in names}
+    assert not [name for name in names if b"unchecked" in before[name]]
+    accept_by_a_reason("stage3_finetune")
+    make_marked_tables()
+    for name in names:
+        frame = read_csv(f"{HOME}/{name}")
+        assert set(frame.unchecked) == {"stage3_finetune"} and frame.columns[-1] == "unchecked"
+    checked = {p.as_posix(): sha256_file(p) for p in Path(HOME).rglob("seed*/manifest.json")}
+    accept_by_a_reason("stage3_finetune", checked=checked)
+    make_marked_tables()
+    assert {name: Path(f"{HOME}/{name}").read_bytes() for name in names} == before
+
+
+def test_trace_refuses_a_table_without_the_mark_that_accepted_json_demands(here):
+    assert trace(TABLE, ROW, "gain")["unchecked"] == []
+    accept_by_a_reason("stage3_finetune")
+    with pytest.raises(StaleInput, match="no mark `unchecked` of stage3_finetune(.|\n)*snakemake"):
+        trace(TABLE, ROW, "gain")
+    make_marked_tables()
+    assert trace(TABLE, ROW, "gain")["unchecked"] == ["stage3_finetune"]
+    frame = read_csv(TABLE, dtype=str, keep_default_na=False).assign(unchecked="")
+    made = load_manifest(f"{HOME}/recovery.manifest.json")
+    for file in (TABLE, f"{HOME}/recovery.csv"):
+        write_table(file, frame)
+    outputs = [f"{HOME}/{output}" for output in made["outputs"]]
+    write_manifest(f"{HOME}/recovery.manifest.json", made["fingerprint"], outputs)
+    with pytest.raises(StaleInput, match="no mark `unchecked` of stage3_finetune"):
+        trace(TABLE, ROW, "gain")
+
+
+def test_a_table_whose_own_code_was_accepted_is_not_marked_since_the_mark_would_make_it_again(here):
+    accept_by_a_reason("recovery")
+    make_marked_tables()
+    assert "unchecked" not in read_csv(TABLE)
+    assert trace(TABLE, ROW, "gain")["unchecked"] == ["recovery"]  # but commands print it
+
+
+def test_the_tables_of_several_worlds_are_marked_too(here, capsys):
+    accept_by_a_reason("stage3_finetune")
+    assert main(["worlds", TABLE, "--write", "pooled"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "unchecked: today's code of stage3_finetune" in told
+    assert set(read_csv("pooled/worlds.csv").unchecked) == {"stage3_finetune"}
+
+
 @pytest.mark.parametrize("command", ["table", "trace", "verify"])
 def test_what_rests_on_code_that_was_accepted_by_a_reason_alone_is_marked(here, capsys, command):
     row = ["--where", *(f"{k}={v}" for k, v in ROW.items()), "--column", "gain"]
@@ -274,9 +348,25 @@ def test_what_rests_on_code_that_was_accepted_by_a_reason_alone_is_marked(here, 
         ([entry, entry | {"new": "3" * 64, "checked": checked}], False),
     ):
         write_json("accepted.json", entries)
+        make_marked_tables()
         assert main(arguments[command]) == 0
         told = " ".join(capsys.readouterr().out.split())
         assert ("unchecked: today's code of stage3_finetune" in told) == marked
+
+
+@pytest.mark.parametrize("name", ["recovery.csv", "contrasts.csv"])
+@pytest.mark.parametrize("column", ["seeds_p", "seeds_disagree"])
+def test_the_marks_of_seeds_that_disagree_are_computed_again(here, name, column):
+    file, made = Path(f"{HOME}/{name}"), load_manifest(f"{HOME}/recovery.manifest.json")
+    where = ROW | {"seed": "all", "recipe": "3B"}
+    assert trace(file, where, column)["cell"]["value"]
+    frame = read_csv(file, dtype=str, keep_default_na=False)
+    frame.loc[frame.seed == "all", column] = {"seeds_p": "0.5", "seeds_disagree": "maybe"}[column]
+    write_table(file, frame)
+    outputs = [f"{HOME}/{output}" for output in made["outputs"]]
+    write_manifest(f"{HOME}/recovery.manifest.json", made["fingerprint"], outputs)
+    with pytest.raises(StaleInput, match=f"{name} is not what its sample rows give: {column} is"):
+        trace(file, where, column)
 
 
 @pytest.mark.parametrize("line", ["no json", '{"what": "attempt"}', None])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ablation.cli.main import main
-from ablation.lineage.accept import NothingToAccept, accept, unchecked_stages
+from ablation.lineage.accept import NothingToAccept, accept, unchecked_among
 from ablation.lineage.compare import DIFFERENT, IDENTICAL, Comparison
 from ablation.provenance.accepted import oldest_equal_code, read_accepted
 from ablation.provenance.code_hash import code_hash
@@ -42,7 +42,7 @@ class Workshop:
         return json.loads((self.root / "accepted.json").read_text())
 
     def unchecked(self):
-        return unchecked_stages([self.manifest], self.root)
+        return unchecked_among([self.manifest], self.root)
 
     def current(self):
         return read_manifest(self.manifest, self.fingerprint()["hash"])

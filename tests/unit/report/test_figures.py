@@ -203,6 +203,15 @@ def test_every_row_under_an_ablated_mask_is_a_point_of_recovery(tables):
         assert words in svg
 
 
+def test_a_mean_of_seeds_that_disagree_is_a_square_beside_its_seeds(tables):
+    (recovery,) = tables["recovery"]
+    svg = svg_of("recovery", recovery.assign(seeds_disagree=False))
+    assert "all seeds, which disagree" not in svg
+    apart = recovery.assign(seeds_disagree=recovery.seed.astype(str) == "all")
+    told = svg_of("recovery", apart)
+    assert "all seeds, which disagree" in told and marks(told, "symbol") == marks(svg, "symbol")
+
+
 def test_what_leaves_the_axis_ends_in_a_triangle(tables):
     recovery = tables["recovery"][0].copy()
     inside = marks(svg_of("recovery", recovery), "symbol")

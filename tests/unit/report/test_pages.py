@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablation.analysis.recovery_columns import COLUMNS
-from ablation.report import pages, run_pages
-from ablation.report.html_tables import Marked, Section, html_page
+from ablation.provenance.tables import marked, unchecked_in
+from ablation.report import charts, pages, run_pages
+from ablation.report.html_tables import Marked, Section, html_page, with_marks
 
 LEAVES_THE_FILE = re.compile(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[^"'\s>]""")
 
@@ -73,6 +74,7 @@ def test_stars_say_what_the_legend_says(p, mark):
 def row(**known):
     row = dict.fromkeys(COLUMNS) | {"study": "s", "recipe": "3B", "task": "macro", "n": 10}
     row |= {"train_leaks": False, "eval_leaks": False, "comparable": "true", "baseline": 0.9}
+    row |= {"seeds_disagree": False}
     return row | {"seed": "all", "after": 0.8, "retention": 0.89} | known
 
 
@@ -101,6 +103,31 @@ def test_the_recovery_page_shows_intervals_marks_and_leaks_the_faithful_mask_fir
     assert dict(zip(side[0], side[1], strict=True))["p"] == ".600"
 
 
+def test_rows_whose_seeds_disagree_are_red_and_rows_of_one_seed_have_no_mark():
+    table = recovery_table()
+    table.loc[2, "seeds_disagree"] = True
+    one = table.assign(seed="9", seeds_disagree=None)
+    page = pages.recovery(pd.concat([table, one]))
+    assert page.count('<td class="bad">disagree</td>') == 1
+    found = [dict(zip(t[0], row, strict=True)) for t in Tables(page).tables for row in t[1:]]
+    assert {row["seeds"] for row in found if "seeds" in row} == {"-", "disagree"}
+    assert not [row for row in found if {"seed", "seeds"} <= set(row)]
+    pair = {"against": "3A", "after_against": 0.4}
+    pair |= dict.fromkeys([f"recovered_difference{end}" for end in ("", "_low", "_high")], 0.1)
+    contrast = pd.DataFrame([row(mask="prefill_bidir", seeds_disagree=True, **pair)])
+    assert '<td class="bad">disagree</td>' in pages.contrasts(contrast)
+
+
+def test_a_page_and_a_figure_of_unchecked_code_say_so():
+    table = marked(recovery_table(), ["stage3_finetune", "stage5_longrun"])
+    told = with_marks(pages.recovery(table), unchecked_in(table, recovery_table()))
+    assert told.count('<p class="bad">unchecked: today&#x27;s code of stage') == 2
+    plain = pages.recovery(recovery_table())
+    assert with_marks(plain, unchecked_in(recovery_table())) == plain == pages.recovery(table)
+    drawn = charts.sheet(charts.alt.Chart(table).mark_point(), table, "t", ["a note"])
+    assert "unchecked: stage5_longrun" in str(drawn.to_dict()["title"]["subtitle"])
+
+
 def test_what_cannot_be_compared_is_said():
     table = recovery_table()
     table.loc[1, "comparable"] = "false: another gpu"
@@ -118,7 +145,7 @@ def test_no_page_of_numbers_hides_a_leak():
         "n": 4,
     }
     row |= {"train_leaks": True, "eval_leaks": True, "pattern": "RWR", "items": 4, "against": "3B"}
-    row |= {"after": 0.5, "after_against": 0.4}
+    row |= {"after": 0.5, "after_against": 0.4, "seeds_disagree": None}
     row |= dict.fromkeys([f"recovered_difference{end}" for end in ("", "_low", "_high")], 0.1)
     whole = pd.DataFrame([row, row | {"task": "macro", "seed": "all"}])
     for page in (pages.contrasts(whole), pages.flips(whole)):

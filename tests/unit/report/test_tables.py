@@ -26,6 +26,7 @@ ROW = {
     "exposure": "held_out",
     **{"net_recovered": 0.44, "net_recovered_low": 0.25, "net_recovered_high": 0.6},
     "net_recovered_status": "estimable",
+    "seeds_disagree": False,
     "criteria_met": True,
 }
 CAUSAL = ROW | {"mask": "causal", "ablated": None, "damage": None, "recovered_status": None}
@@ -76,6 +77,16 @@ def test_leaks_name_where_they_were(printed):
     assert line(out, "3B ", "prefill_bidir", "+0.88").split()[2] == "-"
     # what was lost concerns the base: no training mask is named there
     assert "train" not in out[: out.index("what came back")]
+
+
+def test_rows_whose_seeds_disagree_are_marked(printed):
+    apart = {"recipe": "3B-leaky", "seeds_disagree": True}
+    _, (out, _) = printed({}, apart)
+    assert line(out, "3B ", "prefill_bidir", "+0.88").split()[3] == "-"
+    assert line(out, "3B-leaky", "prefill_bidir").split()[3] == "disagree"
+    assert "seeds: disagree: P differs between the seeds" in out
+    _, (out, _) = printed({"seed": "9", "seeds_disagree": None}, apart, seed="9")
+    assert "disagree" not in line(out, "3B ", "prefill_bidir", "+0.88")
 
 
 def test_what_cannot_be_estimated_is_said_in_words(printed):

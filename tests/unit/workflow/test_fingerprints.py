@@ -1,10 +1,12 @@
 """Promises of the fingerprints that the rules hand to jobs: a setting is in those it can change."""
 
+import shutil
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from ablation.provenance.files import write_json
 from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
 from ablation.vocabulary.stages import STAGES
 from ablation.workflow.bridge_fingerprints import BridgeFingerprints
@@ -102,3 +104,50 @@ def test_scores_and_metrics_of_every_mask_have_paths_of_their_own():
     assert len(set(scored)) == len(scored)
     assert not set(scored) & set(paths.every_metrics)
     assert len(paths.every_metrics) == len(scored) * 3 // 4
+
+
+def repository(folder):
+    """A copy of the parts of the repository that fingerprints are made of."""
+    for name in ("config", "resources"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "workflow/scripts", folder / "workflow/scripts")
+    return folder
+
+
+TABLES_OF_TRAININGS = [("recovery",), ("flips",), ("curves",), ("published",)]
+OTHER_JOBS = [("stage4_posteval", "3B", 31), ("bag_of_words",), ("mask_cells",), ("samples",)]
+
+
+def test_tables_of_unchecked_code_are_made_again_and_no_model_runs(tmp_path):
+    """With the mark in their fingerprints; a reproduction takes it away again."""
+    root = repository(tmp_path)
+
+    def made():
+        fingerprints = StudyWorkflow({}, root, []).fingerprints
+        jobs = [*TABLES_OF_TRAININGS, *OTHER_JOBS, ("pages",), ("stage3_finetune", "3B", 31)]
+        return {job: fingerprints.of(*job) for job in jobs}
+
+    plain = made()
+    # as if newer code had been accepted, so that nothing else in the fingerprints changes
+    code = plain["stage3_finetune", "3B", 31]["code"]
+    entry = {"stage": "stage3_finetune", "old": code, "new": "1" * 64, "why": "renamed"}
+    write_json(root / "accepted.json", [entry])
+    marked = made()
+    for job in TABLES_OF_TRAININGS:
+        assert marked[job]["unchecked"] == ["stage3_finetune"]
+        assert marked[job]["hash"] != plain[job]["hash"]
+    assert marked["pages",]["hash"] != plain["pages",]["hash"]
+    assert [marked[job] for job in OTHER_JOBS] == [plain[job] for job in OTHER_JOBS]
+    checked = {"results/micro/manifest.json": "0" * 64}
+    write_json(root / "accepted.json", [entry | {"checked": checked}])
+    assert made() == plain
+
+
+def test_the_code_of_a_table_itself_marks_only_the_tables_made_from_it(tmp_path):
+    root = repository(tmp_path)
+    code = StudyWorkflow({}, root, []).fingerprints.of("recovery")["code"]
+    entry = {"stage": "recovery", "old": code, "new": "1" * 64, "why": "renamed"}
+    write_json(root / "accepted.json", [entry])
+    made = StudyWorkflow({}, root, []).fingerprints
+    assert "unchecked" not in made.of("recovery")
+    assert made.of("published")["unchecked"] == ["recovery"]
