@@ -25,7 +25,9 @@ def doses(rows: pd.DataFrame, mask: str) -> alt.TopLevelMixin:
 
     `rows` are those of `ablation.analysis.doses`.
     """
-    rows = rows[rows["mask"] == mask].assign(dose=_doses(rows))
+    rows = rows[rows["mask"] == mask]
+    sides = rows.group.map({"first order": -1, "second order": 1}).fillna(0)
+    rows = rows.assign(dose=_doses(rows), side=sides)
     macro = rows[rows.task == MACRO]
     above = [_panel(macro, measure, title, 340) for measure, title in TITLES.items()]
     tasks = [t for t, group in rows.groupby("task") if group.recovered.notna().any()]
@@ -61,7 +63,7 @@ def _panel(rows: pd.DataFrame, measure: str, title: str, width: int) -> alt.Laye
     rows = rows.assign(**ends)
     together, apart = rows[rows.seed == ALL_SEEDS], rows[rows.seed != ALL_SEEDS]
     x = alt.X("dose:N", sort=ticks, title="families in the records", axis=alt.Axis(labelAngle=0))
-    offset = alt.XOffset("group:N", sort=list(COLOURS))
+    offset = alt.XOffset("side:N", scale=alt.Scale(domain=[-1, 0, 1]))
     scale = alt.Scale(domain=[LOWEST, HIGHEST])
     colour = alt.Color(
         "group:N",
