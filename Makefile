@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge worlds report test test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo study demo-bridge worlds dose report test test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -50,6 +50,10 @@ worlds: $(VENV)/.ready  # run eight worlds, each with a base of its own, and poo
 	    world="{$$seed, items: {$$seed}, finetuning: {$$seed}, pretrain: {$$seed}}" \
 	    -- results/world$$world/recovery.csv || echo "world $$world has no results" >&2; done
 	$(BIN)/ablation worlds results/world*/recovery.csv --write results/worlds
+
+dose: $(VENV)/.ready  # run the study of doses: does what comes back carry over to tasks that no record asks? (an hour)
+	$(BIN)/snakemake --cores all --quiet reason host --configfile config/dose.yaml -- results/dose/recovery.csv
+	$(BIN)/ablation dose results/dose --write results/doses
 
 test: $(VENV)/.ready-dev  # run every test that needs no GPU, no cluster and no fake market
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not slurm and not e2e"

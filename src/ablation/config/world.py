@@ -7,9 +7,10 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from ablation.config.fields import OneOf, Seed, Shape, Strict, described_field, leaves_some
+from ablation.vocabulary.micro_families import FAMILIES
 from ablation.vocabulary.micro_tasks import TASKS
 
-Record = Annotated[str, OneOf((*TASKS, "open"))]
+Record = Annotated[str, OneOf((*TASKS, "open", *FAMILIES))]
 Text = Annotated[str, OneOf((*TASKS, "statement", "register", "alpaca"))]
 Weight = Annotated[int, Field(ge=0)]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from random import Random
 
 from ablation.micro_world.corpus import PET_PAIRS, STEP_PAIRS, TOOL_PAIRS, alpaca_record, record
+from ablation.micro_world.families import FAMILY, family_record
 from ablation.micro_world.scenes import World
 
 OPEN = "open"  # the kind of records that belong to no task
@@ -21,13 +22,18 @@ def finetuning_records(
 ) -> list[dict[str, str]]:
     """`count` Alpaca records {instruction, input, output, family} from training scenes.
 
-    `weights` are the relative frequencies of the families: the tasks, and `open`, an open-ended
-    request.
+    `weights` are the relative frequencies of the families: the tasks, `open`, an open-ended
+    request, and those that nothing is scored on.
     """
     random = Random(f"finetuning {world.seed} {seed}")
     kinds = random.choices(list(weights), list(weights.values()), k=count)
-    records = (open_record(random) if k == OPEN else record(world, k, random) for k in kinds)
-    return [made | {"family": family} for made, family in zip(records, kinds, strict=True)]
+    return [_record(world, kind, random) | {"family": kind} for kind in kinds]
+
+
+def _record(world: World, kind: str, random: Random) -> dict[str, str]:
+    if kind in FAMILY:
+        return family_record(world, kind, random)
+    return open_record(random) if kind == OPEN else record(world, kind, random)
 
 
 def open_record(random: Random) -> dict[str, str]:

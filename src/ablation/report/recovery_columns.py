@@ -50,7 +50,7 @@ def _number(name: str) -> Cell:
     return lambda row: "" if pd.isna(row[name]) else f"{row[name]:.3f}"
 
 
-def _interval(name: str, decimals: int = 3) -> Cell:
+def interval(name: str, decimals: int = 3) -> Cell:
     """The value with its interval, signed; why there is none; or nothing if none is defined."""
 
     def text(row: pd.Series) -> str:
@@ -95,7 +95,7 @@ LOST: Mapping[str, Cell] = {
     "leaks": lambda row: "eval" if row.eval_leaks else "-",
     "B": _number("baseline"),
     "A": _number("ablated"),
-    "damage A - B": _interval("damage"),
+    "damage A - B": interval("damage"),
     "p": _p("damage"),
 }
 
@@ -106,10 +106,10 @@ BACK: Mapping[str, Cell] = {
     "leaks": _leaks,
     "seeds": seeds,
     "P": _number("after"),
-    "gain P - A": _interval("gain"),
+    "gain P - A": interval("gain"),
     "p": _p("gain"),
-    "recovered": _interval("recovered", decimals=2),
-    "net recovered": _interval("net_recovered", decimals=2),
+    "recovered": interval("recovered", decimals=2),
+    "net recovered": interval("net_recovered", decimals=2),
     "P / B": _number("retention"),
     "criteria met": _criteria,
 }
@@ -121,7 +121,7 @@ SIDE: Mapping[str, Cell] = {
     "seeds": seeds,
     "B": _number("baseline"),
     "P": _number("after"),
-    "P - B": _interval("side_effect"),
+    "P - B": interval("side_effect"),
     "p": _p("side_effect"),
     "P / B": _number("retention"),
 }

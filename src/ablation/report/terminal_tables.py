@@ -20,11 +20,12 @@ from ablation.report.recovery_columns import (
     LOST,
     SIDE,
     Cell,
+    interval,
     measured_losses,
     warnings_of,
 )
 from ablation.vocabulary.masks import CAUSAL
-from ablation.vocabulary.protocols import MACRO, MACROS
+from ablation.vocabulary.protocols import ALL_SEEDS, MACRO, MACROS
 
 # Columns that only a recovery table has together.
 RECOVERY = (
@@ -102,6 +103,25 @@ def print_worlds(rows: pd.DataFrame, pooled: pd.DataFrame) -> None:
             f"{row['mean']:+.2f} [{row.low:+.2f}, {row.high:+.2f}]",
             f"[{row.new_world_low:+.2f}, {row.new_world_high:+.2f}]",
             " ".join(f"{value:.2f}" for value in values),
+        )
+    TextConsole().print(table)
+
+
+def print_doses(rows: pd.DataFrame) -> None:
+    """Print R and net R by the families of the records (`ablation.analysis.doses`)."""
+    table = Table(
+        title="recovery by families of records", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    heads = {"R": "recovered", "net R": "net_recovered", "R - R(none)": "recovered_difference"}
+    for head in ("recipe", "group", "families", "tokens", *heads, "R of each seed"):
+        table.add_column(head, justify="left", no_wrap=head == "recipe")
+    macro = rows[rows.task == MACRO]
+    for _, row in macro[macro.seed == ALL_SEEDS].iterrows():
+        each = macro.recovered[(macro.recipe == row.recipe) & (macro.seed != ALL_SEEDS)]
+        table.add_row(
+            *(row.recipe, row.group, str(row.families), f"{row.tokens:,.0f}"),
+            *(interval(name, 2)(row) for name in heads.values()),
+            " ".join(f"{value:+.2f}" for value in each),
         )
     TextConsole().print(table)
 
