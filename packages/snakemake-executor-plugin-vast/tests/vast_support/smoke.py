@@ -38,6 +38,7 @@ from vast_support.contract import differences, scrubbed
 FIXTURES = Path(__file__).parents[1] / "fixtures/vast"
 IMAGE = "python:3.12-slim"  # small, and has the Python that the dead-man switch needs
 LONGEST = 1200.0  # seconds, after which the machine destroys itself
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # after which the machine is destroyed
 GONE = 600.0  # seconds to wait until the machine is no longer listed
 
 
@@ -106,7 +107,7 @@ class Smoke:
             self.record("create")
             self.visit(offer, inside)
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             if not self.id:  # no answer came, and the list may show the machine some seconds later
                 self.clock.wait(4 * EVERY)
@@ -185,7 +186,7 @@ def main() -> int:
     clock = Clock(chosen.time_scale)
     market = Recorder(key, environment.get("VAST_URL"), clock)
     smoke = Smoke(market, clock, chosen.into, chosen.cap)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:  # SIGINT too, which a shell in the background ignores
         signal.signal(number, signal.default_int_handler)
     try:
         offer = smoke.offer()
