@@ -129,14 +129,12 @@ def test_a_job_that_the_switch_has_ended_leaves_its_state_here(tmp_path):
     assert connection.copies and connection.copies[-1] > clock.woke
 
 
-@pytest.mark.parametrize("quiet, starts", [(1700.0, False), (1900.0, True)])
-def test_only_a_machine_whose_switch_has_acted_is_started_again(
-    tmp_path, monkeypatch, quiet, starts
-):
-    """Others were outbid or stopped by their hosts: their jobs continue elsewhere at once."""
+@pytest.fixture
+def rented(tmp_path, monkeypatch):
+    """A renter, its machine, the clock, and the ids of machines that were started."""
     monkeypatch.setattr(rental, "Transport", Machines().connect)
-    market, clock, called = MemoryMarket([offer(1)]), ManualClock(), []
-    market.start = lambda id: called.append(id)
+    market, clock, started = MemoryMarket([offer(1)]), ManualClock(), []
+    market.start = started.append
     site = machines.Site("/s", "i", (), "", "", list, 1800, 7200, 86400)
     renter = rental.Renter(
         market, DirectKeeper(market), SimpleNamespace(path=tmp_path / "l"), clock,
@@ -145,10 +143,25 @@ def test_only_a_machine_whose_switch_has_acted_is_started_again(
     )  # fmt: skip
     machine = machines.Machine("p-1", offer(1), Requirements(), 0.1, 0.0, id=1, leased=0.0)
     market.listed["p-1"] = Instance(1, "p-1", "running", "", 1, 0.1, False, (("host", 1),))
+    return renter, machine, clock, started
+
+
+@pytest.mark.parametrize("quiet, starts", [(1700.0, False), (1900.0, True)])
+def test_only_a_machine_whose_switch_has_acted_is_started_again(rented, quiet, starts):
+    """Others were outbid or stopped by their hosts: their jobs continue elsewhere at once."""
+    renter, machine, clock, started = rented
     clock.wait(quiet)
     assert renter.wake(machine) == starts
-    assert called == ([1] if starts else []) and (not starts or machine.connection)
+    assert started == ([1] if starts else []) and (not starts or machine.connection)
     assert not renter.wake(machine), "once"
+
+
+def test_a_sign_of_life_that_was_sent_before_a_sleep_is_none_after_it(rented):
+    """This computer hears only then that it has arrived."""
+    renter, machine, clock, started = rented
+    machine.connection = SimpleNamespace(touch=lambda path: clock.wait(NIGHT), close=lambda: None)
+    renter._touch(machine)
+    assert renter.wake(machine) and started == [1]
 
 
 def test_a_save_during_which_this_computer_slept_puts_off_no_other(tmp_path):

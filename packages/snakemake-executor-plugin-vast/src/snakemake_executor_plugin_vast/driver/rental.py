@@ -335,8 +335,9 @@ class Renter:
             self.log(str(error))
 
     def _touch(self, machine: Machine) -> None:
+        sent = self.clock.now()  # this computer may sleep before it has the answer
         machine.connection.touch(f"{self.site.folder}/lease")
-        machine.leased = self.clock.now()
+        machine.leased = sent
 
     def _check_open(self) -> None:
         if self.closing.is_set():

@@ -233,7 +233,7 @@ def _with_work(folder: Path, rented: Iterable[books.Rental], keeper: Keeper) -> 
     try:
         states = Places(folder / STATES).labels
     except Exception:  # it may be any of them, also of those that a damaged ledger lacks
-        return {machine.label for machine in (*rented, *keeper.current())}
+        return {rental.label for rental in rented} | {m.label for m in keeper.current()}
     return states | {rental.label for rental in rented if rental.disk is not None}
 
 

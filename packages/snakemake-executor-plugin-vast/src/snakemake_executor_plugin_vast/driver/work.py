@@ -335,8 +335,10 @@ class Attempt:
         """
         problem: Exception | None = None
         for n in range(TRIES):
-            if n and self.clock.wait(self.limits.silent / TRIES / 2, self.closing):
-                raise Closing
+            if n:
+                self.output.add(f"vast: {problem}; it is tried again\n".encode())
+                if self.clock.wait(self.limits.silent / TRIES / 2, self.closing):
+                    raise Closing
             try:
                 return step(self.machine.connection)
             except Denied as error:
