@@ -1,4 +1,4 @@
-"""How well the models of the study of doses answer fresh records of the families they were trained on.
+"""How well the models of the study of doses answer fresh records of their families.
 
     python benchmarks/families_learned.py results/dose
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -42,24 +43,31 @@ def share_right(model, tokenizer, world: World, family: str, mask: str) -> float
     return 1 - len(wrong) / RECORDS
 
 
+def rows_of(path: Path) -> list[str]:
+    """A row for each family that the model of a checkpoint's manifest was trained on."""
+    torch.set_num_threads(1)
+    manifest = json.loads(path.read_text("utf-8"))
+    recipe, seed = manifest.get("recipe"), manifest.get("seed")
+    families = [name for name in FAMILIES if name in manifest.get("families", ())]
+    if not families or "summary.json" not in manifest["outputs"]:
+        return []
+    records = path.parents[3] / "base/instructions_of" / recipe / "manifest.json"
+    config = json.loads(records.read_text("utf-8"))["fingerprint"]["config"]["world"]
+    world = World(*(config[key] for key in ("seed", "eval_percent", "dev_percent")))
+    mask = manifest["fingerprint"]["config"]["recipe"]["train_mask"]
+    folder = path.parent / manifest["model"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    shares = ((f, share_right(model, tokenizer, world, f, mask)) for f in families)
+    return [f"{recipe},{seed},{family},{share:.2f}" for family, share in shares]
+
+
 def main(study: Path) -> None:
-    """Print a row for each finetuned model and each family of its records."""
+    """Print the rows of all finetuned models."""
     print("recipe,seed,family,right")
-    for path in sorted(study.glob("stage*/*/seed*/manifest.json")):
-        manifest = json.loads(path.read_text("utf-8"))
-        families = [name for name in FAMILIES if name in manifest.get("families", ())]
-        if not families or "summary.json" not in manifest["outputs"]:
-            continue
-        records = study / "base/instructions_of" / manifest["recipe"] / "manifest.json"
-        config = json.loads(records.read_text("utf-8"))["fingerprint"]["config"]["world"]
-        world = World(*(config[key] for key in ("seed", "eval_percent", "dev_percent")))
-        mask = manifest["fingerprint"]["config"]["recipe"]["train_mask"]
-        folder = path.parent / manifest["model"]
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder).eval()
-        for family in families:
-            right = share_right(model, tokenizer, world, family, mask)
-            print(f"{manifest['recipe']},{manifest['seed']},{family},{right:.2f}", flush=True)
+    with ProcessPoolExecutor() as pool:
+        for rows in pool.map(rows_of, sorted(study.glob("stage3_finetune/*/seed*/manifest.json"))):
+            print(*rows, sep="\n", flush=True)
 
 
 if __name__ == "__main__":
