@@ -37,7 +37,7 @@ def doses(rows: pd.DataFrame, mask: str) -> alt.TopLevelMixin:
         if "macro" not in str(task)
     ]
     notes = [
-        "Families: how many the records hold beside open requests, which are half of the records. "
+        "Families: how many the records hold beside open requests, a quarter of the records. "
         "No record asks a scored task, but for `tasks`.",
         "Diamond and line: mean over seeds with its interval. Small points: seeds. `4 seen`: "
         "families of which pretraining has seen the text; all other families it has not.",

@@ -225,7 +225,7 @@ def dose():
     return load_study({"extends": "dose.yaml"})
 
 
-def test_a_dose_takes_the_first_families_of_its_order_and_open_requests_are_half(dose):
+def test_a_dose_takes_the_first_families_of_its_order_and_open_requests_are_a_quarter(dose):
     expected = {"3B": ()} | {
         f"3B-{letter}{n}": order[:n]
         for letter, order in (("a", FIRST_ORDER), ("b", SECOND_ORDER))
@@ -236,7 +236,7 @@ def test_a_dose_takes_the_first_families_of_its_order_and_open_requests_are_half
     tasks = chosen.pop("3B-tasks")
     assert tasks == load_study({}).world.finetuning.weights
     assert chosen == {
-        recipe: dict.fromkeys(families, 1) | {"open": max(1, len(families))}
+        recipe: dict.fromkeys(families, 3) | {"open": max(1, len(families))}
         for recipe, families in expected.items()
     }
     assert dose.controls == {r: r.replace("3B", "3A") for r in (*chosen, "3B-tasks")}
@@ -244,9 +244,12 @@ def test_a_dose_takes_the_first_families_of_its_order_and_open_requests_are_half
 
 def test_doses_differ_in_their_records_alone_and_share_nothing_frozen_with_the_default(dose):
     default = load_study({})
-    same = {"records", "train_mask"}
+    same = {"records", "train_mask", "max_steps"}
     keys = [recipe.model_dump(exclude=same) for recipe in dose.recipes.values()]
     assert all(k == default.recipes["3B"].model_dump(exclude=same) for k in keys)
+    assert len({recipe.max_steps for recipe in dose.recipes.values()}) == 1
+    read = dose.finetune.max_steps * dose.finetune.batch_examples
+    assert read <= dose.world.finetuning.count * (1 - dose.finetune.heldout_fraction)
     assert dose.evaluation == default.evaluation and dose.world.items == default.world.items
     assert not set(dose.seeds) & set(default.seeds)
     assert dose.world.finetuning.seed != default.world.finetuning.seed
