@@ -30,11 +30,11 @@ def doses(rows: pd.DataFrame, mask: str) -> alt.TopLevelMixin:
     rows = rows.assign(dose=_doses(rows), side=sides)
     macro = rows[rows.task == MACRO]
     above = [_panel(macro, measure, title, 340) for measure, title in TITLES.items()]
-    tasks = [t for t, group in rows.groupby("task") if group.recovered.notna().any()]
+    tasks = sorted(set(rows.task[rows.recovered.notna()].map(str)))
     below = [
         _panel(rows[rows.task == task], "recovered", f"R of {task}", 340)
         for task in tasks
-        if "macro" not in str(task)
+        if "macro" not in task
     ]
     notes = [
         "Families: how many the records hold beside open requests, a quarter of the records. "
@@ -54,7 +54,7 @@ def _doses(rows: pd.DataFrame) -> pd.Series:
     return numbers + rows.group.map(marks).fillna("")
 
 
-def _panel(rows: pd.DataFrame, measure: str, title: str, width: int) -> alt.LayerChart:
+def _panel(rows: pd.DataFrame, measure: str, title: str, width: int) -> alt.TopLevelMixin:
     ticks = sorted(rows.dose.unique(), key=lambda t: (not t.isdigit(), t == "tasks", _number(t)))
     ends = {
         f"{measure}_{end}": rows[f"{measure}_{end}"].clip(LOWEST, HIGHEST)
