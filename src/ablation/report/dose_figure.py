@@ -54,7 +54,9 @@ def _doses(rows: pd.DataFrame) -> pd.Series:
     return numbers + rows.group.map(marks).fillna("")
 
 
-def _panel(rows: pd.DataFrame, measure: str, title: str, width: int) -> alt.TopLevelMixin:
+def _panel(
+    rows: pd.DataFrame, measure: str, title: str, width: int
+) -> alt.LayerChart | alt.FacetChart:
     ticks = sorted(rows.dose.unique(), key=lambda t: (not t.isdigit(), t == "tasks", _number(t)))
     ends = {
         f"{measure}_{end}": rows[f"{measure}_{end}"].clip(LOWEST, HIGHEST)
