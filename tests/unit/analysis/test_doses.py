@@ -15,7 +15,8 @@ from ablation.provenance.tables import read_csv, write_table
 
 STUDY = load_study({"extends": "dose.yaml"})
 R = {"3B": -0.1, "3B-a1": 0.0, "3B-ab16": 0.3, "3B-seen4": 0.2, "3B-tasks": 0.8}
-FINGERPRINT = {"upstream": {}, "stage": "stage3_finetune", "config": {}, "hash": "h"}
+FINGERPRINT = {"stage": "stage3_finetune", "code": "c", "config": {}, "packages": {}}
+FINGERPRINT |= {"upstream": {}, "hash": "h"}
 
 
 def ratio(name, value):
@@ -29,6 +30,7 @@ def recovery():
         for seed, task in ((s, t) for s in ("171", "172", "all") for t in ("micro_piqa", "macro")):
             row = {"study": "dose", "recipe": recipe, "mask": "prefill_bidir", "seed": seed}
             row |= {"task": task, "comparable": "true", "damage": -0.4, "gain": 0.1}
+            row |= {"seeds_disagree": ""}
             row |= {"exposure": "trained" if recipe == "3B-tasks" else "held_out"}
             rows.append(row | ratio("recovered", r) | ratio("net_recovered", r + 0.05))
             rows.append(rows[-1] | {"recipe": recipe.replace("3B", "3A")})

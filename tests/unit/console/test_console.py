@@ -60,7 +60,8 @@ def test_the_live_display_sums_the_dollars_in_the_ledgers_of_this_folder(tmp_pat
     assert ledger.dollars_spent() == 0.0
     (tmp_path / "ledger").mkdir()
     (tmp_path / "ledger/bad.jsonl").write_text("no json\n\n")
-    intend = {"what": "intend", "run": "r", "label": "m", "dph": 1, "seconds": 9, "time": 0}
+    intend = {"what": "intend", "run": "r", "label": "m", "machine": 1, "dph": 1, "seconds": 9}
+    intend |= {"time": 0}
     end = {"what": "end", "run": "r", "label": "m", "time": 9, "dollars": 0.5, "seconds": 9}
     text = "".join(json.dumps(line) + "\n" for line in (intend, end))
     (tmp_path / "ledger/good.jsonl").write_text(text)
