@@ -56,7 +56,7 @@ dose: $(VENV)/.ready  # run the study of doses: does what comes back carry over 
 	$(BIN)/ablation dose results/dose --write results/doses
 
 test: $(VENV)/.ready-dev  # run every test that needs no GPU, no cluster and no fake market
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not slurm and not e2e"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not slurm and not e2e"
 
 test-study: $(VENV)/.ready-dev  # run the tests of the micro study on all its seeds (some minutes more)
 	ABLATION_STUDY=whole $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder \
