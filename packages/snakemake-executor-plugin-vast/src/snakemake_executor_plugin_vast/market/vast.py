@@ -290,9 +290,8 @@ class Vast:
             self._call("destroy", "DELETE", f"/api/v0/instances/{id}/", {})
 
     def start(self, id: int) -> None:
-        if (self._show(id) or {}).get(
-            "cur_state"
-        ) == "running":  # its container has exited by itself
+        shown = self._show(id) or {}
+        if shown.get("cur_state") == "running":  # its container has exited by itself
             return self.reboot(id)
         self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "running"})
 
