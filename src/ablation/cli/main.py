@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ablation.cli import (
     accept,
+    check,
     diff,
     pin,
     plan,
@@ -26,7 +27,7 @@ from ablation.cli.options import CommandFailed
 
 # In the order in which `ablation --help` lists them.
 COMMANDS = (
-    *(plan, table, sample, accept, pin, reap),
+    *(plan, check, table, sample, accept, pin, reap),
     *(trace, diff, reproduce, verify, seal, push, pull, worlds),
 )
 INTERRUPTED = 130  # the exit status that shells give for Ctrl-C
