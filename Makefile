@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge worlds dose report test test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo study demo-bridge worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -75,6 +75,9 @@ test-faults: $(VENV)/.ready-dev  # test the vast executor with every fault of a 
 CAP ?= 0.50
 smoke-vast: $(VENV)/.ready-dev  # rent one cheap GPU of Vast.ai for minutes, after a question; record its answers (CAP=0.50)
 	@PYTHONPATH=$(VAST)/tests $(BIN)/python -m vast_support.smoke --cap $(CAP)
+
+test-models: $(VENV)/.ready-dev  # try a tiny checkpoint of every decoder family of transformers; update docs/models.md (10 minutes)
+	$(BIN)/python -m tests.support.models_page docs/models.md
 
 test-slurm: $(VENV)/.ready-dev  # test on a real SLURM cluster of one node (as root; installs SLURM with apt-get)
 	ABLATION_SLURM=install $(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py

@@ -77,6 +77,11 @@ def test_stages_run_on_another_decoder(studies, name):
     lines = (results / "base/instructions_of/3B-fewer/finetune.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert {record["family"] for record in records} == set(FEWER)
+    verdict = json.loads((results / "base/manifest.json").read_text())["stock_agreement"]
+    assert verdict["compared"] and verdict["agrees"] == ["plain", "packed", "branch"]
+    for job in ("base", "stage1_baseline", "stage3_finetune/3B/seed1"):
+        run = json.loads((results / job / "run.json").read_text())
+        assert 0 <= run["stock_agreement"]["branch"] <= run["stock_agreement"]["tolerance"]
     summary = results / "stage3_finetune/3B/seed1/summary.json"
     assert json.loads(summary.read_text())["steps"] == 3
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ablation.config.study import ComputeSettings
 from ablation.data import hub
+from ablation.model.agreement import require_agreement
 from ablation.model.checkpoints import load_on
 from ablation.provenance.job import Job, run
 from ablation.provenance.manifests import TRAINING_FACTS, write_manifest
@@ -24,7 +25,8 @@ def main(job: Job) -> None:
     }
     for mask, folder in zip(config["masks"], job.params.folders, strict=True):
         label = " ".join([job.rule, *map(str, job.wildcards), mask])
-        with run_record(f"{folder}/run.json"):
+        with run_record(f"{folder}/run.json") as record:
+            record["stock_agreement"] = require_agreement(model).as_dict()
             result = evaluate(model, tokenizer, mask=mask, label=label, **options)
         outputs = result.write(folder)
         facts["eval_leaks"] = result.facts["leak_audit"]["leaks"]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ablation.cli import (
     accept,
+    check,
     diff,
     dose,
     pin,
@@ -27,7 +28,7 @@ from ablation.cli.options import CommandFailed
 
 # In the order in which `ablation --help` lists them.
 COMMANDS = (
-    *(plan, table, sample, accept, pin, reap),
+    *(plan, check, table, sample, accept, pin, reap),
     *(trace, diff, reproduce, verify, seal, push, pull, worlds, dose),
 )
 INTERRUPTED = 130  # the exit status that shells give for Ctrl-C

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Any one of these files holds the vocabulary of a tokenizer.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt")
+# Files of an adapter, which transformers reads only with another library.
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 # {file: keys, as a regular expression, by which it lets transformers read files of other folders}.
 # An entry in the map of special tokens that is no token replaces an argument of the tokenizer.
 REFERENCES = {
@@ -23,6 +25,10 @@ REFERENCES = {
 }
 
 
+class NotTheCheckpoint(ValueError):
+    """transformers loads another model from the folder than its files hold together."""
+
+
 def checkpoint_problem(folder: Path) -> str | None:
     """Why `folder` cannot be loaded and what to do, or None if no problem was found.
 
@@ -30,6 +36,7 @@ def checkpoint_problem(folder: Path) -> str | None:
     shards) and a tokenizer. Only the header and the length of the weights are read.
     """
     try:
+        refuse_adapter(folder)
         for file in (folder / "config.json", *folder.glob("tokenizer.json")):
             _read_object(file)
         refuse_references(folder)
@@ -37,6 +44,8 @@ def checkpoint_problem(folder: Path) -> str | None:
             _check_shard(folder / shard)
         if not any((folder / name).is_file() for name in TOKENIZERS):
             raise ValueError(f"{folder} holds no tokenizer ({', '.join(TOKENIZERS)})")
+    except NotTheCheckpoint as error:
+        return str(error)
     except ValueError as error:
         return f"{error}: fetch it again"
     return None
@@ -50,6 +59,17 @@ def _read_object(file: Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no JSON object")
     return content
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise NotTheCheckpoint if an adapter lies beside the weights: it would not be loaded."""
+    for name in ADAPTERS:
+        if (folder / name).is_file():
+            raise NotTheCheckpoint(
+                f"{folder} holds an adapter ({name}), which is never loaded: the base alone would "
+                "be studied. Merge it (`merge_and_unload` of peft, `save_pretrained` into another "
+                "folder) and give that folder, or remove the adapter's files to study the base"
+            )
 
 
 def refuse_references(folder: Path) -> None:

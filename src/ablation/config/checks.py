@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ablation.config import bridge_checks as bridge
+from ablation.config.architectures import positions, refusal
 from ablation.config.checkpoint_files import checkpoint_problem
 from ablation.config.merging import ConfigProblem, Key, did_you_mean, dotted
 from ablation.config.study import Study
@@ -91,10 +92,12 @@ def _base_problems(values: Mapping) -> Iterator[ConfigProblem]:
         yield ConfigProblem(("base",), broken)
         return
     model = json.loads(file.read_text("utf-8"))
-    inner = model.get("text_config")
-    positions = (model | inner if isinstance(inner, dict) else model).get("max_position_embeddings")
-    if isinstance(positions, int):
-        yield from _too_long(values, positions)
+    if unsupported := refusal(model):
+        yield ConfigProblem(("base",), f"{folder}: {unsupported}")
+        return
+    longest = positions(model)
+    if longest is not None:
+        yield from _too_long(values, longest)
 
 
 def repositories(values: Mapping) -> dict[str, str]:
@@ -173,12 +176,12 @@ def _trainings(values: Mapping, *keys: str) -> dict[Key, tuple]:
     return {p: v for p, v in found.items() if p == ("finetune",) or v != found[("finetune",)]}
 
 
-def _too_long(values: Mapping, positions: int) -> Iterator[ConfigProblem]:
+def _too_long(values: Mapping, longest: int) -> Iterator[ConfigProblem]:
     for path, (length,) in _trainings(values, "max_seq_len").items():
-        if isinstance(length, int) and length > positions:
+        if isinstance(length, int) and length > longest:
             yield ConfigProblem(
                 (*path, "max_seq_len"),
-                f"{length} found, but the base reads at most {positions} tokens",
+                f"{length} found, but the base reads at most {longest} tokens",
             )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from transformers import (
@@ -27,10 +28,18 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
 
-from ablation.config.checkpoint_files import refuse_references, weight_files
+from ablation.config.checkpoint_files import (
+    refuse_adapter,
+    refuse_references,
+    weight_files,
+)
 from ablation.config.study import ComputeSettings
+from ablation.model.faithful import refuse_other_ties, refuse_surplus
 from ablation.model.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.provenance.atomic import atomic_path
 from ablation.provenance.run_records import processor_name
@@ -52,24 +61,60 @@ def load(
     """Load the model (in eval mode, on `device`, weights in `dtype`) and tokenizer of a folder.
 
     FP8 weights are dequantized to bfloat16 first, whatever `dtype` is. `attention` is `sdpa`,
-    `eager` or `flex_attention`. Raises FileNotFoundError if `folder` is no model folder,
-    UnsupportedArchitecture if its attention mask cannot be set, and UnsupportedQuantization.
+    `eager` or `flex_attention`; a class that cannot compute it gets one that it can, which is
+    printed. Raises FileNotFoundError if `folder` is no model folder, UnsupportedArchitecture if its
+    attention mask cannot be set, NotTheCheckpoint if its weights make another model than
+    transformers builds, and UnsupportedQuantization.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: no config.json there, so it is no model folder. Models are read from local "
-            "folders only: fetch a hub model first (stage 0), then give its folder."
-        )
+    refuse_adapter(folder)
     config = read_config(folder)
     refuse_unsupported(config)
+    attention = possible_attention(config, folder, attention)
     settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
     if (folder / RAW_WEIGHTS).is_file():
         model = _from_state_dict(from_config(config, **settings), folder)
     else:
         model = _from_checkpoint(config, folder, **settings)
+    refuse_other_ties(model, folder)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its signature
     return model.eval(), read_tokenizer(folder)
+
+
+def stock_model(folder: Path, dtype: str, device: str) -> PreTrainedModel:
+    """The model of a folder as transformers loads it, without anything that this project does."""
+    config = read_config(folder)
+    text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    auto_class = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
+    with _own_code_refused(folder):
+        model = auto_class.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    model.to(device)
+    return model.eval()
+
+
+def possible_attention(config: PreTrainedConfig, folder: Path, wanted: str) -> str:
+    """`wanted`, or the implementation nearest to it that the class of `config` supports."""
+    text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    classes = MODEL_FOR_CAUSAL_LM_MAPPING if text_only else MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    kind = cast(type[PreTrainedModel] | None, classes.get(type(config), None))
+    if kind is None:
+        return wanted  # transformers says which classes it has
+    supported = {"flex_attention": kind._supports_flex_attn, "sdpa": kind._supports_sdpa}
+    order = ("flex_attention", "sdpa") if wanted == "flex_attention" else (wanted,)
+    chosen = next((name for name in order if supported.get(name, True)), "eager")
+    if chosen != wanted:
+        print(
+            f"{folder}: {kind.__name__} has no {wanted} attention, so it is loaded with {chosen} "
+            "attention",
+            file=sys.stderr,
+        )
+    return chosen
 
 
 def _from_checkpoint(
@@ -100,6 +145,7 @@ def _from_checkpoint(
             f"{folder}: {len(missing)} weights of its {type(model).__name__} are in "
             f"none of its files ({min(missing)}, ...): fetch it again"
         )
+    refuse_surplus(model, info["unexpected_keys"], folder)
     if quantized or not text_only:
         model = _text_part(model)
     return model.float() if quantized and dtype == torch.float32 else model
@@ -185,11 +231,23 @@ def _from_state_dict(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 def read_config(folder: str | Path) -> PreTrainedConfig:
     """The configuration of a model folder.
 
-    Raises NeedsOwnCode, and ValueError if it chooses the weight files.
+    Raises FileNotFoundError if `folder` is no model folder, NeedsOwnCode, and ValueError if the
+    configuration contradicts itself or chooses the weight files.
     """
-    refuse_references(Path(folder))
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: no config.json there, so it is no model folder. Models are read from local "
+            "folders only: fetch a hub model first (stage 0), then give its folder."
+        )
+    refuse_references(folder)
     with _own_code_refused(folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        try:
+            config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except StrictDataclassError as error:
+            raise ValueError(f"{folder / 'config.json'}: {' '.join(str(error).split())}") from None
     # In config.json this attribute can have another name, which an attribute_map there defines.
     if getattr(config, "transformers_weights", None) is not None:
         raise ValueError(f"{folder}: config.json chooses its files by `transformers_weights`")

@@ -47,11 +47,13 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
     """Whether the model's logits are its output embeddings applied to the last hidden states.
 
     The head is applied again to the states of one small forward. This is the same product of the
-    same shapes, so any difference means that the model does more. The result is cached.
+    same shapes, so any difference means that the model does more; so do states of another width
+    than the head takes. The result is cached.
     """
     if model not in _plain_heads:
         decoder, head = model.get_decoder(), model.get_output_embeddings()
-        if decoder is None or decoder is model or head is None:
+        # Some classes call a part of their head the decoder.
+        if not isinstance(decoder, PreTrainedModel) or decoder is model or head is None:
             _plain_heads[model] = False
             return False
         width = AUDITED_WIDTH if model.device.type == "cuda" else None  # compiled for it already
@@ -62,7 +64,8 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
         model.eval()
         try:
             logits = model(**forward_inputs(model, CAUSAL, rows)).logits
-            _plain_heads[model] = len(states) == 1 and torch.equal(head(states[0]), logits)
+            fits = len(states) == 1 and states[0].shape[-1] == head.weight.shape[-1]
+            _plain_heads[model] = fits and torch.equal(head(states[0]), logits)
         finally:
             hook.remove()
             model.train(was_training)

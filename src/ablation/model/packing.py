@@ -187,6 +187,22 @@ def pack(
     )
 
 
+def padded_prompts(input_ids: Tensor, padding_mask: Tensor) -> Rows:
+    """Rows of one prompt each, without targets, from tensors [rows, tokens]; the mask is 0 or 1."""
+    nothing = input_ids.new_empty(0)
+    return Rows(
+        input_ids=input_ids,
+        doc=torch.where(padding_mask.bool(), 0, PADDING_DOC),
+        branch=torch.zeros_like(input_ids),
+        position_ids=(padding_mask.long().cumsum(-1) - 1).clamp(min=0),
+        target_row=nothing,
+        target_position=nothing,
+        target_id=nothing,
+        target_owner=nothing,
+        continuations=0,
+    )
+
+
 def fixed_rows(
     lengths: Sequence[int], capacity: int, widths: int = WIDTHS
 ) -> Iterator[tuple[list[int], int]]:

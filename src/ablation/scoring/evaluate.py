@@ -18,6 +18,7 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablation.data.sample_rows import SAMPLE_COLUMNS, refuse_nan
+from ablation.model.agreement import require_agreement
 from ablation.model.checkpoints import circumstances
 from ablation.model.leak_audit import leak_audit
 from ablation.provenance.atomic import atomic_path
@@ -103,8 +104,10 @@ def evaluate(
     logits_dtype: see `MaskedLM`; None for the dtype of each task's protocol.
 
     Raises ValueError for a task that is no multiple choice with one right answer, and MaskNotObeyed
-    if the model does not use the mask.
+    if the model does not use the mask, and the errors of `require_agreement` if it differs from its
+    stock forward.
     """
+    require_agreement(model)
     audit = leak_audit(model, mask)
     metadata = {} if data_folder is None else {"data_folder": str(data_folder)}
     manager = _task_manager(tasks, task_folder, metadata)

@@ -23,9 +23,11 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ablation.console.progress import Progress
+from ablation.model.agreement import require_agreement
 from ablation.model.masks import forward_inputs, mask_rule, uses_fixed_rows
 from ablation.model.output_head import RowScores, score_rows
-from ablation.model.packing import PADDING_DOC, Example, Rows, fixed_rows, pack, token_count
+from ablation.model.packing import Example, Rows, fixed_rows, pack, padded_prompts, token_count
+from ablation.model.positions import switch_position, widest_row
 from ablation.scoring.row_capacity import fill_batches, row_capacity
 from ablation.vocabulary.masks import CAUSAL, MASK
 from ablation.vocabulary.protocols import LM_EVAL_PROTOCOL, PROTOCOLS, PUBLISHED_PROTOCOL
@@ -70,7 +72,8 @@ class MaskedLM(HFLM):
     label: the beginning of progress lines.
     scores: the score of every (context, continuation) so far.
 
-    Raises UnknownMask, and ValueError for an unknown protocol.
+    Raises UnknownMask, ValueError for an unknown protocol, and the errors of `require_agreement`
+    for a model that differs from its stock forward.
     """
 
     def __init__(
@@ -98,8 +101,11 @@ class MaskedLM(HFLM):
             add_bos_token=add_bos_token,
             max_length=max_length,
         )
+        require_agreement(model)
         self.mask = mask
-        self.row_tokens = row_tokens or row_capacity(model)
+        self._widest = widest_row(model) or sys.maxsize
+        self._switch = switch_position(model.config) or sys.maxsize
+        self.row_tokens = min(row_tokens or row_capacity(model), self._widest)
         self.batch_tokens = batch_tokens
         self.logits_dtype = getattr(torch, logits_dtype)
         self.protocol = protocol
@@ -231,22 +237,35 @@ class MaskedLM(HFLM):
         members: list[list[int]] = []
         lengths: list[int] = []
         truncated: list[bool] = []
-        open_example: dict[tuple[int, ...], int] = {}
+        open_example: dict[tuple[tuple[int, ...], bool], int] = {}
         for request, (_, context, continuation) in enumerate(requests):
             if not 0 < len(continuation) < limit + (0 if context else 1):
                 raise ValueError(
                     f"request {request}: a continuation of {len(continuation)} tokens cannot be "
                     f"scored under {self.mask!r}; expected 1 to {limit - 1} (the model's context)"
                 )
+            if not context and self.protocol == LM_EVAL_PROTOCOL:
+                raise ValueError(
+                    f"request {request}: its context is white space, and the tokenizer puts no BOS "
+                    "before it, so nothing predicts the first token; stock lm-eval cannot score it "
+                    "either. Give it a context of words, or leave the item out"
+                )
             room = limit - len(continuation)
             prompt = tuple(context[max(0, len(context) - room) :])
             truncated.append(len(prompt) < len(context))
             new_tokens = len(continuation) - (0 if self._keep_last else 1)
-            index = None if self._keep_last else open_example.get(prompt)
+            if len(prompt) + new_tokens > self._widest:
+                raise ValueError(
+                    f"request {request}: {len(prompt) + new_tokens} tokens found, but the model "
+                    f"computes rows of {self._widest} at most as it computes one text: set "
+                    "max_length, or leave the task out"
+                )
+            path = (prompt, len(prompt) + new_tokens > self._switch)
+            index = None if self._keep_last else open_example.get(path)
             # Attention is quadratic in a row, so many choices of a short prompt get several rows.
-            most = max(self.row_tokens, 4 * len(prompt))
+            most = min(max(self.row_tokens, 4 * len(prompt)), self._widest)
             if index is None or lengths[index] + new_tokens > most:
-                index = open_example[prompt] = len(prompts)
+                index = open_example[path] = len(prompts)
                 prompts.append(prompt)
                 continuations.append([])
                 members.append([])
@@ -295,6 +314,21 @@ class MaskedLM(HFLM):
             progress.update(done)
 
     def _batches(
+        self, examples: Sequence[Example], indices: Sequence[int]
+    ) -> Iterator[tuple[list[int], Rows]]:
+        """The examples at `indices` as the rows of one forward after the other.
+
+        No forward mixes examples of both kinds of rotary factors that a longrope model has.
+        """
+        most = self._switch + (0 if self._keep_last else 1)
+        kinds: tuple[list[int], list[int]] = ([], [])
+        for index in indices:
+            longest = max(map(len, examples[index].continuations))
+            kinds[len(examples[index].prompt) + longest > most].append(index)
+        for kind in filter(None, kinds):
+            yield from self._forwards(examples, kind)
+
+    def _forwards(
         self, examples: Sequence[Example], indices: Sequence[int]
     ) -> Iterator[tuple[list[int], Rows]]:
         """The examples at `indices`, longest first, as the rows of one forward after the other."""
@@ -351,23 +385,14 @@ class MaskedLM(HFLM):
     @torch.no_grad()
     def _prefill(self, context: Tensor, padding_mask: Tensor) -> DynamicCache:
         """The KV cache of left-padded prompts [batch, tokens] under the mask, without the last."""
-        nothing = context.new_empty(0)
-        rows = Rows(
-            input_ids=context,
-            doc=torch.where(padding_mask.bool(), 0, PADDING_DOC),
-            branch=torch.zeros_like(context),
-            position_ids=(padding_mask.long().cumsum(-1) - 1).clamp(min=0),
-            target_row=nothing,
-            target_position=nothing,
-            target_id=nothing,
-            target_owner=nothing,
-            continuations=0,
-        )
+        rows = padded_prompts(context, padding_mask)
         # A cache that is made without the model's configuration keeps all tokens in all layers.
         # The cache of a sliding layer drops tokens and cannot be cropped. The masks of `generate`
         # still apply the window.
         cache = DynamicCache()
         inputs = forward_inputs(self.model, self.mask, rows)
-        self.model.get_decoder()(**(inputs | {"past_key_values": cache, "use_cache": True}))
+        decoder = self.model.get_decoder()
+        whole = decoder if isinstance(decoder, PreTrainedModel) else self.model
+        whole(**(inputs | {"past_key_values": cache, "use_cache": True}))
         cache.crop(-1)
         return cache

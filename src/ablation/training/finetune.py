@@ -19,7 +19,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from ablation.config.study import ComputeSettings, Recipe
+from ablation.model.agreement import require_agreement
 from ablation.model.leak_audit import LeakAudit, leak_audit
+from ablation.model.positions import switch_position, widest_row
 from ablation.training import fsdp, launch
 from ablation.training.callbacks import Watch
 from ablation.training.checkpoints import newest_checkpoint, resumed_steps
@@ -185,6 +187,8 @@ def _finetune(attempt: Attempt) -> Finetuned:
     started = time.perf_counter()
     recipe, seed = attempt.recipe, attempt.seed
     model, tokenizer = attempt.load()
+    row_tokens = _possible_row(model, recipe.max_seq_len, attempt.row_tokens)
+    agreement = require_agreement(model)
     torch.manual_seed(seed)
     examples = read_examples(
         attempt.data,
@@ -209,7 +213,7 @@ def _finetune(attempt: Attempt) -> Finetuned:
         eval_dataset=examples.heldout,
         optimizer_cls_and_kwargs=optimizer(recipe),
         recipe=recipe,
-        row_tokens=attempt.row_tokens,
+        row_tokens=row_tokens,
         probe=examples.train[:PROBE_EXAMPLES],
         stops=stops,
         callbacks=[Watch(stops, attempt.label, recipe.max_steps, past.global_step)],
@@ -219,11 +223,29 @@ def _finetune(attempt: Attempt) -> Finetuned:
     tokens = trainer.state.num_input_tokens_seen - past.num_input_tokens_seen
     record = {
         "micro_batch_examples": attempt.micro_batch,
-        "row_tokens": attempt.row_tokens,
+        "row_tokens": row_tokens,
         "tokens_per_second": round(tokens / seconds, 1),
+        "stock_agreement": agreement.as_dict(),
     }
     summary = _summary(trainer, seen, examples, audit, seed)
     return Finetuned(model, tokenizer, summary, _curve(trainer.state.log_history), record)
+
+
+def _possible_row(model: PreTrainedModel, longest: int, row_tokens: int) -> int:
+    """The capacity of rows, at most what the model can compute; `longest` is that of an example.
+
+    Raises ValueError if an example can be longer than a row, or if examples of both kinds of
+    rotary factors that a longrope model has would be in one row.
+    """
+    widest, switch = widest_row(model), switch_position(model.config)
+    for limit in (widest, switch):
+        if limit is not None and longest > limit:
+            why = "computes no longer row" if limit == widest else "has other positions beyond"
+            raise ValueError(
+                f"max_seq_len {longest} found, but {type(model).__name__} {why} "
+                f"({limit} tokens): set it to {limit} at most"
+            )
+    return min(row_tokens, widest or row_tokens)
 
 
 def _summary(

@@ -51,7 +51,7 @@ class Stage:
 
 
 _TABLE = [
-    Stage("base", "base", "data", "base"),
+    Stage("base", "base", "data", "base", MODEL),
     Stage("base_items", "base", "data", "items"),
     Stage("fetch_items", "base", "data", "fetch_items", rule="base_benchmarks"),
     Stage("generate_items", "base", "data", "generate_items", rule="base_benchmarks"),

@@ -106,6 +106,42 @@ def test_a_checkpoint_that_is_not_whole(configs, harm, said):
     assert len(message.splitlines()) == 2, message
 
 
+def test_an_architecture_that_no_mask_can_ablate_is_refused_when_the_study_is_loaded(configs):
+    folder = configs / "checkpoint"
+    shutil.copytree(ROOT / "resources/micro/base", folder)
+    for values, said in (
+        ({"model_type": "mamba"}, "state-space"),
+        ({"text_config": {"model_type": "llama4_text"}}, "chunked attention"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "linear_attention take no ready"),
+        ({"model_type": "roberta"}, "positions start"),
+    ):
+        original = (folder / "config.json").read_text()
+        edit_config(folder, **values)
+        message = refusal(configs, f"base: {folder}")
+        assert "base (" in message and said in message and "fetch it again" not in message
+        (folder / "config.json").write_text(original)
+
+
+def test_an_adapter_beside_its_base_is_refused_when_the_study_is_loaded(configs):
+    folder = configs / "checkpoint"
+    shutil.copytree(ROOT / "resources/micro/base", folder)
+    (folder / "adapter_config.json").write_text("{}")
+    message = refusal(configs, f"base: {folder}")
+    assert (
+        "holds an adapter" in message and "Merge it" in message and len(message.splitlines()) == 2
+    )
+
+
+@pytest.mark.parametrize("key", ["max_position_embeddings", "n_positions"])
+def test_a_training_longer_than_the_positions_of_the_base_is_refused(configs, key):
+    folder = configs / "checkpoint"
+    shutil.copytree(ROOT / "resources/micro/base", folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config | {key: 16}))
+    assert "the base reads at most 16 tokens" in refusal(configs, f"base: {folder}")
+
+
 def test_a_checkpoint_in_shards_is_whole(configs):
     shutil.copytree(ROOT / "resources/micro/base", configs / "checkpoint")
     sharded(configs / "checkpoint", "a.safetensors", "a.safetensors")

@@ -265,7 +265,8 @@ def test_trap_a_chunked_prefill_is_not_bidirectional_and_ours_is_never_chunked()
     patched = tiny_model("llama", vocabulary=len(tokenizer))
     for layer in patched.model.layers:
         layer.self_attn.is_causal = False  # bidirectional in batches of one: nothing is padded
-    theirs = HFLM(pretrained=patched, tokenizer=tokenizer, backend="causal", batch_size=1)
+    settings = {"backend": "causal", "batch_size": 1, "logits_cache": False}
+    theirs = HFLM(pretrained=patched, tokenizer=tokenizer, **settings)
     assert generated(theirs) == generated(masked())
     assert generated(theirs, prefill_chunk_size=2) != generated(masked())
 

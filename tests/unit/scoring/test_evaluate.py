@@ -90,7 +90,13 @@ def test_metrics_and_hashes_are_those_of_lm_eval_with_stock_hflm(
         include_path=str(study[0]), include_defaults=False, metadata={"data_folder": str(study[1])}
     )
     theirs = lm_eval.simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=4),
+        HFLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=4,
+            logits_cache=False,  # docs/footguns.md
+        ),
         tasks=list(TASKS),
         task_manager=manager,
         bootstrap_iters=0,

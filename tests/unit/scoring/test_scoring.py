@@ -42,7 +42,8 @@ def ours(model, tokenizer, pairs=PAIRS, **options):
 
 
 def stock(model, tokenizer, pairs=PAIRS, **options):
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=4, **options)
+    settings = {"backend": "causal", "batch_size": 4, "logits_cache": False}  # docs/footguns.md
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, **settings, **options)
     return lm.loglikelihood(requests_of(pairs), disable_tqdm=True)
 
 
