@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from ablation.report.charts import ALARM, FAINT, INK, line, sheet
-from ablation.vocabulary.protocols import ALL_SEEDS, MACRO
+from ablation.vocabulary.protocols import ALL_SEEDS, MACRO, MACROS
 
 TITLES = {"recovered": "R = (P - A) / (B - A)", "net_recovered": "net R = (P - D) / (C - D)"}
 COLOURS = {
@@ -30,11 +30,10 @@ def doses(rows: pd.DataFrame, mask: str) -> alt.TopLevelMixin:
     rows = rows.assign(dose=_doses(rows), side=sides)
     macro = rows[rows.task == MACRO]
     above = [_panel(macro, measure, title, 340) for measure, title in TITLES.items()]
-    tasks = [t for t, group in rows.groupby("task") if group.recovered.notna().any()]
+    lost = rows[rows.recovered.notna() & ~rows.task.isin(MACROS)]
     below = [
         _panel(rows[rows.task == task], "recovered", f"R of {task}", 340)
-        for task in tasks
-        if "macro" not in str(task)
+        for task in sorted(lost.task.unique())
     ]
     notes = [
         "Families: how many the records hold beside open requests, a quarter of the records. "
@@ -54,7 +53,9 @@ def _doses(rows: pd.DataFrame) -> pd.Series:
     return numbers + rows.group.map(marks).fillna("")
 
 
-def _panel(rows: pd.DataFrame, measure: str, title: str, width: int) -> alt.LayerChart:
+def _panel(
+    rows: pd.DataFrame, measure: str, title: str, width: int
+) -> alt.LayerChart | alt.FacetChart:
     ticks = sorted(rows.dose.unique(), key=lambda t: (not t.isdigit(), t == "tasks", _number(t)))
     ends = {
         f"{measure}_{end}": rows[f"{measure}_{end}"].clip(LOWEST, HIGHEST)
