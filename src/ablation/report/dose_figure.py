@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from ablation.report.charts import ALARM, FAINT, INK, line, sheet
-from ablation.vocabulary.protocols import ALL_SEEDS, MACRO
+from ablation.vocabulary.protocols import ALL_SEEDS, MACRO, MACROS
 
 TITLES = {"recovered": "R = (P - A) / (B - A)", "net_recovered": "net R = (P - D) / (C - D)"}
 COLOURS = {
@@ -30,11 +30,10 @@ def doses(rows: pd.DataFrame, mask: str) -> alt.TopLevelMixin:
     rows = rows.assign(dose=_doses(rows), side=sides)
     macro = rows[rows.task == MACRO]
     above = [_panel(macro, measure, title, 340) for measure, title in TITLES.items()]
-    tasks = sorted(set(rows.task[rows.recovered.notna()].map(str)))
+    lost = rows[rows.recovered.notna() & ~rows.task.isin(MACROS)]
     below = [
         _panel(rows[rows.task == task], "recovered", f"R of {task}", 340)
-        for task in tasks
-        if "macro" not in task
+        for task in sorted(lost.task.unique())
     ]
     notes = [
         "Families: how many the records hold beside open requests, a quarter of the records. "
