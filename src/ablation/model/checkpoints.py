@@ -94,7 +94,7 @@ def stock_model(folder: Path, dtype: str, device: str) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
         )
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # as in `load_model`
     return model.eval()
 
 
