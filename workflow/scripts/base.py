@@ -15,26 +15,20 @@ from ablation.provenance.manifests import verify_outputs
 def main(job: Job) -> None:
     model, revision = job.config["base"], job.config.get("revision")
     if revision:  # A machine that needs the weights downloads them.
-        facts = hub.describe_model(model, revision)
-        job.write_manifest([], **facts, **compared(job, facts))
-        return
-    record = Path(job.input.record)
-    if record.name == "manifest.json":  # The model was made here: its files must be as recorded.
-        verify_outputs(record, json.loads(record.read_text("utf-8")))
-    facts = {"model": os.path.relpath(model, job.home)}
-    job.write_manifest([model], **facts, **compared(job, facts))
+        outputs, facts = [], hub.describe_model(model, revision)
+    else:
+        record = Path(job.input.record)
+        if record.name == "manifest.json":  # The model was made here: its files are as recorded.
+            verify_outputs(record, json.loads(record.read_text("utf-8")))
+        outputs, facts = [model], {"model": os.path.relpath(model, job.home)}
+    if job.fingerprint["stage"] == "base":  # the bridge reads with stock forwards
+        from ablation.model.checks.reduced import base_agreement
 
-
-def compared(job: Job, facts: dict) -> dict:
-    """The verdict on the base; the differences are in the run record."""
-    if job.fingerprint["stage"] != "base":  # the bridge reads with stock forwards
-        return {}
-    from ablation.model.reduced import base_agreement
-
-    folder = hub.model_folder(job.output.manifest, facts, weights=False)
-    verdict, agreement = base_agreement(folder)
-    job.record["stock_agreement"] = agreement.as_dict() if agreement else verdict
-    return {"stock_agreement": verdict}
+        folder = hub.model_folder(job.output.manifest, facts, weights=False)
+        verdict, agreement = base_agreement(folder)
+        job.record["stock_agreement"] = agreement.as_dict() if agreement else verdict
+        facts["stock_agreement"] = verdict
+    job.write_manifest(outputs, **facts)
 
 
 if __name__ == "__main__":

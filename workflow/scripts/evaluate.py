@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ablation.config.study import ComputeSettings
 from ablation.data import hub
-from ablation.model.agreement import require_agreement
 from ablation.model.checkpoints import load_on
+from ablation.model.checks.agreement import require_agreement
 from ablation.provenance.job import Job, run
 from ablation.provenance.manifests import TRAINING_FACTS, write_manifest
 from ablation.provenance.run_records import run_record

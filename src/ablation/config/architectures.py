@@ -1,7 +1,8 @@
 """Recognizes, by config.json alone, model families that no attention mask can ablate. No torch.
 
 A study of such a model is refused when it is loaded. Families that are not named here are compared
-with their stock forward by `ablation.model.agreement`, and audited by `ablation.model.leak_audit`.
+with their stock forward by `ablation.model.checks.agreement`, and audited by
+`ablation.model.leak_audit`.
 """
 
 from __future__ import annotations

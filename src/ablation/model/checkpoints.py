@@ -39,8 +39,8 @@ from ablation.config.checkpoint_files import (
     weight_files,
 )
 from ablation.config.study import ComputeSettings
-from ablation.model.faithful import refuse_other_ties, refuse_surplus
-from ablation.model.supported import UnsupportedArchitecture, refuse_unsupported
+from ablation.model.checks.faithful import refuse_other_ties, refuse_surplus
+from ablation.model.checks.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.provenance.atomic import atomic_path
 from ablation.provenance.run_records import processor_name
 
@@ -94,7 +94,7 @@ def stock_model(folder: Path, dtype: str, device: str) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
         )
-    model.to(device)  # type: ignore[arg-type]  # as in `load_model`
+    model.to(device)  # type: ignore[arg-type]  # as in `load`
     return model.eval()
 
 

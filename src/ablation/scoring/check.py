@@ -24,12 +24,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablation.config.checkpoint_files import NotTheCheckpoint, refuse_adapter
-from ablation.model.agreement import (
-    LAYOUTS,
-    LONGEST_WINDOW,
-    DiffersFromStock,
-    require_agreement,
-)
 from ablation.model.checkpoints import (
     NeedsOwnCode,
     UnsupportedQuantization,
@@ -39,10 +33,16 @@ from ablation.model.checkpoints import (
     save,
     stock_model,
 )
+from ablation.model.checks.agreement import (
+    LAYOUTS,
+    LONGEST_WINDOW,
+    DiffersFromStock,
+    require_agreement,
+)
+from ablation.model.checks.positions import windows
+from ablation.model.checks.reduced import base_agreement
+from ablation.model.checks.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.model.leak_audit import MaskNotObeyed, leak_audit
-from ablation.model.positions import windows
-from ablation.model.reduced import base_agreement
-from ablation.model.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.scoring.masked_lm import EncodedRequest, MaskedLM
 from ablation.vocabulary.masks import CAUSAL, MASKS
 

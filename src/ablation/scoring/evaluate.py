@@ -18,8 +18,8 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablation.data.sample_rows import SAMPLE_COLUMNS, refuse_nan
-from ablation.model.agreement import require_agreement
 from ablation.model.checkpoints import circumstances
+from ablation.model.checks.agreement import require_agreement
 from ablation.model.leak_audit import leak_audit
 from ablation.provenance.atomic import atomic_path
 from ablation.provenance.files import sha256_text, write_json

@@ -8,11 +8,11 @@ from lm_eval.models.huggingface import HFLM
 from torch.nn.functional import cross_entropy
 from transformers.masking_utils import create_causal_mask
 
+from ablation.model.checks.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.model.forward import target_logits
 from ablation.model.leak_audit import MaskNotObeyed, leak_audit
 from ablation.model.masks import attention_mask, rule
 from ablation.model.packing import Example, pack
-from ablation.model.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.scoring.masked_lm import MaskedLM
 from ablation.vocabulary.masks import MASKS
 from tests.support.tiny import ARCHITECTURES, ids, logprobs, tiny_model, tiny_tokenizer

@@ -9,10 +9,10 @@ import transformers
 from safetensors import SafetensorError
 
 from ablation.model.checkpoints import circumstances, load, save
+from ablation.model.checks.supported import UnsupportedArchitecture
 from ablation.model.forward import target_logits
 from ablation.model.masks import attention_mask
 from ablation.model.packing import Example, pack
-from ablation.model.supported import UnsupportedArchitecture
 from ablation.provenance.run_records import processor_name
 from tests.support.tiny import tiny_model, tiny_tokenizer
 

@@ -47,7 +47,7 @@ CASES = {
     "a constant of the planner": ("planning/estimate.py", "FORWARD = ", "FORWARD = 2 * ", set()),
     "the width of a table": ("console/tables.py", "WIDTH = 170", "WIDTH = 120", set()),
     "one more refused model type": (
-        "model/supported.py",
+        "config/architectures.py",
         "_STATE_SPACE = ",
         '_ANOTHER = "attention that is not softmax"\n_STATE_SPACE = ',
         set(),
