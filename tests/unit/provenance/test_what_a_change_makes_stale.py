@@ -47,9 +47,15 @@ CASES = {
     "a constant of the planner": ("planning/estimate.py", "FORWARD = ", "FORWARD = 2 * ", set()),
     "the width of a table": ("console/tables.py", "WIDTH = 170", "WIDTH = 120", set()),
     "one more refused model type": (
-        "model/supported.py",
+        "config/architectures.py",
         "_STATE_SPACE = ",
         '_ANOTHER = "attention that is not softmax"\n_STATE_SPACE = ',
+        set(),
+    ),
+    "what counts as agreement with the stock forward": (
+        "model/agreement.py",
+        "torch.float32: 2e-5",
+        "torch.float32: 1e-5",
         set(),
     ),
     "a message of the trainer": (
