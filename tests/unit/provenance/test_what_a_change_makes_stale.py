@@ -52,6 +52,12 @@ CASES = {
         '_ANOTHER = "attention that is not softmax"\n_STATE_SPACE = ',
         set(),
     ),
+    "what counts as agreement with the stock forward": (
+        "model/agreement.py",
+        "torch.float32: 2e-5",
+        "torch.float32: 1e-5",
+        set(),
+    ),
     "a message of the trainer": (
         "training/resumable_trainer.py",
         "Lower learning_rate",
