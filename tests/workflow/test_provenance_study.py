@@ -38,14 +38,12 @@ def clone(store, tmp_path):
 MADE_AGAIN = [
     ("base", ""),
     ("stage1", ""),
-    ("stage2", ""),
-    ("stage4", "3B/seed31"),
     ("stage5", "5A/seed31/manifest.json"),  # a short training; its scoring is stage 4's
     ("recovery", ""),
     ("figures", "mask curves"),
 ]
-if len(SEEDS) > 1:  # a training of all its steps
-    MADE_AGAIN.append(("stage3", "3B/seed31"))
+if len(SEEDS) > 1:  # more scoring, and a training of all its steps
+    MADE_AGAIN += [("stage2", ""), ("stage3", "3B/seed31"), ("stage4", "3B/seed31")]
 
 
 @pytest.mark.parametrize("stage, parts", MADE_AGAIN)

@@ -53,7 +53,7 @@ CASES = {
         set(),
     ),
     "what counts as agreement with the stock forward": (
-        "model/agreement.py",
+        "model/checks/agreement.py",
         "torch.float32: 2e-5",
         "torch.float32: 1e-5",
         set(),
