@@ -39,10 +39,10 @@ from ablation.model.checks.agreement import (
     DiffersFromStock,
     require_agreement,
 )
-from ablation.model.checks.positions import windows
 from ablation.model.checks.reduced import base_agreement
 from ablation.model.checks.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.model.leak_audit import MaskNotObeyed, leak_audit
+from ablation.model.positions import windows
 from ablation.scoring.masked_lm import EncodedRequest, MaskedLM
 from ablation.vocabulary.masks import CAUSAL, MASKS
 

@@ -24,10 +24,10 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ablation.console.progress import Progress
 from ablation.model.checks.agreement import require_agreement
-from ablation.model.checks.positions import switch_position, widest_row
 from ablation.model.masks import forward_inputs, mask_rule, uses_fixed_rows
 from ablation.model.output_head import RowScores, score_rows
 from ablation.model.packing import Example, Rows, fixed_rows, pack, padded_prompts, token_count
+from ablation.model.positions import switch_position, widest_row
 from ablation.scoring.row_capacity import fill_batches, row_capacity
 from ablation.vocabulary.masks import CAUSAL, MASK
 from ablation.vocabulary.protocols import LM_EVAL_PROTOCOL, PROTOCOLS, PUBLISHED_PROTOCOL

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from ablation.config.study import ComputeSettings, Recipe
 from ablation.model.checks.agreement import require_agreement
-from ablation.model.checks.positions import switch_position, widest_row
 from ablation.model.leak_audit import LeakAudit, leak_audit
+from ablation.model.positions import switch_position, widest_row
 from ablation.training import fsdp, launch
 from ablation.training.callbacks import Watch
 from ablation.training.checkpoints import newest_checkpoint, resumed_steps

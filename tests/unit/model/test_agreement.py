@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 from ablation.config.checkpoint_files import NotTheCheckpoint
 from ablation.model.checkpoints import circumstances, load
 from ablation.model.checks.agreement import DiffersFromStock, require_agreement
-from ablation.model.checks.positions import widest_row
 from ablation.model.checks.reduced import base_agreement
 from ablation.model.checks.supported import UnsupportedArchitecture
+from ablation.model.positions import widest_row
 from tests.support.checkpoints import edit_config
 from tests.support.families import tiny_family, write_family
 from tests.support.tiny import ARCHITECTURES, tiny_model

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ablation.model.checks.positions import most_positions, widest_row, windows
 from ablation.model.checks.supported import UnsupportedArchitecture
 from ablation.model.forward import target_logits
 from ablation.model.packing import Example, Rows, pack
+from ablation.model.positions import most_positions, widest_row, windows
 from ablation.vocabulary.masks import CAUSAL
 
 LONGEST_WINDOW = 512  # tokens of the longest window that is exceeded in every job

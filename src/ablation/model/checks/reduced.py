@@ -17,8 +17,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from ablation.config.checkpoint_files import refuse_adapter
 from ablation.model.checkpoints import possible_attention, read_config
 from ablation.model.checks.agreement import LAYOUTS, Agreement, require_agreement
-from ablation.model.checks.positions import windows
 from ablation.model.checks.supported import refuse_unsupported
+from ablation.model.positions import windows
 
 SHORT_WINDOW = 8  # tokens
 VOCABULARY = 512  # the most rows of the embeddings
