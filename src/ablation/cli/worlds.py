@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ablation.cli.options import Commands, report_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def add(commands: Commands) -> None:
@@ -39,12 +43,19 @@ def run(arguments: argparse.Namespace) -> int:
     from ablation.report.terminal_tables import RECOVERY, print_worlds
 
     with report_errors(StaleInput, ValueError):
-        tables = {}
+        tables: dict[str, pd.DataFrame] = {}
+        files: dict[str, Path] = {}
         unchecked: set[str] = set()
         for file in arguments.files:
             unchecked |= set(verify_table(file))
             table = read_table(file, RECOVERY, dtype={"seed": str})
-            tables[str(table.study.iloc[0])] = table
+            world = str(table.study.iloc[0])
+            if world in tables:
+                raise ValueError(
+                    f"{file} is a table of world {world}, and so is {files[world]}: a mean over "
+                    "worlds needs one table of each. Nothing was written; leave one of them out."
+                )
+            tables[world], files[world] = table, file
         rows = world_rows(tables)
         pooled = pooled_rows(rows, arguments.confidence)
         print_worlds(rows, pooled)

@@ -19,7 +19,8 @@ def worlds(rows: pd.DataFrame, pooled: pd.DataFrame) -> alt.TopLevelMixin:
     for (mask, measure), group in rows.groupby(["mask", "measure"], sort=False):
         means = pooled[(pooled["mask"] == mask) & (pooled.measure == measure)]
         y = alt.Y("recipe:N", title=None)
-        points = alt.Chart(group).mark_point(filled=True, size=34, opacity=0.7, color=FAINT)
+        each = alt.Chart(group).encode(y=y, yOffset=alt.YOffset("world:N"))
+        points = each.mark_point(filled=True, size=34, opacity=0.7, color=FAINT)
         mean = alt.Chart(means)
         layers = [
             mean.mark_rule(color=INK, strokeDash=[2, 2]).encode(
@@ -29,9 +30,8 @@ def worlds(rows: pd.DataFrame, pooled: pd.DataFrame) -> alt.TopLevelMixin:
             mean.mark_point(filled=True, shape="diamond", size=90, color=INK, opacity=1).encode(
                 x="mean:Q", y=y
             ),
-            points.encode(
-                x="value:Q", y=y, yOffset=alt.YOffset("world:N"), tooltip=list(rows.columns)
-            ),
+            each.mark_rule(color=FAINT, opacity=0.7).encode(x="low:Q", x2="high:Q"),
+            points.encode(x="value:Q", tooltip=list(rows.columns)),
         ]
         height = 46 * max(1, group.recipe.nunique())
         panels.append(
@@ -39,7 +39,7 @@ def worlds(rows: pd.DataFrame, pooled: pd.DataFrame) -> alt.TopLevelMixin:
         )
     notes = [
         "Points: worlds, each with facts, items, records and a base of its own; the mean over its "
-        "seeds and tasks.",
+        "seeds and tasks, with its interval.",
         "Diamond and thick line: mean over the population of worlds, with its interval. Dashed: "
         "the interval for a new world.",
     ]

@@ -47,6 +47,12 @@ def test_intervals_hold_the_mean_and_a_new_world(between):
     assert (held >= 920).all(), held
 
 
+def test_worlds_that_agree_by_luck_are_no_surer_than_their_errors():
+    found = random_effects([0.6, 0.6, 0.6, 0.6], [0.01] * 4, 0.95)
+    assert found.interval.high - 0.6 == pytest.approx(3.182446 * 0.1 / 2, abs=1e-6)
+    assert found.new_world.high - 0.6 == pytest.approx(4.302653 * 0.1 / 2, abs=1e-6)
+
+
 def test_two_worlds_have_no_interval():
     assert random_effects([0.8, 0.9], [0.01, 0.01], 0.95) is None
 
