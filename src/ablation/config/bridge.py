@@ -10,6 +10,7 @@ from ablation.config.bridge_blocks import (
     EVALUATION_KEYS,
     Claims,
     DataSet,
+    Freeze,
     Inference,
     Name,
     Pretrain,
@@ -75,8 +76,11 @@ class Bridge(Strict):
     recipes: dict[Name, Recipe] = described_field(
         "The recipes; each differs from `training` in some key.", min_length=1
     )
-    inference: Inference = described_field("How the cost of the five arms is measured.")
+    inference: Inference = described_field("How the cost of the arms is measured.")
     claims: Claims = described_field("When a published claim counts as confirmed.")
+    freeze: Freeze | None = described_field(
+        "Primary cells on further seeds, each of which must pass its bar; null has none."
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -156,6 +160,18 @@ class Bridge(Strict):
                 raise ValueError(f"recipe {name} needs `controls: true`: claims rest on them")
         return claims
 
+    @field_validator("freeze")
+    @classmethod
+    def _freezes_trained_cells(cls, freeze: Freeze | None, info: ValidationInfo) -> Freeze | None:
+        claims, recipes = info.data.get("claims"), info.data.get("recipes", {})
+        if freeze is None or claims is None:
+            return freeze
+        if lacking := sorted(set(info.data.get("seeds", ())) - set(freeze.seeds)):
+            raise ValueError(f"its seeds lack {', '.join(map(str, lacking))} of bridge.seeds")
+        for regime, cell in freeze.cells.items():
+            _require_cells(recipes, claims.all_fixes, regime, [cell.soft_tokens])
+        return freeze
+
     @field_validator("random")
     @classmethod
     def _have_shapes(
@@ -171,6 +187,22 @@ class Bridge(Strict):
         """Whether weights or texts are made up, so that accuracies mean nothing."""
         made_up = any(own.data == "generated" for own in self.data.values())
         return made_up or "random" in (self.source, self.target)
+
+    def seeds_of(self, regime: str) -> list[int]:
+        """The seeds of a regime's cells: those of all recipes, then those of the freeze alone."""
+        frozen = self.freeze.seeds if self.freeze and regime in self.freeze.cells else []
+        return [*self.seeds, *(seed for seed in frozen if seed not in self.seeds)]
+
+    def cells_of(self, regime: str, seed: int) -> dict[str, dict[str, Any]]:
+        """{recipe: its keys and its K} of a regime and seed.
+
+        A seed of the freeze alone has only the regime's primary cell, without controls.
+        """
+        if seed in self.seeds or self.freeze is None:
+            chosen = {n: r.soft_tokens for n, r in self.recipes.items() if regime in r.regimes}
+            return {name: self.recipe(name) | {"soft_tokens": k} for name, k in chosen.items()}
+        name, k = self.claims.all_fixes, self.freeze.cells[regime].soft_tokens
+        return {name: self.recipe(name) | {"soft_tokens": [k], "controls": False}}
 
     def recipe(self, name: str) -> dict[str, Any]:
         """The keys that decide a cell of this recipe, apart from its regime, K and seed."""

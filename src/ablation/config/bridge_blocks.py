@@ -22,7 +22,7 @@ from ablation.config.fields import (
     whole_micro_batches,
     without_repeats,
 )
-from ablation.vocabulary.bridge import DATA_SETS, MODES, REGIMES
+from ablation.vocabulary.bridge import BARS, DATA_SETS, MODES, REGIMES
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
@@ -298,3 +298,34 @@ class Claims(Strict):
     final_accuracy: float = described_field(
         "Accuracy at the last step that the published claim of stability needs.", gt=0
     )
+
+
+class FrozenCell(Strict):
+    """A primary cell of a regime, and the bar that it must pass on every seed."""
+
+    soft_tokens: Count = described_field("Number K of soft tokens.")
+    bar: Annotated[str, OneOf(BARS)] = described_field(
+        "`keeps_target`: at least `claims.share_of_target` of target-alone's accuracy; "
+        "`beats_both`: better than each model alone, with p below `claims.p`."
+    )
+
+
+class Freeze(Strict):
+    """The cells that decide about the recipe of the claims; all of them must pass."""
+
+    seeds: list[Seed] = described_field(
+        "Seeds of the primary cells. They include the seeds of all recipes, and are fixed before "
+        "any of their results is seen.",
+        min_length=1,
+    )
+    cells: dict[Annotated[str, OneOf((*REGIMES, *DATA_SETS))], FrozenCell] = described_field(
+        "The primary cell of each regime that has one, of the recipe that the claims are about."
+    )
+    bad_share: float = described_field(
+        "Share of bad cells for which the table gives the chance that a recipe passes.", gt=0, lt=1
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        return without_repeats(seeds, "seed")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablation.bridge.data.answers import MARK, cut_at_stop, exact_match, extract_answer
-from ablation.bridge.data.prompts import problem_text, problem_with_draft
+from ablation.bridge.data.prompts import draft_text, problem_text, problem_with_draft
 from ablation.bridge.data.questions import NumberWorld, source_texts, target_texts
 from ablation.bridge.evaluation.scores import word_f1
 from ablation.config.bridge_blocks import Recipe
@@ -252,6 +252,7 @@ def test_a_model_that_fails_its_examination_is_an_error_that_says_what_to_do(tmp
 
 
 def test_a_cascade_gives_the_target_the_source_s_answer():
-    head = problem_with_draft("Where?", " by the sea\n#### The Hague\nProblem: ")
+    draft = draft_text(" by the sea\n#### The Hague\nProblem: ")
+    head = problem_with_draft("Where?", draft)
     assert head == f"{problem_text('Where?')}\nDraft: The Hague"
-    assert problem_with_draft("Where?", " At sea. ").endswith("\nDraft: At sea.")
+    assert draft_text(" At sea. ") == "At sea."
