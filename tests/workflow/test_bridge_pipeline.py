@@ -18,6 +18,10 @@ TINY = {
     "study": "tiny",
     "bridge": {
         "seeds": [1, 2],
+        "freeze": {
+            "seeds": [1, 2, 3],
+            "cells": {"query_agnostic": {"soft_tokens": 8}},
+        },
         "questions": {"train": 64, "dev": 20, "test": 40},
         "training": {"max_steps": 8, "warmup_steps": 2, "log_steps": 2, "save_steps": 4}
         | {"eval_steps": 4, "eval_samples": 20, "batch_examples": 16, "micro_batch_examples": 16}
@@ -61,7 +65,11 @@ def test_every_table_figure_and_page_is_there_and_asking_again_runs_nothing(tiny
         table = pd.read_csv(file)
         assert len(table) and (file.stem in empty or set(table.study) == {"tiny"}), file
     names = {file.stem for file in home.glob("*.csv")}
-    assert {"runs", "compression", "quantization", "inference", "claims", "plan"} <= names
+    assert {"runs", "compression", "messages", "inference", "claims", "plan"} <= names
+    frozen = pd.read_csv(home / "freeze.csv")
+    assert frozen.groupby("regime").seed.agg(list).to_dict() == dict.fromkeys(
+        ("enrichment", "query_agnostic"), [1, 2, 3]
+    )
     assert len(list(home.glob("figures/*.svg"))) == 3
     assert len(list(home.glob("report/*.html"))) == 9
     assert tiny.stale("all", options=OPTIONS) == set()

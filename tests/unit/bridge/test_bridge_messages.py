@@ -41,7 +41,7 @@ def test_bytes_of_soft_tokens_are_those_of_their_numbers_and_scales():
 
 
 def test_rows_of_a_text_answer_have_the_bytes_that_were_sent(both):
-    rows = unbridged_rows(both, RECORDS, [1, K], AnswerLimits(max_new_tokens=40, eval_batch=5))
+    rows = unbridged_rows(both, RECORDS, [1, K], AnswerLimits(max_new_tokens=16, eval_batch=5))
     sent = [row for row in rows if row["arm"] == "text_answer"]
     assert {row["k"] for row in sent} == {1, K}
     for row in sent:

@@ -308,7 +308,8 @@ def test_figures_are_drawn_from_tables_and_equal_for_equal_tables(samples):
     renamed = runs.assign(recipe=runs.recipe.replace("all_fixes", "mine"))
     assert chart == render(figures.accuracy_by_k(renamed, "mine"), ".svg")
     frame = costs_of().assign(study="micro", em=0.5, num_samples=20)
-    frame = frame.rename(columns={"kv_cache_mb": "kv_cache_mb_mean"})
+    kept = {name: f"{name}_mean" for name in ("kv_cache_mb", "both_kv_mb")}
+    frame = frame.rename(columns=kept)
     frame["latency_sec_median"] = frame.latency_sec
     assert b"<svg" in render(figures.quality_and_cost(frame), ".svg")
     looks = [

@@ -98,12 +98,19 @@ class NumberWorld:
         cluster = " ".join(sorted((one, other)))
         return {"question": f"Sum of {one} {other}", "answer": answer, "cluster": cluster}
 
-    def code_record(self, rng: Random, regime: str) -> dict[str, str]:
-        """A code and its answer; in `query_agnostic` the list is its context."""
-        context, code, answer = self.listed_code(rng)
-        if regime == QUERY_AGNOSTIC:
-            return {"context": context, "question": code, "answer": answer}
-        return {"question": f"{context} {code}", "answer": answer}
+    def code_record(self, rng: Random, regime: str, split: str) -> dict[str, str]:
+        """A code and its answer.
+
+        In `query_agnostic` the list is the context. There training questions have lists of any
+        length, because short lists are learned first and help with long ones.
+        """
+        if regime != QUERY_AGNOSTIC:
+            context, code, answer = self.listed_code(rng)
+            return {"question": f"{context} {code}", "answer": answer}
+        shortest = self.config.asked if split == "train" else self.config.listed
+        listed = rng.randint(shortest, self.config.listed)
+        context, code, answer = self.listed_code(rng, listed=listed)
+        return {"context": context, "question": code, "answer": answer}
 
     def make_questions(self, regime: str, split: str, count: int) -> list[dict[str, str]]:
         """`count` different records {question, answer}; equal for equal seed, regime and split.
@@ -121,7 +128,7 @@ class NumberWorld:
             if regime == ENRICHMENT:
                 record = self.stone_sum_record(rng, stones)
             else:
-                record = self.code_record(rng, regime)
+                record = self.code_record(rng, regime, split)
             asked = record.get("context"), record["question"]
             if asked not in seen:
                 seen.add(asked)
