@@ -22,7 +22,7 @@ TINY = {
             "seeds": [1, 2, 3],
             "cells": {"query_agnostic": {"soft_tokens": 8}},
         },
-        "questions": {"train": 64, "dev": 20, "test": 40},
+        "questions": {"train": 64, "train_contexts": 64, "dev": 20, "test": 40},
         "training": {"max_steps": 8, "warmup_steps": 2, "log_steps": 2, "save_steps": 4}
         | {"eval_steps": 4, "eval_samples": 20, "batch_examples": 16, "micro_batch_examples": 16}
         | {"stops": {"plateau": None}},

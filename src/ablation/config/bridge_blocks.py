@@ -22,7 +22,7 @@ from ablation.config.fields import (
     whole_micro_batches,
     without_repeats,
 )
-from ablation.vocabulary.bridge import BARS, DATA_SETS, MODES, REGIMES
+from ablation.vocabulary.bridge import BARS, DATA_SETS, MODES, QUERY_AGNOSTIC, REGIMES
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
@@ -125,8 +125,18 @@ class Questions(Strict):
     """How many questions of each regime of the micro bridge's world there are."""
 
     train: int = described_field("Number of questions that translators are trained on.", ge=2)
+    train_contexts: int = described_field(
+        "Number of training questions of `query_agnostic`. It needs more of them: a whole context "
+        "is to be kept, and each question asks about a part of it.",
+        ge=2,
+    )
     dev: int = described_field("Number of questions that choose the step.", ge=1)
     test: int = described_field("Number of questions that are reported, once.", ge=2)
+
+    def count(self, regime: str, split: str) -> int:
+        """The number of questions of one split of a regime."""
+        own = "train_contexts" if (regime, split) == (QUERY_AGNOSTIC, "train") else split
+        return int(getattr(self, own))
 
 
 class DataSet(Strict):

@@ -195,7 +195,7 @@ def target_texts(world: NumberWorld, rng: Random) -> Iterator[tuple[str, str]]:
         if kind < 0.1:
             wrong = world.listed_code(rng, 0.0, 4)[2] if is_code else str(rng.randrange(10))
             draft = answer if rng.random() < 0.7 else wrong
-        elif kind < 0.2:
+        elif kind < 0.15:
             draft, question = answer, query if rng.random() < 0.5 else ""
         again = f"\nSo {answer}" if rng.random() < 0.3 else ""  # some models write on and on
         yield _split_at_task(worked_problem(question, answer, draft) + again)
@@ -208,9 +208,13 @@ def _code_of_any_length(world: NumberWorld, rng: Random) -> tuple[str, str, str]
 
 
 def _split_at_task(text: str) -> tuple[str, str]:
-    """The stated list, which is random and cannot be learned, and the rest of the text."""
-    places = [text.find(mark) for mark in (" Code of", " Sum of", "\nDraft:")]
-    position = min(place for place in places if place >= 0)
+    """The stated list, which is random and cannot be learned, and the rest of the text.
+
+    Where a draft stands without a list, the draft is as random as a list.
+    """
+    position = max(text.find(" Code of"), text.find(" Sum of"))
+    if text.startswith(("Problem:\nDraft:", "Problem: Code of")):
+        position = text.find(SUFFIX)
     return text[:position], text[position:]
 
 
