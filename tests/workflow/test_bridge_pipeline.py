@@ -20,7 +20,7 @@ TINY = {
         "seeds": [1, 2],
         "freeze": {
             "seeds": [1, 2, 3],
-            "cells": {"query_agnostic": {"soft_tokens": 8}},
+            "cells": {"compression": {"soft_tokens": 8}},
         },
         "questions": {"train": 64, "train_contexts": 64, "dev": 20, "test": 40},
         "training": {"max_steps": 8, "warmup_steps": 2, "log_steps": 2, "save_steps": 4}
@@ -33,8 +33,10 @@ TINY = {
             "diffusion": {"regimes": ["compression"], "translator": {"kind": "diffusion"}}
             | {"noise_seeds": 2},
             "swapped": {"regimes": ["enrichment"], "swapped": True},
+            "longer": {"regimes": ["query_agnostic"], "soft_tokens": [4], "controls": True},
         },
         "inference": {"samples": 4, "warm_up": 1},
+        "claims": {"context_soft_tokens": 4},
     },
 }
 OPTIONS = ("--configfile", "tiny.yaml")
@@ -68,7 +70,7 @@ def test_every_table_figure_and_page_is_there_and_asking_again_runs_nothing(tiny
     assert {"runs", "compression", "messages", "inference", "claims", "plan"} <= names
     frozen = pd.read_csv(home / "freeze.csv")
     assert frozen.groupby("regime").seed.agg(list).to_dict() == dict.fromkeys(
-        ("enrichment", "query_agnostic"), [1, 2, 3]
+        ("compression", "enrichment"), [1, 2, 3]
     )
     assert len(list(home.glob("figures/*.svg"))) == 3
     assert len(list(home.glob("report/*.html"))) == 9
@@ -85,8 +87,7 @@ def test_identity_and_cache_hold_for_any_bridge_however_badly_trained(home):
 
 
 def test_another_threshold_trains_nothing_and_another_weight_trains_all_of_its_cells(tiny):
-    claims = {"p": 0.05}
-    written(tiny, claims=claims)
+    written(tiny, claims=TINY["bridge"]["claims"] | {"p": 0.05})
     assert tiny.stale("all", options=OPTIONS) == DRAWN
     weights = {"weights": {"kl": 0.2}}
     written(tiny, training=TINY["bridge"]["training"] | weights)

@@ -59,7 +59,7 @@ TOY = {
             "swapped": {"regimes": ["gsm8k"], "soft_tokens": [8], "swapped": True},
         },
         "inference": {"soft_tokens": 8},
-        "claims": {"soft_tokens": 8},
+        "claims": {"soft_tokens": 8, "context_soft_tokens": 8},
     },
 }
 SPLITS = ("train", "dev", "test")

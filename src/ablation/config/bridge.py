@@ -26,7 +26,7 @@ from ablation.config.fields import (
     described_field,
     without_repeats,
 )
-from ablation.vocabulary.bridge import DATA_SETS, REGIMES, SOURCE_FREE
+from ablation.vocabulary.bridge import AGNOSTIC, DATA_SETS, REGIMES, SOURCE_FREE
 
 
 class Bridge(Strict):
@@ -149,15 +149,20 @@ class Bridge(Strict):
             _require_cells(recipes, name, regime, [claims.soft_tokens])
             _require_cells(recipes, claims.no_fixes, regime, [claims.soft_tokens])
             _require_cells(recipes, SOURCE_FREE, regime, recipes[name].soft_tokens)
-            for compared in (name, claims.no_fixes, SOURCE_FREE):
+            about = [name]
+            if regime in AGNOSTIC:
+                about.append(claims.context_recipe)
+                _require_cells(recipes, about[1], regime, [claims.context_soft_tokens])
+            for compared in (*about, claims.no_fixes, SOURCE_FREE):
                 _require_unswapped(recipes, compared)
-            if recipes[name].mode != "soft_only":
-                raise ValueError(
-                    f"recipe {name} is {recipes[name].mode}: its target reads the question too, so "
-                    "that nothing is compressed; name a recipe that is soft_only"
-                )
-            if not recipes[name].controls:
-                raise ValueError(f"recipe {name} needs `controls: true`: claims rest on them")
+            for own in about:
+                if recipes[own].mode != "soft_only":
+                    raise ValueError(
+                        f"recipe {own} is {recipes[own].mode}: its target reads the question too, "
+                        "so that nothing is compressed; name a recipe that is soft_only"
+                    )
+                if not recipes[own].controls:
+                    raise ValueError(f"recipe {own} needs `controls: true`: claims rest on them")
         return claims
 
     @field_validator("freeze")

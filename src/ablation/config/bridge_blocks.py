@@ -298,6 +298,10 @@ class Claims(Strict):
     all_fixes: Name = described_field("Recipe that the claims are about.")
     no_fixes: Name = described_field("Recipe that its stability is compared with.")
     soft_tokens: Count = described_field("Number K of soft tokens.")
+    context_recipe: Name = described_field(
+        "Recipe that the claim of compression is about, in query-agnostic regimes."
+    )
+    context_soft_tokens: Count = described_field("Number K of soft tokens of that claim.")
     p: float = described_field("Two-sided p value below which a claim holds.", gt=0, lt=1)
     same_within: float = described_field(
         "Largest difference of accuracies that count as equal.", gt=0, lt=1

@@ -10,7 +10,7 @@ import pytest
 from ablation.bridge.analysis import comparisons, costs, published, tables
 from ablation.bridge.analysis import samples as sampling
 from ablation.bridge.data.prompts import Question
-from ablation.bridge.report import figures
+from ablation.bridge.report import figures, pages
 from ablation.report.charts import render
 from ablation.vocabulary.bridge import ARMS, CONTROLS
 from tests.support.bridge_rows import CLAIMS, ROUNDED, N, costs_of, decisions, made_rows
@@ -265,6 +265,20 @@ def test_identity_is_judged_by_every_word_and_a_leftover_of_the_source_refutes()
     found = decisions(sampling.Samples(answered, alone, summary), costs_of())
     assert found[same] == "refuted"
     assert found["another question's source says nothing"] == "refuted"
+
+
+def test_the_demonstration_of_the_leak_says_that_it_is_built():
+    cells, alone, summary = made_rows(no_fixes=0.9)
+    named = ("published_evaluator", "published_evaluator_zero_soft_tokens")
+    kept = dict(zip(("bridged", *CONTROLS[:1]), named, strict=True))
+    kept |= {"bridged_last": "bridged_last", CONTROLS[1]: "bridged_last_zero_soft_tokens"}
+    audited = cells[cells.arm.isin(kept)].replace({"arm": kept})
+    audit = tables.audit_table(sampling.Samples(audited, alone, summary), "micro", 0.95)
+    assert len(audit) == 32 and audit.note.str.contains("built demonstration").all()
+    shown = pages.published(audit, published.runs_table(RUNS), published.repeats_table(RUNS, 0.95))
+    assert "three in ten" in shown
+    for file in ("README.md", "docs/bridge.md"):
+        assert "demonstration is built" in " ".join((ROOT / file).read_text("utf-8").split())
 
 
 # ---- published runs ------------------------------------------------------------------------------

@@ -163,6 +163,7 @@ def test_a_toggle_of_a_term_that_is_off_makes_no_ablation():
 
 def test_what_tables_compare_with_must_be_trained():
     refused({"claims": {"soft_tokens": 3}}, "bridge.claims", "all_fixes", "K = 3")
+    refused({"claims": {"context_soft_tokens": 4}}, "bridge.claims", "longer", "K = 4")
     refused({"claims": {"no_fixes": "none"}}, "bridge.claims", "no recipe none is trained")
     refused({"inference": {"recipe": "no_kl"}}, "bridge.inference", "no_kl", "in enrichment")
     alone = {"all_fixes": {"controls": True}, "no_fixes": {"eos": False}}

@@ -199,6 +199,8 @@ def _compresses(
     answer as text.
     """
     full, k = claims.all_fixes, _swept(samples, regime, claims.all_fixes)[-1]
+    if regime in AGNOSTIC:
+        full, k = claims.context_recipe, claims.context_soft_tokens
     bridged, clusters = samples.right(regime, full, k), samples.clusters(regime)
     alone = partial(samples.right_alone, regime, direction=FORWARD)
     if regime not in AGNOSTIC:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ablation.vocabulary.bridge import FORWARD
+from ablation.config.bridge_blocks import Claims
+from ablation.vocabulary.bridge import AGNOSTIC, FORWARD
 
 # The arms without a translator, and the identity control. Two of them have rows for each K.
 ALONE = ("source_alone", "target_alone", "cascade", "identity", "token_budget", "text_answer")
@@ -98,6 +99,15 @@ class Samples:
         rows = self.alone.query("regime == @regime and direction == 'forward'")
         texts = rows[rows.k == 0].pivot(index="item", columns="arm", values="text")
         return bool((texts[arm] == texts[other]).all())
+
+    def kinds_of_claims(self, claims: Claims) -> list[tuple[str, str, int]]:
+        """The kinds of cells that claims are about: one recipe and, of contexts, one more cell."""
+        context = claims.context_recipe, claims.context_soft_tokens
+        return [
+            (regime, recipe, k)
+            for regime, recipe, k in self.kinds()
+            if recipe == claims.all_fixes or (regime in AGNOSTIC and (recipe, k) == context)
+        ]
 
     def kinds(self) -> list[tuple[str, str, int]]:
         """(regime, recipe, K) of every kind of cell, in the order of the rows."""

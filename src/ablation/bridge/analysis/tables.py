@@ -195,11 +195,10 @@ def compression_table(
     regime. The target's cache saves the tokens that K soft tokens replace (`kv_saved_mib`); both
     caches together save that less the source's cache (`both_kv_saved_mib`).
     """
-    rows, full = [], claims.all_fixes
-    for regime, recipe, k in samples.kinds():
-        if recipe != full:
-            continue
-        right = samples.right(regime, full, k)
+    rows, trained = [], set(samples.kinds())
+    for regime, recipe, k in samples.kinds_of_claims(claims):
+        right = samples.right(regime, recipe, k)
+        free = (regime, SOURCE_FREE, k)
         target = samples.right_alone(regime, "target_alone", FORWARD)
         alone = samples.rows_alone(regime, "target_alone", FORWARD)
         replaced = alone.question_tokens.mean()
@@ -222,7 +221,7 @@ def compression_table(
                 "compression": replaced / k,
                 "accuracy": right.mean(),
                 **accuracy_interval(kept, 1),
-                "source_free": samples.right(regime, SOURCE_FREE, k).mean(),
+                "source_free": samples.right(*free).mean() if free in trained else None,
                 **{
                     arm: samples.right_alone(regime, arm, FORWARD, k).mean()
                     for arm in ("token_budget", "text_answer")
@@ -248,14 +247,12 @@ def messages_table(
     (`text`). Every message is compared with float32. `widths` has the width of the target's
     embeddings, by regime.
     """
-    rows, full = [], claims.all_fixes
-    for regime, recipe, k in samples.kinds():
-        if recipe != full:
-            continue
-        plain = samples.right(regime, full, k)
+    rows = []
+    for regime, recipe, k in samples.kinds_of_claims(claims):
+        plain = samples.right(regime, recipe, k)
+        arms = {name: "bridged" if name == "float32" else name for name in SOFT_BITS}
         messages = {
-            name: (samples.right(regime, full, k, "bridged" if name == "float32" else name), None)
-            for name in SOFT_BITS
+            name: (samples.right(regime, recipe, k, arm), None) for name, arm in arms.items()
         }
         answers = samples.rows_alone(regime, "text_answer", FORWARD, k)
         messages["text_answer"] = answers.correct.to_numpy()[None], answers.message_bytes

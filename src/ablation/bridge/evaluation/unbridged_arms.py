@@ -44,8 +44,9 @@ def unbridged_rows(
 
     The token budget and the text answer have rows for each K of `budgets`; K is 0 in the rows of
     other arms. Every row also has `columns`, the number of tokens of the question's text in the
-    target's tokenizer (`question_tokens`), that of the source's input for a translator
-    (`source_tokens`), and the bytes that the source sent as text (`message_bytes`).
+    target's tokenizer (`question_tokens`), its bytes (`question_bytes`), the number of tokens of
+    the source's input for a translator (`source_tokens`), and the bytes that the source sent as
+    text (`message_bytes`).
     """
     source, target = pair
     questions, meter = [Question.of(r) for r in records], meter or SectionMeter()
@@ -90,14 +91,13 @@ def unbridged_rows(
         ]
         answer(target, "text_answer", rows, k=k)
         sent["text_answer", k] = [message_bytes(message) for message in messages]
-    texts = [problem_text(question.text) for question in questions]
-    lengths = [len(target.encoder.encode(text)) for text in texts]
+    lengths = [len(target.encoder.encode(problem_text(q.text))) for q in questions]
     read = [len(source.encoder.source_row(question.text).ids) for question in questions]
     nothing = [0] * len(questions)
     return [
         row
         | {"question_tokens": lengths[row["item"]], "source_tokens": read[row["item"]]}
-        | {"question_bytes": message_bytes(texts[row["item"]])}
+        | {"question_bytes": message_bytes(questions[row["item"]].text)}
         | {"message_bytes": sent.get((arm, k), nothing)[row["item"]]}
         for (arm, k), own in generated.items()
         for row in sample_rows(own, records, **columns, arm=arm, k=k, noise=0)
