@@ -136,7 +136,7 @@ class Bridge(Strict):
     @classmethod
     def _times_trained_cells(cls, inference: Inference, info: ValidationInfo) -> Inference:
         recipes = info.data.get("recipes", {})
-        for regime in {r for recipe in recipes.values() for r in recipe.regimes}:
+        for regime in sorted({r for recipe in recipes.values() for r in recipe.regimes}):
             _require_cells(recipes, inference.recipe, regime, [inference.soft_tokens])
             _require_unswapped(recipes, inference.recipe)
         return inference

@@ -99,8 +99,9 @@ def claims_table(
         for model in ("source", "target"):
             better(f"beats the {model} alone", regime, alone(f"{model}_alone"), f"{model} alone")
         better("beats as many tokens of text", regime, alone("token_budget", k=k), "token budget")
-        answer = "the source's answer as text, in no more bytes"
-        better("beats a text answer of no more bytes", regime, alone("text_answer", k=k), answer)
+        better(
+            "beats a text answer of no more bytes", regime, alone("text_answer", k=k), "text answer"
+        )
         better("soft tokens beat a text draft", regime, alone("cascade"), "cascade")
         better("the source matters", regime, _source_free(samples, regime, k), "source-free prompt")
         _controls(samples, regime, claims, confidence, add)

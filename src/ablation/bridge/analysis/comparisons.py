@@ -13,6 +13,7 @@ from scipy import stats
 
 from ablation.analysis.statistics import (
     SMALLEST_P,
+    Difference,
     Interval,
     Means,
     clustered_wilson,
@@ -38,17 +39,17 @@ def compare(
     after: np.ndarray, before: np.ndarray, confidence: float, clusters: Clusters = None
 ) -> Comparison:
     """The difference of two accuracies, its interval over questions and seeds, and its p."""
-    return _contrast(paired(after, before, confidence, clusters), np.array([-1.0, 1.0]))
+    means = paired(after, before, confidence, clusters)
+    return _comparison(means.difference(1, 0), means.design_effect(1, 0))
 
 
-def _contrast(means: Means, weights: np.ndarray) -> Comparison:
-    found = means.contrast(weights)
+def _comparison(found: Difference, design_effect: float) -> Comparison:
     return {
         "difference": found.value,
         "low": found.interval.low,
         "high": found.interval.high,
         "p": found.p,
-        "design_effect": means.design_effect_of(weights),
+        "design_effect": design_effect,
     }
 
 
@@ -101,7 +102,8 @@ def trend(
     x = np.log2(ks) - np.log2(ks).mean()
     of_questions = np.stack([s.mean(axis=0, keepdims=True) for s in scores])  # [K, 1, questions]
     means = paired_means([of_questions], confidence, [clusters])
-    return _contrast(means, x / (x**2).sum())
+    weights = x / (x**2).sum()
+    return _comparison(means.contrast(weights), means.design_effect_of(weights))
 
 
 def accuracy_interval(means: Means, condition: int) -> dict[str, float]:

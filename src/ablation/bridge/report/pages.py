@@ -128,7 +128,7 @@ def controls(controls: pd.DataFrame) -> str:
 
 def compression(compression: pd.DataFrame, messages: pd.DataFrame) -> str:
     """Accuracy by the number of soft tokens, and what may be sent in their place."""
-    swept = _texts("regime", "k", "source_reads", "n", "seeds")
+    swept = _texts("regime", "recipe", "k", "source_reads", "n", "seeds")
     swept |= {"text tokens": number("text_tokens", ".1f"), "text / K": number("compression", ".1f")}
     swept |= {"accuracy": number("accuracy"), "interval": interval("accuracy_low", "accuracy_high")}
     for name in ("source_free", "token_budget", "text_answer", "target_alone"):
