@@ -31,8 +31,10 @@ def freeze_table(
     `chance_of_a_bad_recipe` is the probability that a recipe of which `bad_share` of all cells fail
     passes the bar of its regime, which all of its cells must pass.
     """
-    rows = []
-    for regime, frozen in freeze.cells.items() if freeze else ():
+    if freeze is None:
+        return pd.DataFrame(columns=["study", "regime", "seed", "passes"])
+    rows, chance = [], chance_of_passing(freeze.bad_share, len(freeze.seeds))
+    for regime, frozen in freeze.cells.items():
         k, clusters = frozen.soft_tokens, samples.clusters(regime)
         cells = samples.right(regime, claims.all_fixes, k, seeds=freeze.seeds)
         alone = {
@@ -63,9 +65,7 @@ def freeze_table(
                     "bar": frozen.bar,
                     "passes": str(bool(passes)).lower(),
                     "bad_share": freeze.bad_share,
-                    "chance_of_a_bad_recipe": chance_of_passing(
-                        freeze.bad_share, len(freeze.seeds)
-                    ),
+                    "chance_of_a_bad_recipe": chance,
                 }
             )
-    return pd.DataFrame(rows, columns=None if rows else ["study", "regime", "seed", "passes"])
+    return pd.DataFrame(rows)

@@ -251,16 +251,18 @@ def messages_table(
     for regime, recipe, k in samples.kinds_of_claims(claims):
         plain = samples.right(regime, recipe, k)
         arms = {name: "bridged" if name == "float32" else name for name in SOFT_BITS}
-        messages = {
-            name: (samples.right(regime, recipe, k, arm), None) for name, arm in arms.items()
+        messages: dict[str, tuple[np.ndarray, pd.Series]] = {
+            name: (
+                samples.right(regime, recipe, k, arm),
+                pd.Series([soft_token_bytes(k, widths[regime], name)]),
+            )
+            for name, arm in arms.items()
         }
         answers = samples.rows_alone(regime, "text_answer", FORWARD, k)
         messages["text_answer"] = answers.correct.to_numpy()[None], answers.message_bytes
         text = samples.rows_alone(regime, "target_alone", FORWARD)
         messages["text"] = text.correct.to_numpy()[None], text.question_bytes
         for name, (own, sizes) in messages.items():
-            if sizes is None:
-                sizes = pd.Series([soft_token_bytes(k, widths[regime], name)])
             rows.append(
                 {
                     "study": study,
@@ -296,7 +298,7 @@ def audit_table(samples: Samples, study: str, confidence: float) -> pd.DataFrame
         for (evaluator, soft), arm in kinds.items():
             part = own[own.arm == arm]
             right = part.sort_values("item").correct.to_numpy()
-            low, high = share_interval(right, confidence, samples.clusters(named["regime"]))
+            low, high = share_interval(right, confidence, samples.clusters(str(named["regime"])))
             rows.append(
                 {
                     "study": study,
