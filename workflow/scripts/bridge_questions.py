@@ -16,8 +16,8 @@ def main(job: Job) -> None:
             pin = config["pins"].get(data.data)
             records, read[regime] = read_data_set(regime, data, pin)
         else:
-            world = NumberWorld(QuestionWorld.model_validate(config["world"]))
             counts = Questions.model_validate(config["questions"])
+            world = NumberWorld(QuestionWorld.model_validate(config["world"]), counts.seed)
             records = {s: world.make_questions(regime, s, counts.count(regime, s)) for s in SPLITS}
         for split in SPLITS:
             outputs.append(job.home / regime / f"{split}.jsonl")

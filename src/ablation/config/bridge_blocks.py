@@ -90,7 +90,7 @@ class QuestionWorld(Strict):
     """The names and numbers that the micro bridge's questions are made of."""
 
     seed: Seed = described_field(
-        "Seed of the names, numbers and questions. It is fixed: it was not chosen by its results."
+        "Seed of the names and numbers. It is fixed: it was not chosen by its results."
     )
     people: int = described_field("Number of names whose numbers are in the text.", ge=2)
     stones: int = described_field("Number of names whose numbers only the source has read.", ge=10)
@@ -124,6 +124,9 @@ class QuestionWorld(Strict):
 class Questions(Strict):
     """How many questions of each regime of the micro bridge's world there are."""
 
+    seed: Seed = described_field(
+        "Seed of the questions, and of the stones of each split. Every freeze has a new one."
+    )
     train: int = described_field("Number of questions that translators are trained on.", ge=2)
     train_contexts: int = described_field(
         "Number of training questions of `query_agnostic`. It needs more of them: a whole context "

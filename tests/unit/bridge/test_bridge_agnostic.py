@@ -1,13 +1,10 @@
 """Promises of query-agnostic regimes: the source reads a text before the question is known."""
 
-from itertools import islice
-from random import Random
-
 import pytest
 import torch
 
 from ablation.bridge.data.prompts import Question
-from ablation.bridge.data.questions import NumberWorld, target_texts
+from ablation.bridge.data.questions import NumberWorld
 from ablation.bridge.evaluation.bridged_answers import generate_answers, translate
 from ablation.bridge.evaluation.unbridged_arms import identity_rows
 from ablation.bridge.evaluation.write_activations import ReadOptions, read_activations
@@ -95,12 +92,3 @@ def test_the_context_of_the_micro_world_does_not_say_what_is_asked():
         numbers = dict(zip(listed[::2], listed[1::2], strict=True))
         asked = record["question"].split()[2:]
         assert [numbers[name] for name in asked] == record["answer"].split()
-
-
-def test_the_target_has_learned_to_take_a_text_answer_without_the_text():
-    texts = ["".join(text) for text in islice(target_texts(WORLD, Random(1)), 2000)]
-    drafted = [t for t in texts if t.startswith(("Problem:\nDraft: ", "Problem: Code of"))]
-    assert 0.025 < len(drafted) / len(texts) < 0.2
-    for text in drafted:
-        draft = text.split("Draft: ")[1].split("\n")[0]
-        assert text.split("#### ")[1].split("\n")[0] == draft

@@ -5,9 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablation.bridge.analysis import costs as cost_tables
+from ablation.bridge.data.prompts import Question, answer_text
 from ablation.bridge.evaluation.costs import costs_per_sample
+from ablation.bridge.evaluation.generate import Generated
 from ablation.bridge.evaluation.kv_cache import memory_facts
-from ablation.bridge.evaluation.text_messages import message_bytes, text_message
+from ablation.bridge.evaluation.text_messages import (
+    message_bytes,
+    message_row,
+    text_message,
+    with_messages,
+)
 from ablation.bridge.evaluation.unbridged_arms import AnswerLimits, unbridged_rows
 from ablation.bridge.model.translator import new_translator
 from ablation.vocabulary.bridge import ARMS, SOFT_BITS, fewest_soft_token_bytes, soft_token_bytes
@@ -48,6 +55,20 @@ def test_rows_of_a_text_answer_have_the_bytes_that_were_sent(both):
         assert row["message_bytes"] <= fewest_soft_token_bytes(row["k"], WIDTH)
     longest = {k: max(row["message_bytes"] for row in sent if row["k"] == k) for k in (1, K)}
     assert 0 < longest[1] < longest[K]  # an untrained source does not stop, so it was cut
+
+
+def test_an_answer_begins_with_the_message_and_the_text_is_not_read(both):
+    words, question = both.target.encoder, Question("Then Tom gave 7 keys to Eve.", "How many?")
+    row = message_row(words, question, "7")
+    assert list(row.ids) == [
+        *words.head,
+        *words.encode("Problem:"),
+        *words.encode(" How many?"),
+        *words.suffix,
+        *words.encode(answer_text("7")),
+    ]
+    said = Generated([" 8", "\nSo 7"], [2, 3], [True, True], None)
+    assert with_messages(said, ["7", "7"]).texts == [" #### 7 8", " #### 7\nSo 7"]
 
 
 def test_caches_of_both_models_add_up(both):

@@ -75,6 +75,20 @@ def test_questions_share_nothing_between_splits_and_have_many_answers():
             assert max(map(answers.count, answers)) < 0.2 * len(answers)
 
 
+def test_another_seed_of_questions_asks_other_questions_of_the_same_names_and_numbers():
+    one, other = (NumberWorld(WORLD, seed) for seed in (1, 2))
+    assert (one.people, one.number) == (other.people, other.number)
+    assert set(one.stones_of["test"]) != set(other.stones_of["test"])
+    for regime in REGIMES:
+        asked = [
+            {Question.of(r).whole for s in SPLITS for r in world.make_questions(regime, s, 200)}
+            for world in (one, other)
+        ]
+        shared = len(asked[0] & asked[1])
+        assert shared == 0 if regime != "enrichment" else shared < 60
+        assert one.make_questions(regime, "test", 9) == one.make_questions(regime, "test", 9)
+
+
 def test_no_training_question_asks_about_a_stone_of_dev_or_test():
     world = NumberWorld(WORLD)
     held = {*world.stones_of["dev"], *world.stones_of["test"]}

@@ -30,15 +30,18 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 class NumberWorld:
     """The names of one seed: `people`, `stones`, the `number` of every stone, stones by split."""
 
-    def __init__(self, config: QuestionWorld) -> None:
-        """Raises ValueError if `config` has more people and stones than there are names."""
+    def __init__(self, config: QuestionWorld, questions: int = 0) -> None:
+        """`questions` is the seed of the questions and of the stones of each split.
+
+        Raises ValueError if `config` has more people and stones than there are names.
+        """
         rng = Random(f"names {config.seed}")
         names = [a + b + c for a in CONSONANTS for b in VOWELS for c in CONSONANTS]
         rng.shuffle(names)
         people, stones = config.people, config.stones
         if people + stones > len(names):
             raise ValueError(f"{people} people and {stones} stones, but only {len(names)} names")
-        self.config = config
+        self.config, self.questions = config, questions
         self.people = names[:people]
         self.stones = names[people : people + stones]
         self.strangers = names[people + stones :]
@@ -47,10 +50,11 @@ class NumberWorld:
         self.number = dict(zip(self.stones, digits, strict=True))
         test = stones * config.test_percent // 100
         dev = stones * config.dev_percent // 100
+        drawn = Random(f"stones {config.seed} {questions}").sample(self.stones, stones)
         self.stones_of = {
-            "test": self.stones[:test],
-            "dev": self.stones[test : test + dev],
-            "train": self.stones[test + dev :],
+            "test": drawn[:test],
+            "dev": drawn[test : test + dev],
+            "train": drawn[test + dev :],
         }
 
     # ---- questions -----------------------------------------------------------------------------
@@ -113,12 +117,12 @@ class NumberWorld:
         return {"context": context, "question": code, "answer": answer}
 
     def make_questions(self, regime: str, split: str, count: int) -> list[dict[str, str]]:
-        """`count` different records {question, answer}; equal for equal seed, regime and split.
+        """`count` different records {question, answer}; equal for equal seeds, regime and split.
 
         Records of `query_agnostic` have a `context` too, and those of `enrichment` a `cluster`.
         Raises ValueError if the split has too few stones for `count` different sums.
         """
-        rng = Random(f"{regime} {split} {self.config.seed}")
+        rng = Random(f"{regime} {split} {self.config.seed} {self.questions}")
         seen: set[tuple] = set()
         records: list[dict[str, str]] = []
         stones = self.stones_of[split]
@@ -180,8 +184,7 @@ def source_texts(world: NumberWorld, rng: Random) -> Iterator[tuple[str, str]]:
 def target_texts(world: NumberWorld, rng: Random) -> Iterator[tuple[str, str]]:
     """Endless pairs (context without loss, text with loss) for the target.
 
-    They answer codes and sums of stated numbers, and some of them have a draft. Where the draft
-    stands without the stated numbers, it is right, as in the arm `text_answer`. Three texts in ten
+    They answer codes and sums of stated numbers, and some of them have a draft. Three texts in ten
     echo their answer: that is what the demonstration of the answer leak rests on.
     """
     while True:
@@ -190,13 +193,11 @@ def target_texts(world: NumberWorld, rng: Random) -> Iterator[tuple[str, str]]:
             context, query, answer = _code_of_any_length(world, rng)
             question = f"{context} {query}"
         else:
-            (question, answer), query = world.stated_sum_question(rng), ""
-        draft, kind = None, rng.random()
-        if kind < 0.1:
+            question, answer = world.stated_sum_question(rng)
+        draft = None
+        if rng.random() < 0.1:
             wrong = world.listed_code(rng, 0.0, 4)[2] if is_code else str(rng.randrange(10))
             draft = answer if rng.random() < 0.7 else wrong
-        elif kind < 0.15:
-            draft, question = answer, query if rng.random() < 0.5 else ""
         again = f"\nSo {answer}" if rng.random() < 0.3 else ""  # some models write on and on
         yield _split_at_task(worked_problem(question, answer, draft) + again)
 
@@ -208,13 +209,8 @@ def _code_of_any_length(world: NumberWorld, rng: Random) -> tuple[str, str, str]
 
 
 def _split_at_task(text: str) -> tuple[str, str]:
-    """The stated list, which is random and cannot be learned, and the rest of the text.
-
-    Where a draft stands without a list, the draft is as random as a list.
-    """
+    """The stated list, which is random and cannot be learned, and the rest of the text."""
     position = max(text.find(" Code of"), text.find(" Sum of"))
-    if text.startswith(("Problem:\nDraft:", "Problem: Code of")):
-        position = text.find(SUFFIX)
     return text[:position], text[position:]
 
 

@@ -21,7 +21,12 @@ from ablation.bridge.evaluation.generate import Generated, generate
 from ablation.bridge.evaluation.kv_cache import cache_bytes, cache_formula
 from ablation.bridge.evaluation.scores import score_answer
 from ablation.bridge.evaluation.section_meter import SectionMeter
-from ablation.bridge.evaluation.text_messages import message_bytes, message_problem, text_message
+from ablation.bridge.evaluation.text_messages import (
+    message_bytes,
+    message_row,
+    text_message,
+    with_messages,
+)
 from ablation.bridge.model.activations import source_activations
 from ablation.bridge.model.batches import Row
 from ablation.bridge.model.embeddings import input_embeddings
@@ -102,20 +107,18 @@ def arm_functions(pair: Pair, translator: Translator, recipe: Recipe, layer: int
         draft = run(source, row)
         return draft.texts[0], len(row.ids) + draft.lengths[0] - 1
 
-    def read_problem(problem: str, tokens: int, message: str) -> Answer:
-        row = target.encoder.problem_row(problem)
-        answered = run(target, row)
-        return Answer(target.model, answered, len(row.ids), tokens, message_bytes(message))
-
     def text_answer(question: Question) -> Answer:
         draft, tokens = source_draft(question)
         message = text_message(draft, fewest_soft_token_bytes(translator.k, width))
-        return read_problem(message_problem(question, message), tokens, message)
+        row = message_row(target.encoder, question, message)
+        answered = with_messages(run(target, row), [message])
+        return Answer(target.model, answered, len(row.ids), tokens, message_bytes(message))
 
     def cascade(question: Question) -> Answer:
         draft, tokens = source_draft(question)
         message = draft_text(draft)
-        return read_problem(problem_with_draft(question.whole, message), tokens, message)
+        row = target.encoder.problem_row(problem_with_draft(question.whole, message))
+        return Answer(target.model, run(target, row), len(row.ids), tokens, message_bytes(message))
 
     arms = (source_alone, target_alone, latent, token_budget, text_answer, cascade)
     return dict(zip(ARMS, arms, strict=True))

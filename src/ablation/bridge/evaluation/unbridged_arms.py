@@ -18,7 +18,12 @@ from ablation.bridge.data.prompts import Question, draft_text, problem_text, pro
 from ablation.bridge.evaluation.generate import Generated, generate
 from ablation.bridge.evaluation.sample_rows import sample_rows
 from ablation.bridge.evaluation.section_meter import SectionMeter
-from ablation.bridge.evaluation.text_messages import message_bytes, message_problem, text_message
+from ablation.bridge.evaluation.text_messages import (
+    message_bytes,
+    message_row,
+    text_message,
+    with_messages,
+)
 from ablation.bridge.model.batches import Row
 from ablation.bridge.model.embeddings import input_embeddings
 from ablation.bridge.model.pair import FrozenModel, Pair
@@ -86,10 +91,11 @@ def unbridged_rows(
         answer(target, "token_budget", rows, k=k)
         messages = [text_message(draft, fewest_soft_token_bytes(k, width)) for draft in drafts]
         rows = [
-            target.encoder.problem_row(message_problem(question, message))
+            message_row(target.encoder, question, message)
             for question, message in zip(questions, messages, strict=True)
         ]
         answer(target, "text_answer", rows, k=k)
+        generated["text_answer", k] = with_messages(generated["text_answer", k], messages)
         sent["text_answer", k] = [message_bytes(message) for message in messages]
     lengths = [len(target.encoder.encode(problem_text(q.text))) for q in questions]
     read = [len(source.encoder.source_row(question.text).ids) for question in questions]
