@@ -286,11 +286,20 @@ def _shared(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, float, 
 
 
 def _products_of_sums(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Products of the sums over each cluster; `index` [items, memberships] numbers the clusters."""
+    """The products of the conditions' sums over each cluster, [conditions, conditions]."""
+    summed = _sums(values, index).reshape(len(values), -1)
+    return summed @ summed.T
+
+
+def _sums(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Sums of `values` over each cluster, on the last axis.
+
+    `index` numbers the clusters, [items] or [items, memberships].
+    """
+    index = index.reshape(len(index), -1)
     member = np.zeros((len(index), index.max() + 1))
     member[np.arange(len(index))[:, None], index] = 1
-    summed = (values @ member).reshape(len(values), -1)
-    return summed @ summed.T
+    return values @ member
 
 
 def p_of_equal_seeds(
@@ -299,7 +308,7 @@ def p_of_equal_seeds(
     """p value of the hypothesis that all seeds have the same expected score; None for one seed.
 
     `tasks` holds the scores of each task, [seeds, items]: answers of 0/1, or differences of them.
-    `clusters` is as in `paired_means`. With x_sc the sum of the scores of seed s over cluster c of
+    `clusters` is as in `paired_means`, with one cluster for each item. With x_sc the sum of the scores of seed s over cluster c of
     a task, divided by the task's number of items, and d_sc = x_sc - mean over seeds of x_sc,
 
         Q = Σ_s (Σ_c d_sc)² / (Σ_c Σ_s d_sc² / (k - 1)),
@@ -316,7 +325,9 @@ def p_of_equal_seeds(
         return None
     totals, squares = np.zeros(n_seeds), 0.0
     for scores, groups in zip(tasks, clusters, strict=True):
-        sums = scores if groups is None else _by_cluster(scores, groups)[0]
+        sums = (
+            scores if groups is None else _sums(scores, np.unique(groups, return_inverse=True)[1])
+        )
         away = (sums - sums.mean(axis=0)) / scores.shape[1]
         totals += away.sum(axis=1)
         squares += float((away**2).sum())
