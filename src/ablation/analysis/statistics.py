@@ -308,8 +308,9 @@ def p_of_equal_seeds(
     """p value of the hypothesis that all seeds have the same expected score; None for one seed.
 
     `tasks` holds the scores of each task, [seeds, items]: answers of 0/1, or differences of them.
-    `clusters` is as in `paired_means`, with one cluster for each item. With x_sc the sum of the scores of seed s over cluster c of
-    a task, divided by the task's number of items, and d_sc = x_sc - mean over seeds of x_sc,
+    `clusters` is as in `paired_means`, with one cluster an item. With x_sc the sum of the scores of
+    seed s over cluster c of a task, divided by the task's number of items, and d_sc = x_sc - mean
+    over seeds of x_sc,
 
         Q = Σ_s (Σ_c d_sc)² / (Σ_c Σ_s d_sc² / (k - 1)),
 
