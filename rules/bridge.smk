@@ -171,7 +171,7 @@ rule bridge_cells:
     benchmark:
         f"{LOGS}/bridge/cells-{{regime}}-{{seed}}.benchmark.tsv"
     wildcard_constraints:
-        seed="|".join(map(str, STUDY.bridge.seeds)),
+        seed="|".join(sorted({str(s) for regime in B.regimes for s in STUDY.bridge.seeds_of(regime)})),
     conda:
         "../environment.yml"
     threads: STUDY.hardware.threads
@@ -187,7 +187,7 @@ rule bridge_cells:
 
 
 rule bridge_inference:
-    """KV cache, latency and quality of the five arms, one question at a time."""
+    """KV cache, latency and quality of the arms, one question at a time."""
     input:
         lambda w: B.asked(w.regime),
         weights=ancient(B.weights),

@@ -18,7 +18,11 @@ TINY = {
     "study": "tiny",
     "bridge": {
         "seeds": [1, 2],
-        "questions": {"train": 64, "dev": 20, "test": 40},
+        "freeze": {
+            "seeds": [1, 2, 3],
+            "cells": {"compression": {"soft_tokens": 8}},
+        },
+        "questions": {"train": 64, "train_contexts": 64, "dev": 20, "test": 40},
         "training": {"max_steps": 8, "warmup_steps": 2, "log_steps": 2, "save_steps": 4}
         | {"eval_steps": 4, "eval_samples": 20, "batch_examples": 16, "micro_batch_examples": 16}
         | {"stops": {"plateau": None}},
@@ -29,8 +33,10 @@ TINY = {
             "diffusion": {"regimes": ["compression"], "translator": {"kind": "diffusion"}}
             | {"noise_seeds": 2},
             "swapped": {"regimes": ["enrichment"], "swapped": True},
+            "longer": {"regimes": ["query_agnostic"], "soft_tokens": [4], "controls": True},
         },
         "inference": {"samples": 4, "warm_up": 1},
+        "claims": {"context_soft_tokens": 4},
     },
 }
 OPTIONS = ("--configfile", "tiny.yaml")
@@ -61,7 +67,11 @@ def test_every_table_figure_and_page_is_there_and_asking_again_runs_nothing(tiny
         table = pd.read_csv(file)
         assert len(table) and (file.stem in empty or set(table.study) == {"tiny"}), file
     names = {file.stem for file in home.glob("*.csv")}
-    assert {"runs", "compression", "quantization", "inference", "claims", "plan"} <= names
+    assert {"runs", "compression", "messages", "inference", "claims", "plan"} <= names
+    frozen = pd.read_csv(home / "freeze.csv")
+    assert frozen.groupby("regime").seed.agg(list).to_dict() == dict.fromkeys(
+        ("compression", "enrichment"), [1, 2, 3]
+    )
     assert len(list(home.glob("figures/*.svg"))) == 3
     assert len(list(home.glob("report/*.html"))) == 9
     assert tiny.stale("all", options=OPTIONS) == set()
@@ -77,8 +87,7 @@ def test_identity_and_cache_hold_for_any_bridge_however_badly_trained(home):
 
 
 def test_another_threshold_trains_nothing_and_another_weight_trains_all_of_its_cells(tiny):
-    claims = {"p": 0.05}
-    written(tiny, claims=claims)
+    written(tiny, claims=TINY["bridge"]["claims"] | {"p": 0.05})
     assert tiny.stale("all", options=OPTIONS) == DRAWN
     weights = {"weights": {"kl": 0.2}}
     written(tiny, training=TINY["bridge"]["training"] | weights)

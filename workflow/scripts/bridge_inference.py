@@ -1,4 +1,4 @@
-"""Measure the KV cache, latency and quality of the five arms, one question at a time."""
+"""Measure the KV cache, latency and quality of the arms, one question at a time."""
 
 from pathlib import Path
 

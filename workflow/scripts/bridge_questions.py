@@ -2,7 +2,7 @@
 
 from ablation.bridge.data.questions import NumberWorld
 from ablation.bridge.data.readers import NOTICE, read_data_set
-from ablation.config.bridge_blocks import DataSet, QuestionWorld
+from ablation.config.bridge_blocks import DataSet, Questions, QuestionWorld
 from ablation.provenance.files import write_json_lines, write_text
 from ablation.provenance.job import Job, run
 from ablation.vocabulary.bridge import SPLITS
@@ -16,9 +16,9 @@ def main(job: Job) -> None:
             pin = config["pins"].get(data.data)
             records, read[regime] = read_data_set(regime, data, pin)
         else:
-            world = NumberWorld(QuestionWorld.model_validate(config["world"]))
-            counts = config["questions"]
-            records = {s: world.make_questions(regime, s, counts[s]) for s in SPLITS}
+            counts = Questions.model_validate(config["questions"])
+            world = NumberWorld(QuestionWorld.model_validate(config["world"]), counts.seed)
+            records = {s: world.make_questions(regime, s, counts.count(regime, s)) for s in SPLITS}
         for split in SPLITS:
             outputs.append(job.home / regime / f"{split}.jsonl")
             write_json_lines(outputs[-1], records[split])

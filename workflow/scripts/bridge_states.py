@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ablation.bridge.data.question_files import read_questions
-from ablation.bridge.evaluation.kv_cache import target_facts
+from ablation.bridge.evaluation.kv_cache import memory_facts
 from ablation.bridge.evaluation.sample_rows import write_samples
 from ablation.bridge.evaluation.section_meter import SectionMeter
 from ablation.bridge.evaluation.unbridged_arms import AnswerLimits, unbridged_rows
@@ -33,7 +33,7 @@ def main(job: Job) -> None:
     job.record["sections"] = meter.sections
     write_samples(job.output.samples, rows)
     outputs = [*(job.home / split for split in SPLITS), job.output.samples]
-    job.write_manifest(sorted(map(str, outputs)), **named, **target_facts(pair.target))
+    job.write_manifest(sorted(map(str, outputs)), **named, **memory_facts(pair))
 
 
 if __name__ == "__main__":

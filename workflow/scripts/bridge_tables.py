@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ablation.bridge.analysis.all_tables import COSTS, study_tables
-from ablation.config.bridge_blocks import Claims, Recipe
+from ablation.config.bridge_blocks import Claims, Freeze, Recipe
 from ablation.provenance.job import Job, run
 
 READ = (COSTS, "samples.parquet", "summary.json", "curve.jsonl")
@@ -17,6 +17,8 @@ def main(job: Job) -> None:
         config["confidence"],
         Claims.model_validate(config["claims"]),
         {name: Recipe.model_validate(recipe) for name, recipe in config["recipes"].items()},
+        config["seeds"],
+        config["freeze"] and Freeze.model_validate(config["freeze"]),
         config["rehearsal"],
     )
     for path in job.output.tables:

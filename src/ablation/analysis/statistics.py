@@ -137,9 +137,14 @@ class Means:
 
     def difference(self, after: int, before: int) -> Difference:
         """Condition `after` minus condition `before`."""
-        value, half, variances = self._estimate(self._weights(after, before))
-        interval = Interval(max(-1.0, value - half), min(1.0, value + half))
-        return Difference(value, interval, _p(value, variances))
+        found = self.contrast(self._weights(after, before))
+        low, high = found.interval
+        return found._replace(interval=Interval(max(-1.0, low), min(1.0, high)))
+
+    def contrast(self, weights: np.ndarray) -> Difference:
+        """The sum of the conditions' accuracies times `weights` [conditions], such as a slope."""
+        value, half, variances = self._estimate(weights)
+        return Difference(value, Interval(value - half, value + half), _p(value, variances))
 
     def accuracy(self, condition: int) -> Interval:
         """The interval of one accuracy over items and seeds."""
@@ -168,7 +173,10 @@ class Means:
 
         Source: L. Kish, Survey Sampling (1965), section 8.2.
         """
-        weights = self._weights(after, before)
+        return self.design_effect_of(self._weights(after, before))
+
+    def design_effect_of(self, weights: np.ndarray) -> float:
+        """The design effect of a `contrast`."""
         return float(weights @ self.items @ weights / (weights @ self.independent @ weights))
 
     def _estimate(self, weights: np.ndarray) -> tuple[float, float, list[tuple[float, float]]]:
@@ -207,16 +215,18 @@ def paired_means(
     """The unweighted mean over tasks of each condition's accuracy.
 
     `tasks` holds one array of 0/1 for each task, [conditions, seeds, items] or [conditions, 1,
-    items]; a condition without seeds is repeated along them. `clusters` holds the number of each
-    item's cluster, [items], or None for a task of independent items. Variances
-    (docs/statistics.md):
+    items]; a condition without seeds is repeated along them. `clusters` holds the name of each
+    item's cluster, [items], or of its two clusters, [items, 2], or None for a task of independent
+    items. Variances (docs/statistics.md):
 
     items: the sample covariance of the items' means over seeds, divided by n; of clusters, of the
         sums over the items of each cluster. z² coin flips, spread over the tasks, are added to its
         sum of squares, so that the variance is positive even if no item differs. Sources: A.
         Agresti, B. A. Coull, Am. Stat. 52 (1998) 119-126; for paired differences D. G. Bonett, R.
         M. Price, J. Educ. Behav. Stat. 37 (2012) 479-488; for clusters, with one degree of freedom
-        less than there are clusters, K.-Y. Liang, S. L. Zeger, Biometrika 73 (1986) 13-22.
+        less than there are clusters, K.-Y. Liang, S. L. Zeger, Biometrika 73 (1986) 13-22; for
+        items of two clusters P. M. Aronow, C. Samii, V. A. Assenova, Polit. Anal. 23 (2015)
+        564-577.
     seeds: the variance of the seeds' means divided by their number, minus the part that the items
         explain (two-way analysis of variance with both factors random).
     """
@@ -233,19 +243,20 @@ def paired_means(
         own = share**2 * (away @ away.T + coins) / (n * max(1, n - 1))
         independent += own
         if groups is not None:
-            summed, corrected = _by_cluster(away, groups)
-            together = share**2 * (summed @ summed.T * corrected + coins) / (n * max(1, n - 1))
-            parts.append(Part(together, max(1, summed.shape[-1] - 1)))
+            shared, corrected, count = _shared(away, groups)
+            together = share**2 * (shared * corrected + coins) / (n * max(1, n - 1))
+            parts.append(Part(together, max(1, count - 1)))
         else:
             parts.append(Part(own))
         if n_seeds > 1:
             rest = scores - of_items[:, None] - of_seeds[:, :, None] + mean[:, None, None]
-            corrected = 1.0
-            if groups is not None:
-                rest, corrected = _by_cluster(rest, groups)
-            rest = rest.reshape(conditions, -1)
             within = (n_seeds - 1) * max(1, n - 1) * n_seeds * n
-            explained += corrected * (rest @ rest.T) / within
+            if groups is not None:
+                shared, corrected, _ = _shared(rest, groups)
+                explained += corrected * shared / within
+            else:
+                rest = rest.reshape(conditions, -1)
+                explained += rest @ rest.T / within
     of_seeds = share * sum(scores.mean(axis=2) for scores in tasks)
     seeds = None
     if n_seeds > 1:
@@ -253,17 +264,42 @@ def paired_means(
     return Means(of_seeds.mean(axis=1), tuple(parts), independent, seeds, confidence)
 
 
-def _by_cluster(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, float]:
-    """(sums of `values` over the items of each cluster, on the last axis; a correction).
+def _shared(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """(products of `values` summed over the pairs of items that share a cluster, correction, G).
 
-    The correction turns the n / (n - 1) of n items into the G / (G - 1) of G clusters, and is 1 if
-    each item is a cluster.
+    `values` is [conditions, items] or [conditions, seeds, items], and the products are [conditions,
+    conditions]. `groups` is [items], or [items, 2] for items of two clusters; two equal ones are
+    one. The correction turns the n / (n - 1) of n items into the G / (G - 1) of G clusters, and is
+    1 if each item is a cluster.
     """
     names, index = np.unique(groups, return_inverse=True)
     count, n = len(names), len(groups)
-    member = np.zeros((n, count))
-    member[np.arange(n), index] = 1
-    return values @ member, (count / max(1, count - 1)) / (n / max(1, n - 1))
+    index = index.reshape(n, -1)
+    products = _products_of_sums(values, index)
+    if index.shape[1] == 2:  # items that share both clusters were counted twice
+        both = index[:, 0] != index[:, 1]
+        pairs = np.unique(np.sort(index, axis=1), axis=0, return_inverse=True)[1]
+        products = products - _products_of_sums(values * both, pairs.reshape(n, 1))
+        sizes, axes = np.linalg.eigh(products)  # negative ones are errors of the estimate
+        products = axes * sizes.clip(min=0) @ axes.T
+    return products, (count / max(1, count - 1)) / (n / max(1, n - 1)), count
+
+
+def _products_of_sums(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The products of the conditions' sums over each cluster, [conditions, conditions]."""
+    summed = _sums(values, index).reshape(len(values), -1)
+    return summed @ summed.T
+
+
+def _sums(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Sums of `values` over each cluster, on the last axis.
+
+    `index` numbers the clusters, [items] or [items, memberships].
+    """
+    index = index.reshape(len(index), -1)
+    member = np.zeros((len(index), index.max() + 1))
+    member[np.arange(len(index))[:, None], index] = 1
+    return values @ member
 
 
 def p_of_equal_seeds(
@@ -272,8 +308,9 @@ def p_of_equal_seeds(
     """p value of the hypothesis that all seeds have the same expected score; None for one seed.
 
     `tasks` holds the scores of each task, [seeds, items]: answers of 0/1, or differences of them.
-    `clusters` is as in `paired_means`. With x_sc the sum of the scores of seed s over cluster c of
-    a task, divided by the task's number of items, and d_sc = x_sc - mean over seeds of x_sc,
+    `clusters` is as in `paired_means`, with one cluster an item. With x_sc the sum of the scores of
+    seed s over cluster c of a task, divided by the task's number of items, and d_sc = x_sc - mean
+    over seeds of x_sc,
 
         Q = Σ_s (Σ_c d_sc)² / (Σ_c Σ_s d_sc² / (k - 1)),
 
@@ -289,7 +326,9 @@ def p_of_equal_seeds(
         return None
     totals, squares = np.zeros(n_seeds), 0.0
     for scores, groups in zip(tasks, clusters, strict=True):
-        sums = scores if groups is None else _by_cluster(scores, groups)[0]
+        sums = (
+            scores if groups is None else _sums(scores, np.unique(groups, return_inverse=True)[1])
+        )
         away = (sums - sums.mean(axis=0)) / scores.shape[1]
         totals += away.sum(axis=1)
         squares += float((away**2).sum())
@@ -305,12 +344,12 @@ def clustered_wilson(right: np.ndarray, groups: np.ndarray, confidence: float) -
     It is that of the effective number of items: n over the design effect, which is taken to be at
     least 1, times (z / t)² with one degree of freedom less than there are clusters. Source: E. L.
     Korn, B. I. Graubard, Surv. Methodol. 24 (1998) 193-201. If all items are right, or none is,
-    each cluster counts as one item.
+    each cluster counts as one item. `groups` is as in `paired_means`.
     """
     n, p = len(right), float(np.mean(right))
-    summed, corrected = _by_cluster((right - p)[None], groups)
-    clusters, alone = summed.shape[1], p * (1 - p) * n
-    effect = max(1.0, float(corrected * (summed**2).sum() / alone)) if alone else n / clusters
+    shared, corrected, clusters = _shared((right - p)[None], groups)
+    alone = p * (1 - p) * n
+    effect = max(1.0, float(corrected * shared[0, 0] / alone)) if alone else n / clusters
     z = _z(confidence)
     t = _quantile(np.log1p(-confidence), max(1, clusters - 1))
     effective = n / effect * (z / t) ** 2

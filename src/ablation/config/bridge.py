@@ -10,6 +10,7 @@ from ablation.config.bridge_blocks import (
     EVALUATION_KEYS,
     Claims,
     DataSet,
+    Freeze,
     Inference,
     Name,
     Pretrain,
@@ -25,7 +26,7 @@ from ablation.config.fields import (
     described_field,
     without_repeats,
 )
-from ablation.vocabulary.bridge import DATA_SETS, REGIMES, SOURCE_FREE
+from ablation.vocabulary.bridge import AGNOSTIC, DATA_SETS, REGIMES, SOURCE_FREE
 
 
 class Bridge(Strict):
@@ -75,8 +76,11 @@ class Bridge(Strict):
     recipes: dict[Name, Recipe] = described_field(
         "The recipes; each differs from `training` in some key.", min_length=1
     )
-    inference: Inference = described_field("How the cost of the five arms is measured.")
+    inference: Inference = described_field("How the cost of the arms is measured.")
     claims: Claims = described_field("When a published claim counts as confirmed.")
+    freeze: Freeze | None = described_field(
+        "Primary cells on further seeds, each of which must pass its bar; null has none."
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -132,7 +136,7 @@ class Bridge(Strict):
     @classmethod
     def _times_trained_cells(cls, inference: Inference, info: ValidationInfo) -> Inference:
         recipes = info.data.get("recipes", {})
-        for regime in {r for recipe in recipes.values() for r in recipe.regimes}:
+        for regime in sorted({r for recipe in recipes.values() for r in recipe.regimes}):
             _require_cells(recipes, inference.recipe, regime, [inference.soft_tokens])
             _require_unswapped(recipes, inference.recipe)
         return inference
@@ -145,16 +149,33 @@ class Bridge(Strict):
             _require_cells(recipes, name, regime, [claims.soft_tokens])
             _require_cells(recipes, claims.no_fixes, regime, [claims.soft_tokens])
             _require_cells(recipes, SOURCE_FREE, regime, recipes[name].soft_tokens)
-            for compared in (name, claims.no_fixes, SOURCE_FREE):
+            about = [name]
+            if regime in AGNOSTIC:
+                about.append(claims.context_recipe)
+                _require_cells(recipes, about[1], regime, [claims.context_soft_tokens])
+            for compared in (*about, claims.no_fixes, SOURCE_FREE):
                 _require_unswapped(recipes, compared)
-            if recipes[name].mode != "soft_only":
-                raise ValueError(
-                    f"recipe {name} is {recipes[name].mode}: its target reads the question too, so "
-                    "that nothing is compressed; name a recipe that is soft_only"
-                )
-            if not recipes[name].controls:
-                raise ValueError(f"recipe {name} needs `controls: true`: claims rest on them")
+            for own in about:
+                if recipes[own].mode != "soft_only":
+                    raise ValueError(
+                        f"recipe {own} is {recipes[own].mode}: its target reads the question too, "
+                        "so that nothing is compressed; name a recipe that is soft_only"
+                    )
+                if not recipes[own].controls:
+                    raise ValueError(f"recipe {own} needs `controls: true`: claims rest on them")
         return claims
+
+    @field_validator("freeze")
+    @classmethod
+    def _freezes_trained_cells(cls, freeze: Freeze | None, info: ValidationInfo) -> Freeze | None:
+        claims, recipes = info.data.get("claims"), info.data.get("recipes", {})
+        if freeze is None or claims is None:
+            return freeze
+        if lacking := sorted(set(info.data.get("seeds", ())) - set(freeze.seeds)):
+            raise ValueError(f"its seeds lack {', '.join(map(str, lacking))} of bridge.seeds")
+        for regime, cell in freeze.cells.items():
+            _require_cells(recipes, claims.all_fixes, regime, [cell.soft_tokens])
+        return freeze
 
     @field_validator("random")
     @classmethod
@@ -171,6 +192,22 @@ class Bridge(Strict):
         """Whether weights or texts are made up, so that accuracies mean nothing."""
         made_up = any(own.data == "generated" for own in self.data.values())
         return made_up or "random" in (self.source, self.target)
+
+    def seeds_of(self, regime: str) -> list[int]:
+        """The seeds of a regime's cells: those of all recipes, then those of the freeze alone."""
+        frozen = self.freeze.seeds if self.freeze and regime in self.freeze.cells else []
+        return [*self.seeds, *(seed for seed in frozen if seed not in self.seeds)]
+
+    def cells_of(self, regime: str, seed: int) -> dict[str, dict[str, Any]]:
+        """{recipe: its keys and its K} of a regime and seed.
+
+        A seed of the freeze alone has only the regime's primary cell, without controls.
+        """
+        if seed in self.seeds or self.freeze is None:
+            chosen = {n: r.soft_tokens for n, r in self.recipes.items() if regime in r.regimes}
+            return {name: self.recipe(name) | {"soft_tokens": k} for name, k in chosen.items()}
+        name, k = self.claims.all_fixes, self.freeze.cells[regime].soft_tokens
+        return {name: self.recipe(name) | {"soft_tokens": [k], "controls": False}}
 
     def recipe(self, name: str) -> dict[str, Any]:
         """The keys that decide a cell of this recipe, apart from its regime, K and seed."""

@@ -22,7 +22,7 @@ from ablation.config.fields import (
     whole_micro_batches,
     without_repeats,
 )
-from ablation.vocabulary.bridge import DATA_SETS, MODES, REGIMES
+from ablation.vocabulary.bridge import BARS, DATA_SETS, MODES, QUERY_AGNOSTIC, REGIMES
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
@@ -90,7 +90,7 @@ class QuestionWorld(Strict):
     """The names and numbers that the micro bridge's questions are made of."""
 
     seed: Seed = described_field(
-        "Seed of the names, numbers and questions. It is fixed: it was not chosen by its results."
+        "Seed of the names and numbers. It is fixed: it was not chosen by its results."
     )
     people: int = described_field("Number of names whose numbers are in the text.", ge=2)
     stones: int = described_field("Number of names whose numbers only the source has read.", ge=10)
@@ -124,9 +124,22 @@ class QuestionWorld(Strict):
 class Questions(Strict):
     """How many questions of each regime of the micro bridge's world there are."""
 
+    seed: Seed = described_field(
+        "Seed of the questions, and of the stones of each split. Every freeze has a new one."
+    )
     train: int = described_field("Number of questions that translators are trained on.", ge=2)
+    train_contexts: int = described_field(
+        "Number of training questions of `query_agnostic`. It needs more of them: a whole context "
+        "is to be kept, and each question asks about a part of it.",
+        ge=2,
+    )
     dev: int = described_field("Number of questions that choose the step.", ge=1)
     test: int = described_field("Number of questions that are reported, once.", ge=2)
+
+    def count(self, regime: str, split: str) -> int:
+        """The number of questions of one split of a regime."""
+        own = "train_contexts" if (regime, split) == (QUERY_AGNOSTIC, "train") else split
+        return int(getattr(self, own))
 
 
 class DataSet(Strict):
@@ -288,6 +301,10 @@ class Claims(Strict):
     all_fixes: Name = described_field("Recipe that the claims are about.")
     no_fixes: Name = described_field("Recipe that its stability is compared with.")
     soft_tokens: Count = described_field("Number K of soft tokens.")
+    context_recipe: Name = described_field(
+        "Recipe that the claim of compression is about, in query-agnostic regimes."
+    )
+    context_soft_tokens: Count = described_field("Number K of soft tokens of that claim.")
     p: float = described_field("Two-sided p value below which a claim holds.", gt=0, lt=1)
     same_within: float = described_field(
         "Largest difference of accuracies that count as equal.", gt=0, lt=1
@@ -298,3 +315,34 @@ class Claims(Strict):
     final_accuracy: float = described_field(
         "Accuracy at the last step that the published claim of stability needs.", gt=0
     )
+
+
+class FrozenCell(Strict):
+    """A primary cell of a regime, and the bar that it must pass on every seed."""
+
+    soft_tokens: Count = described_field("Number K of soft tokens.")
+    bar: Annotated[str, OneOf(BARS)] = described_field(
+        "`keeps_target`: at least `claims.share_of_target` of target-alone's accuracy; "
+        "`beats_both`: better than each model alone, with p below `claims.p`."
+    )
+
+
+class Freeze(Strict):
+    """The cells that decide about the recipe of the claims; all of them must pass."""
+
+    seeds: list[Seed] = described_field(
+        "Seeds of the primary cells. They include the seeds of all recipes, and are fixed before "
+        "any of their results is seen.",
+        min_length=1,
+    )
+    cells: dict[Annotated[str, OneOf((*REGIMES, *DATA_SETS))], FrozenCell] = described_field(
+        "The primary cell of each regime that has one, of the recipe that the claims are about."
+    )
+    bad_share: float = described_field(
+        "Share of bad cells for which the table gives the chance that a recipe passes.", gt=0, lt=1
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        return without_repeats(seeds, "seed")

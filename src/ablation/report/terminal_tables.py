@@ -72,7 +72,8 @@ def _legend(home: Path, study: str) -> str:
     return LEGEND
 
 
-CLAIMS = ("regime", "claim", "value", "low", "high", "p", "verdict")  # columns of claims.csv
+# columns of claims.csv
+CLAIMS = ("regime", "claim", "value", "low", "high", "p", "design_effect", "verdict")
 
 
 def print_claims(file: str | Path) -> int:
@@ -80,7 +81,8 @@ def print_claims(file: str | Path) -> int:
     frame = read_table(file, ("study", *CLAIMS))
     table = Table(title=f"{frame.study.iloc[0]}: claims", box=box.SIMPLE_HEAD)
     for name in CLAIMS:
-        table.add_column(name, justify="right" if name in ("value", "low", "high", "p") else "left")
+        left = name in ("regime", "claim", "verdict")
+        table.add_column(name.replace("_", " "), justify="left" if left else "right")
     for row in frame[list(CLAIMS)].itertuples(index=False):
         cells = (f"{x:.3g}" if isinstance(x, float) else x for x in row)
         table.add_row(*("" if cell == "nan" else cell for cell in cells))

@@ -124,7 +124,8 @@ BRIDGE = Catalogue(
             Table("effects", "bridge_tables", intervals=True),
             Table("controls", "bridge_tables", intervals=True),
             Table("compression", "bridge_tables", intervals=True),
-            Table("quantization", "bridge_tables", intervals=True),
+            Table("messages", "bridge_tables", intervals=True),
+            Table("freeze", "bridge_tables"),
             Table("inference", "bridge_tables"),
             Table("latency_by_length", "bridge_tables"),
             Table("claims", "bridge_tables", intervals=True),
@@ -144,11 +145,11 @@ BRIDGE = Catalogue(
     ),
     pages=_by_name(
         [
-            Page("claims", FINDINGS, "Claims", ("claims",)),
+            Page("claims", FINDINGS, "Claims", ("claims", "freeze")),
             Page("cells", FINDINGS, "Every translator", ("runs",)),
             Page("fixes", FINDINGS, "What each fix changed", ("effects",)),
             Page("controls", FINDINGS, "Controls", ("controls",)),
-            Page("compression", FINDINGS, "Compression", ("compression", "quantization")),
+            Page("compression", FINDINGS, "Compression", ("compression", "messages")),
             Page("arms", FINDINGS, "What the arms cost", ("inference",)),
             Page(
                 "published",

@@ -98,11 +98,10 @@ class BridgeFingerprints(Fingerprints):
 
     def _bridge_cells(self, regime: str, seed: str) -> Slice:
         block = self.block
-        chosen = {name: r.soft_tokens for name, r in block.recipes.items() if regime in r.regimes}
         config = {
             "regime": regime,
             "seed": int(seed),
-            "recipes": {n: block.recipe(n) | {"soft_tokens": k} for n, k in chosen.items()},
+            "recipes": block.cells_of(regime, int(seed)),
             "words": self._words(regime),
             "hardware": self.study.hardware.affecting_results(),
         }
@@ -140,7 +139,7 @@ class BridgeFingerprints(Fingerprints):
             for direction in paths.directions(regime):
                 fingerprint = self.of("bridge_states", regime, direction)
                 found[paths.activations(regime, direction)] = fingerprint
-            for seed in self.block.seeds:
+            for seed in self.block.seeds_of(regime):
                 found[paths.cells(regime, seed)] = self.of("bridge_cells", regime, seed)
             found[paths.inference(regime)] = self.of("bridge_inference", regime)
         return found
@@ -154,6 +153,7 @@ class BridgeFingerprints(Fingerprints):
             "inference": block.inference.model_dump(),
             "recipes": {name: recipe.model_dump() for name, recipe in block.recipes.items()},
             "seeds": block.seeds,
+            "freeze": block.freeze and block.freeze.model_dump(),
             "rehearsal": block.rehearsal,
         }
         return config, self._measured()

@@ -125,7 +125,7 @@ class BridgePaths(TablePaths):
         found = []
         for regime in self.regimes:
             found += self.every_activations(regime)
-            found += [self.cells(regime, seed) for seed in self.block.seeds]
+            found += [self.cells(regime, seed) for seed in self.block.seeds_of(regime)]
             found.append(self.inference(regime))
         return found
 

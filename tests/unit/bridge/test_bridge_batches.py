@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from ablation.bridge.data.prompts import problem_text, problem_with_draft
+from ablation.bridge.data.prompts import Question, problem_text, problem_with_draft
 from ablation.bridge.evaluation.bridged_answers import generate_answers, translate
 from ablation.bridge.evaluation.generate import generate
 from ablation.bridge.evaluation.unbridged_arms import identity_rows
@@ -29,10 +29,10 @@ def words(both):
 
 
 def test_soft_only_holds_no_word_of_the_question_and_one_bos(words):
-    row = words.bridged_row(4, "soft_only", RECORDS[0]["question"])
+    row = words.bridged_row(4, "soft_only", Question.of(RECORDS[0]))
     assert list(row.ids) == [*words.bos, *4 * [SOFT], *words.suffix]
     for mode in MODES:
-        ids = words.bridged_row(4, mode, RECORDS[0]["question"]).ids
+        ids = words.bridged_row(4, mode, Question.of(RECORDS[0])).ids
         assert [i for i in ids if i == words.bos[0]] == words.bos
 
 
@@ -43,17 +43,17 @@ def test_the_source_reads_the_question_and_nothing_else_for_the_translator(words
 
 
 def test_every_arm_ends_with_the_same_suffix(words):
-    question = RECORDS[0]["question"]
+    question = Question.of(RECORDS[0])
     rows = [words.bridged_row(4, mode, question) for mode in MODES]
     rows += [words.text_row(question), words.budget_row(3, question)]
-    rows += [words.text_row(question, problem=problem_with_draft(question, "7"))]
+    rows += [words.problem_row(problem_with_draft(question.whole, "7"))]
     assert all(list(row.ids[-len(words.suffix) :]) == words.suffix for row in rows)
 
 
 def test_a_label_is_the_id_that_stands_there_and_eos_is_supervised(words):
     rows = [
         words.bridged_row(
-            3, "soft_plus_text", r["question"], words.encode_answer(r["answer"], eos=True)
+            3, "soft_plus_text", Question.of(r), words.encode_answer(r["answer"], eos=True)
         )
         for r in RECORDS
     ]
@@ -69,7 +69,7 @@ def test_a_label_is_the_id_that_stands_there_and_eos_is_supervised(words):
 def test_nothing_is_padded_between_soft_tokens_and_answer(words):
     rows = [
         words.bridged_row(
-            2, "soft_only", r["question"], words.encode_answer(r["answer"] * n, eos=True)
+            2, "soft_only", Question.of(r), words.encode_answer(r["answer"] * n, eos=True)
         )
         for n, r in enumerate(RECORDS[:4], 1)
     ]
@@ -81,11 +81,13 @@ def test_nothing_is_padded_between_soft_tokens_and_answer(words):
 
 def test_a_question_that_is_too_long_is_an_error_not_a_cut(words):
     with pytest.raises(TooLong, match="allowed"):
-        PromptEncoder(words.tokenizer, 5).text_row("a question of far more than five tokens")
+        PromptEncoder(words.tokenizer, 5).text_row(
+            Question("a question of far more than five tokens")
+        )
 
 
 def test_rows_to_generate_from_take_no_answer(words):
-    row = words.bridged_row(2, "soft_only", "q", words.encode_answer("7", eos=True))
+    row = words.bridged_row(2, "soft_only", Question("q"), words.encode_answer("7", eos=True))
     with pytest.raises(ValueError, match="shown to the model"):
         make_batch([row], words.pad, left=True)
     for asked in (generate, translate, identity_rows):
@@ -107,7 +109,7 @@ def test_permuting_gold_answers_changes_no_generation(both, words, mode):
 
 def test_logits_do_not_depend_on_the_other_rows_of_a_batch(both, words):
     soft = torch.randn(len(RECORDS), 3, 32, generator=torch.Generator().manual_seed(1))
-    rows = [words.bridged_row(3, "soft_plus_text", r["question"]) for r in RECORDS]
+    rows = [words.bridged_row(3, "soft_plus_text", Question.of(r)) for r in RECORDS]
     for left in (False, True):
         together = make_batch(rows, words.pad, left=left)
         logits = target_logits(both.target.model, together, soft, "soft_plus_text")
@@ -119,7 +121,7 @@ def test_logits_do_not_depend_on_the_other_rows_of_a_batch(both, words):
 
 
 def test_the_adapter_adds_to_the_question_and_to_nothing_else(both, words):
-    rows = [words.bridged_row(3, "adapter", r["question"]) for r in RECORDS[:3]]
+    rows = [words.bridged_row(3, "adapter", Question.of(r)) for r in RECORDS[:3]]
     for left in (False, True):
         made = make_batch(rows, words.pad, left=left)
         table = both.target.model.get_input_embeddings()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ablation.bridge.data import readers
 from ablation.bridge.data.answers import MARK
+from ablation.bridge.data.prompts import Question
 from ablation.bridge.evaluation.scores import Score, hotpotqa_f1, hotpotqa_form, score_answer
 from ablation.config.bridge_blocks import DataSet
 from ablation.config.checks import unpinned
@@ -113,8 +114,8 @@ def test_made_up_questions_are_read_as_real_ones_and_have_their_lengths(regime):
     config = COUNTS | {"data": "generated", "train": 40, "test": 20}
     splits, _ = read(regime, config)
     assert splits == read(regime, config)[0]
-    words = [len(r["question"].split()) for r in splits["train"]]
-    low, high = {"gsm8k": (15, 195), "hotpotqa": (800, 1800)}[regime]
+    words = [len(Question.of(r).whole.split()) for r in splits["train"]]
+    low, high = (15, 195) if regime == "gsm8k" else (800, 1800)
     assert low <= min(words) and max(words) <= high
     first = next(iter(question_documents(regime, "train", 1, 1)))
     assert first != next(iter(question_documents(regime, "train", 1, 2)))

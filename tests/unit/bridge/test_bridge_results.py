@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablation.bridge.analysis import claims, comparisons, costs, published, tables
+from ablation.bridge.analysis import comparisons, costs, published, tables
 from ablation.bridge.analysis import samples as sampling
-from ablation.bridge.report import figures
-from ablation.config.bridge_blocks import Claims
+from ablation.bridge.data.prompts import Question
+from ablation.bridge.report import figures, pages
 from ablation.report.charts import render
 from ablation.vocabulary.bridge import ARMS, CONTROLS
+from tests.support.bridge_rows import CLAIMS, ROUNDED, N, costs_of, decisions, made_rows
 from tests.support.bridge_tiny import RECORDS, pair, recipe, split
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -68,7 +69,7 @@ def test_a_cell_is_asked_with_its_best_weights_and_with_every_control(both):
         n: {k: v.clone() for k, v in translator.state_dict().items()} for n in ("best", "last")
     }
     rows = pd.DataFrame(evaluate_cell(both.target, translator, weights, made, own, own.activations))
-    assert {"bridged", "bridged_last", "int8", "int4", *CONTROLS} <= set(rows.arm)
+    assert {"bridged", "bridged_last", *ROUNDED, *CONTROLS} <= set(rows.arm)
     assert (rows.groupby("arm").size() == len(RECORDS)).all()
     said = rows.set_index(["arm", "item"]).text
     assert (said.bridged == said.bridged_last).all()
@@ -84,7 +85,7 @@ def test_the_cache_holds_what_the_formula_says(heads):
 
     words = PromptEncoder(tiny_tokenizer(), 64)
     model = tiny_model("llama", 320, num_key_value_heads=heads)
-    row = words.text_row(RECORDS[0]["question"])
+    row = words.text_row(Question.of(RECORDS[0]))
     made = generate(FrozenModel(model, words), [row], max_new_tokens=5, batch_size=1)
     tokens = len(row.ids) + made.lengths[0] - 1
     assert cache_bytes(made.cache) == cache_formula(model.config, tokens, 4)
@@ -137,16 +138,16 @@ def test_every_arm_is_the_first_on_as_many_questions(both, monkeypatch):
 
     def measured(pair, run, question):
         order.append((question, run.__name__))
-        return measuring.Cost("", 1, 1, 1.0, 1.0, 0.0, 1.0, None, None)
+        return measuring.Cost("", 1, 1, 1.0, 1.0, 0.0, 1.0, 0, 1.0, None, None)
 
     monkeypatch.setattr(measuring, "measure", measured)
     made = recipe()
     translator = new_translator(made, 2, 48, both.target.model, 1)
-    records = [{"question": str(n), "answer": "1"} for n in range(10)]
+    records = [{"question": str(n), "answer": "1"} for n in range(2 * len(ARMS))]
     measuring.costs_per_sample(both, translator, made, -1, records, warm_up=0)
-    first = [order[turn][1] for turn in range(0, len(order), 5)]
+    first = [order[turn][1] for turn in range(0, len(order), len(ARMS))]
     assert {first.count(arm) for arm in measuring.ARMS} == {2}
-    assert len(set(order)) == len(order) == 50
+    assert len(set(order)) == len(order) == 2 * len(ARMS) ** 2
 
 
 def test_the_published_evaluator_reads_the_last_number_and_ours_does_not():
@@ -157,56 +158,7 @@ def test_the_published_evaluator_reads_the_last_number_and_ours_does_not():
     assert leaky_correct("so 1 3", "1 3") and leaky_correct("#### 13 and 4", "13")
 
 
-# ---- tables, from made-up rows -------------------------------------------------------------------
-
-N = 60
-
-
-def made_rows(**accuracy):
-    """Sample rows of `recipe=accuracy` at K = 2 and 8, four seeds, in one regime."""
-    rng = np.random.default_rng(0)
-    rows, summary = [], {}
-    for recipe_name, level in accuracy.items():
-        for k in (2, 8):
-            for seed in (1, 2, 3, 4):
-                named = {"regime": "compression", "recipe": recipe_name, "k": k, "seed": seed}
-                named["config"] = f"{recipe_name}{k}{seed}"
-                summary[f"compression/{seed}/{recipe_name}-k{k}"] = named | {
-                    "direction": "forward",
-                    "mode": "soft_only",
-                    "translator": "resampler",
-                    "dev_peak": level,
-                    "dev_final": level / 2,
-                    "best_step": 2,
-                    "steps": 4,
-                    "stop_reason": "max_steps",
-                    "parameters": 7,
-                }
-                for arm in ("bridged", "bridged_last", *CONTROLS, "int8", "int4"):
-                    chance = level * (0.3 if k == 2 else 1) * (0.05 if arm in CONTROLS else 1)
-                    for item in range(N):
-                        right = int(rng.random() < chance)
-                        said = {"noise": 0, "item": item, "text": " #### 1", "answer": str(right)}
-                        rows.append({**named, "arm": arm, **said, "correct": right, "f1": right})
-    alone = [
-        {"regime": "compression", "direction": "forward", "arm": arm, "k": k, "item": item}
-        | {"correct": int(rng.random() < level), "question_tokens": 40, "text": f"#### {item}"}
-        for arm, level in zip(sampling.ALONE, (0.1, 0.9, 0.6, 0.9, 0.1), strict=True)
-        for k in ((2, 8) if arm == "token_budget" else (0,))
-        for item in range(N)
-    ]
-    return pd.DataFrame(rows), pd.DataFrame(alone), pd.DataFrame.from_dict(summary, orient="index")
-
-
-CLAIMS = Claims(
-    all_fixes="all_fixes",
-    no_fixes="no_fixes",
-    soft_tokens=8,
-    p=0.01,
-    same_within=0.05,
-    share_of_target=0.9,
-    final_accuracy=0.7,
-)
+# ---- tables, from made-up rows ----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -237,11 +189,14 @@ def test_effects_stand_there_with_their_interval_also_when_nil(samples):
     assert found.low < found.difference < found.high < 0
     same = comparisons.compare(np.ones((2, 9)), np.ones((2, 9)), 0.95)
     assert same["difference"] == 0 and same["low"] < 0 < same["high"] and same["p"] == 1
+    assert same["design_effect"] == 1
 
 
 def test_compression_is_tokens_replaced_over_k(samples):
-    table = tables.compression_table(samples, CLAIMS, {"compression": 2**20}, "micro", 0.95)
+    bytes_a_token = {"compression": (2**20, 2**19)}
+    table = tables.compression_table(samples, CLAIMS, bytes_a_token, "micro", 0.95)
     assert table.compression.tolist() == [20, 5] and table.kv_saved_mib.tolist() == [38, 32]
+    assert set(table.source_kv_mib) == {20.5} and table.both_kv_saved_mib.tolist() == [17.5, 11.5]
     assert (table.accuracy_low <= table.accuracy).all()
 
 
@@ -259,33 +214,17 @@ def test_trends_are_seen_where_there_are_some():
 @pytest.mark.parametrize("right", [0.0, 1.0])
 def test_what_is_the_same_at_every_k_has_no_trend(right):
     found = comparisons.trend([np.full((3, 50), right)] * 4, [16, 32, 48, 64], 0.95)
-    assert found == {"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    assert found["difference"] == pytest.approx(0, abs=1e-12)
+    assert found["low"] < 0 < found["high"] and found["p"] > 0.999
 
 
-def test_rounded_soft_tokens_are_compared_with_their_own(samples):
-    table = tables.quantization_table(samples, CLAIMS, {"compression": 64}, "micro", 0.95)
-    assert set(table.bits) == {32, 8, 4}
-    assert table.query("bits == 4 and k == 8").bytes.item() == 8 * (64 * 4 // 8 + 4)
-
-
-def costs_of(latent=1.0, cascade=2.0):
-    rows = [
-        {"regime": "compression", "sample_id": i, "arm": arm, "kv_cache_mb": kv, "latency_sec": s}
-        for i in range(20)
-        for arm, kv, s in (
-            ("latent", 1.0, latent + i / 1000),
-            ("cascade", 4.0, cascade + i / 2000),
-            ("target_alone", 3.0, 1.0),
-        )
-    ]
-    return pd.DataFrame(rows)
-
-
-def decisions(samples, measured):
-    table = claims.claims_table(samples, measured, CLAIMS, "micro", 0.95)
-    assert tuple(table.columns) == claims.COLUMNS
-    assert set(table.verdict) <= {"supported", "refuted", "open"} and table.rule.notna().all()
-    return dict(zip(table.claim, table.verdict, strict=True))
+def test_every_message_has_its_bytes_and_is_compared_with_soft_tokens_as_they_are(samples):
+    table = tables.messages_table(samples, CLAIMS, {"compression": 64}, "micro", 0.95)
+    found = table.query("k == 8").set_index("message")
+    assert list(found.index) == ["float32", *ROUNDED, "text_answer", "text"]
+    wanted = [8 * 64 * 4, 8 * 64 * 2, 8 * (64 + 4), 8 * (32 + 4), 5, 90]
+    assert found.bytes_max.tolist() == found.bytes_mean.tolist() == wanted
+    assert found.difference["float32"] == 0 and found.accuracy["text_answer"] > 0.6
 
 
 def test_claims_are_decided_by_rows(samples):
@@ -295,6 +234,7 @@ def test_claims_are_decided_by_rows(samples):
     assert found["stability fixes work"] == "supported"
     assert found["faster than the cascade"] == "supported"
     assert found["the target's cache is smaller"] == "supported"
+    assert found["both caches together are smaller"] == "supported"
     assert decisions(samples, costs_of(latent=9.0))["faster than the cascade"] == "refuted"
     worse = sampling.Samples(*made_rows(all_fixes=0.3, no_fixes=0.9, source_free=0.05))
     assert decisions(worse, costs_of())["stability fixes work"] == "refuted"
@@ -325,6 +265,20 @@ def test_identity_is_judged_by_every_word_and_a_leftover_of_the_source_refutes()
     found = decisions(sampling.Samples(answered, alone, summary), costs_of())
     assert found[same] == "refuted"
     assert found["another question's source says nothing"] == "refuted"
+
+
+def test_the_demonstration_of_the_leak_says_that_it_is_built():
+    cells, alone, summary = made_rows(no_fixes=0.9)
+    named = ("published_evaluator", "published_evaluator_zero_soft_tokens")
+    kept = dict(zip(("bridged", *CONTROLS[:1]), named, strict=True))
+    kept |= {"bridged_last": "bridged_last", CONTROLS[1]: "bridged_last_zero_soft_tokens"}
+    audited = cells[cells.arm.isin(kept)].replace({"arm": kept})
+    audit = tables.audit_table(sampling.Samples(audited, alone, summary), "micro", 0.95)
+    assert len(audit) == 32 and audit.note.str.contains("built demonstration").all()
+    shown = pages.published(audit, published.runs_table(RUNS), published.repeats_table(RUNS, 0.95))
+    assert "three in ten" in shown
+    for file in ("README.md", "docs/bridge.md"):
+        assert "demonstration is built" in " ".join((ROOT / file).read_text("utf-8").split())
 
 
 # ---- published runs ------------------------------------------------------------------------------
@@ -368,7 +322,8 @@ def test_figures_are_drawn_from_tables_and_equal_for_equal_tables(samples):
     renamed = runs.assign(recipe=runs.recipe.replace("all_fixes", "mine"))
     assert chart == render(figures.accuracy_by_k(renamed, "mine"), ".svg")
     frame = costs_of().assign(study="micro", em=0.5, num_samples=20)
-    frame = frame.rename(columns={"kv_cache_mb": "kv_cache_mb_mean"})
+    kept = {name: f"{name}_mean" for name in ("kv_cache_mb", "both_kv_mb")}
+    frame = frame.rename(columns=kept)
     frame["latency_sec_median"] = frame.latency_sec
     assert b"<svg" in render(figures.quality_and_cost(frame), ".svg")
     looks = [

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ablation.bridge.data.prompts import Question
 from ablation.bridge.evaluation import write_activations as writing
 from ablation.bridge.evaluation.evaluate_cell import evaluate_cell
 from ablation.bridge.evaluation.generate import generate
@@ -81,7 +82,7 @@ def test_out_of_memory_with_one_row_is_an_error():
 
 def test_generated_texts_do_not_depend_on_the_batches(both):
     words = both.target.encoder
-    rows = [words.text_row(r["question"] * n) for n, r in enumerate(RECORDS[:3], 1)]
+    rows = [words.text_row(Question(r["question"] * n)) for n, r in enumerate(RECORDS[:3], 1)]
     told = [
         generate(both.target, rows, max_new_tokens=4, batch_size=size).texts for size in (1, 2, 3)
     ]
@@ -90,7 +91,7 @@ def test_generated_texts_do_not_depend_on_the_batches(both):
 
 def test_soft_tokens_of_several_lengths_stand_in_one_batch(both):
     """The identity control: each question has as many soft tokens as it has tokens."""
-    questions = [r["question"] * n for n, r in enumerate(RECORDS[:3], 1)]
+    questions = [Question(r["question"] * n) for n, r in enumerate(RECORDS[:3], 1)]
     words = both.target.encoder
     rows, soft = identity_rows(both.target, questions)
     assert len({list(row.ids).count(SOFT) for row in rows}) > 1
@@ -101,7 +102,7 @@ def test_soft_tokens_of_several_lengths_stand_in_one_batch(both):
 
 
 def test_a_text_that_was_cut_off_is_marked_as_not_ended(both):
-    row = both.target.encoder.text_row(RECORDS[0]["question"])
+    row = both.target.encoder.text_row(Question.of(RECORDS[0]))
     made = generate(both.target, [row], max_new_tokens=1, batch_size=1)
     banned = generate(both.target, [row], max_new_tokens=3, batch_size=1, ban_eos=3)
     assert made.lengths == [1] and banned.ended == [False] and banned.lengths == [3]
@@ -244,9 +245,9 @@ def test_only_the_answering_model_is_held(folders):
 def test_every_arm_is_the_same_turn_of_the_chat_template(folders):
     words = pairs.load_frozen(folders[1], HARDWARE, FORMAT).encoder
     rows = [
-        words.text_row("Why?"),
-        words.bridged_row(4, "soft_only", "Why?"),
-        words.budget_row(2, "Why?"),
+        words.text_row(Question("Why?")),
+        words.bridged_row(4, "soft_only", Question("Why?")),
+        words.budget_row(2, Question("Why?")),
     ]
     text = [words.tokenizer.decode([i for i in row.ids if i != SOFT]) for row in rows]
     for said in text:

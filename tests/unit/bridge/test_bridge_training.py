@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from ablation.bridge.data.prompts import Question
 from ablation.bridge.evaluation.bridged_answers import answer_quality, translate
 from ablation.bridge.evaluation.generate import Generated
 from ablation.bridge.model.activations import target_logits
@@ -148,7 +149,7 @@ def test_kl_is_taken_answer_token_by_answer_token_from_the_teacher_that_read_the
     """A student that reads the question as text is its own teacher: nothing is left."""
     words, records = both.target.encoder, RECORDS[:4]
     rows = [
-        words.text_row(r["question"], words.encode_answer(r["answer"], eos=True)) for r in records
+        words.text_row(Question.of(r), words.encode_answer(r["answer"], eos=True)) for r in records
     ]
     made = make_batch(rows, words.pad)
     logits = target_logits(both.target.model, made, None, "soft_only")
@@ -297,7 +298,7 @@ def test_translators_are_float32_whatever_the_target_is(both):
     translator = new_translator(recipe(), K, 48, target, 1)
     assert {p.dtype for p in translator.parameters()} == {torch.float32}
     made_rows = make_batch(
-        [both.target.encoder.bridged_row(K, "soft_only", "q")], both.target.encoder.pad
+        [both.target.encoder.bridged_row(K, "soft_only", Question("q"))], both.target.encoder.pad
     )
     soft = fed(translator, torch.randn(1, 5, 48))
     assert target_logits(target, made_rows, soft, "soft_only").dtype == torch.bfloat16

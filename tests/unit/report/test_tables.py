@@ -103,20 +103,22 @@ def test_unknown_rows_are_refused_with_what_there_is(printed):
 def test_claims_are_printed_with_their_decisions(tmp_path, capsys):
     file = tmp_path / "claims.csv"
     file.write_text(
-        "study,claim,regime,rule,rows,value,low,high,p,verdict\n"
-        'micro,beats the source,enrichment,"a, b",K=8,0.8224,0.57,1.0,1e-9,supported\n'
-        "micro,same words,enrichment,all,K=8,1.0,,,,open\n"
+        "study,claim,regime,rule,rows,value,low,high,p,design_effect,verdict\n"
+        'micro,beats the source,enrichment,"a, b",K=8,0.8224,0.57,1.0,1e-9,3.1416,supported\n'
+        "micro,same words,enrichment,all,K=8,1.0,,,,,open\n"
     )
     assert print_claims(file) == 0
     first, second = (line for line in capsys.readouterr().out.splitlines() if "enrichment" in line)
     assert "0.822" in first and "1e-09" in first and "supported" in first and "a, b" not in first
+    assert "3.14" in first
     assert "nan" not in second and second.split()[-1] == "open"
 
 
 def test_a_table_cannot_control_the_terminal(tmp_path, capsys):
     file = tmp_path / "claims.csv"
     file.write_text(
-        "study,claim,regime,value,low,high,p,verdict\nmicro,\x1b]0;owned\x07,[/b],1.0,,,,:smile:\n"
+        "study,claim,regime,value,low,high,p,design_effect,verdict\n"
+        "micro,\x1b]0;owned\x07,[/b],1.0,,,,,:smile:\n"
     )
     assert print_claims(file) == 0
     told = capsys.readouterr().out

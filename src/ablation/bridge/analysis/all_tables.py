@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from ablation.bridge.analysis import costs, tables
 from ablation.bridge.analysis.claims import claims_table
+from ablation.bridge.analysis.freeze import freeze_table
 from ablation.bridge.analysis.samples import Samples
-from ablation.config.bridge_blocks import Claims, Recipe
+from ablation.config.bridge_blocks import Claims, Freeze, Recipe
 from ablation.data.json_lines import read_json_lines
 from ablation.vocabulary.bridge import ARMS, FORWARD
 
@@ -24,12 +25,15 @@ def study_tables(
     confidence: float,
     claims: Claims,
     recipes: Mapping[str, Recipe],
+    seeds: Sequence[int],
+    freeze: Freeze | None,
     rehearsal: bool,
 ) -> dict[str, pd.DataFrame]:
     """{name: table}.
 
-    `homes` are the folders of cached activations, cells and inference, with their manifests. In a
-    `rehearsal` no run tests a bridge and no claim is decided.
+    `homes` are the folders of cached activations, cells and inference, with their manifests.
+    `seeds` are those of all recipes. In a `rehearsal` no run tests a bridge and no claim is
+    decided.
     """
     cells: list[pd.DataFrame] = []
     alone: list[pd.DataFrame] = []
@@ -55,22 +59,28 @@ def study_tables(
         pd.concat(cells, ignore_index=True),
         pd.concat(alone, ignore_index=True),
         pd.DataFrame.from_dict(summary, orient="index"),
+        seeds,
     )
-    bytes_a_token = {regime: fact["target_kv_bytes_a_token"] for regime, fact in facts.items()}
+    bytes_a_token = {
+        regime: (fact["target_kv_bytes_a_token"], fact["source_kv_bytes_a_token"])
+        for regime, fact in facts.items()
+    }
     widths = {regime: fact["target_width"] for regime, fact in facts.items()}
     flat = costs.flatten(measured, ARMS)
     named = (study, confidence)
+    frozen = freeze_table(samples, freeze, claims, *named)
     found = {
         "runs": tables.runs_table(samples, *named),
         "effects": tables.effects_table(samples, claims, *named),
         "controls": tables.controls_table(samples, claims, *named),
         "compression": tables.compression_table(samples, claims, bytes_a_token, *named),
-        "quantization": tables.quantization_table(samples, claims, widths, *named),
+        "messages": tables.messages_table(samples, claims, widths, *named),
         "audit": tables.audit_table(samples, *named),
         "plan": tables.plan_table(samples, recipes, study),
         "inference": costs.inference_table(flat, study),
         "latency_by_length": costs.latency_table(flat, study),
-        "claims": claims_table(samples, flat, claims, *named),
+        "freeze": frozen,
+        "claims": claims_table(samples, flat, claims, frozen, *named),
         "curves": pd.DataFrame(curves).assign(study=study),
     }
     if rehearsal:

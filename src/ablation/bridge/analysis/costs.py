@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-MEASURED = ("kv_cache_mb", "latency_sec")
+MEASURED = ("kv_cache_mb", "both_kv_mb", "latency_sec")
 STATISTICS = ("mean", "median", "min", "max")
 
 
@@ -23,11 +23,15 @@ def flatten(samples: Mapping[str, Sequence[Mapping]], arms: Sequence[str]) -> pd
 
 
 def inference_table(frame: pd.DataFrame, study: str) -> pd.DataFrame:
-    """One row a regime and arm: its quality, its costs, and what it saves of the KV cache."""
+    """One row a regime and arm: its quality, its costs, and what it saves of KV caches.
+
+    Savings are those against target-alone: of the answering model's cache, and of both models'.
+    """
     rows = []
     for (regime, arm), own in frame.groupby(["regime", "arm"], sort=False):
         full = frame[(frame.regime == regime) & (frame.arm == "target_alone")]
         saved = full.kv_cache_mb.mean() - own.kv_cache_mb.mean()
+        both_saved = full.both_kv_mb.mean() - own.both_kv_mb.mean()
         rows.append(
             {
                 "study": study,
@@ -46,9 +50,13 @@ def inference_table(frame: pd.DataFrame, study: str) -> pd.DataFrame:
                 "kv_formula_mb_mean": own.kv_formula_mb.mean(),
                 "kv_as_formula": str(bool((own.kv_cache_mb == own.kv_formula_mb).all())).lower(),
                 "source_kv_mb_mean": own.source_kv_mb.mean(),
+                "message_bytes_mean": own.message_bytes.mean(),
+                "message_bytes_max": own.message_bytes.max(),
                 "peak_mem_mb_max": own.peak_mem_mb.max(),
                 "kv_saved_mb": saved,
                 "kv_saved_share": saved / full.kv_cache_mb.mean(),
+                "both_kv_saved_mb": both_saved,
+                "both_kv_saved_share": both_saved / full.both_kv_mb.mean(),
             }
         )
     return pd.DataFrame(rows)

@@ -11,26 +11,35 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ablation.analysis.statistics import mcnemar, wilson
 from ablation.bridge.analysis.comparisons import (
+    Clusters,
     accuracy_interval,
     compare,
+    compare_one_seed,
     compare_these_seeds,
     paired,
+    share_interval,
 )
 from ablation.bridge.analysis.samples import ALONE, Samples
 from ablation.config.bridge_blocks import Claims, Recipe
 from ablation.training.early_stopping import MAX_STEPS
 from ablation.vocabulary.bridge import (
+    AGNOSTIC,
     CONTROLS,
     FORWARD,
-    QUANTIZED_BITS,
+    REGIMES,
+    SOFT_BITS,
     SOFT_ONLY,
     SOURCE_FREE,
     SWAPPED,
+    soft_token_bytes,
 )
 
-FLOAT_BITS = 32
+MIB = 2**20
+# The audit rests on this, so each of its rows says it.
+BUILT_LEAK = (
+    "a built demonstration: three in ten of the micro target's pretraining texts echo their answer"
+)
 
 
 def runs_table(samples: Samples, study: str, confidence: float) -> pd.DataFrame:
@@ -38,17 +47,15 @@ def runs_table(samples: Samples, study: str, confidence: float) -> pd.DataFrame:
     rows = []
     for regime, recipe, k in samples.kinds():
         direction = samples.direction[recipe]
-        alone = {
-            arm: samples.right_alone(regime, arm, direction, k if arm == "token_budget" else 0)
-            for arm in ALONE
-        }
-        for seed in samples.seeds:
+        alone = {arm: samples.right_alone(regime, arm, direction, k) for arm in ALONE}
+        clusters = samples.clusters(regime)
+        for seed in samples.every_seed:
             own = samples.cells.query(
                 "regime == @regime and recipe == @recipe and k == @k and seed == @seed"
             )
             if not own.empty:
                 cell = samples.summary.loc[[f"{regime}/{seed}/{recipe}-k{k}"]].iloc[0]
-                rows.append(_run(own, cell, alone, study, confidence))
+                rows.append(_run(own, cell, alone, clusters, study, confidence))
     return pd.DataFrame(rows)
 
 
@@ -56,6 +63,7 @@ def _run(
     own: pd.DataFrame,
     cell: pd.Series,
     alone: Mapping[str, np.ndarray],
+    clusters: Clusters,
     study: str,
     confidence: float,
 ) -> dict:
@@ -63,7 +71,7 @@ def _run(
     best = own[(own.arm == "bridged") & (own.noise == 0)].sort_values("item")
     last = own[own.arm == "bridged_last"]
     right, n = best.correct.to_numpy(), len(best)
-    low, high = wilson(int(right.sum()), n, confidence)
+    low, high = share_interval(right, confidence, clusters)
     noises = own[own.arm == "bridged"].groupby("noise").correct.mean()
     return {
         "study": study,
@@ -87,8 +95,14 @@ def _run(
         "parameters": cell.parameters,
         **{arm: float(values.mean()) for arm, values in alone.items()},
         **{arm: _mean(own, arm) for arm in CONTROLS},
-        "p_target_alone": mcnemar(alone["target_alone"][0], right),
-        "p_source_alone": mcnemar(alone["source_alone"][0], right),
+        **{
+            f"p_{arm}": compare_one_seed(right, alone[arm][0], confidence, clusters)
+            for arm in ("target_alone", "source_alone")
+        },
+        "clusters": n if clusters is None else len(np.unique(clusters)),
+        "design_effect": compare(right[None], alone["target_alone"], confidence, clusters)[
+            "design_effect"
+        ],
         "unique_answers": best.answer.nunique(dropna=False),
         "invalid_answers": int(best.answer.isna().sum()),
         "empty_answers": int((best.text.str.strip() == "").sum()),
@@ -120,7 +134,7 @@ def effects_table(samples: Samples, claims: Claims, study: str, confidence: floa
                     "weights": "best" if arm == "bridged" else "last",
                     "accuracy": after.mean(),
                     "against_accuracy": before.mean(),
-                    **compare(after, before, confidence),
+                    **compare(after, before, confidence, samples.clusters(regime)),
                 }
             )
     return pd.DataFrame(rows)
@@ -133,9 +147,11 @@ def controls_table(samples: Samples, claims: Claims, study: str, confidence: flo
         if recipe != full:
             continue
         bridged, free = samples.right(regime, full, k), samples.right(regime, SOURCE_FREE, k)
+        clusters = samples.clusters(regime)
         for control in (*CONTROLS, SOURCE_FREE):
             own = free if control == SOURCE_FREE else samples.right(regime, full, k, control)
-            from_free = compare_these_seeds(own, free, confidence)
+            from_free = compare_these_seeds(own, free, confidence, clusters)
+            from_own = compare(bridged, own, confidence, clusters)
             rows.append(
                 {
                     "study": study,
@@ -144,7 +160,7 @@ def controls_table(samples: Samples, claims: Claims, study: str, confidence: flo
                     "control": control,
                     "accuracy": own.mean(),
                     "bridged": bridged.mean(),
-                    **{f"bridged_{n}": v for n, v in compare(bridged, own, confidence).items()},
+                    **{f"bridged_{n}": v for n, v in from_own.items()},
                     **{f"source_free_{n}": v for n, v in from_free.items()},
                 }
             )
@@ -168,73 +184,97 @@ def controls_table(samples: Samples, claims: Claims, study: str, confidence: flo
 def compression_table(
     samples: Samples,
     claims: Claims,
-    bytes_a_token: Mapping[str, int],
+    bytes_a_token: Mapping[str, tuple[int, int]],
     study: str,
     confidence: float,
 ) -> pd.DataFrame:
     """Accuracy against K, between the source-free prompt and the target alone.
 
-    Compression is the mean number of the question's tokens, divided by K. `bytes_a_token` has the
-    bytes of the target's KV cache for one token, by regime.
+    Compression is the mean number of tokens of the text that soft tokens stand for, divided by K.
+    `bytes_a_token` has the bytes of a token in the KV caches of the target and of the source, by
+    regime. The target's cache saves the tokens that K soft tokens replace (`kv_saved_mib`); both
+    caches together save that less the source's cache (`both_kv_saved_mib`).
     """
-    rows, full = [], claims.all_fixes
-    for regime, recipe, k in samples.kinds():
-        if recipe != full:
-            continue
-        right = samples.right(regime, full, k)
+    rows, trained = [], set(samples.kinds())
+    for regime, recipe, k in samples.kinds_of_claims(claims):
+        right = samples.right(regime, recipe, k)
+        free = (regime, SOURCE_FREE, k)
         target = samples.right_alone(regime, "target_alone", FORWARD)
-        alone = samples.alone.query("regime == @regime and arm == 'target_alone'")
-        replaced = alone[alone.direction == FORWARD].question_tokens.mean()
-        kept = paired(right, target, confidence)
+        alone = samples.rows_alone(regime, "target_alone", FORWARD)
+        replaced = alone.question_tokens.mean()
+        clusters = samples.clusters(regime)
+        against = compare(right, target, confidence, clusters)
+        kept = paired(right, target, confidence, clusters)
+        of_target, of_source = bytes_a_token[regime]
+        saved = (replaced - k) * of_target
+        source_bytes = alone.source_tokens.mean() * of_source
         rows.append(
             {
                 "study": study,
                 "regime": regime,
                 "recipe": recipe,
                 "k": k,
+                "source_reads": "the text alone" if regime in AGNOSTIC else "text and question",
                 "n": right.shape[1],
                 "seeds": len(right),
                 "text_tokens": replaced,
                 "compression": replaced / k,
                 "accuracy": right.mean(),
                 **accuracy_interval(kept, 1),
-                "source_free": samples.right(regime, SOURCE_FREE, k).mean(),
-                "token_budget": samples.right_alone(regime, "token_budget", FORWARD, k).mean(),
+                "source_free": samples.right(*free).mean() if free in trained else None,
+                **{
+                    arm: samples.right_alone(regime, arm, FORWARD, k).mean()
+                    for arm in ("token_budget", "text_answer")
+                },
                 "target_alone": target.mean(),
                 "share_of_target": right.mean() / target.mean() if target.mean() else None,
-                **{f"against_target_{n}": v for n, v in compare(right, target, confidence).items()},
-                "kv_saved_mib": (replaced - k) * bytes_a_token[regime] / 2**20,
+                **{f"against_target_{n}": v for n, v in against.items()},
+                "kv_saved_mib": saved / MIB,
+                "source_kv_mib": source_bytes / MIB,
+                "both_kv_saved_mib": (saved - source_bytes) / MIB,
             }
         )
     return pd.DataFrame(rows)
 
 
-def quantization_table(
+def messages_table(
     samples: Samples, claims: Claims, widths: Mapping[str, int], study: str, confidence: float
 ) -> pd.DataFrame:
-    """Accuracy with rounded soft tokens, and their bytes with one scale of 4 bytes a token.
+    """What the source may send for a question: its bytes, and the accuracy of the target with it.
 
-    `widths` has the width of the target's embeddings, by regime.
+    Messages are K soft tokens in each number format, the source's answer as text of no more bytes
+    than the smallest of them (`text_answer`), and the whole text that soft tokens stand for
+    (`text`). Every message is compared with float32. `widths` has the width of the target's
+    embeddings, by regime.
     """
-    rows, full = [], claims.all_fixes
-    for regime, recipe, k in samples.kinds():
-        if recipe != full:
-            continue
-        plain = samples.right(regime, full, k)
-        for name, bits in {"float32": FLOAT_BITS, **QUANTIZED_BITS}.items():
-            own = plain if name == "float32" else samples.right(regime, full, k, name)
-            scale = 0 if name == "float32" else 4
+    rows = []
+    for regime, recipe, k in samples.kinds_of_claims(claims):
+        plain = samples.right(regime, recipe, k)
+        arms = {name: "bridged" if name == "float32" else name for name in SOFT_BITS}
+        messages: dict[str, tuple[np.ndarray, pd.Series]] = {
+            name: (
+                samples.right(regime, recipe, k, arm),
+                pd.Series([soft_token_bytes(k, widths[regime], name)]),
+            )
+            for name, arm in arms.items()
+        }
+        answers = samples.rows_alone(regime, "text_answer", FORWARD, k)
+        messages["text_answer"] = answers.correct.to_numpy()[None], answers.message_bytes
+        text = samples.rows_alone(regime, "target_alone", FORWARD)
+        messages["text"] = text.correct.to_numpy()[None], text.question_bytes
+        for name, (own, sizes) in messages.items():
             rows.append(
                 {
                     "study": study,
                     "regime": regime,
                     "recipe": recipe,
                     "k": k,
-                    "soft_tokens": name,
-                    "bits": bits,
-                    "bytes": k * (widths[regime] * bits // 8 + scale),
+                    "message": name,
+                    "bits": SOFT_BITS.get(name),
+                    "bytes_mean": sizes.mean(),
+                    "bytes_max": sizes.max(),
                     "accuracy": own.mean(),
-                    **compare(own, plain, confidence),
+                    **compare(own, plain, confidence, samples.clusters(regime)),
                 }
             )
     return pd.DataFrame(rows)
@@ -257,8 +297,8 @@ def audit_table(samples: Samples, study: str, confidence: float) -> pd.DataFrame
             own = own[own[name] == value]
         for (evaluator, soft), arm in kinds.items():
             part = own[own.arm == arm]
-            n, right = len(part), int(part.correct.sum())
-            low, high = wilson(right, n, confidence)
+            right = part.sort_values("item").correct.to_numpy()
+            low, high = share_interval(right, confidence, samples.clusters(str(named["regime"])))
             rows.append(
                 {
                     "study": study,
@@ -266,10 +306,11 @@ def audit_table(samples: Samples, study: str, confidence: float) -> pd.DataFrame
                     "evaluator": evaluator,
                     "soft_tokens": soft,
                     "gold_shown": str(evaluator == "published").lower(),
-                    "n": n,
-                    "accuracy": right / n,
+                    "n": len(right),
+                    "accuracy": right.mean(),
                     "low": low,
                     "high": high,
+                    "note": BUILT_LEAK if named["regime"] in REGIMES else "",
                 }
             )
     return pd.DataFrame(rows)
@@ -295,7 +336,7 @@ def plan_table(samples: Samples, recipes: Mapping[str, Recipe], study: str) -> p
                         "max_steps": recipe.max_steps,
                         "steps": own.steps.sum(),
                         "stopped_early": int((own.stop_reason != MAX_STEPS).sum()),
-                        "status": "done" if len(own) == len(samples.seeds) else "partly done",
+                        "status": "done" if len(own) >= len(samples.seeds) else "partly done",
                     }
                 )
     return pd.DataFrame(rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -19,7 +20,7 @@ from ablation.config.bridge_blocks import DataSet
 from ablation.data import hub
 from ablation.data.benchmarks import read_documents, split_files
 from ablation.data.synthetic import question_documents
-from ablation.vocabulary.bridge import GSM8K, HOTPOTQA, SPLITS
+from ablation.vocabulary.bridge import GSM8K, HOTPOTQA, HOTPOTQA_QUERY_AGNOSTIC, SPLITS
 
 GENERATED = "generated"  # the value of `data:` that makes up texts, for a rehearsal
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # annotations for a calculator, which our models do not use
@@ -61,9 +62,10 @@ def read_gsm8k(document: Mapping) -> dict:
     }
 
 
-def read_hotpotqa(document: Mapping) -> dict:
+def read_hotpotqa(document: Mapping, before: bool = False) -> dict:
     """The record of a question of the distractor setting, with all its paragraphs.
 
+    With `before` the paragraphs are the context, which the source reads before the question.
     Documents of the hub and of the authors' own file are accepted. The supporting facts are not
     read, because they reveal which paragraphs matter. Raises ValueError for an incomplete document.
     """
@@ -76,14 +78,20 @@ def read_hotpotqa(document: Mapping) -> dict:
     asked, answer = document["question"].strip(), document["answer"].strip()
     if not asked or not answer or not paragraphs:
         raise ValueError(f"question, answer and context were expected: {str(document)[:60]}")
-    question = "\n".join([*paragraphs, f"Question: {asked}"])
-    return {"question": question, "answer": answer, "match": HOTPOTQA, "key": question_key(asked)}
+    context, question = "\n".join(paragraphs), f"Question: {asked}"
+    own = {"answer": answer, "match": HOTPOTQA, "key": question_key(asked)}
+    if before:
+        return {"context": context, "question": question, **own}
+    return {"question": f"{context}\n{question}", **own}
 
 
 FORMATS = {
     GSM8K: Format("main", "train", "test", read_gsm8k),
     # The distractor setting has no public test split, so its validation split is the test split.
     HOTPOTQA: Format("distractor", "train", "validation", read_hotpotqa),
+    HOTPOTQA_QUERY_AGNOSTIC: Format(
+        "distractor", "train", "validation", partial(read_hotpotqa, before=True)
+    ),
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ablation.bridge.data.prompts import Question
 from ablation.bridge.evaluation.generate import Generated, generate
 from ablation.bridge.evaluation.scores import score_answer
 from ablation.bridge.model.pair import FrozenModel
@@ -23,7 +24,7 @@ def generate_answers(
     Of the records only the questions are read, never the gold answers.
     """
     k = soft.shape[1]
-    rows = [target.encoder.bridged_row(k, recipe.mode, r["question"]) for r in records]
+    rows = [target.encoder.bridged_row(k, recipe.mode, Question.of(r)) for r in records]
     return generate(
         target,
         rows,

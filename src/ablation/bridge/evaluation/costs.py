@@ -15,20 +15,27 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ablation.bridge.data.prompts import problem_with_draft
+from ablation.bridge.data.prompts import Question, draft_text, problem_with_draft
 from ablation.bridge.evaluation.bridged_answers import translate
 from ablation.bridge.evaluation.generate import Generated, generate
 from ablation.bridge.evaluation.kv_cache import cache_bytes, cache_formula
 from ablation.bridge.evaluation.scores import score_answer
 from ablation.bridge.evaluation.section_meter import SectionMeter
+from ablation.bridge.evaluation.text_messages import (
+    message_bytes,
+    message_row,
+    text_message,
+    with_messages,
+)
 from ablation.bridge.model.activations import source_activations
 from ablation.bridge.model.batches import Row
+from ablation.bridge.model.embeddings import input_embeddings
 from ablation.bridge.model.forwards import MIB
 from ablation.bridge.model.pair import FrozenModel, Pair
 from ablation.bridge.model.translator_layers import Translator
 from ablation.config.bridge_blocks import Recipe
 from ablation.console.progress import Progress
-from ablation.vocabulary.bridge import ARMS, SOFT_ONLY
+from ablation.vocabulary.bridge import ARMS, SOFT_ONLY, fewest_soft_token_bytes
 
 
 class Cost(NamedTuple):
@@ -40,6 +47,8 @@ class Cost(NamedTuple):
     kv_cache_mb: float  # of the answering model, measured
     kv_formula_mb: float
     source_kv_mb: float  # of the source while it reads or drafts
+    both_kv_mb: float  # of the answering model and of the source
+    message_bytes: int  # what the source sends: soft tokens as they are, or UTF-8 text
     latency_sec: float
     peak_mem_mb: float | None  # of the GPU; None on a CPU
     mem_delta_mb: float | None
@@ -51,15 +60,17 @@ class Answer(NamedTuple):
     model: PreTrainedModel  # the answering model
     generated: Generated
     input_len: int
-    source_tokens: int  # tokens in the source's KV cache
+    source_tokens: int = 0  # tokens in the source's KV cache
+    message_bytes: int = 0  # what the source sent to the target
 
 
-Arm = Callable[[str], Answer]
+Arm = Callable[[Question], Answer]
 
 
 def arm_functions(pair: Pair, translator: Translator, recipe: Recipe, layer: int) -> dict[str, Arm]:
     """{arm: a function that answers one question}."""
     source, target = pair
+    width = input_embeddings(target.model).weight.shape[1]
 
     def run(frozen: FrozenModel, row: Row, soft: Tensor | None = None) -> Generated:
         return generate(
@@ -71,42 +82,54 @@ def arm_functions(pair: Pair, translator: Translator, recipe: Recipe, layer: int
             batch_size=1,
         )
 
-    def source_alone(question: str) -> Answer:
+    def source_alone(question: Question) -> Answer:
         row = source.encoder.text_row(question)
-        return Answer(source.model, run(source, row), len(row.ids), 0)
+        return Answer(source.model, run(source, row), len(row.ids))
 
-    def target_alone(question: str) -> Answer:
+    def target_alone(question: Question) -> Answer:
         row = target.encoder.text_row(question)
-        return Answer(target.model, run(target, row), len(row.ids), 0)
+        return Answer(target.model, run(target, row), len(row.ids))
 
-    def latent(question: str) -> Answer:
-        activations = source_activations(source, [question], layer, 1)
+    def latent(question: Question) -> Answer:
+        activations = source_activations(source, [question.text], layer, 1)
         soft = translate(translator, activations.rows())
         row = target.encoder.bridged_row(translator.k, recipe.mode, question)
         tokens = len(activations.values)
-        return Answer(target.model, run(target, row, soft), len(row.ids), tokens)
+        return Answer(target.model, run(target, row, soft), len(row.ids), tokens, soft.nbytes)
 
-    def token_budget(question: str) -> Answer:
+    def token_budget(question: Question) -> Answer:
         row = target.encoder.budget_row(translator.k, question)
-        return Answer(target.model, run(target, row), len(row.ids), 0)
+        return Answer(target.model, run(target, row), len(row.ids))
 
-    def cascade(question: str) -> Answer:
-        source_row = source.encoder.text_row(question)
-        draft = run(source, source_row)
-        problem = problem_with_draft(question, draft.texts[0])
-        row = target.encoder.text_row(question, problem=problem)
-        tokens = len(source_row.ids) + draft.lengths[0] - 1
-        return Answer(target.model, run(target, row), len(row.ids), tokens)
+    def source_draft(question: Question) -> tuple[str, int]:
+        """What the source generates, and the tokens in its cache."""
+        row = source.encoder.text_row(question)
+        draft = run(source, row)
+        return draft.texts[0], len(row.ids) + draft.lengths[0] - 1
 
-    return dict(zip(ARMS, (source_alone, target_alone, latent, token_budget, cascade), strict=True))
+    def text_answer(question: Question) -> Answer:
+        draft, tokens = source_draft(question)
+        message = text_message(draft, fewest_soft_token_bytes(translator.k, width))
+        row = message_row(target.encoder, question, message)
+        answered = with_messages(run(target, row), [message])
+        return Answer(target.model, answered, len(row.ids), tokens, message_bytes(message))
+
+    def cascade(question: Question) -> Answer:
+        draft, tokens = source_draft(question)
+        message = draft_text(draft)
+        row = target.encoder.problem_row(problem_with_draft(question.whole, message))
+        return Answer(target.model, run(target, row), len(row.ids), tokens, message_bytes(message))
+
+    arms = (source_alone, target_alone, latent, token_budget, text_answer, cascade)
+    return dict(zip(ARMS, arms, strict=True))
 
 
-def measure(pair: Pair, arm: Arm, question: str) -> Cost:
+def measure(pair: Pair, arm: Arm, question: Question) -> Cost:
     """Run one arm on one question and measure it."""
     cuda = pair.target.model.device.type == "cuda"
     before = _reset_memory() if cuda else 0.0
     started = time.perf_counter()
-    model, generated, input_len, source_tokens = arm(question)
+    model, generated, input_len, source_tokens, sent = arm(question)
     if cuda:
         torch.cuda.synchronize()
     latency = time.perf_counter() - started
@@ -114,13 +137,16 @@ def measure(pair: Pair, arm: Arm, question: str) -> Cost:
     cached = input_len + generated.lengths[0] - 1  # the last token is generated but not read
     source = pair.source.model
     source_bytes = cache_formula(source.config, source_tokens, source.dtype.itemsize)
+    measured_bytes = cache_bytes(generated.cache)
     return Cost(
         generated.texts[0],
         input_len,
         generated.lengths[0],
-        cache_bytes(generated.cache) / MIB,
+        measured_bytes / MIB,
         cache_formula(model.config, cached, model.dtype.itemsize) / MIB,
         source_bytes / MIB,
+        (measured_bytes + source_bytes) / MIB,
+        sent,
         latency,
         peak,
         None if peak is None else peak - before,
@@ -153,17 +179,17 @@ def costs_per_sample(
     found: list[dict] = []
     for record in records[:warm_up]:
         for arm in arms.values():
-            arm(record["question"])
+            arm(Question.of(record))
     progress = Progress("arms, one question at a time", len(records))
     for number, record in enumerate(records):
         sample = {
             "sample_id": number,
-            "question": record["question"],
+            "question": Question.of(record).whole,
             "gold_answer": record["answer"],
         }
         first = number % len(ARMS)
         costs = {
-            name: measure(pair, arms[name], record["question"])
+            name: measure(pair, arms[name], Question.of(record))
             for name in ARMS[first:] + ARMS[:first]
         }
         for name in ARMS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import DynamicCache, PreTrainedConfig
 
 from ablation.bridge.model.embeddings import input_embeddings
-from ablation.bridge.model.pair import FrozenModel
+from ablation.bridge.model.pair import Pair
 
 
 def cache_bytes(cache: DynamicCache) -> int:
@@ -25,10 +25,11 @@ def cache_formula(config: PreTrainedConfig, tokens: int, bytes_a_number: int) ->
     return 2 * config.num_hidden_layers * heads * size * bytes_a_number * tokens
 
 
-def target_facts(target: FrozenModel) -> dict[str, int]:
-    """The facts of the target that tables of memory need: its width and cache bytes a token."""
-    model = target.model
+def memory_facts(pair: Pair) -> dict[str, int]:
+    """What tables of memory need: the target's width, and each model's cache bytes a token."""
+    source, target = pair.source.model, pair.target.model
     return {
-        "target_width": input_embeddings(model).weight.shape[1],
-        "target_kv_bytes_a_token": cache_formula(model.config, 1, model.dtype.itemsize),
+        "target_width": input_embeddings(target).weight.shape[1],
+        "target_kv_bytes_a_token": cache_formula(target.config, 1, target.dtype.itemsize),
+        "source_kv_bytes_a_token": cache_formula(source.config, 1, source.dtype.itemsize),
     }

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ablation.bridge.data.prompts import answer_text, prompt_text
+from ablation.bridge.data.prompts import Question, answer_text, prompt_text
 from ablation.bridge.evaluation.generate import Generated, generate
 from ablation.bridge.model.batches import SOFT, Row
 from ablation.bridge.model.pair import FrozenModel
@@ -43,7 +43,7 @@ def leaky_answers(
     k, encoder, rows = soft.shape[1], target.encoder, []
     for record in records:
         gold = answer_text(record["answer"], record.get("solution", ""))
-        inner = encoder.encode(prompt_text(record["question"]) + gold)
+        inner = encoder.encode(prompt_text(Question.of(record).whole) + gold)
         rows.append(Row([*encoder.bos, *k * [SOFT], *inner], (0, 0)))
     return generate(
         target,

@@ -14,7 +14,10 @@ from ablation.provenance.files import write_bytes
 
 
 def sample_rows(generated: Generated, records: Sequence[Mapping], **columns: object) -> list[dict]:
-    """One row a question: the generated text, whether it ended, its answer and its scores.
+    """One row a question: the generated text, whether it ended, its answer, scores and clusters.
+
+    `cluster` names the clusters of the question, with spaces between them. Questions with a cluster
+    in common are no independent draws; without any, a question is independent.
 
     `columns` are added to every row.
     """
@@ -31,6 +34,7 @@ def sample_rows(generated: Generated, records: Sequence[Mapping], **columns: obj
                 "answer": score.answer,
                 "correct": int(score.correct),
                 "f1": round(score.f1, 6),
+                "cluster": record.get("cluster", ""),
             }
         )
     return found

@@ -49,5 +49,6 @@ def soft_variants(
         "shuffled_source": lambda: own[torch.tensor(shuffled_order(len(own)), device=own.device)],
         "zero_soft_tokens": lambda: torch.zeros_like(own),
         "mean_soft_tokens": mean,
+        "float16": lambda: own.half().float(),
         **{name: partial(quantize, own, bits) for name, bits in QUANTIZED_BITS.items()},
     }

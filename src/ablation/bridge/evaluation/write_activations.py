@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ablation.bridge.data.prompts import Question
 from ablation.bridge.data.question_files import read_questions
 from ablation.bridge.evaluation.section_meter import SectionMeter
 from ablation.bridge.model import ragged
@@ -56,8 +57,8 @@ def read_activations(
     pair: Pair, records: Sequence[Mapping], options: ReadOptions, teacher: bool
 ) -> dict[str, ragged.Ragged]:
     """The arrays of a file: source activations and, with `teacher`, its log-probabilities."""
-    questions = [record["question"] for record in records]
-    arrays = {SOURCE: source_activations(pair.source, questions, options.layer, READ_BATCH)}
+    texts = [Question.of(record).text for record in records]  # never a query of a context
+    arrays = {SOURCE: source_activations(pair.source, texts, options.layer, READ_BATCH)}
     if teacher:
         arrays[TEACHER], arrays[TEACHER_IDS] = teacher_logprobs(
             pair.target, records, options.teacher_top, READ_BATCH

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ablation.bridge.data.prompts import Question
 from ablation.bridge.model.answer_logits import answer_logits
 from ablation.bridge.model.batches import Batch, make_batch
 from ablation.bridge.model.embeddings import embed, input_embeddings
@@ -24,9 +25,9 @@ from ablation.vocabulary.bridge import SOFT_ONLY
 
 @torch.no_grad()
 def source_activations(
-    source: FrozenModel, questions: Sequence[str], layer: int, batch_size: int
+    source: FrozenModel, texts: Sequence[str], layer: int, batch_size: int
 ) -> Ragged:
-    """Hidden states [tokens, width] of each question after `layer`.
+    """Hidden states [tokens, width] of each text after `layer`.
 
     Layer 0 is the embeddings, and -1 is the last layer, after its norm. Raises ValueError for a
     layer that the model does not have.
@@ -35,7 +36,7 @@ def source_activations(
     last = model.config.get_text_config().num_hidden_layers
     if not -last - 1 <= layer <= last:
         raise ValueError(f"layer {layer} was requested (bridge.layer), but the last is {last}")
-    rows = [encoder.source_row(question) for question in questions]
+    rows = [encoder.source_row(text) for text in texts]
 
     def read(chosen: list[int]) -> list[Tensor]:
         batch = make_batch([rows[i] for i in chosen], encoder.pad).to(model.device)
@@ -73,7 +74,7 @@ def teacher_logprobs(
     model, encoder = target
     rows = [
         encoder.text_row(
-            record["question"],
+            Question.of(record),
             encoder.encode_answer(record["answer"], True, record.get("solution", "")),
         )
         for record in records

@@ -11,7 +11,14 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from ablation.bridge.data.prompts import SUFFIX, answer_text, problem_text, prompt_suffix
+from ablation.bridge.data.prompts import (
+    SUFFIX,
+    Question,
+    answer_text,
+    problem_text,
+    prompt_suffix,
+    query_text,
+)
 from ablation.bridge.model.batches import SOFT, Row
 from ablation.vocabulary.bridge import ADAPTER, SOFT_PLUS_TEXT
 
@@ -31,9 +38,9 @@ class PromptFormat(NamedTuple):
 class PromptEncoder:
     """A tokenizer that makes rows of prompts.
 
-    Every prompt is `head`, then the question in text or soft tokens, then `suffix`. With `chat` the
-    prompt is a turn of the tokenizer's own chat template, so `head` and `suffix` contain the
-    template's tokens.
+    Every prompt is `head`, then the question's text as text or soft tokens, then its query if it
+    has one, then `suffix`. With `chat` the prompt is a turn of the tokenizer's own chat template,
+    so `head` and `suffix` contain the template's tokens.
     """
 
     def __init__(
@@ -89,34 +96,38 @@ class PromptEncoder:
         """The tokens that training supervises; with `eos` they end with EOS."""
         return [*self.encode(answer_text(text, solution)), *([self.eos] if eos else [])]
 
-    def text_row(
-        self, question: str, answer: Sequence[int] = (), problem: str | None = None
+    def text_row(self, question: Question, answer: Sequence[int] = ()) -> Row:
+        """A prompt in text: head, the question's text and query, suffix."""
+        return self._row(self.encode(problem_text(question.text)), question.query, answer)
+
+    def problem_row(self, problem: str) -> Row:
+        """A prompt in text with `problem` in place of the question."""
+        return self._row(self.encode(problem))
+
+    def _row(
+        self, ids: Sequence[int], query: str = "", answer: Sequence[int] = (), soft: int = 0
     ) -> Row:
-        """A prompt in text: head, the question (or `problem` in its place), suffix."""
-        return self._row(self.encode(problem or problem_text(question)), answer)
+        start = len(self.head) + soft
+        asked = self.encode(query_text(query)) if query else []
+        row = [*self.head, *soft * [SOFT], *ids, *asked, *self.suffix]
+        return Row(row, (start, start + len(ids)), answer)
 
-    def _row(self, ids: Sequence[int], answer: Sequence[int] = ()) -> Row:
-        start = len(self.head)
-        return Row([*self.head, *ids, *self.suffix], (start, start + len(ids)), answer)
-
-    def source_row(self, question: str) -> Row:
-        """The source's input for the translator: BOS and the question, without the suffix."""
-        ids = self.encode(problem_text(question))
+    def source_row(self, text: str) -> Row:
+        """The source's input for the translator: BOS and a text, without query and suffix."""
+        ids = self.encode(problem_text(text))
         return Row([*self.bos, *ids], (len(self.bos), len(self.bos) + len(ids)))
 
-    def bridged_row(self, k: int, mode: str, question: str, answer: Sequence[int] = ()) -> Row:
-        """The target's input with K soft tokens: head and suffix are those of all other arms.
+    def bridged_row(self, k: int, mode: str, question: Question, answer: Sequence[int] = ()) -> Row:
+        """The target's input with K soft tokens: head, query and suffix are those of all arms.
 
-        Under `soft_only` the row has no token of the question. Under `adapter` soft tokens are
-        added to the embeddings of the question, so they have no places of their own.
+        Under `soft_only` the row has no token of the question's text. Under `adapter` soft tokens
+        are added to the embeddings of the text, so they have no places of their own.
         """
         if mode == ADAPTER:
             return self.text_row(question, answer)
-        inner = self.encode(problem_text(question)) if mode == SOFT_PLUS_TEXT else []
-        start = len(self.head) + k
-        ids = [*self.head, *k * [SOFT], *inner, *self.suffix]
-        return Row(ids, (start, start + len(inner)), answer)
+        inner = self.encode(problem_text(question.text)) if mode == SOFT_PLUS_TEXT else []
+        return self._row(inner, question.query, answer, soft=k)
 
-    def budget_row(self, k: int, question: str) -> Row:
-        """The first `k` tokens of the question and the suffix: a text as long as K soft tokens."""
-        return self._row(self.encode(problem_text(question))[:k])
+    def budget_row(self, k: int, question: Question) -> Row:
+        """The first `k` tokens of the text, the query and the suffix: as long as K soft tokens."""
+        return self._row(self.encode(problem_text(question.text))[:k], question.query)

@@ -8,15 +8,17 @@ import pandas as pd
 from ablation.report.charts import FAINT, INK, blank, sheet
 from ablation.vocabulary.bridge import SOURCE_FREE
 
-COLOURS = ("#2a7fb8", "#d1495b", "#4c566a", "#8fbc5a", "#c98b2b")
-DASHES = ([1, 0], [8, 4], [2, 4], [1, 0], [1, 0])  # the lines of both models alone may coincide
-ARMS = ("latent", "target_alone", "source_alone", "token_budget", "cascade")
-SHAPES = ("circle", "diamond", "square", "triangle-up", "cross")
+COLOURS = ("#2a7fb8", "#d1495b", "#4c566a", "#8fbc5a", "#c98b2b", "#8a6bb1")
+# The lines of both models alone, and that of the text answer, may coincide.
+DASHES = ([1, 0], [8, 4], [2, 4], [1, 0], [1, 0], [4, 8])
+ARMS = ("latent", "target_alone", "source_alone", "token_budget", "cascade", "text_answer")
+SHAPES = ("circle", "diamond", "square", "triangle-up", "cross", "triangle-down")
 LINES = {
     "target_alone": "target alone",
     "source_alone": "source alone",
     "token_budget": "K tokens of text",
     SOURCE_FREE: "prompt without source (floor)",
+    "text_answer": "text answer of no more bytes",
 }
 
 
@@ -75,6 +77,7 @@ def quality_and_cost(inference: pd.DataFrame) -> alt.TopLevelMixin:
     base = alt.Chart(inference).mark_point(filled=True, size=110, opacity=0.8)
     costs = {
         "kv_cache_mb_mean": "KV cache of the answering model, MiB",
+        "both_kv_mb_mean": "KV caches of both models, MiB",
         "latency_sec_median": "latency, s (median)",
     }
     rows = []

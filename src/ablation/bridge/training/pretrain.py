@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from ablation.bridge.data.answers import exact_match, extract_answer
+from ablation.bridge.data.prompts import Question
 from ablation.bridge.data.questions import TEXTS, NumberWorld
 from ablation.bridge.evaluation.generate import generate
 from ablation.bridge.model.pair import FrozenModel
@@ -126,7 +127,7 @@ def examine(
     found = {}
     for skill, draw in (("code", lambda: numbers.code_question(rng)), ("own", own)):
         drawn = [draw() for _ in range(EXAM_QUESTIONS)]
-        rows = [frozen.encoder.text_row(question) for question, _ in drawn]
+        rows = [frozen.encoder.text_row(Question(question)) for question, _ in drawn]
         texts = generate(frozen, rows, max_new_tokens=8, batch_size=EXAM_QUESTIONS).texts
         right = [
             exact_match(extract_answer(text), answer)

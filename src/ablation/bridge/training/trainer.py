@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ablation.bridge.data.prompts import Question
 from ablation.bridge.evaluation.bridged_answers import answer_quality, generate_answers, translate
 from ablation.bridge.model.activations import target_logits
 from ablation.bridge.model.answer_logits import answer_logits
@@ -75,7 +76,7 @@ class BridgeTrainer(ResumableTrainer):
         for record in (split.records[i] for i in chosen):
             solution = record.get("solution", "")
             answer = encoder.encode_answer(record["answer"], recipe.eos, solution)
-            question = record["question"]
+            question = Question.of(record)
             rows.append(encoder.bridged_row(self.translator.k, recipe.mode, question, answer))
         return rows
 
@@ -88,7 +89,7 @@ class BridgeTrainer(ResumableTrainer):
         encoder = self.target.encoder
         answered = make_batch(self.rows(split, chosen), encoder.pad)
         activations, mask = padded([split.activations[i] for i in chosen])
-        questions = [encoder.text_row(split.records[i]["question"]) for i in chosen]
+        questions = [encoder.text_row(Question.of(split.records[i])) for i in chosen]
         part: dict[str, Any] = {
             "batch": vars(answered),
             "activations": activations,
