@@ -171,7 +171,9 @@ rule bridge_cells:
     benchmark:
         f"{LOGS}/bridge/cells-{{regime}}-{{seed}}.benchmark.tsv"
     wildcard_constraints:
-        seed="|".join(sorted({str(s) for regime in B.regimes for s in STUDY.bridge.seeds_of(regime)})),
+        seed="|".join(
+            sorted({str(s) for regime in B.regimes for s in STUDY.bridge.seeds_of(regime)})
+        ),
     conda:
         "../environment.yml"
     threads: STUDY.hardware.threads
