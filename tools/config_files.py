@@ -12,6 +12,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from textwrap import wrap
 
@@ -164,7 +165,7 @@ def schema_json() -> str:
 
 
 def lm_eval_names() -> str:
-    """The names of lm_eval's tasks, groups and tags, one in each line.
+    """lm_eval's version, then the names of its tasks, groups and tags, one in each line.
 
     If a task cannot be scored, a tab and the reason follow. A group or tag can be scored if all its
     tasks can. This takes 10 s, because lm_eval reads the files of all its tasks.
@@ -173,9 +174,8 @@ def lm_eval_names() -> str:
 
     index = TaskManager().task_index
     named = {name: sorted(_reasons(name, index, {}) - {""}) for name in sorted(index)}
-    return "\n".join(
-        "\t".join([name, *[", ".join(why)] * bool(why)]) for name, why in named.items()
-    )
+    lines = ("\t".join([name, *[", ".join(why)] * bool(why)]) for name, why in named.items())
+    return "\n".join([version("lm_eval"), *lines])
 
 
 def _reasons(name: str, index: dict, over: dict) -> set[str]:

@@ -40,8 +40,9 @@ def bag_of_words(world: World, by_task: Mapping[str, Sequence[dict]]) -> pd.Data
         chance = 1 / CHOICES[task]
         row: dict[str, float] = {}
         fresh = items(world, task, FRESH_ITEMS, seed=0)
-        for prefix, tested in (("", fresh), ("scored_", scored)):
-            hits = correct_choices(training, tested)
+        tests = {"": fresh, "scored_": scored}
+        right = correct_choices(training, *tests.values())
+        for (prefix, tested), hits in zip(tests.items(), right, strict=True):
             interval = wilson(hits, len(tested), 0.95)
             row |= {
                 f"{prefix}n": len(tested),
@@ -54,10 +55,10 @@ def bag_of_words(world: World, by_task: Mapping[str, Sequence[dict]]) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def correct_choices(training: Sequence[dict], scored: Sequence[dict]) -> int:
-    """Number of items of `scored` that a conditional logit model, fitted to `training`, gets right.
+def correct_choices(training: Sequence[dict], *tests: Sequence[dict]) -> list[int]:
+    """The items of each test that a conditional logit model, fitted to `training`, gets right.
 
-    Its features are word counts. All items of both must have the same number of choices.
+    Its features are word counts. All items must have the same number of choices.
     """
     counts = [_features(*request) for item in training for request in requests(item)]
     index = {name: k for k, name in enumerate(sorted({n for c in counts for n in c}))}
@@ -75,9 +76,13 @@ def correct_choices(training: Sequence[dict], scored: Sequence[dict]) -> int:
 
     start = np.zeros(len(index))
     weights = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
-    tested = [_features(*request) for item in scored for request in requests(item)]
-    guesses = (_matrix(tested, index) @ weights).reshape(len(scored), -1).argmax(axis=1)
-    return int((guesses == [item["gold"] for item in scored]).sum())
+
+    def hits(tested: Sequence[dict]) -> int:
+        features = [_features(*request) for item in tested for request in requests(item)]
+        guesses = (_matrix(features, index) @ weights).reshape(len(tested), -1).argmax(axis=1)
+        return int((guesses == [item["gold"] for item in tested]).sum())
+
+    return [hits(tested) for tested in tests]
 
 
 def _features(context: str, continuation: str) -> Counter:

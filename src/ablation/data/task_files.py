@@ -68,7 +68,7 @@ def project_tasks(folder: Path) -> list[str]:
 @cache
 def lm_eval_names(folder: Path) -> dict[str, str]:
     """{name: the reason why it cannot be scored, or ""} of lm-eval's tasks, groups and tags."""
-    lines = gzip.decompress((folder / LM_EVAL_NAMES).read_bytes()).decode().split("\n")
+    _, *lines = gzip.decompress((folder / LM_EVAL_NAMES).read_bytes()).decode().split("\n")
     return {name: reason for name, _, reason in (line.partition("\t") for line in lines)}
 
 
