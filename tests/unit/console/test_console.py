@@ -108,7 +108,7 @@ def test_the_executor_asks_at_the_terminal_before_it_rents(tmp_path):
     (tmp_path / "Snakefile").write_text(PAID)
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--logger", "live"]
     command += ["--executor", "vast", "--jobs", "1", "--vast-budget", "9"]
-    command += ["--vast-time-scale", "1000", "--seconds-between-status-checks", "1"]
+    command += ["--vast-time-scale", "1000"]  # the executor waits before it calls the market again
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
     environment |= {"VAST_API_KEY": "no-key-at-all", "VAST_URL": "http://127.0.0.1:9"}
     ours, theirs = pty.openpty()

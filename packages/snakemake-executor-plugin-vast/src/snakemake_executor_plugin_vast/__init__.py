@@ -80,11 +80,13 @@ LONGEST = 10  # a machine destroys itself after this many times `max_hours`
 class Executor(RemoteExecutor):
     """`run_job` only queues jobs, `check_active_jobs` only reads outcomes, and neither raises."""
 
+    # A check only reads outcomes. The first wait begins before `__post_init__` is called.
+    next_seconds_between_status_checks = 0.2
+
     def __post_init__(self) -> None:
         self.settings: ExecutorSettings = self.workflow.executor_settings or ExecutorSettings()
         check(self.settings)
         self.clock = Clock(self.settings.time_scale)
-        self.next_seconds_between_status_checks = 0.2  # a check only reads outcomes
         self.workdir = Path.cwd()
         self.closing, self._closed = threading.Event(), threading.Lock()
         self.run_: Run | None = None
