@@ -43,7 +43,7 @@ demo-bridge: $(VENV)/.ready  # run the second study and show its claims
 	@$(BIN)/ablation table results/micro/bridge/claims.csv
 
 # Each world has a base of its own. A world whose base does not learn its tasks has no results.
-WORLDS ?= 7201 7202 7203 7204 7205 7206 7207 7208
+WORLDS ?= 7601 7602 7603 7604 7605 7606 7607 7608
 worlds: $(VENV)/.ready  # run eight worlds, each with a base of its own, and pool their recovery (hours)
 	for world in $(WORLDS); do seed="seed: $$world"; \
 	  $(BIN)/snakemake --cores all --quiet reason host --configfile config/worlds.yaml --config study=world$$world \
@@ -62,7 +62,8 @@ test-study: $(VENV)/.ready-dev  # run the tests of the micro study on all its se
 	ABLATION_STUDY=whole $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder \
 	  tests/workflow/test_micro_study.py tests/workflow/test_provenance_study.py \
 	  tests/workflow/test_staleness.py tests/workflow/test_report.py tests/workflow/test_crate_study.py \
-	  tests/workflow/test_rehearsal_study.py tests/unit/config/test_config.py
+	  tests/workflow/test_rehearsal_study.py tests/unit/config/test_config.py \
+  tests/unit/repository/test_pretrain_worlds.py
 
 test-bridge: $(VENV)/.ready-dev  # test the micro bridge on its frozen seeds and a toy of the 7B/8B study (11 minutes)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_bridge_rehearsal.py tests/workflow/test_bridge_study.py
