@@ -65,7 +65,7 @@ test-study: $(VENV)/.ready-dev  # run the tests of the micro study on all its se
 	  tests/workflow/test_rehearsal_study.py tests/unit/config/test_config.py \
   tests/unit/repository/test_pretrain_worlds.py
 
-test-bridge: $(VENV)/.ready-dev  # test the micro bridge on its frozen seeds and a toy of the 7B/8B study (11 minutes)
+test-bridge: $(VENV)/.ready-dev  # test the micro bridge on its frozen seeds and a toy of the 7B/8B study (half an hour)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_bridge_rehearsal.py tests/workflow/test_bridge_study.py
 
 test-faults: $(VENV)/.ready-dev  # test the vast executor with every fault of a fake Vast; update docs/vast.md
