@@ -52,7 +52,10 @@ def servers(hub_cache: str = "") -> str:
 
 
 def _start(path: str, imported: list[str], hub_cache: str) -> None:
-    environment = os.environ | OFFLINE | {"PYTHONPATH": START}
+    from ablation.vocabulary.instructions import environment as held_to
+
+    held = held_to("avx2")  # as the micro study is
+    environment = os.environ | OFFLINE | held | {"PYTHONPATH": START}
     started = subprocess.Popen(
         [sys.executable, __file__, path, *imported],
         env=environment | ({"HF_HUB_CACHE": hub_cache} if hub_cache else {}),

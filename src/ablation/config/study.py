@@ -28,6 +28,7 @@ from ablation.config.fields import (
 from ablation.config.world import MicroWorld, Record, Weight, not_all_zero
 from ablation.data.benchmarks import data_sets
 from ablation.vocabulary.formats import FORMATS
+from ablation.vocabulary.instructions import INSTRUCTIONS
 from ablation.vocabulary.masks import CAUSAL, MASKS
 from ablation.vocabulary.metrics import METRICS
 from ablation.vocabulary.optimizers import OPTIMIZERS
@@ -53,6 +54,11 @@ class ComputeSettings(Strict):
         "Number of torch threads of a job. The last bits of results may depend on it, so it is "
         "part of the study.",
         ge=1,
+    )
+    instructions: Annotated[str, OneOf(INSTRUCTIONS)] | None = described_field(
+        "Instructions that jobs on a CPU may use. `avx2` gives the same bytes on every x86-64 "
+        "processor that has them; null takes all that the processor has.",
+        default=None,
     )
     dtype: Literal["float32", "bfloat16"] = described_field(
         "Numeric type of weights and activations."
@@ -98,8 +104,9 @@ class Hardware(ComputeSettings):
     )
 
     def affecting_results(self) -> dict:
-        """The keys that a result may depend on, which is all but requests to a market."""
-        return self.model_dump(exclude=set(MACHINE_REQUESTS))
+        """The keys that a result may depend on, without requests to a market."""
+        others = {"instructions"} if self.gpu else set()
+        return self.model_dump(exclude={*MACHINE_REQUESTS, *others})
 
     def resources(self) -> dict[str, int | str]:
         """Snakemake's resources of a job that runs a model, without those that are null."""

@@ -6,13 +6,14 @@ this module hold a few thousand rows of it at a time and compute log-sum-exp in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, log_softmax, pad
 from transformers import PreTrainedModel
 
 from ablation.model.forward import last_states
@@ -21,6 +22,10 @@ from ablation.model.packing import Rows, moved
 # How many logits are held at once. On a CPU their 24 MB stay below the 32 MB from which glibc maps
 # fresh pages for every array.
 CHUNK = {"cpu": 6_000_000, "cuda": 2**28}
+# Rows of a product in the loss on a CPU. MKL's sums over 64 terms have the same bits on every
+# processor; over 129 to 255 terms they do not.
+CPU_ROWS = 64
+LOG2_E = math.log2(math.e)
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
@@ -57,9 +62,11 @@ def token_scores(logits: Tensor, row: Tensor, token: Tensor) -> tuple[Tensor, Te
     if logits.dtype != torch.float32:
         return torch.log_softmax(logits, -1)[row, token], hit
     # In place this takes a third of log_softmax's time: no second matrix of this size is written.
+    # exp2 and float64 logarithms have the same bits on every processor; MKL's exp and log do not.
     logits -= logits.amax(-1, keepdim=True)
     picked = logits[row, token]
-    return picked - logits.exp_().sum(-1).log()[row], hit
+    normalizer = logits.mul_(LOG2_E).exp2_().sum(-1).double().log().float()
+    return picked - normalizer[row], hit
 
 
 class RowScores(NamedTuple):
@@ -146,14 +153,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, target: Tensor, head: nn.Linear
     ) -> Tensor:
-        loss = torch.zeros((), device=states.device)
+        loss, count = torch.zeros((), device=states.device), len(states)
+        rows = chunk_rows(len(weight), states.device)
+        step = _compiled(_loss_and_gradient) if states.is_cuda else _portable_loss_and_gradient
+        if not states.is_cuda:
+            rows = min(rows, CPU_ROWS)
+            states, target = (
+                pad(states, (0, 0, 0, -count % rows)),
+                pad(target, (0, -count % rows), value=-1),
+            )
         needs_gradient = any(ctx.needs_input_grad)
         grad_states = torch.empty_like(states) if needs_gradient else states.new_empty(0)
         # The first chunk overwrites the gradient of the weight. It is zero only without any chunk.
         unset = torch.empty_like if len(states) else torch.zeros_like
         grad_weight = unset(weight) if needs_gradient else weight.new_empty(0)
-        step = _compiled(_loss_and_gradient) if states.is_cuda else _loss_and_gradient
-        rows = chunk_rows(len(weight), states.device)
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
             logits = float32_logits(head, states[part])
@@ -165,7 +178,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_weight.addmm_(gradient.t(), states[part], beta=int(start > 0))
             del gradient
         if needs_gradient:
-            ctx.save_for_backward(grad_states, grad_weight)
+            ctx.save_for_backward(grad_states[:count], grad_weight)
         return loss
 
     @staticmethod
@@ -182,6 +195,16 @@ def _loss_and_gradient(logits: Tensor, target: Tensor, dtype: torch.dtype) -> tu
     # softmax minus one-hot in one pass over the logits
     gradient = (logits - normalizer).exp() - (column == target[:, None]).float()
     return loss, gradient.to(dtype)
+
+
+def _portable_loss_and_gradient(
+    logits: Tensor, target: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """As `_loss_and_gradient`, with the same bits on every processor; a target of -1 counts not."""
+    counted, column = (target >= 0)[:, None], target.clamp(min=0)[:, None]
+    loss = -(log_softmax(logits, -1).gather(-1, column) * counted).sum()
+    gradient = logits.softmax(-1).scatter_add_(-1, column, -torch.ones_like(logits[:, :1]))
+    return loss, (gradient * counted).to(dtype)
 
 
 @cache

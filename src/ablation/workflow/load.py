@@ -10,6 +10,7 @@ from ablation.config.checks import unpinned
 from ablation.config.load import load_study
 from ablation.config.study import Study
 from ablation.provenance.run_records import run_record_path
+from ablation.vocabulary.instructions import environment
 from ablation.workflow.bridge_fingerprints import BridgeFingerprints
 from ablation.workflow.bridge_paths import BridgePaths
 from ablation.workflow.fingerprints import StudyFingerprints
@@ -107,5 +108,8 @@ def start(
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     loaded = StudyWorkflow(overrides, root, files)
+    hardware = loaded.study.hardware
+    if not hardware.gpu:  # torch and numpy read them when a job imports them
+        os.environ |= environment(hardware.instructions)
     overrides["keep_states"] = loaded.study.keep_states
     return loaded

@@ -1,0 +1,24 @@
+"""The instruction sets to which CPU jobs can be held, so that their results have the same bytes.
+
+Libraries choose their kernels by the processor that they find, and kernels differ in the last bits.
+The environment variables below are read when torch and numpy are imported.
+"""
+
+from __future__ import annotations
+
+import platform
+
+INSTRUCTIONS = {
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",  # torch
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_CBWR": "AVX2,STRICT",
+        "OPENBLAS_CORETYPE": "Haswell",  # numpy and scipy
+    }
+}
+
+
+def environment(instructions: str | None) -> dict[str, str]:
+    """The variables that hold a process to `instructions`; none on other processors than x86-64."""
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    return INSTRUCTIONS[instructions] if instructions and x86 else {}
