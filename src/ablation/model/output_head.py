@@ -22,8 +22,8 @@ from ablation.model.packing import Rows, moved
 # How many logits are held at once. On a CPU their 24 MB stay below the 32 MB from which glibc maps
 # fresh pages for every array.
 CHUNK = {"cpu": 6_000_000, "cuda": 2**28}
-# Rows of a product in the loss on a CPU. MKL's sums over 64 terms have the same bits on every
-# processor; over 129 to 255 terms they do not.
+# Rows of a product in the loss on a CPU. Over 64 rows MKL's sums have the same bits on every
+# processor, also with its kernels for AVX2; over 129 to 255 rows only with the compatible ones.
 CPU_ROWS = 64
 LOG2_E = math.log2(math.e)
 
