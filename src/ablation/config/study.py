@@ -56,8 +56,9 @@ class ComputeSettings(Strict):
         ge=1,
     )
     instructions: Annotated[str, OneOf(INSTRUCTIONS)] | None = described_field(
-        "Instructions that jobs on a CPU may use. `avx2` gives the same bytes on every x86-64 "
-        "processor that has them; null takes all that the processor has.",
+        "Instructions that jobs on a CPU may use. With `avx2` trainings and scores have the same "
+        "bytes on every x86-64 processor that has it; null takes all that the processor has, "
+        "which is faster.",
         default=None,
     )
     dtype: Literal["float32", "bfloat16"] = described_field(

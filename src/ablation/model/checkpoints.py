@@ -44,7 +44,7 @@ from ablation.model.checks.faithful import refuse_other_ties, refuse_surplus
 from ablation.model.checks.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.provenance.atomic import atomic_path
 from ablation.provenance.run_records import processor_name
-from ablation.vocabulary.instructions import environment
+from ablation.vocabulary.instructions import environment, held_to
 
 RAW_WEIGHTS = "raw_state_dict.safetensors"
 
@@ -377,11 +377,13 @@ def save(
 def circumstances(model: PreTrainedModel) -> dict[str, str | int | bool]:
     """Device, dtype, attention, compilation and threads with which `model` computes.
 
-    Two scores are comparable only if these are equal.
+    Two scores are comparable only if these are equal. Processors that are held to the same
+    instructions compute the same bits, so their names are only in run records.
     """
-    device = model.device
+    device, held = model.device, held_to()
+    processor = f"CPU held to {held}" if held else processor_name()
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.config.get_text_config()._attn_implementation,
         "compile": any(m._compiled_call_impl is not None for m in model.modules()),

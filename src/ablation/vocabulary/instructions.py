@@ -6,6 +6,7 @@ The environment variables below are read when torch and numpy are imported.
 
 from __future__ import annotations
 
+import os
 import platform
 
 INSTRUCTIONS = {
@@ -23,3 +24,12 @@ def environment(instructions: str | None) -> dict[str, str]:
     """The variables that hold a process to `instructions`; none on other processors than x86-64."""
     x86 = platform.machine() in ("x86_64", "AMD64")
     return INSTRUCTIONS[instructions] if instructions and x86 else {}
+
+
+def held_to() -> str | None:
+    """The instructions to which the variables of this process hold it, None without them."""
+    for name in INSTRUCTIONS:
+        variables = environment(name)  # none where they have no meaning
+        if variables and variables.items() <= os.environ.items():
+            return name
+    return None

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ablation.config.load import load_study
-from ablation.model.checkpoints import OtherInstructions, load_on, save
+from ablation.model.checkpoints import OtherInstructions, circumstances, load_on, save
+from ablation.provenance.run_records import processor_name
 from ablation.vocabulary.instructions import INSTRUCTIONS, environment
 from tests.dry_run import FORKS
 from tests.support.small_training import HARDWARE
@@ -47,6 +48,17 @@ def test_a_process_with_other_instructions_loads_no_model_of_a_held_study(checkp
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     with pytest.raises(OtherInstructions, match="torch computes with AVX512"):
         load_on(HELD, checkpoint)
+
+
+@pytest.mark.skipif(not environment("avx2"), reason="no x86-64 processor")
+def test_results_of_a_held_process_have_the_instructions_in_place_of_the_processor(monkeypatch):
+    """Every processor then writes the same manifests, and their hashes into the same tables."""
+    model = tiny_model("llama")
+    for name, value in INSTRUCTIONS["avx2"].items():
+        monkeypatch.setenv(name, value)
+    assert circumstances(model)["device"] == "CPU held to avx2"
+    monkeypatch.setenv("MKL_CBWR", "AUTO")
+    assert circumstances(model)["device"] == processor_name()
 
 
 def _start(folder):
