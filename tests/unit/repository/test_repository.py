@@ -90,7 +90,7 @@ def test_reading_the_rules_imports_no_torch():
         ),
         ("ablation.analysis.published, ablation.analysis.recovery", {"transformers"}),
         ("snakemake_executor_plugin_vast.command", {"snakemake"}),  # `ablation reap`
-        ("ablation.hooks.vast", set()),
+        ("ablation.workflow.hooks.vast", set()),
     ],
 )
 def test_tables_figures_and_the_end_of_machines_need_no_torch(modules, without):
