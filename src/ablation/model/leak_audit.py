@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 
 from ablation.model.masks import forward_inputs
 from ablation.model.packing import Example, pack
+from ablation.model.treated import NotInForce
 from ablation.vocabulary.masks import MASK
 
 AUDITED_WIDTH = 512  # tokens of the audited row on a GPU
 
 
-class MaskNotObeyed(RuntimeError):
+class MaskNotObeyed(NotInForce):
     """The model's logits show that it did not use the mask that was passed to it."""
 
 
