@@ -19,11 +19,10 @@ from ablation.config.architectures import positions, text_part
 from ablation.config.fields import Strict, described_field
 
 GROUP = "ablation.interventions"
-# Folders and tables use these words for something else.
-RESERVED = ("base", "lifted", "all")
 BEYOND = 3  # tokens behind a window, with which the audit sees where it ends
-NAME = r"^[a-z][a-z0-9_]*$"  # of an intervention in a study
+NAME = r"^[a-z][a-z0-9]*$"  # of an intervention in a study, and a word in names of variants
 
+InterventionName = Annotated[str, Field(pattern=NAME)]
 LayerNumber = Annotated[int, Field(ge=0)]
 Head = Annotated[list[LayerNumber], Field(min_length=2, max_length=2)]
 

@@ -1,13 +1,12 @@
 """Promises of every kind of intervention, on tiny random models of several architectures."""
 
 import copy
-import re
 
 import pytest
 import torch
 from transformers import DynamicCache
 
-from ablation.config.interventions import KINDS, NAME, RESERVED, read_settings
+from ablation.config.interventions import KINDS, read_settings
 from ablation.interventions.anatomy import matrices, probe
 from ablation.interventions.loading import load, load_under, require_saved
 from ablation.interventions.protocol import Intervention
@@ -238,4 +237,3 @@ def test_every_kind_has_settings_and_a_file():
     assert {s["kind"] for s in SETTINGS.values()} == set(KINDS)
     for values in SETTINGS.values():
         assert read_settings(values).model_dump() == values
-    assert not any(re.match(NAME, word) is None for word in RESERVED)
