@@ -94,8 +94,8 @@ def _recipe_problems(
         yield from _unshared(path, under, own, values)
     asked = recipe.get("score_under")
     for number, condition in enumerate(asked if isinstance(asked, list) else ()):
-        if text := _unscorable(condition, under, own, known):
-            yield ConfigProblem(("recipes", name, "score_under", number), text)
+        if why := _unscorable(condition, under, own, known):
+            yield ConfigProblem(("recipes", name, "score_under", number), why)
 
 
 def _unshared(

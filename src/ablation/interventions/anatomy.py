@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ablation.config.interventions import layer_count
+from ablation.model.leak_audit import AUDITED_WIDTH
 from ablation.model.packing import Example, Rows, pack
 
 # Names of the last projection of an attention, from which its heads reach the residual stream.
@@ -98,10 +99,11 @@ def probe(model: PreTrainedModel, prompt: int, continuation: int = 2, seed: int 
     """A row of random tokens, with which a model is audited: one prompt and its continuation."""
     config = model.config.get_text_config()
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(
-        3, config.vocab_size, (prompt + continuation,), generator=generator
-    ).tolist()
-    rows = pack([Example(ids[:prompt], [ids[prompt:]])], capacity=len(ids), keep_last=True)
+    length = prompt + continuation
+    ids = torch.randint(3, config.vocab_size, (length,), generator=generator).tolist()
+    # Kernels are compiled for few widths on a GPU, and for this one already (`leak_audit`).
+    width = max(AUDITED_WIDTH, length + -length % 128) if model.device.type == "cuda" else None
+    rows = pack([Example(ids[:prompt], [ids[prompt:]])], capacity=length, width=width)
     return rows.to(model.device)
 
 

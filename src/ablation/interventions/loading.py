@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from ablation.interventions.anatomy import probe
 from ablation.interventions.protocol import Intervention
 from ablation.interventions.registry import make
 from ablation.model import checkpoints
+from ablation.model.checks.treated import NotInForce, marks, unmark
 from ablation.model.masks import forward_inputs
-from ablation.model.treated import NotInForce, marks, unmark
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -69,6 +70,27 @@ def load_under(
     if intervention is not None:
         intervention.apply(model)
     return model, tokenizer
+
+
+def save_under(
+    hardware: ComputeSettings,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    under: Intervention | None,
+) -> str:
+    """`checkpoints.save`, if what was saved is seen to be the same model, see `require_saved`.
+
+    A folder that does not pass is deleted.
+    """
+    form = checkpoints.save(model, tokenizer, folder)
+    if under is not None:
+        try:
+            require_saved(hardware, folder, model, under)
+        except NotInForce:
+            shutil.rmtree(folder)
+            raise
+    return form
 
 
 @torch.no_grad()

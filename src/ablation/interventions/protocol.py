@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel
 
 from ablation.config.interventions import InterventionSettings
-from ablation.model.treated import NotInForce, mark, marks
+from ablation.model.checks.treated import NotInForce, mark, marks
 from ablation.vocabulary.masks import CAUSAL
 
 

@@ -86,5 +86,5 @@ class SlidingWindow(Intervention):
 
 def _movements(difference: Tensor, tokens: int) -> tuple[float, float, float]:
     """The largest difference within the window, beyond it in the prompt, and behind the prompt."""
-    beyond, continuation = difference[tokens], difference[tokens + 1 :]
+    beyond, continuation = difference[tokens], difference[tokens + 1 : tokens + 3]
     return float(difference[:tokens].max()), float(beyond), float(continuation.max())

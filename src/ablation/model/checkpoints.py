@@ -41,7 +41,7 @@ from ablation.config.checkpoint_files import (
 from ablation.config.study import ComputeSettings
 from ablation.model.checks.faithful import refuse_other_ties, refuse_surplus
 from ablation.model.checks.supported import UnsupportedArchitecture, refuse_unsupported
-from ablation.model.treated import MARK, NotInForce, marks
+from ablation.model.checks.treated import MARK, NotInForce, marks
 from ablation.provenance.atomic import atomic_path
 from ablation.provenance.run_records import processor_name
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ablation.model.checks.treated import NotInForce
 from ablation.model.masks import forward_inputs
 from ablation.model.packing import Example, pack
-from ablation.model.treated import NotInForce
 from ablation.vocabulary.masks import MASK
 
 AUDITED_WIDTH = 512  # tokens of the audited row on a GPU

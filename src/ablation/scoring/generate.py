@@ -18,7 +18,7 @@ from ablation.data.alpaca import alpaca_prompt
 from ablation.data.continuations import CannotSample, Continuation
 from ablation.data.hub import model_folder
 from ablation.data.json_lines import read_json_lines
-from ablation.model.checkpoints import load
+from ablation.interventions.loading import load
 from ablation.provenance.manifests import read_manifest
 from ablation.scoring.masked_lm import MaskedLM
 

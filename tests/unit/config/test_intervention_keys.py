@@ -31,27 +31,42 @@ def one(**settings):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (one(kind="drop_layers", layers=[4]), "interventions.x.layers .*layer 4 found, but the base has layers 0 to 3"),
+        (
+            one(kind="drop_layers", layers=[4]),
+            "x.layers .*layer 4 found, but the base has layers 0 to 3",
+        ),
         (one(kind="drop_layers", layers=[0, 1, 2, 3]), "all 4 layers of the base would be removed"),
         (one(kind="drop_layers", layers=[1, 1]), "1 is named twice"),
         (one(kind="norm", layers=[9]), "interventions.x.layers .*layer 9 found"),
-        (one(kind="heads", heads=[[0, 2]]), r"interventions.x.heads .*\[0, 2\] found.*heads 0 to 1"),
+        (
+            one(kind="heads", heads=[[0, 2]]),
+            r"interventions.x.heads .*\[0, 2\] found.*heads 0 to 1",
+        ),
         (one(kind="heads", heads=[[7, 0]]), "layer 7 found, but the base has layers 0 to 3"),
         (one(kind="heads", heads=[[1]]), "interventions.x.heads.0"),
-        (one(kind="window", tokens=511, when="prefill"), "511 found, but the base reads 512 tokens"),
+        (
+            one(kind="window", tokens=511, when="prefill"),
+            "511 found, but the base reads 512 tokens",
+        ),
         (one(kind="window", tokens=16), "interventions.x.when .*missing"),
         (one(kind="window", tokens=16, when="decoding"), "'decoding' found"),
         (one(kind="round", bits=1, group=None), "interventions.x.bits"),
         (one(kind="round", bits=4, group=48), "48 found, which does not divide hidden_size 64"),
-        (one(kind="prune", sparsity=0.3, structure="2:4"), "0.3 found, but two of four weights are 0.5"),
+        (
+            one(kind="prune", sparsity=0.3, structure="2:4"),
+            "0.3 found, but two of four weights are 0.5",
+        ),
         (one(kind="prune", sparsity=1.0, structure="weights"), "interventions.x.sparsity"),
-        (one(kind="windw", tokens=16), "interventions.x .*'windw' found, one of window, .*mean `window`"),
-        (one(kind="window", tokns=16, when="prefill"), "interventions.x.tokns .*unknown key, did you mean"),
+        (one(kind="windw", tokens=16), "interventions.x .*'windw' found, .*mean `window`"),
+        (one(kind="window", tokns=16, when="prefill"), "interventions.x.tokns .*unknown key, did"),
         ({"interventions": {"causal": THIN["thin"]}}, "'causal' is a word of tables and folders"),
         ({"interventions": {"lifted": THIN["thin"]}}, "'lifted' is a word of tables and folders"),
-        ({"interventions": {"a-b": THIN["thin"]}}, "a name of small letters and digits was expected"),
+        (
+            {"interventions": {"a-b": THIN["thin"]}},
+            "a name of small letters and digits was expected",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_impossible_intervention_is_refused_with_its_key_and_file(changes, message, tmp_path):
     assert re.search(message, refused(tmp_path, changes), re.S)
 
@@ -59,16 +74,31 @@ def test_an_impossible_intervention_is_refused_with_its_key_and_file(changes, me
 @pytest.mark.parametrize(
     "recipe, message",
     [
-        ({"3B-thn": {"train_under": "thn"}}, "recipes.3B-thn.train_under .*'thn' is neither a mask nor.*did you mean `thin`"),
+        (
+            {"3B-thn": {"train_under": "thn"}},
+            "recipes.3B-thn.train_under .*'thn' is neither.*mean `thin`",
+        ),
         ({"3B-x": {"train_under": "thin"}}, "the name 3B-x does not say so.*3B-thin"),
         ({"3A-thin": {"train_under": "thin"}}, "the name 3A-thin does not say so"),
-        ({"3B-thin": {"train_under": "thin", "train_mask": "prefill_bidir"}}, "give one of the two"),
-        ({"3B-thin": {"train_under": "thin", "score_under": ["causal"]}}, "recipes.3B-thin.score_under.0 .*gone for good"),
-        ({"3B-thin": {"train_under": "thin", "score_under": ["swa"]}}, "one intervention at a time"),
-        ({"3A": {"train_mask": "causal", "score_under": ["sw"]}}, "'sw' is neither.*did you mean `swa`"),
+        (
+            {"3B-thin": {"train_under": "thin", "train_mask": "prefill_bidir"}},
+            "give one of the two",
+        ),
+        (
+            {"3B-thin": {"train_under": "thin", "score_under": ["causal"]}},
+            r"recipes.3B-thin.score_under.0. .*gone for good",
+        ),
+        (
+            {"3B-thin": {"train_under": "thin", "score_under": ["swa"]}},
+            "one intervention at a time",
+        ),
+        (
+            {"3A": {"train_mask": "causal", "score_under": ["sw"]}},
+            "'sw' is neither.*did you mean `swa`",
+        ),
         ({"3B": {"train_under": "causal"}}, "3B is the recipe that trains under prefill_bidir"),
     ],
-)  # fmt: skip
+)
 def test_an_impossible_recipe_is_refused_with_its_key_and_file(recipe, message, tmp_path):
     changes = {"interventions": THIN | SWA, "recipes": recipe}
     assert re.search(message, refused(tmp_path, changes), re.S)

@@ -14,9 +14,9 @@ from ablation.interventions.registry import make, of_mask
 from ablation.model.checkpoints import load as plain_load
 from ablation.model.checkpoints import save
 from ablation.model.checks.agreement import require_agreement
+from ablation.model.checks.treated import MARK, NotInForce
 from ablation.model.leak_audit import MaskNotObeyed, leak_audit
 from ablation.model.masks import forward_inputs
-from ablation.model.treated import MARK, NotInForce
 from tests.support.families import tiny_family
 from tests.support.small_training import HARDWARE
 from tests.support.tiny import tiny_model, tiny_tokenizer
