@@ -29,7 +29,7 @@ if STUDY.interventions:
             fingerprint=lambda w: FINGERPRINTS.text("stage2_intervention", w.condition),
             folders=[f"{RESULTS}/stage2_ablation/{{condition}}"],
         message:
-            "Stage 2: scoring the base model under {wildcards.condition}"
+            "Stage 2: the base model under {wildcards.condition}"
         script:
             "../workflow/scripts/evaluate.py"
 
@@ -56,7 +56,7 @@ if STUDY.interventions:
             fingerprint=lambda w: FINGERPRINTS.text("stage4_intervention", *w),
             folders=[f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{{condition}}"],
         message:
-            "Stage 4: scoring {wildcards.recipe}, seed {wildcards.seed}, under {wildcards.condition}"
+            "Stage 4: {wildcards.recipe}, seed {wildcards.seed}, under {wildcards.condition}"
         script:
             "../workflow/scripts/evaluate.py"
 
@@ -77,7 +77,7 @@ if STUDY.interventions:
             fingerprint=lambda w: FINGERPRINTS.text("stage5_intervention", *w),
             folders=[f"{LONGRUN}/{{condition}}"],
         message:
-            "Stage 5: scoring {wildcards.recipe}, seed {wildcards.seed}, under {wildcards.condition}"
+            "Stage 5: {wildcards.recipe}, seed {wildcards.seed}, under {wildcards.condition}"
 
     rule stage2_intervention_metrics:
         """Accuracies of the base with something taken away, by every metric."""

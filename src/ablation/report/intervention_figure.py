@@ -62,12 +62,12 @@ def interventions(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLe
         ),
     ]
     notes = [
-        "Left: how far red lies from the black line is what it costs (label: A - B; stars: p < .05 "
-        "*, < .01 **, < .001 ***; ns: nil). Orange is the",
-        "control: the same training without the damage, damaged afterwards. Right: (P - D) / "
-        "(C - D), the share of the gap between equally trained models",
-        f"that training under the damage closes, with its {confidence:.0%} interval; crosses are "
-        f"not estimable. Small points: seeds {listed(rows.seed)}.",
+        "Left: how far red lies from the black line, the whole base, is what an intervention costs "
+        "(A - B; p < .05 *, < .01 **, < .001 ***, ns: nil).",
+        "Orange is the control: the same training without the damage, damaged afterwards.",
+        "Right: the share of the gap between equally trained models that training under the damage "
+        f"closes, with its {confidence:.0%} interval; a cross is not estimable.",
+        f"Small points: seeds {listed(rows.seed)}.",
         leak_note(whole),
     ]
     return sheet(alt.hconcat(*panels, spacing=24), whole, title, notes)
@@ -99,7 +99,7 @@ def _accuracies(whole: pd.DataFrame, rows: pd.DataFrame, y: alt.Y) -> Panel:
     chart, each = alt.Chart(points(whole)), alt.Chart(points(rows))
     base = alt.Chart(whole)
     return alt.layer(
-        line("x", float(whole.baseline.iloc[0]), [1, 0]),
+        base.mark_rule(color=INK, strokeWidth=2).encode(x=alt.X("mean(baseline):Q")),
         base.mark_rule(color=ALARM, opacity=0.35, strokeWidth=5).encode(
             x=alt.X("ablated:Q", title="accuracy"), x2="baseline:Q", y=y
         ),
