@@ -45,17 +45,20 @@ def load_under(
 ) -> Loaded:
     """`checkpoints.load_on`, with `intervention` in force, and whole without one.
 
-    trained_under: the settings of the intervention that the checkpoint's manifest names.
+    trained_under: the settings of the intervention that the checkpoint's manifest names, None for
+        a checkpoint from which nothing was taken away.
 
     Raises NotInForce if the folder does not hold what the manifest says, or if it was trained under
     another intervention that cannot be lifted.
     """
     model, tokenizer = checkpoints.load_on(hardware, folder, treated=True)
     held = [entry["settings"] for entry in marks(model.config)]
-    if trained_under is not None and dict(trained_under) not in held:
+    expected = [] if trained_under is None else [dict(trained_under)]
+    if held != expected:
         raise NotInForce(
-            f"{folder}: its manifest says that it was trained under {dict(trained_under)}, but its "
-            "config.json does not name it: other software has saved it. Train it again"
+            f"{folder}: its manifest says that {expected or 'nothing'} was taken away from it, its "
+            f"config.json says {held or 'nothing'}. If other software has saved it, train it "
+            "again; a base must be whole"
         )
     for settings in held:
         own = make(str(settings.get("kind")), settings)

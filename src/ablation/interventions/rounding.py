@@ -19,9 +19,8 @@ from ablation.interventions.anatomy import Matrix, NoSuchPart, matrices
 from ablation.interventions.protocol import Intervention
 
 # Mean distance of a weight from its nearest level, in steps between levels: 0.25 if it was never
-# rounded. Numbers of fewer bits than float32 hold the levels inexactly.
-MOST_OFF = {torch.float32: 1e-4}
-MOST_OFF_OTHERS = 0.05
+# rounded. bfloat16 holds the levels inexactly, the more so the more there are.
+MOST_OFF, EACH_LEVEL = 1e-4, 2**-10
 
 
 class RoundedWeights(Intervention):
@@ -45,10 +44,12 @@ class RoundedWeights(Intervention):
     def _most(self) -> int:
         return 2 ** (self.settings.bits - 1) - 1
 
-    def _grouped(self, matrix: Matrix) -> tuple[Tensor, Tensor]:
+    def _grouped(self, matrix: Matrix, held: bool = False) -> tuple[Tensor, Tensor]:
         """Weights [..., groups, weights] in float32, and the scale of each group.
 
         Scales have 8 significant bits, so that levels are exact and rounding twice changes nothing.
+        They are cut to them, so that the largest weight is on the highest level. With `held`, the
+        weights are on levels already, of the nearest scale.
         """
         values = matrix.values.float()
         group = self.settings.group or values.shape[-1]
@@ -56,7 +57,8 @@ class RoundedWeights(Intervention):
             raise NoSuchPart(f"{matrix.name}: groups of {group} do not divide {values.shape[-1]}")
         grouped = values.unflatten(-1, (-1, group))
         scale = grouped.abs().amax(-1, keepdim=True) / self._most
-        cut = (scale.contiguous().view(torch.int32) & -65536).view(torch.float32)
+        half = 2**15 if held else 0
+        cut = ((scale.contiguous().view(torch.int32) + half) & -(2**16)).view(torch.float32)
         return grouped, torch.where(cut > 0, cut, 1.0)
 
     def audit(self, model: PreTrainedModel) -> dict[str, Any]:
@@ -64,14 +66,16 @@ class RoundedWeights(Intervention):
         far: dict[str, float] = {}
         levels = 0
         for matrix in matrices(model):
-            grouped, scale = self._grouped(matrix)
+            grouped, scale = self._grouped(matrix, held=True)
             steps = grouped / scale
             far[matrix.name] = float((steps - steps.round()).abs().mean())
             levels = max(levels, int(steps.round().abs().max()))
         name, off = max(far.items(), key=lambda found: found[1])
-        limit = MOST_OFF.get(model.dtype, MOST_OFF_OTHERS)
+        inexact = 0 if model.dtype == torch.float32 else self._most * EACH_LEVEL
+        limit = MOST_OFF + inexact
         if off > limit or levels > self._most:
             raise self.not_in_force(
-                model, f"weights of {name} are {off:.3g} steps from their levels (at most {limit})"
+                model,
+                f"weights of {name} are {off:.3g} steps from their levels (at most {limit:.3g})",
             )
         return {"matrices": len(far), "mean_distance": off, "highest_level": levels}

@@ -111,7 +111,7 @@ def test_what_is_gone_for_good_is_never_scored_as_if_it_were_there(kind, tmp_pat
     taken.apply(model)
     save(model, tiny_tokenizer(), tmp_path / "model")
     with pytest.raises(NotInForce, match="cannot be scored without it"):
-        load_under(HARDWARE, tmp_path / "model")
+        load_under(HARDWARE, tmp_path / "model", None, taken.as_dict())
 
 
 @pytest.mark.parametrize("kind", WHOLE)
@@ -129,6 +129,25 @@ def test_a_checkpoint_whose_mark_is_gone_is_refused_by_its_manifest(tmp_path):
     save(model, tiny_tokenizer(), tmp_path / "model")
     with pytest.raises(NotInForce, match="other software"):
         load_under(HARDWARE, tmp_path / "model", taken, taken.as_dict())
+
+
+def test_a_base_from_which_something_was_taken_away_is_no_whole_base(tmp_path):
+    model, taken = model_of("llama"), make("x", SETTINGS["positions"])
+    taken.apply(model)
+    save(model, tiny_tokenizer(), tmp_path / "model")
+    for under in (None, taken):
+        with pytest.raises(NotInForce, match="a base must be whole"):
+            load_under(HARDWARE, tmp_path / "model", under)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_rounded_bfloat16_weights_are_told_from_whole_ones(bits):
+    model = model_of("llama").to(torch.bfloat16)
+    taken = make("x", {"kind": "round", "bits": bits, "group": 8})
+    with pytest.raises(NotInForce):
+        taken.audit(model)
+    taken.apply(model)
+    taken.audit(model)
 
 
 @pytest.mark.parametrize("kind", [k for k in SETTINGS if k.startswith(("prune", "round", "heads"))])
