@@ -35,7 +35,7 @@ class UnpairedItems(ValueError):
 
 @dataclass(frozen=True)
 class Condition:
-    """One model under one mask or intervention: its right answers, and the circumstances of the measurement."""
+    """One model under one mask or intervention: its right answers, and how it was measured."""
 
     stage: str
     mask: str
