@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ablation.config.interventions import DropLayers
@@ -37,16 +36,9 @@ class DroppedLayers(Intervention):
 
     def audit(self, model: PreTrainedModel) -> dict[str, Any]:
         """A forward calls as many layers fewer as were dropped."""
-        rows, ran = probe(model, prompt=4), 0
-
-        def run() -> None:
-            model(**forward_inputs(model, self.mask, rows))
-
-        def seen(number: int, module: nn.Module, *call: Any) -> None:
-            pass
-
         layers = layers_of(model)
-        ran = called(model, list(layers), seen, run)
+        inputs = forward_inputs(model, self.mask, probe(model, prompt=4))
+        ran = called(model, layers, lambda *call: None, lambda: model(**inputs))
         before = self.before(model).get("layers", len(layers))
         expected = before - len(self.settings.layers)
         if ran != expected:
