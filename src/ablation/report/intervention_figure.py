@@ -29,6 +29,11 @@ POINTS = {
     "D: trained whole, then damaged": ("control_ablated", "#e8a33d"),
     "P: trained under the damage": ("after", "#2e8b57"),
 }
+DRAWN = [
+    *("study", "line", "recipe", "seed", "baseline", "damage", "damage_p"),
+    *(column for column, _ in POINTS.values()),
+    *("net_recovered", "net_recovered_low", "net_recovered_high", "net_recovered_status"),
+]
 Panel: TypeAlias = alt.LayerChart | alt.FacetChart
 LOWEST, HIGHEST = -0.5, 1.5  # of the axis of net recovery; a longer interval ends there
 
@@ -50,9 +55,9 @@ def interventions(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLe
     whole = whole.sort_values("recipe", key=lambda names: names.str.len(), kind="stable")
     whole = whole.drop_duplicates("mask").sort_values("damage", kind="stable")
     rows = rows[rows.recipe.isin(whole.recipe) & (rows.seed != ALL_SEEDS)]
-    names = mask_names(whole)
+    names, leaks = mask_names(whole), leak_note(whole)
     order = [names[mask] for mask in whole["mask"]]
-    whole, rows = (part.assign(line=part["mask"].map(names)) for part in (whole, rows))
+    whole, rows = (part.assign(line=part["mask"].map(names))[DRAWN] for part in (whole, rows))
     y = alt.Y("line:N", sort=order, title=None, axis=alt.Axis(labelFontSize=12, labelLimit=0))
     height = max(120, 34 * len(whole))
     panels = [
@@ -68,7 +73,7 @@ def interventions(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLe
         "Right: the share of the gap between equally trained models that training under the damage "
         f"closes, with its {confidence:.0%} interval; a cross is not estimable.",
         f"Small points: seeds {listed(rows.seed)}.",
-        leak_note(whole),
+        leaks,
     ]
     return sheet(alt.hconcat(*panels, spacing=24), whole, title, notes)
 
