@@ -43,8 +43,9 @@ demo-bridge: $(VENV)/.ready  # run the second study and show its claims
 	@$(BIN)/ablation table results/micro/bridge/claims.csv
 
 atlas: $(VENV)/.ready  # run the atlas: what each kind of intervention costs, and what comes back (ten minutes on two cores)
-	$(BIN)/snakemake --cores all --quiet reason host --configfile config/atlas.yaml
-	@$(BIN)/ablation table results/recovery.csv
+	$(BIN)/snakemake --cores all --quiet reason host --configfile config/atlas.yaml \
+	  -- results/atlas/recovery.csv results/atlas/figures/interventions.svg
+	@$(BIN)/ablation table results/atlas/recovery.csv
 
 # Each world has a base of its own. A world whose base does not learn its tasks has no results.
 WORLDS ?= 7201 7202 7203 7204 7205 7206 7207 7208
