@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -41,6 +41,11 @@ test-report: report $(VENV)/.ready-dev  # test that page in a headless browser (
 demo-bridge: $(VENV)/.ready  # run the second study and show its claims
 	$(BIN)/snakemake --cores all --quiet reason host --configfile config/bridge.yaml -- bridge
 	@$(BIN)/ablation table results/micro/bridge/claims.csv
+
+atlas: $(VENV)/.ready  # run the atlas: what each kind of intervention costs, and what comes back (ten minutes on two cores)
+	$(BIN)/snakemake --cores all --quiet reason host --configfile config/atlas.yaml \
+	  -- results/atlas/recovery.csv results/atlas/figures/interventions.svg
+	@$(BIN)/ablation table results/atlas/recovery.csv
 
 # Each world has a base of its own. A world whose base does not learn its tasks has no results.
 WORLDS ?= 7601 7602 7603 7604 7605 7606 7607 7608

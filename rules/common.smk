@@ -8,6 +8,7 @@
 from snakemake.logging import logger
 
 from ablation.vocabulary.catalogue import FIGURES, FINDINGS, FIRST, RECORD_PAGES, TABLES
+from ablation.vocabulary.interventions import LIFTED
 from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
 from ablation.vocabulary.recipes import stage_of
 from ablation.workflow.load import start
@@ -32,3 +33,4 @@ wildcard_constraints:
     recipe="|".join(PATHS.recipes),
     seed="|".join(map(str, STUDY.seeds)),
     mask="|".join(MASKS),
+    condition="|".join([*STUDY.interventions, LIFTED]),

@@ -16,6 +16,8 @@ rule stage4_posteval:
         f"{LOGS}/stage4_posteval/{{recipe}}-seed{{seed}}.log",
     benchmark:
         f"{LOGS}/stage4_posteval/{{recipe}}-seed{{seed}}.benchmark.tsv"
+    wildcard_constraints:
+        recipe="|".join(PATHS.under_masks) or "none",
     conda:
         "../environment.yml"
     threads: STUDY.hardware.threads

@@ -23,9 +23,9 @@ rule stage1:
 
 
 rule stage2:
-    """Damage: the base model scored under the ablated masks."""
+    """Damage: the base model scored under the ablated masks and the interventions."""
     input:
-        PATHS.metrics(PATHS.ablation, ABLATED_MASKS),
+        PATHS.metrics_of_base,
     localrule: True
 
 
@@ -37,14 +37,14 @@ rule stage3:
 
 
 rule stage4:
-    """Recovery: every checkpoint of stage 3 scored under every mask."""
+    """Recovery: every checkpoint of stage 3 scored under each of its conditions."""
     input:
         PATHS.metrics_of(PATHS.short),
     localrule: True
 
 
 rule stage5:
-    """Longer training: every checkpoint of stage 5 scored under every mask."""
+    """Longer training: every checkpoint of stage 5 scored under each of its conditions."""
     input:
         PATHS.metrics_of(PATHS.long),
     localrule: True

@@ -28,6 +28,7 @@ from ablation.vocabulary.recipes import RECIPE
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG, STAGES = ROOT / "config", ROOT / "docs/stages.md"
 PUBLISHED, PUBLISHED_MANUAL = ROOT / "resources/published/prefill.json", ROOT / "docs/published.md"
+RECIPE_KEYS = ("train_mask", "train_under", "score_under")  # the others are those of finetune
 REAL_STUDY = "ministral3b.yaml"
 WIDTH = 100
 HEAD = """\
@@ -103,7 +104,8 @@ def readme(text: str) -> str:
         f"| `{'.'.join(path)}` | {_value(part)} | {_escaped(part.get('description', ''))} |"
         for path, part in schema_keys()
         if path[-1] != "<name>"
-        and (path[0] != "recipes" or path[-1] in ("recipes", "train_mask"))
+        and (path[0] != "recipes" or path[-1] in ("recipes", *RECIPE_KEYS))
+        and (path[0] != "interventions" or len(path) == 1)  # docs/interventions.md has its keys
         and path[:3] != ("bridge", "recipes", "<name>")  # the keys of bridge.training
     ]
     table = "\n".join(["| key | value | meaning |", "|---|---|---|", *rows])

@@ -1,10 +1,11 @@
-"""Score one checkpoint under several masks: the model is loaded once, each mask has its results."""
+"""Score one checkpoint under several conditions: it is loaded once, each has its own results."""
 
 from pathlib import Path
 
 from ablation.config.study import ComputeSettings
 from ablation.data import hub
-from ablation.model.checkpoints import load_on
+from ablation.interventions.loading import load_under
+from ablation.interventions.registry import of_job
 from ablation.model.checks.agreement import require_agreement
 from ablation.provenance.job import Job, run
 from ablation.provenance.manifests import TRAINING_FACTS, write_manifest
@@ -13,26 +14,26 @@ from ablation.scoring.evaluate import evaluate
 
 
 def main(job: Job) -> None:
-    config, manifest = job.config, job.input.model
+    config, manifest, taken = job.config, job.input.model, of_job(job.config)
     checkpoint = job.inputs[manifest]
     hardware = ComputeSettings.model_validate(config["hardware"])
-    model, tokenizer = load_on(hardware, hub.model_folder(manifest, checkpoint))
+    folder = hub.model_folder(manifest, checkpoint)
+    model, tokenizer = load_under(hardware, folder, taken, checkpoint.get("trained_under"))
     facts = {fact: checkpoint[fact] for fact in TRAINING_FACTS if fact in checkpoint}
-    options = config["evaluation"] | {
-        "task_folder": Path("config/tasks").resolve(),
-        "data_folder": next((Path(p).parent for p in job.inputs if p != manifest), None),
-        "checkpoint": Path(manifest).parent.as_posix(),
-    }
-    for mask, folder in zip(config["masks"], job.params.folders, strict=True):
+    data = next((Path(p).parent for p in job.inputs if p != manifest), None)
+    options = {"task_folder": Path("config/tasks").resolve(), "data_folder": data}
+    options |= config["evaluation"] | {"checkpoint": Path(manifest).parent.as_posix()}
+    for mask, home in zip(config["masks"], job.params.folders, strict=True):
+        name = config.get("condition", mask)
         label = " ".join([job.rule, *map(str, job.wildcards), mask])
-        with run_record(f"{folder}/run.json") as record:
+        options |= {"intervention": taken, "condition": name, "label": label}
+        with run_record(f"{home}/run.json") as record:
             record["stock_agreement"] = require_agreement(model).as_dict()
-            result = evaluate(model, tokenizer, mask=mask, label=label, **options)
-        outputs = result.write(folder)
+            result = evaluate(model, tokenizer, mask=mask, **options)
         facts["eval_leaks"] = result.facts["leak_audit"]["leaks"]
         facts["circumstances"] = result.circumstances | job.fingerprint["packages"]
-        path = f"{folder}/manifest.json"
-        write_manifest(path, job.fingerprint, outputs, mask=mask, **facts)
+        outputs = result.write(home)
+        write_manifest(f"{home}/manifest.json", job.fingerprint, outputs, mask=name, **facts)
 
 
 if __name__ == "__main__":

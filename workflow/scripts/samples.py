@@ -18,7 +18,7 @@ def main(job: Job) -> None:
     results = job.home
     torch.set_num_threads(hardware.threads)
     continuations = sample(
-        models_of(results, [], [job.config["seed"]]),
+        models_of(results, job.config.get("trained", []), [job.config["seed"]]),
         prompts_of(results, chosen.prompts, None, instructions=False),
         masks,
         max_new_tokens=chosen.max_new_tokens,

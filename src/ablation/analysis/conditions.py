@@ -1,4 +1,6 @@
-"""Reads scored conditions, each one model under one mask, from their sample rows. No torch.
+"""Reads scored conditions from their sample rows. No torch.
+
+A condition is one model under one mask or intervention, which its field `mask` names.
 
 Every number in a table is recomputed from these rows; no table reads metrics.json.
 """
@@ -33,7 +35,7 @@ class UnpairedItems(ValueError):
 
 @dataclass(frozen=True)
 class Condition:
-    """One model under one mask: its right answers, and the circumstances of the measurement."""
+    """One model under one mask or intervention: its right answers, and how it was measured."""
 
     stage: str
     mask: str

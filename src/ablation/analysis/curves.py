@@ -31,7 +31,7 @@ def curves_table(
             "study": study,
             "recipe": recipe,
             "seed": summary["seed"],
-            "train_mask": summary["recipe"]["train_mask"],
+            "train_mask": summary["recipe"].get("train_under") or summary["recipe"]["train_mask"],
             "train_leaks": summary["train_leaks"],
         }
         for record in curve:

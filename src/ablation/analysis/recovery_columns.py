@@ -204,7 +204,7 @@ _TABLE = (
     Column("study", "Name of the study.", lambda row: row.settings.study, "words"),
     Column("recipe", "Recipe of the finetuned model.", lambda row: row.recipe, "words"),
     Column("seed", "Seed of the finetuning, or `all`.", lambda row: row.seed, "words"),
-    Column("mask", "Mask while scoring A and P.", lambda row: row.mask, "words"),
+    Column("mask", "Mask or intervention while scoring A and P.", lambda row: row.mask, "words"),
     Column("task", "Task, or the macro of a protocol.", lambda row: row.task, "words"),
     Column(
         "train_leaks",

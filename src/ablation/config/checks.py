@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ablation.config import bridge_checks as bridge
+from ablation.config import intervention_checks as interventions
 from ablation.config.architectures import positions, refusal
 from ablation.config.checkpoint_files import checkpoint_problem
 from ablation.config.merging import ConfigProblem, Key, did_you_mean, dotted
@@ -43,6 +44,7 @@ def find_problems(values: Mapping, folder: Path, pinned: bool) -> Iterator[Confi
     yield from _too_few_examples(values)
     yield from _unshared(values)
     yield from _records_of_others(values)
+    yield from interventions.find_problems(values)
     yield from bridge.find_problems(values)
 
 
@@ -247,6 +249,8 @@ def _other_masks(values: Mapping) -> Iterator[ConfigProblem]:
     recipes = values.get("recipes")
     for name, recipe in recipes.items() if isinstance(recipes, dict) else ():
         mask, expected = _at(recipe, "train_mask"), train_mask_of(str(name))
+        if _at(recipe, "train_under") is not None:
+            continue  # the name says it
         if mask in MASKS and expected and mask != expected:
             yield ConfigProblem(
                 ("recipes", name, "train_mask"),

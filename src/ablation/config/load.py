@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ablation.config.checks import find_problems
+from ablation.config.interventions import KINDS
 from ablation.config.merging import (
     ConfigError,
     ConfigProblem,
@@ -28,6 +29,7 @@ from ablation.config.merging import (
     resolve,
 )
 from ablation.config.study import Study
+from ablation.vocabulary.masks import CAUSAL, MASKS
 from ablation.vocabulary.recipes import RECIPES, recipe_of
 
 
@@ -86,15 +88,28 @@ def _with_complete_recipes(values: dict, common: str) -> dict:
             return own
         after = recipes.get(recipe_of(name) or "")
         below = merge(shared, after) if isinstance(after, dict) else shared
-        return merge(below, own)
+        if {"train_mask", "train_under"} & own.keys():  # one replaces the other
+            below = {k: v for k, v in below.items() if k not in ("train_mask", "train_under")}
+        return _with_mask(merge(below, own))
 
     return values | {"recipes": {name: complete(name, own) for name, own in recipes.items()}}
 
 
+def _with_mask(recipe: dict) -> dict:
+    """`recipe` with the `train_mask` that its `train_under` implies."""
+    under = recipe.get("train_under")
+    if not isinstance(under, str) or "train_mask" in recipe:
+        return recipe
+    if under in MASKS:
+        return {k: v for k, v in recipe.items() if k != "train_under"} | {"train_mask": under}
+    return recipe | {"train_mask": CAUSAL}
+
+
 def _path(error: Mapping) -> Key:
-    return tuple(
-        k for k in error["loc"] if k != "[key]"
-    )  # pydantic marks an invalid key by one more element
+    path = error["loc"]
+    if path[0] == "interventions":  # pydantic names the kind after the intervention
+        path = (*path[:2], *path[3:])
+    return tuple(k for k in path if k != "[key]")  # it marks an invalid key by one more element
 
 
 def _only_inherited(error: Mapping, errors: Iterable[Mapping]) -> bool:
@@ -145,6 +160,12 @@ def _text(error: Mapping[str, Any]) -> str:
     elif kind == "string_pattern_mismatch" and path[0] == "recipes":
         names = ", ".join(map(repr, RECIPES))
         expected = f"{names} or a variant of one (`3B-lr1e-4`) was expected"
+    elif kind == "string_pattern_mismatch" and path[0] == "interventions":
+        expected = "a name of small letters and digits was expected"
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
+        named = found.get("kind") if isinstance(found, dict) else None
+        hint = did_you_mean(str(named), KINDS) if named else ""
+        return f"kind {named!r} found, one of {', '.join(KINDS)} was expected{hint}"
     elif kind == "value_error":
         expected = str(error["ctx"]["error"])
     else:
@@ -217,8 +238,10 @@ def schema_keys(whole: Mapping | None = None) -> Iterator[tuple[tuple[str, ...],
                 part = whole["$defs"][choice["$ref"].rpartition("/")[2]] | part
         if path:
             yield path, part
-        for name, inner in part.get("properties", {}).items():
-            yield from walk(inner, (*path, name))
+        kinds = [whole["$defs"][c["$ref"].rpartition("/")[2]] for c in part.get("oneOf", ())]
+        for one in (part, *kinds):
+            for name, inner in one.get("properties", {}).items():
+                yield from walk(inner, (*path, name))
         named = [part.get("additionalProperties"), *part.get("patternProperties", {}).values()]
         for inner in (n for n in named if isinstance(n, dict)):
             yield from walk(inner, (*path, "<name>"))

@@ -14,27 +14,24 @@ from pydantic import Field, ValidationInfo, field_validator
 from ablation.config.bridge import Bridge
 from ablation.config.fields import (
     GroupedShape,
-    Learning,
-    NoLearning,
     OneOf,
-    Plateau,
     Seed,
     Strict,
     described_field,
-    stop_in_time,
-    whole_micro_batches,
     without_repeats,
 )
-from ablation.config.world import MicroWorld, Record, Weight, not_all_zero
+from ablation.config.interventions import AnyIntervention, InterventionName
+from ablation.config.recipes import Leak, Recipe, StopRules, Training
+from ablation.config.world import MicroWorld
 from ablation.data.benchmarks import data_sets
-from ablation.vocabulary.formats import FORMATS
 from ablation.vocabulary.instructions import INSTRUCTIONS
-from ablation.vocabulary.masks import CAUSAL, MASKS
+from ablation.vocabulary.interventions import LIFTED
+from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.metrics import METRICS
-from ablation.vocabulary.optimizers import OPTIMIZERS
 from ablation.vocabulary.recipes import NAME, RECIPES
 
-MaskName = Annotated[str, OneOf(MASKS)]
+__all__ = ["ComputeSettings", "Leak", "Recipe", "StopRules", "Study", "Training"]
+
 MetricName = Annotated[str, OneOf(METRICS)]
 REPOSITORY = r"^[\w.-]+/[\w.-]+$"  # owner/name on the hub
 
@@ -114,102 +111,6 @@ class Hardware(ComputeSettings):
         resources = self.model_dump(include={"gpu", *MACHINE_REQUESTS}, exclude_none=True)
         without = () if self.gpu else ("gpu_model", "gpu_mem_mb")
         return {k: v for k, v in resources.items() if k not in without}
-
-
-class Leak(Strict):
-    """Detects a training mask that shows the model its targets."""
-
-    ratio: float = described_field(
-        "The alarm is raised when the loss under the training mask is below this share of the "
-        "causal loss, ...",
-        gt=0,
-        lt=1,
-    )
-    min_gap: float = described_field("... and at least this many nats below it.", ge=0)
-    on_leak: Literal["stop", "record"] = described_field(
-        "Whether an alarm stops the training or is only recorded."
-    )
-
-
-class StopRules(Strict):
-    """The rules that can end a training before its last step."""
-
-    no_learning: NoLearning | None = described_field(
-        "Stops a training whose loss has not fallen by `min_improvement` nats after `after_steps` "
-        "steps; null never does."
-    )
-    plateau: Plateau | None = described_field(
-        "Stops a training after `patience` evaluations whose held-out loss is not `min_delta` nats "
-        "better, from step `min_steps` on; null never does."
-    )
-    leak: Leak | None = described_field(
-        "Compares the losses of probe samples under the training mask and under causal, to detect "
-        "a mask that shows the model its targets; null never does."
-    )
-
-
-class Training(Learning):
-    """The `finetune:` block."""
-
-    batch_examples: int = described_field(
-        "Number of examples in an optimizer step, whatever the micro-batch.", ge=1
-    )
-    micro_batch_examples: int = described_field(
-        "Number of examples in a forward pass on each GPU; it affects memory, not the step.", ge=1
-    )
-    max_seq_len: int = described_field("Largest number of tokens of an example.", ge=8)
-    row_tokens: int | None = described_field(
-        "Capacity of a packed row in tokens; it affects memory and speed only. `max_seq_len` is "
-        "used if this is null or smaller.",
-        ge=8,
-    )
-    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = described_field(
-        "Optimizer, under its name in transformers' Trainer, over float32 copies of bfloat16 "
-        "weights. `adafactor_bf16` is Adafactor without these copies: it rounds weights "
-        "stochastically and needs 6 bytes for each weight instead of 10. `adafactor_plain` is the "
-        "published one, without copies and without that: it rounds most small updates away."
-    )
-    eval_steps: int = described_field(
-        "Steps between two evaluations on held-out and probe samples.", ge=1
-    )
-    eval_samples: int = described_field("Number of held-out examples of an evaluation.", ge=1)
-    heldout_fraction: float = described_field(
-        "Share of the examples that is held out; the seed chooses them, because the data has no "
-        "validation split.",
-        gt=0,
-        lt=1,
-    )
-    max_examples: int | None = described_field(
-        "Largest number of examples to train on, of those not held out; null takes all.", ge=1
-    )
-    format: Annotated[str, OneOf(FORMATS)] = described_field(
-        "How a record becomes an example. `corrected`: BOS, and one space between `### Response:` "
-        "and the output. `published`, as the published code does it: no BOS, a new line for that "
-        "space, no white space around fields, and its draw of held-out records."
-    )
-    records: dict[Record, Weight] | None = described_field(
-        "How often each family of the micro-world's records occurs among those of this recipe; "
-        "null takes the study's records, which `world.finetuning` or `instructions` names."
-    )
-    stops: StopRules = described_field(
-        "Rules that end a training before `max_steps`; such an end is a success, and its reason is "
-        "recorded."
-    )
-
-    @field_validator("records")
-    @classmethod
-    def _has_a_weight(cls, weights: dict[str, int] | None) -> dict[str, int] | None:
-        return weights if weights is None else not_all_zero(weights)
-
-    _whole_micro_batches = field_validator("micro_batch_examples")(whole_micro_batches)
-
-    _stop_in_time = field_validator("stops")(stop_in_time)
-
-
-class Recipe(Training):
-    """One complete finetuning: the `finetune:` block, overridden by the recipe's own keys."""
-
-    train_mask: MaskName = described_field("Mask in use while training.")
 
 
 class Evaluation(Strict):
@@ -320,6 +221,10 @@ class Study(Strict):
         "held-out split, and nothing else.",
         min_length=1,
     )
+    interventions: dict[InterventionName, AnyIntervention] = described_field(
+        "What is taken away from models beside the masks, by name; docs/interventions.md has the "
+        "kinds and their keys. The base is scored under each."
+    )
     keep_states: bool = described_field(
         "Whether the files that a training resumes from are kept after it has succeeded."
     )
@@ -363,20 +268,46 @@ class Study(Strict):
 
     def recipe(self, name: str) -> dict:
         """A recipe as a plain mapping, with every key, as fingerprints hold it."""
-        return self.recipes[name].model_dump()
+        return self.recipes[name].model_dump(exclude={"score_under"})
+
+    def intervention(self, name: str) -> dict:
+        """An intervention as a plain mapping, as fingerprints and manifests hold it."""
+        return self.interventions[name].model_dump()
+
+    def trained_under(self, recipe: str) -> str | None:
+        """The intervention under which a recipe trains; None under a mask alone."""
+        return self.recipes[recipe].train_under
+
+    def scored_under(self, recipe: str) -> list[str]:
+        """The conditions of a recipe's checkpoints that have a scoring job of their own.
+
+        These are names of interventions, and LIFTED, the score without what was taken away in
+        training. A recipe that trains under a mask alone is scored under every mask besides.
+        """
+        own = self.trained_under(recipe)
+        if own is not None:
+            return [*([LIFTED] if self.interventions[own].liftable else []), own]
+        asked = [*(self.recipes[recipe].score_under or ())]
+        controls = {c for r, c in self.controls.items() if self.trained_under(r) is not None}
+        return [name for name in self.interventions if recipe in controls or name in asked]
 
     @property
     def controls(self) -> dict[str, str]:
-        """{recipe: its control}: trained under `causal`, and otherwise configured as the recipe.
+        """{recipe: its control}: trained whole under `causal`, and otherwise as the recipe.
 
         Rules that end a training early may differ. Whether records and steps were equal in fact is
         checked where scores are compared.
         """
 
         def training(name: str) -> dict:
-            return self.recipes[name].model_dump(exclude={"train_mask", "stops"})
+            own = {"train_mask", "train_under", "score_under", "stops"}
+            return self.recipes[name].model_dump(exclude=own)
 
-        causal = [name for name, recipe in self.recipes.items() if recipe.train_mask == CAUSAL]
+        causal = [
+            name
+            for name, recipe in self.recipes.items()
+            if recipe.train_mask == CAUSAL and recipe.train_under is None
+        ]
         ablated = [name for name in self.recipes if name not in causal]
         equal = {name: [c for c in causal if training(c) == training(name)] for name in ablated}
         return {name: found[0] for name, found in equal.items() if found}

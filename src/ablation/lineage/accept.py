@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from ablation.config.interventions import modules_of
 from ablation.lineage.compare import IDENTICAL, Comparison
 from ablation.provenance.accepted import (
     ACCEPTED_FILE,
@@ -47,7 +48,7 @@ def accept(
     root = Path(root)
     found: dict[str, list[Path]] = {}
     stages: set[str] = set()
-    unused: set[frozenset[str]] = set()
+    chosen: set[tuple[frozenset[str], frozenset[str]]] = set()  # left out of the code, and added
     for path in sorted((root / results).rglob("*manifest.json")):
         if WORKFLOW_COPY in path.parts:
             continue
@@ -55,19 +56,21 @@ def accept(
         stages.add(fingerprint.get("stage", ""))
         if fingerprint.get("stage") == stage:
             found.setdefault(fingerprint["code"], []).append(path)
-            unused.add(unused_modules(fingerprint["config"]))
+            config = fingerprint["config"]
+            chosen.add((unused_modules(config), modules_of(config.get("intervention"))))
     if not found:
         known = ", ".join(sorted(filter(None, stages))) or "none"
         raise NothingToAccept(
             f"{results} holds no results of {stage!r}; it holds those of: {known}"
         )
     entries = read_accepted(root)
-    if len(unused) > 1:
+    if len(chosen) > 1:
         raise NothingToAccept(
-            f"{stage}: these results come from several optimizers, whose code is hashed "
-            "separately. Choose those of one optimizer with --results"
+            f"{stage}: these results come from several optimizers or interventions, whose code is "
+            "hashed separately. Choose those of one of them with --results"
         )
-    code = code_hash(root / script_of(stage), leave_out=unused.pop())
+    unused, added = chosen.pop()
+    code = code_hash(root / script_of(stage), leave_out=unused, by_name=added)
     new = oldest_equal_code(stage, code, entries)
     if again and new in found and new != code:
         entry = next(e for e in entries if (e["stage"], e["new"]) == (stage, code))

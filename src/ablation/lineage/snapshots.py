@@ -8,12 +8,14 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ablation.config.interventions import KINDS, modules_of
 from ablation.config.merging import merge, read_config_file, resolve
 from ablation.provenance.accepted import oldest_equal_code, read_accepted
-from ablation.provenance.code_hash import code_hash
+from ablation.provenance.code_hash import code_hash, has_module
 from ablation.provenance.files import sha256_file, visible_files
 from ablation.provenance.manifests import WORKFLOW_COPY, StaleInput, load_manifest
 from ablation.provenance.run_records import read_run_record, run_record_path
@@ -169,8 +171,12 @@ def _read_commit(name: str, configfile: str | None, scratch: Path) -> Snapshot:
     for stage in STAGES.values():
         script = scratch / script_of(stage.name)
         if script.is_file():
-            variants = unused if stage.kind == "training" else {frozenset()}
-            codes = {code_hash(script, package, leave_out) for leave_out in variants}
+            runs_model = stage.kind in ("training", "scoring")
+            variants = product(
+                unused if stage.kind == "training" else [frozenset[str]()],
+                _kinds(package) if runs_model else [frozenset[str]()],
+            )
+            codes = {code_hash(script, package, *variant) for variant in variants}
             found.code[stage.name] = {oldest_equal_code(stage.name, code, known) for code in codes}
     file = scratch / (configfile or "config/default.yaml")
     if not file.is_file():
@@ -188,6 +194,13 @@ def _read_commit(name: str, configfile: str | None, scratch: Path) -> Snapshot:
         for path in visible_files(scratch / folder):
             found.data[path.relative_to(scratch).as_posix()] = sha256_file(path)
     return found
+
+
+def _kinds(package: Path) -> list[frozenset[str]]:
+    """What the code hash of a job adds for each kind of intervention, and for none."""
+    modules = [modules_of({"kind": kind}) for kind in KINDS]
+    known = [m for m in modules if m and all(has_module(name, package) for name in m)]
+    return [frozenset(), *known]
 
 
 def _git(*arguments: str) -> bool:

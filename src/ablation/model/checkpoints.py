@@ -42,6 +42,7 @@ from ablation.config.checkpoint_files import (
 from ablation.config.study import ComputeSettings
 from ablation.model.checks.faithful import refuse_other_ties, refuse_surplus
 from ablation.model.checks.supported import UnsupportedArchitecture, refuse_unsupported
+from ablation.model.checks.treated import MARK, NotInForce, marks
 from ablation.provenance.atomic import atomic_path
 from ablation.provenance.run_records import processor_name
 from ablation.vocabulary.instructions import environment, held_to
@@ -62,7 +63,11 @@ class NeedsOwnCode(ValueError):
 
 
 def load(
-    folder: str | Path, dtype: str = "float32", attention: str = "sdpa", device: str = "cpu"
+    folder: str | Path,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    device: str = "cpu",
+    treated: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load the model (in eval mode, on `device`, weights in `dtype`) and tokenizer of a folder.
 
@@ -70,11 +75,18 @@ def load(
     `eager` or `flex_attention`; a class that cannot compute it gets one that it can, which is
     printed. Raises FileNotFoundError if `folder` is no model folder, UnsupportedArchitecture if its
     attention mask cannot be set, NotTheCheckpoint if its weights make another model than
-    transformers builds, and UnsupportedQuantization.
+    transformers builds, UnsupportedQuantization, and NotInForce if something was taken away from
+    the model and the caller does not say, by `treated`, that it takes it away again.
     """
     folder = Path(folder)
     refuse_adapter(folder)
     config = read_config(folder)
+    if marks(config) and not treated:
+        kinds = ", ".join(entry["settings"]["kind"] for entry in marks(config))
+        raise NotInForce(
+            f"{folder}: its config.json names what was taken away from it ({kinds}, {MARK}), which "
+            "a plain load would give back. Load it with ablation.interventions.loading.load"
+        )
     refuse_unsupported(config)
     attention = possible_attention(config, folder, attention)
     settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
@@ -296,7 +308,7 @@ def _own_code_refused(folder: str | Path) -> Iterator[None]:
 
 
 def load_on(
-    hardware: ComputeSettings, folder: str | Path
+    hardware: ComputeSettings, folder: str | Path, treated: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load` with the settings of the study's `hardware:` block.
 
@@ -306,7 +318,7 @@ def load_on(
     torch.set_num_threads(hardware.threads)
     _refuse_other_instructions(hardware)
     device = "cuda" if hardware.gpu else "cpu"
-    model, tokenizer = load(folder, hardware.dtype, hardware.attention, device)
+    model, tokenizer = load(folder, hardware.dtype, hardware.attention, device, treated)
     if hardware.compile:
         compile_layers(model)
     return model, tokenizer

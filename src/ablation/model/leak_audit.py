@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ablation.model.checks.treated import NotInForce
 from ablation.model.masks import forward_inputs
 from ablation.model.packing import Example, pack
 from ablation.vocabulary.masks import MASK
@@ -19,7 +20,7 @@ from ablation.vocabulary.masks import MASK
 AUDITED_WIDTH = 512  # tokens of the audited row on a GPU
 
 
-class MaskNotObeyed(RuntimeError):
+class MaskNotObeyed(NotInForce):
     """The model's logits show that it did not use the mask that was passed to it."""
 
 

@@ -10,8 +10,10 @@ sliding windows under them, and lists the mistakes that this module avoids.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -71,6 +73,41 @@ MASK_RULES: dict[str, MaskRule] = {
 }
 
 
+class TakenWindow(NamedTuple):
+    """A window that an intervention puts over every mask of a model.
+
+    tokens: how many positions a token sees back, itself included.
+    when: whether the tokens of continuations have the window too, or those of prompts only.
+    """
+
+    tokens: int
+    when: Literal["prefill", "everywhere"]
+
+
+_taken: WeakKeyDictionary[PreTrainedModel, TakenWindow] = WeakKeyDictionary()
+
+
+def take_window(model: PreTrainedModel, window: TakenWindow) -> None:
+    """Narrow every mask of `model` from now on."""
+    _taken[model] = window
+
+
+def taken_window(model: PreTrainedModel) -> TakenWindow | None:
+    """The window that narrows every mask of `model`, or None."""
+    return _taken.get(model)
+
+
+@contextmanager
+def whole_masks(model: PreTrainedModel) -> Iterator[None]:
+    """Lift the window of `model` for a comparison with its stock forward."""
+    window = _taken.pop(model, None)
+    try:
+        yield
+    finally:
+        if window is not None:
+            _taken[model] = window
+
+
 def mask_rule(mask: str) -> MaskRule:
     """The entry of `mask` in MASK_RULES. Raises UnknownMask, which lists the known masks."""
     if mask not in MASK_RULES:
@@ -87,15 +124,20 @@ def uses_fixed_rows(model: PreTrainedModel) -> bool:
 
 
 def rule(
-    mask: str, doc: Tensor, branch: Tensor, position_ids: Tensor, window: int | None = None
+    mask: str,
+    doc: Tensor,
+    branch: Tensor,
+    position_ids: Tensor,
+    window: int | None = None,
+    taken: TakenWindow | None = None,
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """The mask as a function of indices (batch, head, query, key) that returns bool.
 
     The function is true where the query attends to the key. `doc`, `branch` and `position_ids` are
     [rows, tokens] as in `packing.Rows`. `window` is a layer's sliding window in tokens, counted in
-    position ids in both directions: |q - k| < window. The function works by broadcasting and under
-    vmap. Every token attends to itself, padding too: a query without any key gives NaN on some
-    back ends. Raises UnknownMask.
+    position ids in both directions: |q - k| < window. `taken` is a further window, of all layers.
+    The function works by broadcasting and under vmap. Every token attends to itself, padding too: a
+    query without any key gives NaN on some back ends. Raises UnknownMask.
     """
     # Three numbers describe a token, and one formula serves every mask, so that a kernel compiled
     # for one mask serves all: the token's path, its prompt's path, and the path on which it sees
@@ -112,6 +154,9 @@ def rule(
         visible = visible & ((k <= q) | (path_k == ahead[b, q]))
         if window is not None:
             visible = visible & ((position_ids[b, q] - position_ids[b, k]).abs() < window)
+        if taken is not None:
+            near = (position_ids[b, q] - position_ids[b, k]).abs() < taken.tokens
+            visible = visible & (near | (branch[b, q] > 0) if taken.when == "prefill" else near)
         return visible
 
     return attends
@@ -145,7 +190,8 @@ def attention_mask(model: PreTrainedModel, mask: str, rows: Rows) -> ReadyMask:
 
     sdpa: bool [rows, 1, tokens, tokens]. eager: the same as float, 0 or the dtype's minimum; eager
     attention adds the mask, so a boolean mask would hide nothing. flex_attention: a BlockMask.
-    Models that mix full and sliding layers get a dict by layer type. Raises UnknownMask, and
+    Models that mix full and sliding layers get a dict by layer type. A window that was taken
+    (`take_window`) narrows every one of them. Raises UnknownMask, and
     ValueError for an implementation that cannot take a mask (flash attention).
     """
     config = model.config.get_text_config()
@@ -156,16 +202,18 @@ def attention_mask(model: PreTrainedModel, mask: str, rows: Rows) -> ReadyMask:
             f"one of {', '.join(ATTENTION_IMPLEMENTATIONS)}"
         )
     count, length = rows.input_ids.shape
+    taken = taken_window(model)
 
     def ready(window: int | None) -> Tensor | BlockMask:
         if implementation == "flex_attention":
             # The kernel reads these tensors for every pair of a partly visible block.
             doc, branch = rows.doc.int(), rows.branch.int()
-            function = rule(mask, doc, branch, rows.position_ids, window)
+            function = rule(mask, doc, branch, rows.position_ids, window, taken)
             free, path = sees_ahead(mask, branch), mask_rule(mask).branch_path(branch)
             block = SMALL if takes_small(model, length) else BLOCK
-            return block_mask(function, free, doc, path, window is not None, block)
-        function = rule(mask, rows.doc, rows.branch, rows.position_ids, window)
+            slides = window is not None or taken is not None
+            return block_mask(function, free, doc, path, slides, block)
+        function = rule(mask, rows.doc, rows.branch, rows.position_ids, window, taken)
         return ALL_MASK_ATTENTION_FUNCTIONS[implementation](
             batch_size=count,
             q_length=length,

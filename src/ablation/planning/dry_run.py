@@ -40,16 +40,21 @@ class DryRunFailed(RuntimeError):
 
 @dataclass(frozen=True, order=True)
 class Job:
-    """A job of Snakemake; `recipe` is empty and `seed` -1 for jobs without a checkpoint."""
+    """A job of Snakemake; `recipe` is empty and `seed` -1 for jobs without a checkpoint.
+
+    condition: what is taken away from the checkpoint, if a job of its own scores it under that.
+    """
 
     rule: str
     recipe: str = ""
     seed: int = -1
+    condition: str = ""
 
     @property
     def name(self) -> str:
         """The name of the job in a plan."""
-        return f"{self.rule} {self.recipe} seed {self.seed}" if self.recipe else self.rule
+        of_checkpoint = f" {self.recipe} seed {self.seed}" if self.recipe else ""
+        return f"{self.rule}{of_checkpoint} {self.condition}".rstrip()
 
     @property
     def chain(self) -> str:
@@ -95,8 +100,10 @@ def parse_summary(summary: str) -> list[Job]:
         row = dict(zip(names, line.split("\t"), strict=False))
         if row.get("plan") == PENDING:
             checkpoint = CHECKPOINT.search(row["output_file"])
-            of_checkpoint = (checkpoint[1], int(checkpoint[2])) if checkpoint else ()
-            jobs.add(Job(row["rule"], *of_checkpoint))
+            of_checkpoint = (checkpoint[1], int(checkpoint[2])) if checkpoint else ("", -1)
+            own = row["rule"].endswith("_intervention")
+            condition = Path(row["output_file"]).parent.name if own else ""
+            jobs.add(Job(row["rule"], *of_checkpoint, condition))
     return sorted(jobs)
 
 

@@ -117,6 +117,11 @@ def module_file(module: str, package: Path = PACKAGE) -> Path:
     return file
 
 
+def has_module(module: str, package: Path = PACKAGE) -> bool:
+    """Whether there is a file of an `ablation` module."""
+    return _find_file(module, package) is not None
+
+
 def _find_file(module: str, package: Path) -> Path | None:
     base = package.joinpath(*module.split(".")[1:])
     for candidate in (base.with_suffix(".py"), base / "__init__.py"):
@@ -141,14 +146,18 @@ def _imported_modules(source: str, parent: str, package: Path) -> frozenset[str]
 
 
 def code_closure(
-    script: str | Path, package: Path = PACKAGE, leave_out: frozenset[str] = frozenset()
+    script: str | Path,
+    package: Path = PACKAGE,
+    leave_out: frozenset[str] = frozenset(),
+    by_name: frozenset[str] = frozenset(),
 ) -> list[str]:
     """The hashed `ablation` modules that a script imports, directly or through others, sorted.
 
-    The modules in `leave_out` do not count, and neither do modules that only they import.
+    The modules in `leave_out` do not count, and neither do modules that only they import. Those in
+    `by_name`, which the script imports by a name in its configuration, count too.
     """
     seen: set[str] = set()
-    pending = set(_imported_modules(Path(script).read_text("utf-8"), "", package))
+    pending = set(_imported_modules(Path(script).read_text("utf-8"), "", package) | by_name)
     while pending:
         module = pending.pop()
         if module in seen | leave_out or module == "ablation" or not is_hashed(module):
@@ -162,15 +171,19 @@ def code_closure(
 
 @cache
 def code_hash(
-    script: str | Path, package: Path = PACKAGE, leave_out: frozenset[str] = frozenset()
+    script: str | Path,
+    package: Path = PACKAGE,
+    leave_out: frozenset[str] = frozenset(),
+    by_name: frozenset[str] = frozenset(),
 ) -> str:
     """A hash of the code that a stage executes: its script and the modules that it imports.
 
     package: the folder of the `ablation` package that the script imports (default: this one).
     leave_out: modules that the configuration of the stage does not use.
+    by_name: modules that the configuration names, and that no module imports.
     """
     parts = [code_tokens(Path(script).read_text("utf-8"))]
-    for module in code_closure(script, package, leave_out):
+    for module in code_closure(script, package, leave_out, by_name):
         text = module_file(module, package).read_text("utf-8")
         parts.append(f"{module}\n{code_tokens(text)}")
     return hashlib.sha256("\n\0".join(parts).encode()).hexdigest()

@@ -38,6 +38,7 @@ def make_fingerprint(
     packages: Iterable[str],
     upstream: Mapping[str, Mapping] | None = None,
     unchecked: Sequence[str] = (),
+    modules: frozenset[str] = frozenset(),
 ) -> dict:
     """The fingerprint of a job, with the hash of all its other entries as `hash`.
 
@@ -47,18 +48,18 @@ def make_fingerprint(
     upstream: {path of an input manifest: the fingerprint that it must have}. The hashes of these
         fingerprints enter this one, so a fingerprint covers the whole history of a result.
     unchecked: the stages of which a table must say that their code was accepted by a reason alone.
+    modules: modules that the script imports because `config` names them.
 
     If accepted.json, at the root of the repository, declares the code equal to older code, the
     fingerprint contains the hash of the older code.
     """
     script = Path(script).resolve()
     accepted = read_accepted(script.parents[2])
+    code = code_hash(script, leave_out=unused_modules(config), by_name=modules)
     body = {
         "schema_version": SCHEMA_VERSION,
         "stage": stage,
-        "code": oldest_equal_code(
-            stage, code_hash(script, leave_out=unused_modules(config)), accepted
-        ),
+        "code": oldest_equal_code(stage, code, accepted),
         "config": json.loads(canonical_json(config)),
         "packages": package_versions(packages),
         "upstream": {path: s["hash"] for path, s in (upstream or {}).items()},

@@ -13,7 +13,7 @@ import altair as alt
 import pandas as pd
 
 from ablation.provenance.tables import read_csv, unchecked_in
-from ablation.vocabulary.masks import LEAKING_MASKS, MASKS
+from ablation.vocabulary.masks import LEAKING_MASKS, MASKS, in_order
 from ablation.vocabulary.protocols import ALL_SEEDS, MACROS
 from ablation.vocabulary.recipes import RECIPES
 
@@ -149,10 +149,9 @@ def items(n: pd.Series) -> str:
 
 
 def mask_names(frame: pd.DataFrame) -> dict[str, str]:
-    """{mask: its name, marked if it leaked in any row}, in the order of MASKS."""
+    """{mask or intervention: its name, marked if it leaked in any row}, see `in_order`."""
     leaky = set(frame["mask"][are_true(frame.eval_leaks)])
-    present = set(frame["mask"])
-    return {m: m + " (leaks)" * (m in leaky) for m in MASKS if m in present}
+    return {m: m + " (leaks)" * (m in leaky) for m in in_order(frame["mask"])}
 
 
 def model_names(frame: pd.DataFrame) -> pd.Series:
@@ -205,9 +204,15 @@ def mask_colour(frame: pd.DataFrame) -> alt.Color:
     names = mask_names(frame)
     return alt.Color(
         "mask_name:N",
-        scale=alt.Scale(domain=list(names.values()), range=[MASK_COLOURS[m] for m in names]),
+        scale=alt.Scale(domain=list(names.values()), range=_colours(names)),
         legend=alt.Legend(title="mask while scoring", orient="top", symbolType="circle"),
     )
+
+
+def _colours(conditions: Iterable[str]) -> list[str]:
+    """The colours of masks, and of interventions from those that no mask has."""
+    free = cycle(_COLOURS[len(_HONEST) :])
+    return [MASK_COLOURS.get(name) or next(free) for name in conditions]
 
 
 def marks(column: pd.Series, shapes: Mapping[str, str]) -> alt.Shape:

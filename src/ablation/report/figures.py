@@ -36,11 +36,19 @@ from ablation.report.charts import (
     two_line_header,
     two_lines,
 )
+from ablation.report.intervention_figure import interventions
 from ablation.report.mask_figure import masks
 from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.protocols import ALL_SEEDS, MACRO, MACROS
 
-__all__ = ["accuracy", "curves", "flips", "masks", "recovery"]  # the figures of the catalogue
+__all__ = [
+    "accuracy",
+    "curves",
+    "flips",
+    "interventions",
+    "masks",
+    "recovery",
+]  # the figures of the catalogue
 
 BASE_LINE, REFERENCE = [6, 3], [2, 3]  # dashes of lines
 

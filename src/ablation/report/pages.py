@@ -22,7 +22,7 @@ from ablation.report.recovery_columns import (
     seeds,
     warnings_of,
 )
-from ablation.vocabulary.masks import CAUSAL, MASKS
+from ablation.vocabulary.masks import CAUSAL, in_order
 from ablation.vocabulary.metrics import METRIC
 from ablation.vocabulary.protocols import ALL_SEEDS, MACROS
 
@@ -71,8 +71,8 @@ def _formatted(rows: pd.DataFrame, cells: Mapping[str, Cell], effect: str) -> li
 
 
 def _by_mask(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the order of MASKS, in which masks that leak come last."""
-    order = rows["mask"].map(MASKS.index)
+    """Rows in the order of masks, in which masks that leak come last, and then interventions."""
+    order = rows["mask"].map(in_order(rows["mask"]).index)
     return rows.loc[order.sort_values(kind="stable").index]
 
 

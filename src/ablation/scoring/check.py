@@ -41,7 +41,8 @@ from ablation.model.checks.agreement import (
 )
 from ablation.model.checks.reduced import base_agreement
 from ablation.model.checks.supported import UnsupportedArchitecture, refuse_unsupported
-from ablation.model.leak_audit import MaskNotObeyed, leak_audit
+from ablation.model.checks.treated import NotInForce
+from ablation.model.leak_audit import leak_audit
 from ablation.model.positions import windows
 from ablation.scoring.masked_lm import EncodedRequest, MaskedLM
 from ablation.vocabulary.masks import CAUSAL, MASKS
@@ -66,7 +67,7 @@ class StockFails(RuntimeError):
 
 # Every way in which a model is refused; the message says why.
 REFUSALS = (
-    *(StockFails, DiffersFromStock, MaskNotObeyed, UnsupportedArchitecture, NotTheCheckpoint),
+    *(StockFails, DiffersFromStock, NotInForce, UnsupportedArchitecture, NotTheCheckpoint),
     *(UnsupportedQuantization, NeedsOwnCode, OSError, ValueError),
 )
 

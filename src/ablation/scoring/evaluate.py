@@ -18,6 +18,7 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablation.data.sample_rows import SAMPLE_COLUMNS, refuse_nan
+from ablation.interventions.protocol import Intervention
 from ablation.model.checkpoints import circumstances
 from ablation.model.checks.agreement import require_agreement
 from ablation.model.leak_audit import leak_audit
@@ -54,7 +55,8 @@ class EvaluationResult(NamedTuple):
     """The result of `evaluate`.
 
     facts: the content of evaluation.json: {mask, leak_audit: see `leak_audit.LeakAudit`,
-        task_hashes}, facts about the tasks under lm_eval's names (LM_EVAL_KEYS), and `lm_eval`, the
+        intervention_audit: evidence that an intervention was in force, task_hashes}, facts about
+        the tasks under lm_eval's names (LM_EVAL_KEYS), and `lm_eval`, the
         accuracies that lm_eval computed, {task: {metric: value}}.
     samples: one row per item and choice, with `SAMPLE_COLUMNS`.
     circumstances: see `checkpoints.circumstances`, with the capacity of the rows that were scored,
@@ -88,6 +90,8 @@ def evaluate(
     batch_tokens: int = 512,
     logits_dtype: str | None = None,
     label: str = "scoring",
+    intervention: Intervention | None = None,
+    condition: str | None = None,
 ) -> EvaluationResult:
     """Audit `mask` for leaks, then score `tasks` under it.
 
@@ -102,13 +106,17 @@ def evaluate(
     checkpoint: the name of the model in the sample rows.
     row_tokens, batch_tokens, label: see `MaskedLM`.
     logits_dtype: see `MaskedLM`; None for the dtype of each task's protocol.
+    intervention: what was taken away from `model` beside the mask; it is seen in force first.
+    condition: the name in results of what is scored; by default that of the intervention or mask.
 
-    Raises ValueError for a task that is no multiple choice with one right answer, and MaskNotObeyed
-    if the model does not use the mask, and the errors of `require_agreement` if it differs from its
-    stock forward.
+    Raises ValueError for a task that is no multiple choice with one right answer, NotInForce if the
+    intervention is not in force, MaskNotObeyed if the model does not use the mask, and the errors
+    of `require_agreement` if it differs from its stock forward.
     """
+    evidence = {} if intervention is None else intervention.audit(model)
     require_agreement(model)
     audit = leak_audit(model, mask)
+    scored_under = condition or (intervention.name if intervention else mask)
     metadata = {} if data_folder is None else {"data_folder": str(data_folder)}
     manager = _task_manager(tasks, task_folder, metadata)
     rows: list[dict[str, Any]] = []
@@ -134,12 +142,13 @@ def evaluate(
         for key in LM_EVAL_KEYS:
             lm_eval_facts[key] |= results[key]
         capacities.append(lm.row_tokens)
-    rows = [row | {"mask": mask, "checkpoint": checkpoint} for row in rows]
+    rows = [row | {"mask": scored_under, "checkpoint": checkpoint} for row in rows]
     samples = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
     refuse_nan(samples)
     facts = {
-        "mask": mask,
+        "mask": scored_under,
         "leak_audit": audit.as_dict(),
+        **({"intervention_audit": evidence} if evidence else {}),
         "task_hashes": task_hashes(samples),
         "lm_eval": {task: _accuracies(results) for task, results in lm_eval_results.items()},
     }

@@ -18,7 +18,8 @@ from ablation.data.alpaca import alpaca_prompt
 from ablation.data.continuations import CannotSample, Continuation
 from ablation.data.hub import model_folder
 from ablation.data.json_lines import read_json_lines
-from ablation.model.checkpoints import load
+from ablation.interventions.loading import load
+from ablation.model.masks import taken_window
 from ablation.provenance.manifests import read_manifest
 from ablation.scoring.masked_lm import MaskedLM
 
@@ -160,6 +161,12 @@ def sample(
         settings |= {"temperature": temperature}
     for one in models:
         model, tokenizer = load(one.folder(), dtype=dtype, device=device)
+        window = taken_window(model)
+        if window and window.when != "prefill":
+            raise CannotSample(
+                f"{one.label} was trained under a window that decoded tokens have too, under which "
+                "no text can be generated: leave it out (--recipe)"
+            )
         lm = MaskedLM(model, tokenizer, batch_tokens=1, label=one.label)  # batches of one prompt
         for prompt in prompts:
             length = len(lm.tok_encode(prompt.text))

@@ -24,7 +24,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ablation.console.progress import Progress
 from ablation.model.checks.agreement import require_agreement
-from ablation.model.masks import forward_inputs, mask_rule, uses_fixed_rows
+from ablation.model.masks import forward_inputs, mask_rule, taken_window, uses_fixed_rows
 from ablation.model.output_head import RowScores, score_rows
 from ablation.model.packing import Example, Rows, fixed_rows, pack, padded_prompts, token_count
 from ablation.model.positions import switch_position, widest_row
@@ -72,8 +72,7 @@ class MaskedLM(HFLM):
     label: the beginning of progress lines.
     scores: the score of every (context, continuation) so far.
 
-    Raises UnknownMask, ValueError for an unknown protocol, and the errors of `require_agreement`
-    for a model that differs from its stock forward.
+    Raises UnknownMask, ValueError for an unknown protocol, and the errors of `require_agreement`.
     """
 
     def __init__(
@@ -372,7 +371,10 @@ class MaskedLM(HFLM):
         During prefill there is no continuation that the prompt could see, so `full_bidir` and
         `prefill_bidir` generate the same text.
         """
-        if MASK[self.mask].bidirectional_prompt and context.shape[1] > 1:
+        window = taken_window(self.model)
+        if window and window.when != "prefill":
+            raise ValueError("no text can be generated under a window that decoded tokens have too")
+        if (MASK[self.mask].bidirectional_prompt or window) and context.shape[1] > 1:
             for name in ("num_beams", "num_return_sequences"):
                 default = getattr(self.model.generation_config, name, None)
                 if (generation_kwargs.get(name, default) or 1) > 1:

@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from ablation.config.study import ComputeSettings, Recipe
+from ablation.interventions.protocol import Intervention
 from ablation.model.checks.agreement import require_agreement
 from ablation.model.leak_audit import LeakAudit, leak_audit
 from ablation.model.positions import switch_position, widest_row
@@ -83,6 +84,7 @@ class Attempt:
     newest: Path | None
     row_tokens: int
     micro_batch: int
+    intervention: Intervention | None = None
 
 
 def finetune(
@@ -94,6 +96,7 @@ def finetune(
     label: str,
     home: str | Path,
     processes: int | None = None,
+    intervention: Intervention | None = None,
 ) -> Finetuned:
     """Finetune the model that `load` returns, resuming from a checkpoint if there is one.
 
@@ -103,11 +106,13 @@ def finetune(
     home: the folder of the training's checkpoints.
     processes: how many ranks share weights and examples; by default one on each GPU. Each rank
         calls `load`, which must then be picklable.
+    intervention: what `load` has taken away from the model beside the recipe's mask. It is seen in
+        force before the training and after it, and brought back into force after every step.
 
     If memory runs out, the capacity of rows is halved, then the micro-batch, and the training goes
     on from the newest checkpoint. The optimizer step stays the same; it is also the same with
-    several processes. Raises RuntimeError if too few GPUs are visible, and ValueError if the
-    checkpoints are of another number of processes.
+    several processes. Raises RuntimeError if too few GPUs are visible, ValueError if the
+    checkpoints are of another number of processes, and NotInForce.
     """
     processes = max(1, hardware.gpu) if processes is None else processes
     if hardware.gpu > torch.cuda.device_count():
@@ -120,7 +125,8 @@ def finetune(
     shortest = recipe.max_seq_len
     row_tokens, micro_batch = max(recipe.row_tokens or 0, shortest), recipe.micro_batch_examples
     attempt = Attempt(
-        load, data, recipe, seed, hardware, label, home, None, row_tokens, micro_batch
+        *(load, data, recipe, seed, hardware, label, home, None, row_tokens, micro_batch),
+        intervention=intervention,
     )
     while True:
         newest = newest_checkpoint(home)
@@ -187,6 +193,8 @@ def _finetune(attempt: Attempt) -> Finetuned:
     started = time.perf_counter()
     recipe, seed = attempt.recipe, attempt.seed
     model, tokenizer = attempt.load()
+    under = attempt.intervention
+    evidence = {} if under is None else under.audit(model)
     row_tokens = _possible_row(model, recipe.max_seq_len, attempt.row_tokens)
     agreement = require_agreement(model)
     torch.manual_seed(seed)
@@ -216,6 +224,8 @@ def _finetune(attempt: Attempt) -> Finetuned:
         row_tokens=row_tokens,
         probe=examples.train[:PROBE_EXAMPLES],
         stops=stops,
+        constrain=under and under.constrain,
+        masters=under is not None and under.masters,
         callbacks=[Watch(stops, attempt.label, recipe.max_steps, past.global_step)],
     )
     seen = train_on(trainer, attempt.newest, past, attempt.label)
@@ -228,6 +238,10 @@ def _finetune(attempt: Attempt) -> Finetuned:
         "stock_agreement": agreement.as_dict(),
     }
     summary = _summary(trainer, seen, examples, audit, seed)
+    if under is not None:
+        summary |= {"intervention": {"name": under.name, **under.as_dict()}}
+        after = under.audit(model) if ranks == 1 else {}  # a rank has only a part of the weights
+        summary |= {"intervention_audit": {"before": evidence, "after": after}}
     return Finetuned(model, tokenizer, summary, _curve(trainer.state.log_history), record)
 
 

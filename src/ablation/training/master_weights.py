@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -82,17 +82,24 @@ class MasterWeights(Optimizer):
     """An optimizer around `inner`, which updates float32 copies of its bfloat16 parameters.
 
     The copies are a part of the optimizer's state. The gradients of the parameters become float32
-    (4 bytes a weight) and serve the copies too. Float32 parameters are updated directly.
+    (4 bytes a weight) and serve the copies too. Float32 parameters are updated directly, unless
+    `every` parameter has a copy. `written` is called whenever parameters were set from the copies.
     """
 
-    def __init__(self, inner: Optimizer) -> None:
+    def __init__(
+        self,
+        inner: Optimizer,
+        every: bool = False,
+        written: Callable[[], object] = lambda: None,
+    ) -> None:
         super().__init__(inner.param_groups, inner.defaults)
-        self.inner = inner
+        self.inner, self.written = inner, written
         self.pairs: list[tuple[torch.Tensor, torch.Tensor]] = []  # (weight, its float32 copy)
         self.gradients = GradientSums(w for group in inner.param_groups for w in group["params"])
         for group in inner.param_groups:
             weights = group["params"]
-            group["params"] = [w if w.dtype == torch.float32 else self._copy(w) for w in weights]
+            direct = () if every else (torch.float32,)
+            group["params"] = [w if w.dtype in direct else self._copy(w) for w in weights]
         self.param_groups = inner.param_groups  # both share the learning rates
 
     def _copy(self, weight: torch.Tensor) -> torch.Tensor:
@@ -121,6 +128,7 @@ class MasterWeights(Optimizer):
         for weight, master in self.pairs:
             weight.copy_(master)
             master.grad = None
+        self.written()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -138,3 +146,4 @@ class MasterWeights(Optimizer):
         for (weight, master), saved in zip(self.pairs, state["masters"], strict=True):
             master.copy_(saved)
             weight.copy_(master)
+        self.written()

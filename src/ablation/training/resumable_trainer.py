@@ -7,7 +7,7 @@ finetuning, `ablation.bridge.training` for translators.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,23 @@ class ResumableTrainer(Trainer):
     """A Trainer whose checkpoints resume a training to the bit, on one rank or several.
 
     stops: early stopping of this training; it sees every entry of the log.
+    constrain: called with the model after each step, to take away again what the step gave back.
+    masters: whether every weight has a float32 copy, because `constrain` loses what a step adds.
     """
 
     model: nn.Module  # the Trainer's may be None
 
-    def __init__(self, *, stops: Stops, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        stops: Stops,
+        constrain: Callable[[Any], None] | None = None,
+        masters: bool = False,
+        **options: Any,
+    ) -> None:
         """`options` are those of the Trainer, except for its data collator."""
         super().__init__(**options, data_collator=self.collate)
-        self.stops = stops
+        self.stops, self.constrain, self.masters = stops, constrain, masters
         self.model_accepts_loss_kwargs = True  # the loss is divided by num_items_in_batch already
         self.remove_callback(PrinterCallback)  # progress lines show the same, with the time left
 
@@ -95,9 +104,17 @@ class ResumableTrainer(Trainer):
         if self.optimizer is None:
             made = super().create_optimizer(model)
             plain = all(weight.dtype == torch.float32 for weight in self.model.parameters())
-            needs_copies = not (plain or isinstance(made, ExactState))
-            self.optimizer = MasterWeights(made) if needs_copies else made
+            needs_copies = self.masters or not (plain or isinstance(made, ExactState))
+            if needs_copies:
+                made = MasterWeights(made, every=self.masters, written=self._constrain)
+            elif self.constrain is not None:
+                made.register_step_post_hook(lambda *_: self._constrain())
+            self.optimizer = made
         return self.optimizer
+
+    def _constrain(self) -> None:
+        if self.constrain is not None:
+            self.constrain(self.model)
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clip in float32, or without a separate pass, if the optimizer can."""

@@ -100,6 +100,7 @@ FIRST = Catalogue(
             Figure("flips", "What became of each item", ("flips",)),
             Figure("curves", "Loss curves", ("curves",)),
             Figure("masks", "The three masks", ("mask_cells",)),
+            Figure("interventions", "What each intervention costs and gives back", ("recovery",)),
         ]
     ),
     pages=_by_name(

@@ -9,6 +9,7 @@ finetuning; all other masks are ablations.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -46,5 +47,13 @@ CAUSAL = "causal"
 MASK = {mask.name: mask for mask in _TABLE}
 MASKS = tuple(MASK)
 ABLATED_MASKS = tuple(name for name in MASKS if name != CAUSAL)
+
+
+def in_order(conditions: Iterable[str]) -> list[str]:
+    """Conditions each once: the masks in their order, then interventions by name."""
+    known = set(conditions)
+    return [*(mask for mask in MASKS if mask in known), *sorted(known - set(MASKS))]
+
+
 SAMPLED_MASKS = tuple(mask.name for mask in _TABLE if mask.sampled)
 LEAKING_MASKS = tuple(mask.name for mask in _TABLE if mask.leaks)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ablation.config.interventions import distribution_of, modules_of
 from ablation.provenance.accepted import read_accepted, unchecked_stages
 from ablation.provenance.files import canonical_json
 from ablation.provenance.fingerprints import make_fingerprint
@@ -57,7 +58,11 @@ class Fingerprints:
             config, upstream = slice_of(*key[1:])
             script, packages = self.root / script_of(stage), STAGES[stage].packages
             unchecked = self._unchecked_behind(upstream) if stage in MARKED else ()
-            self._made[key] = make_fingerprint(stage, script, config, packages, upstream, unchecked)
+            taken = config.get("intervention") or {}
+            packages = (*packages, *filter(None, [distribution_of(taken)]))
+            self._made[key] = make_fingerprint(
+                stage, script, config, packages, upstream, unchecked, modules_of(taken)
+            )
         return self._made[key]
 
     def _unchecked_behind(self, upstream: Upstream) -> list[str]:

@@ -17,7 +17,8 @@ from ablation.data.task_files import task_hashes
 from ablation.provenance.files import canonical_json, sha256_file, sha256_text
 from ablation.provenance.fingerprints import without_keys
 from ablation.vocabulary.catalogue import FIRST
-from ablation.vocabulary.masks import ABLATED_MASKS, SAMPLED_MASKS
+from ablation.vocabulary.interventions import LIFTED
+from ablation.vocabulary.masks import ABLATED_MASKS, CAUSAL, SAMPLED_MASKS
 from ablation.vocabulary.recipes import stage_of
 from ablation.vocabulary.stages import STAGES
 from ablation.workflow.base import Fingerprint, Fingerprints, Slice
@@ -135,11 +136,25 @@ class StudyFingerprints(Fingerprints):
         masks = list(STAGES[stage].masks)
         return {**self._scoring, "masks": masks}, {manifest: checkpoint, **self.items}
 
+    def _under(self, manifest: str, checkpoint: Fingerprint, condition: str) -> Slice:
+        """One condition of a checkpoint with a job of its own: an intervention, or without it."""
+        config: dict[str, Any] = {**self._scoring, "masks": [CAUSAL], "condition": CAUSAL}
+        if condition != LIFTED:
+            config |= self._taken(condition)
+        return config, {manifest: checkpoint, **self.items}
+
+    def _taken(self, name: str | None) -> dict[str, Any]:
+        """What a job must know of an intervention."""
+        return {"condition": name, "intervention": self.study.intervention(name)} if name else {}
+
     def _stage1_baseline(self) -> Slice:
         return self._scored("stage1_baseline", self.paths.base, self.of("base"))
 
     def _stage2_ablation(self) -> Slice:
         return self._scored("stage2_ablation", self.paths.base, self.of("base"))
+
+    def _stage2_intervention(self, name: str) -> Slice:
+        return self._under(self.paths.base, self.of("base"), name)
 
     def _stage3_finetune(self, recipe: str, seed: str) -> Slice:
         config = {
@@ -147,6 +162,7 @@ class StudyFingerprints(Fingerprints):
             "recipe": self.study.recipe(recipe),
             "seed": int(seed),
             "hardware": self.study.hardware.affecting_results(),
+            **self._taken(self.study.trained_under(recipe)),
         }
         records = f"{self.paths.records_of(recipe)}/manifest.json"
         upstream = {self.paths.base: self.of("base"), records: self._records(recipe)}
@@ -160,6 +176,12 @@ class StudyFingerprints(Fingerprints):
 
     _stage5_posteval = _stage4_posteval
 
+    def _stage4_intervention(self, recipe: str, seed: str, condition: str) -> Slice:
+        checkpoint = self.of(stage_of(recipe), recipe, seed)
+        return self._under(self.paths.checkpoint(recipe, seed), checkpoint, condition)
+
+    _stage5_intervention = _stage4_intervention
+
     def training_state(self, recipe: str, seed: str) -> str:
         """The folder in which a training keeps its checkpoints, so that it can be resumed.
 
@@ -171,10 +193,12 @@ class StudyFingerprints(Fingerprints):
         digest = sha256_text(canonical_json(without_keys(fingerprint, "hash", *memory)))
         return f"state/{self.study.study}/{recipe}-{seed}-{digest[:12]}"
 
-    def trained(self, seeds: list[int] | None = None) -> dict[str, Fingerprint]:
+    def trained(
+        self, seeds: list[int] | None = None, recipes: list[str] | None = None
+    ) -> dict[str, Fingerprint]:
         """{manifest of a finetuned checkpoint: its fingerprint}."""
         found = {}
-        for recipe in self.paths.recipes:
+        for recipe in self.paths.recipes if recipes is None else recipes:
             for seed in seeds or self.study.seeds:
                 manifest = self.paths.checkpoint(recipe, seed)
                 found[manifest] = self.of(stage_of(recipe), recipe, seed)
@@ -186,11 +210,17 @@ class StudyFingerprints(Fingerprints):
         paths = self.paths
         found = {f"{paths.baseline}/manifest.json": self.of("stage1_baseline")}
         found |= {paths.ablated(mask): self.of("stage2_ablation") for mask in ABLATED_MASKS}
+        for name in self.study.interventions:
+            found[paths.ablated(name)] = self.of("stage2_intervention", name)
         for recipe in paths.recipes:
-            stage = "stage5_posteval" if recipe in paths.long else "stage4_posteval"
+            number = "stage5" if recipe in paths.long else "stage4"
+            stage, own = f"{number}_posteval", f"{number}_intervention"
             for seed in self.study.seeds:
-                for mask in STAGES[stage].masks:
+                for mask in STAGES[stage].masks if recipe in paths.under_masks else ():
                     found[paths.posteval(recipe, seed, mask)] = self.of(stage, recipe, seed)
+                for condition in self.study.scored_under(recipe):
+                    made = self.of(own, recipe, seed, condition)
+                    found[paths.posteval(recipe, seed, condition)] = made
         return found
 
     # ---- metrics --------------------------------------------------------------------------------
@@ -207,6 +237,15 @@ class StudyFingerprints(Fingerprints):
         return {}, {manifest: self.measured[manifest] for manifest in scored}
 
     _stage5_metrics = _stage4_metrics
+
+    def _stage2_intervention_metrics(self, name: str) -> Slice:
+        return {}, {self.paths.ablated(name): self.of("stage2_intervention", name)}
+
+    def _stage4_intervention_metrics(self, recipe: str, seed: str, condition: str) -> Slice:
+        scored = self.paths.posteval(recipe, seed, condition)
+        return {}, {scored: self.measured[scored]}
+
+    _stage5_intervention_metrics = _stage4_intervention_metrics
 
     # ---- tables ---------------------------------------------------------------------------------
 
@@ -266,8 +305,11 @@ class StudyFingerprints(Fingerprints):
             "seed": seed,
             "hardware": self.scoring_hardware.affecting_results(),
         }
+        shown = self.paths.under_masks  # the others have no score under a mask beside the text
+        if shown != self.paths.recipes:
+            config["trained"] = shown
         prompts = {} if study.samples.prompts else self.world_items
-        return config, {self.paths.base: self.of("base"), **prompts, **self.trained([seed])}
+        return config, {self.paths.base: self.of("base"), **prompts, **self.trained([seed], shown)}
 
     def _pages(self) -> Slice:
         pages = self.paths.pages

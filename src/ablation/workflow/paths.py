@@ -36,6 +36,7 @@ class Paths(TablePaths):
         self.recipes = list(study.recipes)
         self.long = [name for name in self.recipes if stage_of(name) == LONG_STAGE]
         self.short = [name for name in self.recipes if name not in self.long]
+        self.under_masks = [name for name in self.recipes if not study.trained_under(name)]
         self.world_tasks = [task for task in study.evaluation.tasks if task in WORLD_TASKS]
 
     # ---- the base -------------------------------------------------------------------------------
@@ -109,23 +110,37 @@ class Paths(TablePaths):
         return f"{self.trained(recipe, seed)}/manifest.json"
 
     def evaluated(self, recipe: str, seed: object) -> str:
-        """The folder of a checkpoint's scores, with one folder a mask."""
+        """The folder of a checkpoint's scores, with one folder a condition."""
         if recipe in self.long:
             return self.trained(recipe, seed)
         return f"{self.results}/stage4_posteval/{recipe}/seed{seed}"
 
     def posteval(self, recipe: str, seed: object, mask: str) -> str:
-        """The manifest of a finetuned checkpoint's scores under a mask."""
+        """The manifest of a finetuned checkpoint's scores under a mask or another condition."""
         return f"{self.evaluated(recipe, seed)}/{mask}/manifest.json"
 
     def ablated(self, mask: str) -> str:
-        """The manifest of the base's scores under an ablated mask."""
+        """The manifest of the base's scores under an ablated mask or an intervention."""
         return f"{self.ablation}/{mask}/manifest.json"
 
     def scored(self, folder: str, masks: tuple[str, ...] = ()) -> list[str]:
         """The files of one scoring job: in `folder`, or in one folder a mask below it."""
         homes = [f"{folder}/{mask}" for mask in masks] or [folder]
         return [f"{home}/{name}" for home in homes for name in SCORED_FILES]
+
+    @property
+    def scored_homes(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """{stages: the folder of their scores below the study's, and the masks below it}."""
+        return {
+            "stage1": ("stage1_baseline", ()),
+            "stage2": ("stage2_ablation", ABLATED_MASKS),
+            "stage4": ("stage4_posteval/{recipe}/seed{seed}", MASKS),
+            "stage5": ("stage5_longrun/{recipe}/seed{seed}", MASKS),
+        }
+
+    def scored_rows(self, folder: str, masks: tuple[str, ...] = ()) -> list[str]:
+        """The files of one scoring job that metrics are computed from."""
+        return [file for file in self.scored(folder, masks) if not file.endswith("run.json")]
 
     def metrics(self, folder: str, masks: tuple[str, ...] = ()) -> list[str]:
         """The files of one metrics job: beside the sample rows of each mask."""
@@ -135,13 +150,26 @@ class Paths(TablePaths):
     @cached_property
     def every_metrics(self) -> list[str]:
         """The files of all metrics jobs of the study."""
-        base = self.metrics(self.baseline) + self.metrics(self.ablation, ABLATED_MASKS)
-        return base + self.metrics_of(self.recipes)
+        return self.metrics(self.baseline) + self.metrics_of_base + self.metrics_of(self.recipes)
+
+    @cached_property
+    def metrics_of_base(self) -> list[str]:
+        """The files of the metrics jobs of the base with something taken away."""
+        return self.metrics(self.ablation, (*ABLATED_MASKS, *self.study.interventions))
+
+    def conditions(self, recipe: str) -> tuple[str, ...]:
+        """All conditions under which a recipe's checkpoints are scored."""
+        masks = MASKS if recipe in self.under_masks else ()
+        return (*masks, *self.study.scored_under(recipe))
 
     def metrics_of(self, recipes: list[str]) -> list[str]:
         """The files of the metrics jobs of these recipes, for every seed."""
-        homes = [self.evaluated(recipe, seed) for recipe in recipes for seed in self.study.seeds]
-        return [file for home in homes for file in self.metrics(home, MASKS)]
+        return [
+            file
+            for recipe in recipes
+            for seed in self.study.seeds
+            for file in self.metrics(self.evaluated(recipe, seed), self.conditions(recipe))
+        ]
 
     # ---- tables, figures, pages -----------------------------------------------------------------
 
@@ -156,8 +184,10 @@ class Paths(TablePaths):
     @cached_property
     def figures(self) -> dict[str, tuple[str, ...]]:
         """{figure: its tables}, of those tables that the study has."""
-        drawn = FIRST.figures.items()
-        return {name: tuple(filter(self.has_table, figure.tables)) for name, figure in drawn}
+        drawn = dict(FIRST.figures)
+        if not self.study.interventions:
+            del drawn["interventions"]
+        return {n: tuple(filter(self.has_table, figure.tables)) for n, figure in drawn.items()}
 
     @cached_property
     def pages(self) -> dict[str, str]:

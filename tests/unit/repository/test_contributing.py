@@ -123,6 +123,66 @@ def test_a_new_mask_is_in_force_and_audited(copy):
     assert copy.python(code) == "True"
 
 
+SILENT_SETTINGS = """class Silent(InterventionSettings):
+    \"\"\"The feed-forward block of a layer adds nothing.\"\"\"
+
+    implementation: ClassVar[str] = "ablation.interventions.my_kind:SilencedBlock"
+    kind: Literal["my_kind"]
+    layer: int = described_field("The layer.", ge=0)
+
+
+BUILT_IN: tuple[type[InterventionSettings], ...] = (
+    *(Silent, """
+SILENT = """\"\"\"The kind `my_kind`: the feed-forward block of a layer adds nothing.\"\"\"
+
+import torch
+
+from ablation.interventions.anatomy import layers_of
+from ablation.interventions.protocol import Intervention
+
+
+class SilencedBlock(Intervention):
+    def take_away(self, model):
+        self.constrain(model)
+        return {}
+
+    @torch.no_grad()
+    def constrain(self, model):
+        layers_of(model)[self.settings.layer].mlp.down_proj.weight.zero_()
+
+    def audit(self, model):
+        block = layers_of(model)[self.settings.layer].mlp
+        added = float(block(torch.ones(1, 1, model.config.hidden_size)).abs().max())
+        if added:
+            raise self.not_in_force(model, f"its block added {added}")
+        return {"added": added}
+"""
+
+
+@performs("A new kind of intervention")
+def test_a_new_kind_is_configured_hashed_and_in_force(copy):
+    tuple_ = "BUILT_IN: tuple[type[InterventionSettings], ...] = (\n    *("
+    copy.edit(tuple_, SILENT_SETTINGS)
+    copy.edit(None, SILENT)
+    code = (
+        "from pathlib import Path\n"
+        "from ablation.config.study import ComputeSettings\n"
+        "from ablation.interventions.loading import load_under\n"
+        "from ablation.interventions.registry import make\n"
+        "from ablation.workflow.load import StudyWorkflow\n"
+        "recipes = {'3A': {'train_mask': 'causal'}, '3B-quiet': {'train_under': 'quiet'}}\n"
+        "quiet = {'quiet': {'kind': 'my_kind', 'layer': 1}}\n"
+        "values = {'interventions': quiet, 'recipes': recipes}\n"
+        "study = StudyWorkflow(values, Path.cwd(), []).study\n"
+        "small = ComputeSettings(gpu=0, threads=1, dtype='float32', attention='sdpa', "
+        "compile=False)\n"
+        "taken = make('quiet', study.intervention('quiet'))\n"
+        "model, _ = load_under(small, 'resources/micro/base', taken)\n"
+        "print(study.scored_under('3A'), taken.audit(model))"
+    )
+    assert copy.python(code) == "['quiet'] {'added': 0.0}"
+
+
 @performs("A new recipe")
 def test_a_new_recipe_is_trained_in_its_stage(copy):
     copy.edit(

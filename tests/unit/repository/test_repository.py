@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ablation.vocabulary.catalogue import FIRST
 from tests.dry_run import dry_run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -90,7 +91,7 @@ def test_reading_the_rules_imports_no_torch():
         ),
         ("ablation.analysis.published, ablation.analysis.recovery", {"transformers"}),
         ("snakemake_executor_plugin_vast.command", {"snakemake"}),  # `ablation reap`
-        ("ablation.hooks.vast", set()),
+        ("ablation.workflow.hooks.vast", set()),
     ],
 )
 def test_tables_figures_and_the_end_of_machines_need_no_torch(modules, without):
@@ -185,7 +186,7 @@ def test_every_caption_of_the_report_is_used_and_every_page_has_one():
     for kind in ("table", "figure"):
         there = {p.stem for p in (ROOT / "workflow/report").glob(f"{kind}_*.rst")}
         named = set(re.findall(rf"{kind}_(\w+)\.rst", rules))
-        made = {"figure": {"accuracy", "recovery", "curves", "flips", "masks"}}.get(kind, set())
+        made = {"figure": set(FIRST.figures)}.get(kind, set())
         pages = {"costs", "environment"} if kind == "table" else set()
         assert there == {f"{kind}_{name}" for name in named | made | pages}
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from ablation.model.checks.supported import UnsupportedArchitecture
 from ablation.model.forward import target_logits
+from ablation.model.masks import whole_masks
 from ablation.model.packing import Example, Rows, pack
 from ablation.model.positions import most_positions, widest_row, windows
 from ablation.vocabulary.masks import CAUSAL
@@ -74,7 +75,8 @@ _compared: WeakKeyDictionary[PreTrainedModel, Agreement] = WeakKeyDictionary()
 def require_agreement(model: PreTrainedModel) -> Agreement:
     """Compare `model` with its stock forward, once for each model.
 
-    The sequence is longer than every window of at most LONGEST_WINDOW tokens. Raises
+    The sequence is longer than every window of at most LONGEST_WINDOW tokens. A window that an
+    intervention puts over the masks is lifted for the comparison. Raises
     DiffersFromStock if a difference exceeds the tolerance, and UnsupportedArchitecture if the
     model cannot run with a ready mask and position ids.
     """
@@ -106,7 +108,8 @@ def _compare(model: PreTrainedModel) -> Agreement:
     # Compiled kernels of rows of this shape would serve nothing else.
     compiled = model.device.type == "cuda" or any(m._compiled_call_impl for m in model.modules())
     try:
-        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+        with eager, whole_masks(model):
             first_stock, largest = _stock(model, prompt, first)
             second_stock, _ = _stock(model, prompt, second)
             try:

@@ -3,9 +3,9 @@
 import pytest
 from snakemake_executor_plugin_vast.money import ledger
 
-from ablation.hooks.runcrate import spent
 from ablation.lineage.ledger import ledger_attempts
 from ablation.provenance.manifests import StaleInput
+from ablation.workflow.hooks.runcrate import spent
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from snakemake_executor_plugin_vast.settings import ExecutorSettings
 
 from ablation.cli.main import main
 from ablation.config.merging import read_config_file
-from ablation.hooks import vast
-from ablation.hooks.vast import StudyHook
 from ablation.provenance.run_records import ATTEMPT, GIT_STATE
+from ablation.workflow.hooks import vast
+from ablation.workflow.hooks.vast import StudyHook
 
 JOBS = [
     ("stage1_baseline", {}),

@@ -15,13 +15,13 @@ from snakemake_report_plugin_runcrate.testing import figures, references
 from snakemake_report_plugin_runcrate.write import write_crate
 
 from ablation.config.load import load_study
-from ablation.hooks.runcrate import StudyRecords
 from ablation.lineage.accept import NothingToAccept, accept
 from ablation.lineage.snapshots import study_folder
 from ablation.provenance.files import sha256_text, write_json
 from ablation.provenance.manifests import WORKFLOW_COPY, write_manifest
+from ablation.workflow.hooks.runcrate import StudyRecords
 
-CONFIG = Path(__file__).resolve().parents[3] / "config"
+CONFIG = Path(__file__).resolve().parents[4] / "config"
 STUDY = load_study({"study": "tiny"}, CONFIG)
 FAILED = "http://schema.org/FailedActionStatus"
 MODEL = "results/tiny/stage3/3A/model/model.safetensors"

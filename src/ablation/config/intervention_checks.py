@@ -1,0 +1,136 @@
+"""Interventions that a study cannot have: parts that its base lacks, and impossible scores.
+
+As in `ablation.config.checks`, values may have any type here, and nothing imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ablation.config.interventions import InterventionSettings, read_settings
+from ablation.config.merging import ConfigProblem, did_you_mean
+from ablation.vocabulary.interventions import RESERVED
+from ablation.vocabulary.masks import CAUSAL, MASKS
+
+SHIPPED = Path("resources/micro/base")
+
+
+def find_problems(values: Mapping) -> Iterator[ConfigProblem]:
+    """The problems of a study's interventions, and of the recipes that name them."""
+    settings = _settings(values)
+    model = _base_config(values)
+    for name, one in settings.items():
+        if name in (*MASKS, *RESERVED):
+            text = f"{name!r} is a word of tables and folders already: give it another name"
+            yield ConfigProblem(("interventions", name), text)
+        if problem := one.problem(model):
+            yield ConfigProblem(("interventions", name, problem[0]), problem[1])
+    recipes = values.get("recipes")
+    for name, recipe in recipes.items() if isinstance(recipes, dict) else ():
+        if isinstance(recipe, dict):
+            yield from _recipe_problems(str(name), recipe, settings, values)
+
+
+def _settings(values: Mapping) -> dict[str, InterventionSettings]:
+    """Those of the interventions whose own values are right."""
+    found, blocks = {}, values.get("interventions")
+    for name, block in blocks.items() if isinstance(blocks, dict) else ():
+        try:
+            found[str(name)] = read_settings(block if isinstance(block, dict) else {})
+        except ValidationError:
+            continue  # reported by pydantic
+    return found
+
+
+def _base_config(values: Mapping) -> Mapping[str, Any]:
+    """What is known of the base's config.json before anything runs; empty for a hub model."""
+    base = values.get("base")
+    shape: Any = None
+    if base == "random":
+        shape = values.get("random")
+    elif base == "pretrain":
+        shape = values
+        for key in ("world", "pretrain", "model"):
+            shape = shape.get(key) if isinstance(shape, dict) else None
+    if isinstance(shape, dict):
+        names = {"layers": "num_hidden_layers", "heads": "num_attention_heads"}
+        names |= {"width": "hidden_size", "feed_forward": "intermediate_size"}
+        return {theirs: shape[ours] for ours, theirs in names.items() if ours in shape}
+    file = (SHIPPED if base == "shipped" else Path(str(base))) / "config.json"
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}  # reported with the base
+    return config if isinstance(config, dict) else {}
+
+
+def _recipe_problems(
+    name: str, recipe: Mapping, settings: Mapping[str, InterventionSettings], values: Mapping
+) -> Iterator[ConfigProblem]:
+    under, path = recipe.get("train_under"), ("recipes", name, "train_under")
+    named = values.get("interventions")
+    known = [*MASKS, *(named if isinstance(named, dict) else ())]
+    own = settings.get(under) if isinstance(under, str) else None
+    if isinstance(under, str):
+        if under not in known:
+            text = f"{under!r} is neither a mask nor one of `interventions`"
+            yield ConfigProblem(path, text + did_you_mean(under, known))
+        elif recipe.get("train_mask") != CAUSAL:
+            text = (
+                f"{under} found beside train_mask {recipe.get('train_mask')}: give one of the two"
+            )
+            yield ConfigProblem(path, text)
+        elif under not in name.split("-")[1:] or name.startswith("3A"):
+            text = (
+                f"{under} found, but the name {name} does not say so, and its rows in tables would "
+                f"be misleading: call the recipe 3B-{under}"
+            )
+            yield ConfigProblem(path, text)
+        yield from _unshared(path, under, own, values)
+    asked = recipe.get("score_under")
+    for number, condition in enumerate(asked if isinstance(asked, list) else ()):
+        if why := _unscorable(condition, under, own, known):
+            yield ConfigProblem(("recipes", name, "score_under", number), why)
+
+
+def _unshared(
+    path: tuple, under: str, own: InterventionSettings | None, values: Mapping
+) -> Iterator[ConfigProblem]:
+    hardware = values.get("hardware")
+    gpus = hardware.get("gpu") if isinstance(hardware, dict) else None
+    if own and not own.shardable and isinstance(gpus, int) and gpus > 1:
+        yield ConfigProblem(
+            path,
+            f"{under} ({own.kind}) found, but {gpus} GPUs (hardware.gpu) share the weights, of "
+            "which it needs all: one GPU was expected",
+        )
+
+
+def _unscorable(
+    condition: Any, under: Any, own: InterventionSettings | None, known: list[str]
+) -> str | None:
+    """Why a checkpoint cannot be scored under a condition, or None."""
+    if not isinstance(condition, str):
+        return None
+    if condition not in known:
+        return f"{condition!r} is neither a mask nor one of `interventions`" + did_you_mean(
+            condition, known
+        )
+    if own is None or condition == under:
+        return None
+    if condition == CAUSAL and own.liftable:
+        return None
+    if condition == CAUSAL:
+        return (
+            f"{condition} found, but {under} ({own.kind}) is gone for good from a model that was "
+            "trained under it, so it has no score without: leave it out"
+        )
+    return (
+        f"{condition} found, but the recipe trains under {under}, and a checkpoint is scored under "
+        "one intervention at a time: leave it out"
+    )

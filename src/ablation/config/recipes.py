@@ -1,0 +1,138 @@
+"""What a finetuning is: the `finetune:` block, its early stops, and the keys of one recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import field_validator
+
+from ablation.config.fields import (
+    Learning,
+    NoLearning,
+    OneOf,
+    Plateau,
+    Strict,
+    described_field,
+    stop_in_time,
+    whole_micro_batches,
+)
+from ablation.config.world import Record, Weight, not_all_zero
+from ablation.vocabulary.formats import FORMATS
+from ablation.vocabulary.masks import MASKS
+from ablation.vocabulary.optimizers import OPTIMIZERS
+
+MaskName = Annotated[str, OneOf(MASKS)]
+
+
+class Leak(Strict):
+    """Detects a training mask that shows the model its targets."""
+
+    ratio: float = described_field(
+        "The alarm is raised when the loss under the training mask is below this share of the "
+        "causal loss, ...",
+        gt=0,
+        lt=1,
+    )
+    min_gap: float = described_field("... and at least this many nats below it.", ge=0)
+    on_leak: Literal["stop", "record"] = described_field(
+        "Whether an alarm stops the training or is only recorded."
+    )
+
+
+class StopRules(Strict):
+    """The rules that can end a training before its last step."""
+
+    no_learning: NoLearning | None = described_field(
+        "Stops a training whose loss has not fallen by `min_improvement` nats after `after_steps` "
+        "steps; null never does."
+    )
+    plateau: Plateau | None = described_field(
+        "Stops a training after `patience` evaluations whose held-out loss is not `min_delta` nats "
+        "better, from step `min_steps` on; null never does."
+    )
+    leak: Leak | None = described_field(
+        "Compares the losses of probe samples under the training mask and under causal, to detect "
+        "a mask that shows the model its targets; null never does."
+    )
+
+
+class Training(Learning):
+    """The `finetune:` block."""
+
+    batch_examples: int = described_field(
+        "Number of examples in an optimizer step, whatever the micro-batch.", ge=1
+    )
+    micro_batch_examples: int = described_field(
+        "Number of examples in a forward pass on each GPU; it affects memory, not the step.", ge=1
+    )
+    max_seq_len: int = described_field("Largest number of tokens of an example.", ge=8)
+    row_tokens: int | None = described_field(
+        "Capacity of a packed row in tokens; it affects memory and speed only. `max_seq_len` is "
+        "used if this is null or smaller.",
+        ge=8,
+    )
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = described_field(
+        "Optimizer, under its name in transformers' Trainer, over float32 copies of bfloat16 "
+        "weights. `adafactor_bf16` is Adafactor without these copies: it rounds weights "
+        "stochastically and needs 6 bytes for each weight instead of 10. `adafactor_plain` is the "
+        "published one, without copies and without that: it rounds most small updates away."
+    )
+    eval_steps: int = described_field(
+        "Steps between two evaluations on held-out and probe samples.", ge=1
+    )
+    eval_samples: int = described_field("Number of held-out examples of an evaluation.", ge=1)
+    heldout_fraction: float = described_field(
+        "Share of the examples that is held out; the seed chooses them, because the data has no "
+        "validation split.",
+        gt=0,
+        lt=1,
+    )
+    max_examples: int | None = described_field(
+        "Largest number of examples to train on, of those not held out; null takes all.", ge=1
+    )
+    format: Annotated[str, OneOf(FORMATS)] = described_field(
+        "How a record becomes an example. `corrected`: BOS, and one space between `### Response:` "
+        "and the output. `published`, as the published code does it: no BOS, a new line for that "
+        "space, no white space around fields, and its draw of held-out records."
+    )
+    records: dict[Record, Weight] | None = described_field(
+        "How often each family of the micro-world's records occurs among those of this recipe; "
+        "null takes the study's records, which `world.finetuning` or `instructions` names."
+    )
+    stops: StopRules = described_field(
+        "Rules that end a training before `max_steps`; such an end is a success, and its reason is "
+        "recorded."
+    )
+
+    @field_validator("records")
+    @classmethod
+    def _has_a_weight(cls, weights: dict[str, int] | None) -> dict[str, int] | None:
+        return weights if weights is None else not_all_zero(weights)
+
+    _whole_micro_batches = field_validator("micro_batch_examples")(whole_micro_batches)
+
+    _stop_in_time = field_validator("stops")(stop_in_time)
+
+
+def _is_null(value: object) -> bool:
+    """Keys that are null stay out of fingerprints and records, as if there were no such key."""
+    return value is None
+
+
+class Recipe(Training):
+    """One complete finetuning: the `finetune:` block, overridden by the recipe's own keys."""
+
+    train_mask: MaskName = described_field("Mask in use while training.")
+    train_under: str | None = described_field(
+        "What is taken away while training: one of `interventions`, or a mask, as `train_mask` "
+        "names it. The name of the recipe must have it as a word, such as `3B-thin`.",
+        default=None,
+        exclude_if=_is_null,
+    )
+    score_under: list[str] | None = described_field(
+        "Further conditions under which checkpoints of the recipe are scored: names of "
+        "`interventions`, or `causal`. By default one that was trained under an intervention is "
+        "scored under it, and without it if it can be lifted; a control under every one.",
+        default=None,
+        exclude_if=_is_null,
+    )

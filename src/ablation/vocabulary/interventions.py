@@ -1,0 +1,8 @@
+"""Words that folders and tables use for what was taken away from a model."""
+
+from __future__ import annotations
+
+# The folder of the scores of a checkpoint without what was taken away while it was trained.
+LIFTED = "lifted"
+# Names that no intervention can have, because tables and folders use them for something else.
+RESERVED = ("all", "base", LIFTED)
