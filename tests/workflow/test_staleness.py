@@ -46,11 +46,11 @@ def test_nothing_changed(micro):
 
 def test_dry_runs_are_quick_and_small(micro):
     """By processor time: the clock also counts what else runs on the machine."""
-    done = micro.python("benchmarks/dry_run.py", "--recipes", "1000")
+    done = micro.python("benchmarks/dry_run.py", "--recipes", "500")
     measured = json.loads(done.stdout)
     assert measured["no_op"]["jobs"] == 0 and measured["no_op"]["cpu_seconds"] < 4
     (sweep,) = measured["sweeps"]
-    assert sweep["jobs"] > 2000 and sweep["cpu_seconds"] < 60 and sweep["peak_mb"] < 1000
+    assert sweep["jobs"] > 1000 and sweep["cpu_seconds"] < 20 and sweep["peak_mb"] < 1000
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,8 @@ class Study(Strict):
         These are names of interventions, and LIFTED, the score without what was taken away in
         training. A recipe that trains under a mask alone is scored under every mask besides.
         """
+        if not self.interventions:  # `controls` would be computed for each recipe of a sweep
+            return []
         own = self.trained_under(recipe)
         if own is not None:
             return [*([LIFTED] if self.interventions[own].liftable else []), own]
@@ -299,17 +301,15 @@ class Study(Strict):
         checked where scores are compared.
         """
 
-        def training(name: str) -> dict:
-            own = {"train_mask", "train_under", "score_under", "stops"}
-            return self.recipes[name].model_dump(exclude=own)
-
+        own = {"train_mask", "train_under", "score_under", "stops"}
+        training = {name: recipe.model_dump(exclude=own) for name, recipe in self.recipes.items()}
         causal = [
             name
             for name, recipe in self.recipes.items()
             if recipe.train_mask == CAUSAL and recipe.train_under is None
         ]
         ablated = [name for name in self.recipes if name not in causal]
-        equal = {name: [c for c in causal if training(c) == training(name)] for name in ablated}
+        equal = {name: [c for c in causal if training[c] == training[name]] for name in ablated}
         return {name: found[0] for name, found in equal.items() if found}
 
     @property

@@ -7,7 +7,6 @@ Files are local and in safetensors format; code from a model's folder is never r
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -41,21 +40,18 @@ from ablation.config.checkpoint_files import (
 )
 from ablation.config.study import ComputeSettings
 from ablation.model.checks.faithful import refuse_other_ties, refuse_surplus
+from ablation.model.checks.held import refuse_other_instructions
 from ablation.model.checks.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.model.checks.treated import MARK, NotInForce, marks
 from ablation.provenance.atomic import atomic_path
 from ablation.provenance.run_records import processor_name
-from ablation.vocabulary.instructions import environment, held_to
+from ablation.vocabulary.instructions import held_to
 
 RAW_WEIGHTS = "raw_state_dict.safetensors"
 
 
 class UnsupportedQuantization(ValueError):
     """The checkpoint's weights are quantized in a format that cannot be dequantized here."""
-
-
-class OtherInstructions(RuntimeError):
-    """This process computes with other instructions than the study's, so in other last bits."""
 
 
 class NeedsOwnCode(ValueError):
@@ -316,25 +312,12 @@ def load_on(
     OtherInstructions if torch was imported without those of the study.
     """
     torch.set_num_threads(hardware.threads)
-    _refuse_other_instructions(hardware)
+    refuse_other_instructions(hardware)
     device = "cuda" if hardware.gpu else "cpu"
     model, tokenizer = load(folder, hardware.dtype, hardware.attention, device, treated)
     if hardware.compile:
         compile_layers(model)
     return model, tokenizer
-
-
-def _refuse_other_instructions(hardware: ComputeSettings) -> None:
-    wanted = {} if hardware.gpu else environment(hardware.instructions)
-    missing = [f"{name}={value}" for name, value in wanted.items() if os.environ.get(name) != value]
-    found = torch.backends.cpu.get_cpu_capability()
-    if missing or (wanted and found.lower() != hardware.instructions):
-        raise OtherInstructions(
-            f"hardware.instructions is {hardware.instructions}, but torch computes with {found}"
-            + (f" and without {' '.join(missing)}" if missing else "")
-            + ". Start the study with snakemake, which sets these variables. On a processor "
-            "without AVX2 set hardware.instructions to null: the last bits of results will differ."
-        )
 
 
 def compile_layers(model: PreTrainedModel) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ablation.config.load import load_study
-from ablation.model.checkpoints import OtherInstructions, circumstances, load_on, save
+from ablation.model.checkpoints import circumstances, load_on, save
+from ablation.model.checks.held import OtherInstructions
 from ablation.provenance.run_records import processor_name
 from ablation.vocabulary.instructions import INSTRUCTIONS, environment
 from tests.dry_run import FORKS

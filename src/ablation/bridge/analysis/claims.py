@@ -174,7 +174,7 @@ def _compression(
         return
     found = trend([samples.right(regime, full, k) for k in ks], ks, confidence, clusters)
     decision = decide(found["low"], found["high"], found["p"], 0.05)
-    rule = "mean slope of correctness on log2 K > 0, p < .05"
+    rule = "slope of accuracy on log2 K > 0 over questions and seeds, p < .05"
     read = f"{full} K={','.join(map(str, ks))}"
     add("quality trades against compression", regime, rule, read, found, decision)
     target = samples.right_alone(regime, "target_alone", FORWARD)

@@ -95,13 +95,12 @@ def compare_with_zero(values: np.ndarray, confidence: float) -> Comparison:
 def trend(
     scores: Sequence[np.ndarray], ks: Sequence[int], confidence: float, clusters: Clusters = None
 ) -> Comparison:
-    """The slope of accuracy on log2 K, for these translators: its interval is over questions.
+    """The slope of accuracy on log2 K; its interval is over questions and seeds.
 
     `scores` has [seeds, questions] for each K.
     """
     x = np.log2(ks) - np.log2(ks).mean()
-    of_questions = np.stack([s.mean(axis=0, keepdims=True) for s in scores])  # [K, 1, questions]
-    means = paired_means([of_questions], confidence, [clusters])
+    means = paired_means([np.stack(scores)], confidence, [clusters])  # [K, seeds, questions]
     weights = x / (x**2).sum()
     return _comparison(means.contrast(weights), means.design_effect_of(weights))
 

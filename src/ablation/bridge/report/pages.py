@@ -71,8 +71,8 @@ def claims(claims: pd.DataFrame, freeze: pd.DataFrame) -> str:
     notes = [
         "Rules stand in the study's claims: block; open: these rows do not decide. Where questions "
         "share clusters, intervals and p are robust to them; the design effect is the variance "
-        "over that of independent questions. World, seeds and rule of the frozen cells were fixed "
-        "before anybody saw a result; every cell must pass."
+        "over that of independent questions. Questions, seeds and rule of the frozen cells were "
+        "fixed before anybody saw their results; every cell must pass."
     ]
     parts = [section("Claims", claims, cells)]
     if len(freeze):
