@@ -5,6 +5,7 @@ LONGRUN = f"{RESULTS}/stage5_longrun/{{recipe}}/seed{{seed}}"
 
 
 use rule stage3_finetune as stage5_longrun with:
+    priority: 1  # the longest trainings first, so that none is left alone at the end
     output:
         model=directory(f"{LONGRUN}/model"),
         summary=f"{LONGRUN}/summary.json",

@@ -68,7 +68,7 @@ class Training(Learning):
     max_seq_len: int = described_field("Largest number of tokens of an example.", ge=8)
     row_tokens: int | None = described_field(
         "Capacity of a packed row in tokens; it affects memory and speed only. `max_seq_len` is "
-        "used if this is null or smaller.",
+        "used if this is smaller; null takes the longest example.",
         ge=8,
     )
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] = described_field(

@@ -43,9 +43,10 @@ from ablation.model.checks.faithful import refuse_other_ties, refuse_surplus
 from ablation.model.checks.held import refuse_other_instructions
 from ablation.model.checks.supported import UnsupportedArchitecture, refuse_unsupported
 from ablation.model.checks.treated import MARK, NotInForce, marks
+from ablation.model.ordered_sums import order_sums
 from ablation.provenance.atomic import atomic_path
 from ablation.provenance.run_records import processor_name
-from ablation.vocabulary.instructions import held_to
+from ablation.vocabulary.instructions import environment, held_to
 
 RAW_WEIGHTS = "raw_state_dict.safetensors"
 
@@ -308,13 +309,16 @@ def load_on(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load` with the settings of the study's `hardware:` block.
 
-    Also sets the number of torch's threads, on which the last bits of results depend. Raises
-    OtherInstructions if torch was imported without those of the study.
+    Also sets the number of torch's threads, on which the last bits of results depend, and the order
+    of sums where the study names its instructions. Raises OtherInstructions if torch was imported
+    without them.
     """
     torch.set_num_threads(hardware.threads)
     refuse_other_instructions(hardware)
     device = "cuda" if hardware.gpu else "cpu"
     model, tokenizer = load(folder, hardware.dtype, hardware.attention, device, treated)
+    if device == "cpu" and environment(hardware.instructions):
+        order_sums(model)
     if hardware.compile:
         compile_layers(model)
     return model, tokenizer

@@ -53,16 +53,23 @@ def tokenize(
         part = [_fields(record, form) for record in records[start : start + TOGETHER]]
         prompts = [alpaca_prompt(fields) + form.prompt_end for fields in part]
         responses = [form.response_start + fields["output"] for fields in part]
-        encoded = [
-            tokenizer(texts, add_special_tokens=False)["input_ids"]
-            for texts in (prompts, responses)
-        ]
+        encoded = [_token_ids(tokenizer, texts) for texts in (prompts, responses)]
         for fields, prompt, response in zip(part, *encoded, strict=True):
             prompt = [*first, *prompt]
             response = [*response, tokenizer.eos_token_id][: max(0, max_seq_len - len(prompt))]
             refused = form.stripped and not (fields["instruction"] and fields["output"])
             kept = response and not refused
             yield Example(prompt[:max_seq_len], [response]) if kept else None
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    backend.no_truncation()
+    backend.no_padding()
+    found = backend.encode_batch_fast(texts, add_special_tokens=False)  # in half of the time
+    return [encoding.ids for encoding in found]
 
 
 def _fields(record: Mapping[str, Any], form: Format) -> dict[str, str]:

@@ -22,6 +22,8 @@ from ablation.config.study import ComputeSettings, Recipe
 from ablation.interventions.protocol import Intervention
 from ablation.model.checks.agreement import require_agreement
 from ablation.model.leak_audit import LeakAudit, leak_audit
+from ablation.model.masks import uses_fixed_rows
+from ablation.model.packing import token_count
 from ablation.model.positions import switch_position, widest_row
 from ablation.training import fsdp, launch
 from ablation.training.callbacks import Watch
@@ -207,6 +209,9 @@ def _finetune(attempt: Attempt) -> Finetuned:
         recipe.max_examples,
         FORMATS[recipe.format],
     )
+    if recipe.row_tokens is None and not uses_fixed_rows(model):
+        longest = max(map(token_count, [*examples.train, *examples.heldout]))
+        row_tokens = min(row_tokens, longest)  # attention is quadratic in a row
     audit = leak_audit(model, recipe.train_mask)
     stops = Stops(recipe.stops.no_learning, recipe.stops.plateau, recipe.stops.leak)
     past = past_of(attempt.newest, stops)
