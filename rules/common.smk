@@ -11,7 +11,7 @@ from ablation.vocabulary.catalogue import FIGURES, FINDINGS, FIRST, RECORD_PAGES
 from ablation.vocabulary.interventions import LIFTED
 from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
 from ablation.vocabulary.recipes import stage_of
-from ablation.workflow.load import start
+from ablation.workflow.load import start, stop_counting_jobs
 
 LOADED = start(
     config,
@@ -27,6 +27,8 @@ for warning in LOADED.warnings:
 
 onstart:  # A dry run does not check pins.
     LOADED.check_pins()
+    if workflow.local_exec:
+        stop_counting_jobs(workflow.scheduler)
 
 
 wildcard_constraints:

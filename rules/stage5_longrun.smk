@@ -5,7 +5,6 @@ LONGRUN = f"{RESULTS}/stage5_longrun/{{recipe}}/seed{{seed}}"
 
 
 use rule stage3_finetune as stage5_longrun with:
-    priority: 1  # the longest trainings first, so that none is left alone at the end
     output:
         model=directory(f"{LONGRUN}/model"),
         summary=f"{LONGRUN}/summary.json",
@@ -18,6 +17,7 @@ use rule stage3_finetune as stage5_longrun with:
         f"{LOGS}/stage5_longrun/{{recipe}}-seed{{seed}}.benchmark.tsv"
     wildcard_constraints:
         recipe="|".join(PATHS.long) or "none",
+    priority: 1  # the longest trainings first, so that none is left alone at the end
     message:
         "Stage 5: finetuning {wildcards.recipe}, seed {wildcards.seed}"
 

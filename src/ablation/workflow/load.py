@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ablation.config.checks import unpinned
 from ablation.config.load import load_study
@@ -113,3 +114,12 @@ def start(
         os.environ |= environment(hardware.instructions)
     overrides["keep_states"] = loaded.study.keep_states
     return loaded
+
+
+def stop_counting_jobs(scheduler: Any) -> None:
+    """Take away the limit of jobs a second, of which a run on this machine has no need.
+
+    With a limit, Snakemake 9.27 looks at all jobs again a second after each look, and has one such
+    chain for every job that has ended: after 100 jobs they take a quarter of a core.
+    """
+    scheduler.job_rate_limiter = None

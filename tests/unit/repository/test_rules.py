@@ -22,6 +22,7 @@ ORDER = [
     "wildcard_constraints",
     "localrule",
     "conda",
+    "priority",
     "threads",
     "resources",
     "params",
