@@ -14,7 +14,7 @@ import torch
 from transformers import Ministral3Config, Ministral3ForCausalLM
 
 from ablation.config.study import RandomBase
-from ablation.model.random_tokenizer import random_tokenizer
+from ablation.model.bpe_tokenizer import random_tokenizer
 from ablation.model.small_decoder import dimensions
 from ablation.provenance.atomic import atomic_path
 

@@ -13,10 +13,10 @@ from ablation.data.synthetic import (
     benchmark_documents,
     write_synthetic_data,
 )
+from ablation.model.bpe_tokenizer import random_tokenizer
 from ablation.model.checkpoints import load
 from ablation.model.leak_audit import leak_audit
 from ablation.model.random_base import write_random_base
-from ablation.model.random_tokenizer import random_tokenizer
 from ablation.provenance.files import file_table
 from ablation.vocabulary.masks import MASKS
 

@@ -14,8 +14,8 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from ablation.config.bridge_blocks import RandomModel
+from ablation.model.bpe_tokenizer import random_tokenizer
 from ablation.model.checkpoints import from_config, read_config
-from ablation.model.random_tokenizer import random_tokenizer
 from ablation.model.small_decoder import dimensions
 from ablation.provenance.atomic import atomic_path
 
