@@ -1,5 +1,7 @@
 """Draw one figure of the first or of the second study from its tables."""
 
+from pathlib import Path
+
 from ablation.bridge.report import figures as bridge_figures
 from ablation.provenance.files import write_bytes
 from ablation.provenance.job import Job, run
@@ -13,8 +15,9 @@ def main(job: Job) -> None:
     module = MODULES[STAGES[job.fingerprint["stage"]].group]
     draw = getattr(module, job.config["figure"])
     chart = draw(*map(charts.read, job.input.tables), **job.config["options"])
+    drawn = charts.render_all(chart, [Path(path).suffix for path in job.output.figures])
     for path in job.output.figures:
-        write_bytes(path, charts.render(chart, path[path.rindex(".") :]))
+        write_bytes(path, drawn[Path(path).suffix])
     job.write_manifest(job.output.figures)
 
 

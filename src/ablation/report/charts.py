@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -43,20 +44,32 @@ FLIPS = {
 
 def render(chart: alt.TopLevelMixin, suffix: str) -> bytes:
     """A chart as .svg, .png (twice the size, for dense screens) or self-contained .html."""
+    return render_all(chart, [suffix])[suffix]
+
+
+def render_all(chart: alt.TopLevelMixin, suffixes: Iterable[str]) -> dict[str, bytes]:
+    """{suffix: chart}, as `render` makes each; the slow part, the specification, is made once."""
     import vl_convert
 
     with alt.data_transformers.disable_max_rows():
         spec = _drawable(chart.to_dict())
-    if suffix == ".svg":
-        return vl_convert.vegalite_to_svg(spec).encode()
-    if suffix == ".png":
-        return vl_convert.vegalite_to_png(spec, scale=2)
-    if suffix == ".html":
+    svg = cache(lambda: vl_convert.vegalite_to_svg(spec))
+
+    def page() -> bytes:
         # A text with `</script>` would end the page's script, so each `<` is written as an escape,
         # which JSON in a script allows and vl-convert would undo: a character stands in for it.
         page = vl_convert.vegalite_to_html(json.dumps(spec).replace("<", LESS), bundle=True)
         return page.replace(LESS, "\\u003c").encode()
-    raise ValueError(f"no way to draw a chart as {suffix!r}: expected .svg, .png or .html")
+
+    forms: dict[str, Callable[[], bytes]] = {
+        ".svg": lambda: svg().encode(),
+        ".png": lambda: vl_convert.svg_to_png(svg(), scale=2),
+        ".html": page,
+    }
+    for suffix in suffixes:
+        if suffix not in forms:
+            raise ValueError(f"no way to draw a chart as {suffix!r}: expected .svg, .png or .html")
+    return {suffix: forms[suffix]() for suffix in suffixes}
 
 
 def _drawable(value: Any) -> Any:
