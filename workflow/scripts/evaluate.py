@@ -22,14 +22,11 @@ def main(job: Job) -> None:
     model, tokenizer = load_under(hardware, folder, taken, checkpoint.get("trained_under"))
     facts = {fact: checkpoint[fact] for fact in TRAINING_FACTS if fact in checkpoint}
     data = next((Path(p).parent for p in job.inputs if p != manifest), None)
-    settings = dict(config["evaluation"])
-    tasks, limit = settings.pop("tasks"), settings.pop("limit")
-    items = Items(tokenizer, tasks, Path("config/tasks").resolve(), data, limit)
-    options = settings | {"checkpoint": Path(manifest).parent.as_posix()}
+    options = config["evaluation"] | {"checkpoint": Path(manifest).parent.as_posix()}
+    items = Items(tokenizer, options.pop("tasks"), "config/tasks", data, options.pop("limit"))
     for mask, home in zip(config["masks"], job.params.folders, strict=True):
-        name = config.get("condition", mask)
-        label = " ".join([job.rule, *map(str, job.wildcards), mask])
-        options |= {"intervention": taken, "condition": name, "label": label}
+        name, parts = config.get("condition", mask), [job.rule, *map(str, job.wildcards), mask]
+        options |= {"intervention": taken, "condition": name, "label": " ".join(parts)}
         with run_record(f"{home}/run.json") as record:
             record["stock_agreement"] = require_agreement(model).as_dict()
             result = evaluate(model, items, mask, **options)
