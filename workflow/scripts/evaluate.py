@@ -11,6 +11,7 @@ from ablation.provenance.job import Job, run
 from ablation.provenance.manifests import TRAINING_FACTS, write_manifest
 from ablation.provenance.run_records import run_record
 from ablation.scoring.evaluate import evaluate
+from ablation.scoring.items import Items
 
 
 def main(job: Job) -> None:
@@ -21,15 +22,14 @@ def main(job: Job) -> None:
     model, tokenizer = load_under(hardware, folder, taken, checkpoint.get("trained_under"))
     facts = {fact: checkpoint[fact] for fact in TRAINING_FACTS if fact in checkpoint}
     data = next((Path(p).parent for p in job.inputs if p != manifest), None)
-    options = {"task_folder": Path("config/tasks").resolve(), "data_folder": data}
-    options |= config["evaluation"] | {"checkpoint": Path(manifest).parent.as_posix()}
+    options = config["evaluation"] | {"checkpoint": Path(manifest).parent.as_posix()}
+    items = Items(tokenizer, options.pop("tasks"), "config/tasks", data, options.pop("limit"))
     for mask, home in zip(config["masks"], job.params.folders, strict=True):
-        name = config.get("condition", mask)
-        label = " ".join([job.rule, *map(str, job.wildcards), mask])
-        options |= {"intervention": taken, "condition": name, "label": label}
+        name, parts = config.get("condition", mask), [job.rule, *map(str, job.wildcards), mask]
+        options |= {"intervention": taken, "condition": name, "label": " ".join(parts)}
         with run_record(f"{home}/run.json") as record:
             record["stock_agreement"] = require_agreement(model).as_dict()
-            result = evaluate(model, tokenizer, mask=mask, **options)
+            result = evaluate(model, items, mask, **options)
         facts["eval_leaks"] = result.facts["leak_audit"]["leaks"]
         facts["circumstances"] = result.circumstances | job.fingerprint["packages"]
         outputs = result.write(home)

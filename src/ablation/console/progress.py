@@ -12,6 +12,13 @@ from typing import Any, TextIO, cast
 
 from ablation.console.printable import printable
 
+# What lm_eval warns of for every model and task of a job, and what says nothing of either.
+REMARKS = (
+    "`pretrained` model kwarg is not of type",
+    "Passed an already-initialized model",
+    "Custom kwargs can be passed to `--metadata`",
+)
+
 
 class Progress:
     """Prints lines like `3B seed 11: 120/300 (40 %) loss 1.234, 14 s left`.
@@ -67,16 +74,21 @@ def _print_error(*error: Any) -> None:
     sys.stderr.write(printable("".join(traceback.format_exception(*error))))
 
 
+def _is_no_remark(record: logging.LogRecord) -> bool:
+    return not any(remark in str(record.msg) for remark in REMARKS)
+
+
 @contextmanager
 def copy_output_to(log: str) -> Iterator[None]:
     """Write what the block prints, and the traceback of its error, into the file `log` as well.
 
     Messages of Python's `logging` are written into `log` only, because a line from a library on
-    the terminal would not show which of several jobs it belongs to.
+    the terminal would not show which of several jobs it belongs to. `REMARKS` are left out.
     """
     with open(log, "w", buffering=1, encoding="utf-8") as opened:
         file = cast(TextIO, _Tee(opened))
         logging.basicConfig(stream=file, force=True, format="%(name)s: %(message)s")
+        logging.root.handlers[0].addFilter(_is_no_remark)
         out, err = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = cast(TextIO, _Tee(out, file)), cast(TextIO, _Tee(err, file))
         try:

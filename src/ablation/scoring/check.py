@@ -44,7 +44,8 @@ from ablation.model.checks.supported import UnsupportedArchitecture, refuse_unsu
 from ablation.model.checks.treated import NotInForce
 from ablation.model.leak_audit import leak_audit
 from ablation.model.positions import windows
-from ablation.scoring.masked_lm import EncodedRequest, MaskedLM
+from ablation.scoring.encoding import EncodedRequest
+from ablation.scoring.masked_lm import MaskedLM
 from ablation.vocabulary.masks import CAUSAL, MASKS
 
 PREFILL_BIDIR = "prefill_bidir"

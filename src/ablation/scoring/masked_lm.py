@@ -1,24 +1,20 @@
 """An lm_eval model that scores and generates under any mask, with one copy of a shared prompt.
 
-lm_eval's `HFLM` handles all text: tokenization, BOS, the trailing-space rule, truncation from the
-left. This module handles token ids: requests with the same context become one example with many
-continuations, examples are packed into rows, and the head is applied only to positions that
-predict a token.
+`ablation.scoring.encoding` handles text by HFLM's rules. This module handles token ids: requests
+with the same context become one example with many continuations, examples are packed into rows,
+and the head is applied only to positions that predict a token.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,34 +24,36 @@ from ablation.model.masks import forward_inputs, mask_rule, taken_window, uses_f
 from ablation.model.output_head import RowScores, score_rows
 from ablation.model.packing import Example, Rows, fixed_rows, pack, padded_prompts, token_count
 from ablation.model.positions import switch_position, widest_row
+from ablation.scoring.encoding import BatchEncodingLM, EncodedBlocks, EncodedRequest
 from ablation.scoring.row_capacity import fill_batches, row_capacity
 from ablation.vocabulary.masks import CAUSAL, MASK
-from ablation.vocabulary.protocols import LM_EVAL_PROTOCOL, PROTOCOLS, PUBLISHED_PROTOCOL
+from ablation.vocabulary.protocols import LM_EVAL_PROTOCOL
 
 IN_FLIGHT = 2  # forwards that are launched on a GPU before the oldest one has to be done
-BLOCK = 2048  # requests that are encoded and scored together
-# A request as HFLM encodes it: (context, continuation) or None, and the token ids of both.
-EncodedRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
-@dataclass(frozen=True)
-class Score:
-    """The score of one request.
+class Scores(NamedTuple):
+    """The scores of requests, as arrays [requests].
 
-    loglikelihood: in nats, over `tokens` predicted tokens.
+    loglikelihood: in nats, over `tokens` predicted tokens; -inf if nothing is left to predict.
     loglikelihood_float32: the same without rounding to `logits_dtype`.
     is_greedy: every predicted token was the most likely one.
+    tokens: the number of predicted tokens.
     truncated: the context lost tokens from the left.
     """
 
-    loglikelihood: float
-    loglikelihood_float32: float
-    is_greedy: bool
-    tokens: int
-    truncated: bool
+    loglikelihood: np.ndarray
+    loglikelihood_float32: np.ndarray
+    is_greedy: np.ndarray
+    tokens: np.ndarray
+    truncated: np.ndarray
+
+    def answers(self) -> list[tuple[float, bool]]:
+        """(log-likelihood, is_greedy) of each request, as lm_eval takes them."""
+        return list(zip(self.loglikelihood.tolist(), self.is_greedy.tolist(), strict=True))
 
 
-class MaskedLM(HFLM):
+class MaskedLM(BatchEncodingLM):
     """`HFLM` with a mask: it scores choices in packed rows and generates after a masked prefill.
 
     mask: one of `ablation.vocabulary.masks.MASKS`; it may be changed between calls.
@@ -64,13 +62,11 @@ class MaskedLM(HFLM):
         long row of one of few widths, and `row_tokens` None chooses a length that fits into the
         GPU's memory. If memory runs out, both are halved for this batch and all later ones.
     logits_dtype: float32 or bfloat16, see `score_rows`.
-    protocol: `lm_eval` or `published`. Under `published` no special tokens are added; prompt and
-        continuation are tokenized together and cut at the length of the tokenized prompt; the
-        first token of a continuation without a prompt is not scored; and a continuation that is
-        merged completely into the prompt scores -inf.
+    protocol: see `BatchEncodingLM`. Under `published` the first token of a continuation without a
+        prompt is not scored, and a continuation that is merged completely into the prompt scores
+        -inf.
     add_bos_token, max_length: see HFLM.
     label: the beginning of progress lines.
-    scores: the score of every (context, continuation) so far.
 
     Raises UnknownMask, ValueError for an unknown protocol, and the errors of `require_agreement`.
     """
@@ -89,10 +85,8 @@ class MaskedLM(HFLM):
         label: str = "scoring",
     ) -> None:
         mask_rule(mask)
-        if protocol not in PROTOCOLS:
-            known = ", ".join(PROTOCOLS)
-            raise ValueError(f"unknown protocol {protocol!r}: expected one of {known}")
         super().__init__(
+            protocol,
             pretrained=model,
             tokenizer=tokenizer,
             backend="causal",
@@ -107,12 +101,7 @@ class MaskedLM(HFLM):
         self.row_tokens = min(row_tokens or row_capacity(model), self._widest)
         self.batch_tokens = batch_tokens
         self.logits_dtype = getattr(torch, logits_dtype)
-        self.protocol = protocol
         self.label = label
-        self.scores: dict[tuple[str, str], Score] = {}
-        self._encoded: dict[str, list[int]] = {}
-        self._progress: Progress | None = None
-        self._answered = 0  # requests of earlier blocks
 
     @property
     def _keep_last(self) -> bool:
@@ -124,69 +113,12 @@ class MaskedLM(HFLM):
         self, requests: Sequence[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """Score requests as HFLM does, encoding the next block while the GPU scores this one."""
-        blocks = [requests[i : i + BLOCK] for i in range(0, len(requests), BLOCK)]
-        self._progress = Progress(self.label, len(requests))
-        answers: list[tuple[float, bool]] = []
-        with ThreadPoolExecutor(1) as pool:
-            encoding = pool.submit(self._encode, blocks[0] if blocks else [])
-            for block, following in zip(blocks, [*blocks[1:], []], strict=True):
-                self._encoded = encoding.result()
-                encoding = pool.submit(self._encode, following)
-                self._answered = len(answers)
-                answers += self._loglikelihood(block)
-        self._progress, self._answered, self._encoded = None, 0, {}
-        return answers
-
-    def _loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        if self.protocol == LM_EVAL_PROTOCOL:
-            return super().loglikelihood(requests, disable_tqdm=True)
-        encoded = [(r.args, *self._encode_published(*r.args)) for r in requests]
-        scored = [request for request in encoded if request[2]]
-        answers = iter(self._loglikelihood_tokens(scored))
-        merged = Score(-math.inf, -math.inf, is_greedy=False, tokens=0, truncated=False)
-        self.scores |= {pair: merged for pair, _, continuation in encoded if not continuation}
-        return [
-            next(answers) if continuation else (-math.inf, False) for _, _, continuation in encoded
-        ]
-
-    def _encode(self, requests: Sequence[Instance]) -> dict[str, list[int]]:
-        """Encode all strings that HFLM will encode for `requests`, at once on all cores.
-
-        HFLM encodes contexts without their trailing spaces, which it moves to the continuation.
-        """
-        published = self.protocol == PUBLISHED_PROTOCOL
         pairs = [request.args for request in requests]
-        needed = {a + b for a, b in pairs} | {a if published else a.rstrip() for a, _ in pairs}
-        prefix = self.tokenizer.decode(self.prefix_token_id)  # before it HFLM adds no BOS
-        strings = sorted(s for s in needed if s and (published or not s.startswith(prefix)))
-        special = False if published else self.add_bos_token
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None or not strings:
-            return {}
-        backend.no_truncation()
-        backend.no_padding()
-        encoded = backend.encode_batch_fast(strings, add_special_tokens=special is not False)
-        return {string: found.ids for string, found in zip(strings, encoded, strict=True)}
-
-    def tok_encode(
-        self,
-        string: str,
-        add_special_tokens: bool | None = None,
-        left_truncate_len: int | None = None,
-        **kwargs: Any,
-    ) -> list[int]:
-        """Encode as HFLM does, or return what `_encode` has encoded already."""
-        usual = add_special_tokens is (False if self.protocol == PUBLISHED_PROTOCOL else None)
-        if usual and left_truncate_len is None and string in self._encoded:
-            return self._encoded[string]
-        return super().tok_encode(string, add_special_tokens, left_truncate_len, **kwargs)
-
-    def _encode_published(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        # A byte-level BPE may merge the end of the prompt with the beginning of the continuation.
-        # The merged token then counts as prompt.
-        whole = self.tok_encode(context + continuation, add_special_tokens=False)
-        cut = len(self.tok_encode(context, add_special_tokens=False)) if context else 0
-        return whole[:cut], whole[cut:]
+        blocks = EncodedBlocks(self, pairs)
+        answers = self.score(blocks, len(pairs)).answers()
+        for pair, answer in zip(pairs, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood", pair, answer)
+        return answers
 
     def _loglikelihood_tokens(
         self,
@@ -195,27 +127,37 @@ class MaskedLM(HFLM):
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
         """(log-likelihood, is_greedy) of each request."""
-        examples, members, truncated = self._examples(requests)
-        results: list[tuple[float, float, bool]] = [(0.0, 0.0, False)] * len(requests)
+        return self.score([requests], len(requests)).answers()
+
+    def score(self, blocks: Iterable[Sequence[EncodedRequest]], requests: int) -> Scores:
+        """The scores of all requests in `blocks`, which are `requests` in number.
+
+        The results stay on the GPU until the last block is scored, so that it never waits for one.
+        """
+        progress = Progress(self.label, requests)
+        tokens = np.zeros(requests, dtype=np.int64)
+        truncated = np.zeros(requests, dtype=bool)
         owners: list[int] = []  # the request of each score
         scores: list[RowScores] = []
-        for batch, found in self._scored(examples, sum(map(len, members))):
-            owners += [request for index in batch for request in members[index]]
-            scores.append(found)
-        for request, *score in zip(
-            owners,
-            *(torch.cat(column).tolist() for column in zip(*scores, strict=True)),
-            strict=True,
-        ):
-            results[request] = tuple(score)
-
-        answers = [(loglikelihood, is_greedy) for loglikelihood, _, is_greedy in results]
-        for index, (strings, context, continuation) in enumerate(requests):
-            if strings is not None:
-                tokens = len(continuation) - (0 if context else 1)
-                self.scores[strings] = Score(*results[index], tokens, truncated[index])
-                self.cache_hook.add_partial("loglikelihood", strings, answers[index])
-        return answers
+        first = merged = 0
+        for block in blocks:
+            # Only the published protocol merges a continuation into its prompt. Nothing is scored.
+            kept = [i for i, request in enumerate(block) if request[2] or not self._published]
+            merged += len(block) - len(kept)
+            examples, members, shortened = self._examples([block[i] for i in kept])
+            places = [first + i for i in kept]
+            truncated[places] = shortened
+            tokens[places] = [len(block[i][2]) - (0 if block[i][1] else 1) for i in kept]
+            for batch, found in self._scored(examples, progress, len(owners) + merged):
+                owners += [places[member] for index in batch for member in members[index]]
+                scores.append(found)
+            first += len(block)
+        loglikelihood, exact = np.full(requests, -np.inf), np.full(requests, -np.inf)
+        is_greedy = np.zeros(requests, dtype=bool)
+        columns = (loglikelihood, exact, is_greedy)
+        for column, parts in zip(columns, zip(*scores, strict=True), strict=False):
+            column[owners] = torch.cat(parts).cpu().numpy()
+        return Scores(*columns, tokens, truncated)
 
     def _examples(
         self, requests: Sequence[EncodedRequest]
@@ -243,7 +185,7 @@ class MaskedLM(HFLM):
                     f"request {request}: a continuation of {len(continuation)} tokens cannot be "
                     f"scored under {self.mask!r}; expected 1 to {limit - 1} (the model's context)"
                 )
-            if not context and self.protocol == LM_EVAL_PROTOCOL:
+            if not context and not self._published:
                 raise ValueError(
                     f"request {request}: its context is white space, and the tokenizer puts no BOS "
                     "before it, so nothing predicts the first token; stock lm-eval cannot score it "
@@ -276,11 +218,12 @@ class MaskedLM(HFLM):
         return examples, members, truncated
 
     def _scored(
-        self, examples: Sequence[Example], continuations: int
+        self, examples: Sequence[Example], progress: Progress, done: int
     ) -> Iterator[tuple[list[int], RowScores]]:
-        """Indices of examples and their scores, batch by batch, in batches that fit into memory."""
-        progress = self._progress or Progress(self.label, continuations)
-        done = self._answered
+        """Indices of examples and their scores, batch by batch, in batches that fit into memory.
+
+        done: the number of requests that were scored before.
+        """
         running: deque[tuple[torch.cuda.Event, int]] = deque()
         waiting = set(range(len(examples)))
         while waiting:

@@ -12,6 +12,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from ablation.analysis.metrics import item_correct
 from ablation.scoring.evaluate import evaluate
+from ablation.scoring.items import Items
 from ablation.vocabulary.masks import MASKS
 from tests.support import benchmarks, published_port
 from tests.support.benchmarks import NAMES
@@ -143,17 +144,10 @@ def scored(request, copies):
     tokenizer = tiny_tokenizer()
     model = tiny_model("ministral3", vocabulary=len(tokenizer))
     eager = tiny_model("ministral3", vocabulary=len(tokenizer), attention="eager")
+    items = Items(tokenizer, [*PUBLISHED.values()], TASKS, copies)
     samples, port, exact = {}, {}, {}
     for mask in MASKS:
-        samples[mask] = evaluate(
-            model,
-            tokenizer,
-            [*PUBLISHED.values()],
-            mask,
-            TASKS,
-            copies,
-            logits_dtype=request.param,
-        ).samples
+        samples[mask] = evaluate(model, items, mask, logits_dtype=request.param).samples
         for scores, dtype in ((port, getattr(torch, request.param)), (exact, torch.float32)):
             scores[mask] = {
                 (PUBLISHED[name], doc): (
@@ -244,7 +238,7 @@ def test_a_choice_merged_whole_into_its_prompt_scores_minus_infinity():
     ]
     assert found[0] == (expected[0], False) == (-np.inf, False)
     assert found[1][0] == pytest.approx(expected[1], abs=1e-4)
-    assert lm.scores[pairs[0]].tokens == 0 and lm.scores[pairs[1]].tokens == 1
+    assert lm.score([lm.encode(pairs)], 2).tokens.tolist() == [0, 1]
 
 
 # --- the data -------------------------------------------------------------------------------------
@@ -260,14 +254,7 @@ def test_a_missing_copy_is_named(tmp_path):
 def test_limit_counts_items_and_not_documents(copies):
     tokenizer = tiny_tokenizer()
     model = tiny_model("llama", vocabulary=len(tokenizer))
-    rows = evaluate(
-        model,
-        tokenizer,
-        ["published_arc_easy"],
-        "causal",
-        TASKS,
-        copies,
-        limit=2,
-    ).samples
+    items = Items(tokenizer, ["published_arc_easy"], TASKS, copies, limit=2)
+    rows = evaluate(model, items, "causal").samples
     assert rows.groupby("doc_id").size().tolist() == [4, 4]
     assert set(rows.gold) == {0, 2}  # documents 1 and 2: document 0 gives no item

@@ -11,6 +11,7 @@ from ablation.interventions.protocol import Intervention
 from ablation.interventions.registry import make
 from ablation.model.checks.treated import NotInForce
 from ablation.scoring.evaluate import evaluate
+from ablation.scoring.items import Items
 from ablation.training.finetune import finetune
 from ablation.training.trainer import MaskedTrainer
 from tests.support.small_training import HARDWARE, recipe
@@ -60,12 +61,12 @@ def test_a_training_whose_model_is_whole_again_stops(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_scoring_whose_model_is_whole_again_stops(kind, base, tokenizer, monkeypatch):
+def test_a_scoring_whose_model_is_whole_again_stops(kind, base, tokenizer, monkeypatch, tmp_path):
     under = make("x", SETTINGS[kind])
     monkeypatch.setattr(Intervention, "apply", lambda self, model: None)
     under.apply(base)
     with pytest.raises(NotInForce, match="'x' is not in force"):
-        evaluate(base, tokenizer, ["micro_piqa"], "causal", intervention=under)
+        evaluate(base, Items(tokenizer, [], tmp_path), "causal", intervention=under)
 
 
 @pytest.mark.parametrize("kind", ["prune", "round", "heads"])

@@ -64,7 +64,7 @@ CASES = {
         "Decrease it",
         set(),
     ),
-    "a message of the scorer": ("scoring/evaluate.py", "cannot be tabulated", "is refused", set()),
+    "a message of the scorer": ("scoring/items.py", "cannot be tabulated", "is refused", set()),
     "a comment": ("training/finetune.py", "\nimport", "\n# A comment.\nimport", set()),
     "a colour of the charts": ("report/charts.py", '"#2e3440"', '"#222222"', DRAWN),
     "a key of the configuration": ("config/study.py", "class Samples(", "class Prompts(", set()),

@@ -12,6 +12,7 @@ from lm_eval.tasks import TaskManager
 from ablation.analysis.metrics import metrics_from_samples, study_metrics
 from ablation.data.sample_rows import SAMPLE_COLUMNS
 from ablation.scoring.evaluate import evaluate
+from ablation.scoring.items import Items
 from ablation.vocabulary.masks import MASKS
 from tests.support.tiny import tiny_model
 
@@ -74,12 +75,8 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluated(study, tokenizer):
     model = tiny_model("ministral3", vocabulary=len(tokenizer))
-    return {
-        mask: evaluate(
-            model, tokenizer, list(TASKS), mask, task_folder=study[0], data_folder=study[1]
-        )
-        for mask in MASKS
-    }
+    items = Items(tokenizer, list(TASKS), *study)
+    return {mask: evaluate(model, items, mask) for mask in MASKS}
 
 
 def test_metrics_and_hashes_are_those_of_lm_eval_with_stock_hflm(
@@ -156,7 +153,8 @@ def test_the_audit_is_recorded_with_the_scores(evaluated):
 
 def test_limit_takes_the_first_documents(study, evaluated, tokenizer):
     model = tiny_model("ministral3", vocabulary=len(tokenizer))
-    _, samples, _ = evaluate(model, tokenizer, ["tiny_partial"], "causal", *study, limit=5)
+    items = Items(tokenizer, ["tiny_partial"], *study, limit=5)
+    samples = evaluate(model, items, "causal").samples
     whole = evaluated["causal"].samples
     expected = whole[(whole.task == "tiny_partial") & (whole.doc_id < 5)]
     assert samples.doc_hash.tolist() == expected.doc_hash.tolist()
@@ -172,8 +170,7 @@ def test_other_kinds_of_tasks_are_refused_by_name(study, tokenizer, tmp_path):
         .replace(METRIC_LINES, "  - {metric: exact_match}\n")
         .replace("doc_to_choice: choices\n", "")
     )
-    model = tiny_model("llama", vocabulary=len(tokenizer))
     with pytest.raises(ValueError, match="task generates.*output_type is generate_until"):
-        evaluate(model, tokenizer, ["generates"], "causal", tmp_path, data)
+        Items(tokenizer, ["generates"], tmp_path, data)
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        evaluate(model, tokenizer, ["generates"], "causal", tmp_path / "missing", data)
+        Items(tokenizer, ["generates"], tmp_path / "missing", data)

@@ -16,7 +16,8 @@ from ablation.analysis.metrics import study_metrics
 from ablation.analysis.published import side_by_side
 from ablation.analysis.recovery import study_tables, table
 from ablation.report.terminal_tables import print_recovery
-from ablation.scoring.evaluate import PROTOCOL_OPTIONS, evaluate
+from ablation.scoring.evaluate import evaluate
+from ablation.scoring.items import PROTOCOL_OPTIONS, Items
 from ablation.vocabulary.metrics import METRICS
 from ablation.vocabulary.protocols import metric_of, protocol_of, tasks_by_macro
 from tests.support import benchmarks
@@ -62,7 +63,8 @@ def score(tmp_path_factory):
     model = tiny_model("ministral3", vocabulary=len(tokenizer))
 
     def scored(tasks, limit=None):
-        return evaluate(model, tokenizer, tasks, "prefill_bidir", TASKS, copies, limit=limit)
+        items = Items(tokenizer, tasks, TASKS, copies, limit)
+        return evaluate(model, items, "prefill_bidir")
 
     return scored
 
