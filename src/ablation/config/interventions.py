@@ -60,9 +60,10 @@ class Window(InterventionSettings):
     )
 
     def problem(self, config: Mapping[str, Any]) -> tuple[str, str] | None:
-        own = text_part(config).get("sliding_window")
+        text = text_part(config)
+        own = text.get("use_sliding_window", True) and (text.get("sliding_window") or None)
         for what, limit in (("reads", positions(config)), ("has a window of its own of", own)):
-            if isinstance(limit, int) and self.tokens > limit - BEYOND:
+            if type(limit) is int and self.tokens > limit - BEYOND:
                 return "tokens", (
                     f"{self.tokens} found, but the base {what} {limit} tokens, and {BEYOND} beyond "
                     "the window are needed to see it in force"
