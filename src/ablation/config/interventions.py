@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, field_validator
 
 from ablation.config.architectures import positions, text_part
 from ablation.config.fields import Strict, described_field
@@ -148,6 +148,12 @@ class Prune(InterventionSettings):
         "What becomes 0 together: single weights, two of four neighbouring weights (sparsity 0.5), "
         "or all weights of an output."
     )
+
+    @field_validator("structure", mode="before")
+    @classmethod
+    def _no_time_of_day(cls, found: Any) -> Any:
+        """YAML reads 2:4 without quotes as 124 minutes."""
+        return "2:4" if found == 124 else found
 
     def problem(self, config: Mapping[str, Any]) -> tuple[str, str] | None:
         if self.structure == "2:4" and self.sparsity != 0.5:
