@@ -17,6 +17,8 @@ from ablation.model.packing import Example, Rows, pack
 
 # Names of norms of queries, keys and values, and of what they are projected to.
 PROJECTED = re.compile(r"(q|k|v|kv|query|key|value)_")
+# Names of norms over all heads of an attention, in front of its last projection.
+MIXING = re.compile(r"sub_?norm|group_?norm")
 # Names of the last projection of an attention, from which its heads reach the residual stream.
 OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "out_lin", "proj")
 
@@ -63,9 +65,14 @@ def _attention(layer: nn.Module) -> nn.Module | None:
 
 
 def attention_output(layer: nn.Module) -> nn.Linear | Conv1D:
-    """The last projection of a layer's attention. Raises NoSuchPart."""
+    """The last projection of a layer's attention.
+
+    Raises NoSuchPart if there is none, or if what it reads of a head depends on the other heads.
+    """
     attention = _attention(layer)
     parts = dict(attention.named_modules()) if attention is not None else {}
+    if any(MIXING.search(name) for name in parts):
+        raise NoSuchPart(f"{type(layer).__name__}: a norm mixes its heads before the projection")
     for name, module in parts.items():
         if name.rpartition(".")[2] in OUTPUTS and isinstance(module, nn.Linear | Conv1D):
             return module

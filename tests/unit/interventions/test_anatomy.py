@@ -57,6 +57,13 @@ def test_layers_that_a_saved_model_would_miss_are_refused_before_anything_is_tra
         make("thin", THIN).apply(tiny_family(family))
 
 
+@pytest.mark.parametrize("family", ["bitnet", "diffllama"])
+def test_heads_that_a_norm_mixes_with_others_are_refused(family):
+    """A head whose weights are 0 behind the norm still moves what the others hand over."""
+    with pytest.raises(NoSuchPart, match="norm mixes its heads"):
+        make("x", {"kind": "heads", "heads": [[0, 1]]}).apply(tiny_family(family))
+
+
 def test_a_share_that_prunes_no_weight_at_all_is_not_in_force():
     model = tiny_model("llama")
     taken = make("x", {"kind": "prune", "sparsity": 1e-6, "structure": "weights"})
