@@ -92,6 +92,14 @@ def _recipe_problems(
             )
             yield ConfigProblem(path, text)
         yield from _unshared(path, under, own, values)
+    others = [word for word in name.split("-")[1:] if word in settings and word != under]
+    if others:
+        text = (
+            f"its name says {others[0]}, but it trains under {under or recipe.get('train_mask')}, "
+            f"and its rows in tables would be misleading: give it `train_under: {others[0]}`, or "
+            "call it something else"
+        )
+        yield ConfigProblem(("recipes", name), text)
     asked = recipe.get("score_under")
     for number, condition in enumerate(asked if isinstance(asked, list) else ()):
         if why := _unscorable(condition, under, own, known):

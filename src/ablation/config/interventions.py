@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, field_validator
 
 from ablation.config.architectures import positions, text_part
 from ablation.config.fields import Strict, described_field
@@ -60,9 +60,10 @@ class Window(InterventionSettings):
     )
 
     def problem(self, config: Mapping[str, Any]) -> tuple[str, str] | None:
-        own = text_part(config).get("sliding_window")
+        text = text_part(config)
+        own = text.get("use_sliding_window", True) and (text.get("sliding_window") or None)
         for what, limit in (("reads", positions(config)), ("has a window of its own of", own)):
-            if isinstance(limit, int) and self.tokens > limit - BEYOND:
+            if type(limit) is int and self.tokens > limit - BEYOND:
                 return "tokens", (
                     f"{self.tokens} found, but the base {what} {limit} tokens, and {BEYOND} beyond "
                     "the window are needed to see it in force"
@@ -147,6 +148,12 @@ class Prune(InterventionSettings):
         "What becomes 0 together: single weights, two of four neighbouring weights (sparsity 0.5), "
         "or all weights of an output."
     )
+
+    @field_validator("structure", mode="before")
+    @classmethod
+    def _no_time_of_day(cls, found: Any) -> Any:
+        """YAML reads 2:4 without quotes as 124 minutes."""
+        return "2:4" if found == 124 else found
 
     def problem(self, config: Mapping[str, Any]) -> tuple[str, str] | None:
         if self.structure == "2:4" and self.sparsity != 0.5:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,10 @@ from ablation.config.interventions import layer_count
 from ablation.model.leak_audit import AUDITED_WIDTH
 from ablation.model.packing import Example, Rows, pack
 
+# Names of norms of queries, keys and values, and of what they are projected to.
+PROJECTED = re.compile(r"(q|k|v|kv|query|key|value)_")
+# Names of norms over all heads of an attention, in front of its last projection.
+MIXING = re.compile(r"sub_?norm|group_?norm")
 # Names of the last projection of an attention, from which its heads reach the residual stream.
 OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "out_lin", "proj")
 
@@ -40,16 +45,17 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder's layers. Raises NoSuchPart if no list of modules is as long as the model."""
     config = model.config.get_text_config()
     count = layer_count(config.to_dict())
-    found = [
-        module
-        for module in model.modules()
+    found = {
+        name: module
+        for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
         and len(module) == count
         and any(_attention(layer) is not None for layer in module)
-    ]
+    }
     if not found:
         raise NoSuchPart(f"{type(model).__name__}: no list of {count} layers with attention")
-    return found[0]
+    # Encoders of images or sounds that have as many layers lie deeper, or before the text.
+    return found[min(reversed(found), key=lambda name: name.count("."))]
 
 
 def _attention(layer: nn.Module) -> nn.Module | None:
@@ -59,9 +65,14 @@ def _attention(layer: nn.Module) -> nn.Module | None:
 
 
 def attention_output(layer: nn.Module) -> nn.Linear | Conv1D:
-    """The last projection of a layer's attention. Raises NoSuchPart."""
+    """The last projection of a layer's attention.
+
+    Raises NoSuchPart if there is none, or if what it reads of a head depends on the other heads.
+    """
     attention = _attention(layer)
     parts = dict(attention.named_modules()) if attention is not None else {}
+    if any(MIXING.search(name) for name in parts):
+        raise NoSuchPart(f"{type(layer).__name__}: a norm mixes its heads before the projection")
     for name, module in parts.items():
         if name.rpartition(".")[2] in OUTPUTS and isinstance(module, nn.Linear | Conv1D):
             return module
@@ -69,17 +80,20 @@ def attention_output(layer: nn.Module) -> nn.Linear | Conv1D:
 
 
 def inputs_first(module: nn.Module) -> bool:
-    """Whether a module stores its weight as [inputs, outputs]."""
-    return isinstance(module, Conv1D)
+    """Whether a module stores its weights as [..., inputs, outputs]."""
+    # Experts that are stored in one weight say it by this attribute.
+    return isinstance(module, Conv1D) or getattr(module, "is_transposed", False)
 
 
 def matrices(model: PreTrainedModel) -> list[Matrix]:
-    """Every weight of two or more dimensions in the layers, without embeddings and head."""
+    """Every matrix of the layers, and those of all experts as one; no norms and no biases."""
     found: dict[int, Matrix] = {}
     for number, layer in enumerate(layers_of(model)):
         for path, module in layer.named_modules():
+            if _is_norm(module):
+                continue
             for name, weight in module.named_parameters(recurse=False):
-                if weight.dim() > 1:
+                if weight.dim() > 1 and not name.endswith("bias"):
                     full = ".".join(filter(None, [str(number), path, name]))
                     found.setdefault(id(weight), Matrix(full, weight, inputs_first(module)))
     return list(found.values())
@@ -90,9 +104,13 @@ def norms(layer: nn.Module, width: int) -> Iterator[tuple[nn.Module, str, nn.Mod
     for parent in list(layer.modules()):
         for name, module in list(parent.named_children()):
             weight = getattr(module, "weight", None)
-            named = "norm" in type(module).__name__.lower()
-            if named and torch.is_tensor(weight) and weight.shape == (width,):
+            own = _is_norm(module) and not PROJECTED.match(name)
+            if own and torch.is_tensor(weight) and weight.shape == (width,):
                 yield parent, name, module
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
 
 
 def probe(model: PreTrainedModel, prompt: int, continuation: int = 2, seed: int = 0) -> Rows:

@@ -90,7 +90,7 @@ def save_under(
     if under is not None:
         try:
             require_saved(hardware, folder, model, under)
-        except NotInForce:
+        except Exception:
             shutil.rmtree(folder)
             raise
     return form

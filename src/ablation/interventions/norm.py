@@ -69,6 +69,8 @@ class RemovedNorms(Intervention):
             sizes[number] = float(states.square().mean(-1).sqrt().median())
 
         called(model, [place.norm for place in places], seen, lambda: _run(model, self.mask))
+        if len(sizes) < len(places):
+            raise NoSuchPart(f"{type(model).__name__}: a forward does not call all of its norms")
         for number, place in enumerate(places):
             weight: Any = place.norm.weight
             centred = _centres(place.norm)

@@ -71,6 +71,10 @@ class PrunedWeights(Intervention):
                     f"{self.settings.sparsity:.1%} by {self.settings.structure}",
                 )
             zeros, weights = zeros + int((values == 0).sum()), weights + values.numel()
+        if not zeros:
+            raise self.not_in_force(
+                model, f"no weight is 0: a share of {self.settings.sparsity:.3g} rounds to none"
+            )
         return {"weights": weights, "zeros": zeros, "sparsity": zeros / weights}
 
 

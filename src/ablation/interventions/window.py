@@ -60,7 +60,8 @@ class SlidingWindow(Intervention):
         def run() -> None:
             model(**forward_inputs(model, self.mask, rows))
 
-        called(model, layers_of(model), seen, run)
+        if not called(model, layers_of(model), seen, run):
+            raise self.not_in_force(model, "a forward called none of its layers")
         found = torch.tensor(moved)
         within, beyond, continuation = (float(column.max()) for column in found.T)
         evidence = {
@@ -71,7 +72,7 @@ class SlidingWindow(Intervention):
         }
         sees_all = self.settings.when == "prefill"
         reached = (found[:, 1] > ROUNDING * found[:, 0]).any()
-        if reached or not moved:
+        if reached:
             raise self.not_in_force(
                 model, f"a prompt token beyond the window of {tokens} tokens moved by {beyond:.3g}"
             )

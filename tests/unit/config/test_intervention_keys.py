@@ -61,6 +61,8 @@ def one(**settings):
         (one(kind="window", tokns=16, when="prefill"), "interventions.x.tokns .*unknown key, did"),
         ({"interventions": {"causal": THIN["thin"]}}, "'causal' is a word of tables and folders"),
         ({"interventions": {"lifted": THIN["thin"]}}, "'lifted' is a word of tables and folders"),
+        ({"interventions": {"model": THIN["thin"]}}, "'model' is a word of tables and folders"),
+        ({"interventions": {"leaky": THIN["thin"]}}, "'leaky' is a word of tables and folders"),
         (
             {"interventions": {"a-b": THIN["thin"]}},
             "a name of small letters and digits was expected",
@@ -80,6 +82,14 @@ def test_an_impossible_intervention_is_refused_with_its_key_and_file(changes, me
         ),
         ({"3B-x": {"train_under": "thin"}}, "the name 3B-x does not say so.*3B-thin"),
         ({"3A-thin": {"train_under": "thin"}}, "the name 3A-thin does not say so"),
+        (
+            {"3B": {"train_mask": "prefill_bidir"}, "3B-thin-lr1e-4": {"learning_rate": 1e-4}},
+            "recipes.3B-thin-lr1e-4 .*its name says thin, but it trains under prefill_bidir",
+        ),
+        (
+            {"3B-thin-swa": {"train_under": "thin"}},
+            "recipes.3B-thin-swa .*its name says swa, but it trains under thin",
+        ),
         (
             {"3B-thin": {"train_under": "thin", "train_mask": "prefill_bidir"}},
             "give one of the two",
@@ -112,6 +122,15 @@ def test_weights_that_several_gpus_share_are_trained_under_no_pruning(tmp_path):
         "finetune": {"optimizer": "adafactor"},
     }
     assert "2 GPUs (hardware.gpu) share the weights" in refused(tmp_path, changes)
+
+
+@pytest.mark.parametrize("written", ["2:4", "'2:4'"])
+def test_two_of_four_needs_no_quotes(written, tmp_path):
+    """YAML reads 2:4 as a time of day, 124 minutes, which is no share of anything."""
+    text = f"interventions: {{x: {{kind: prune, sparsity: 0.5, structure: {written}}}}}"
+    (tmp_path / "mine.yaml").write_text(text)
+    study = load_study(yaml.safe_load(text), files=[tmp_path / "mine.yaml"])
+    assert study.intervention("x")["structure"] == "2:4"
 
 
 def study_of(**recipes):
