@@ -60,7 +60,7 @@ def answers(clusters, rng, failed=()):
 
 def marked(clusters, failed=()):
     """The share of simulated rows of one task, and of the macro of two, that are marked."""
-    rng = np.random.default_rng(clusters)
+    rng = np.random.default_rng(clusters or 0)  # the seed None would be another one each time
     found = []
     for _ in range(STUDIES):
         tasks = [answers(clusters, rng, failed) for _ in range(2)]
