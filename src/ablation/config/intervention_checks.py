@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ def _recipe_problems(
             "call it something else"
         )
         yield ConfigProblem(("recipes", name), text)
+    if recipe.get("adapter") is not None:
+        yield from _adapter_problems(("recipes", name, "adapter"), under, own, values)
     asked = recipe.get("score_under")
     for number, condition in enumerate(asked if isinstance(asked, list) else ()):
         if why := _unscorable(condition, under, own, known):
@@ -109,14 +112,38 @@ def _recipe_problems(
 def _unshared(
     path: tuple, under: str, own: InterventionSettings | None, values: Mapping
 ) -> Iterator[ConfigProblem]:
-    hardware = values.get("hardware")
-    gpus = hardware.get("gpu") if isinstance(hardware, dict) else None
-    if own and not own.shardable and isinstance(gpus, int) and gpus > 1:
+    gpus = _gpus(values)
+    if own and not own.shardable and gpus > 1:
         yield ConfigProblem(
             path,
             f"{under} ({own.kind}) found, but {gpus} GPUs (hardware.gpu) share the weights, of "
             "which it needs all: one GPU was expected",
         )
+
+
+def _adapter_problems(
+    path: tuple, under: Any, own: InterventionSettings | None, values: Mapping
+) -> Iterator[ConfigProblem]:
+    gpus = _gpus(values)
+    if find_spec("peft") is None:
+        text = "an adapter found, but peft is not installed"
+        yield ConfigProblem(path, f'{text}: pip install --editable ".[adapters]"')
+    if gpus > 1:
+        text = f"an adapter found, but {gpus} GPUs (hardware.gpu) share the weights: one GPU was"
+        yield ConfigProblem(path, f"{text} expected")
+    if own is not None and not own.mergeable:
+        yield ConfigProblem(
+            path,
+            f"an adapter found beside train_under {under} ({own.kind}), which a merge of the "
+            "adapter would undo in every matrix: leave the adapter out (`adapter: null`) to train "
+            "all weights",
+        )
+
+
+def _gpus(values: Mapping) -> int:
+    hardware = values.get("hardware")
+    gpus = hardware.get("gpu") if isinstance(hardware, dict) else None
+    return gpus if isinstance(gpus, int) else 0
 
 
 def _unscorable(
