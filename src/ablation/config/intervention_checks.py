@@ -102,7 +102,8 @@ def _recipe_problems(
         )
         yield ConfigProblem(("recipes", name), text)
     if recipe.get("adapter") is not None:
-        yield from _adapter_problems(("recipes", name, "adapter"), under, own, values)
+        path = ("recipes", name, "adapter")
+        yield from _adapter_problems(path, recipe["adapter"], under, own, _gpus(values))
     asked = recipe.get("score_under")
     for number, condition in enumerate(asked if isinstance(asked, list) else ()):
         if why := _unscorable(condition, under, own, known):
@@ -122,12 +123,21 @@ def _unshared(
 
 
 def _adapter_problems(
-    path: tuple, under: Any, own: InterventionSettings | None, values: Mapping
+    path: tuple, adapter: Any, under: Any, own: InterventionSettings | None, gpus: int
 ) -> Iterator[ConfigProblem]:
-    gpus = _gpus(values)
     if find_spec("peft") is None:
         text = "an adapter found, but peft is not installed"
         yield ConfigProblem(path, f'{text}: pip install --editable ".[adapters]"')
+    rounded = isinstance(adapter, dict) and adapter.get("base_bits") == 4
+    if rounded and find_spec("bitsandbytes") is None:
+        text = "found, but bitsandbytes is not installed: pip install bitsandbytes"
+        yield ConfigProblem((*path, "base_bits"), text)
+    if rounded and not gpus:
+        text = "found, but a base of 4 bits needs a GPU, and hardware.gpu is 0: leave base_bits out"
+        yield ConfigProblem((*path, "base_bits"), text)
+    if rounded and own is not None:
+        text = f"found beside train_under {under} ({own.kind}), which is seen in force in whole "
+        yield ConfigProblem((*path, "base_bits"), f"{text}weights only: leave base_bits out")
     if gpus > 1:
         text = f"an adapter found, but {gpus} GPUs (hardware.gpu) share the weights: one GPU was"
         yield ConfigProblem(path, f"{text} expected")

@@ -58,6 +58,11 @@ class StopRules(Strict):
     )
 
 
+def _is_null(value: object) -> bool:
+    """Keys that are null stay out of fingerprints and records, as if there were no such key."""
+    return value is None
+
+
 class Adapter(Strict):
     """An adapter that is trained in place of the weights, and merged into them at the end."""
 
@@ -73,6 +78,12 @@ class Adapter(Strict):
     dropout: float = described_field(
         "Share of the inputs of an adapter that is dropped while training.", default=0.0, ge=0, lt=1
     )
+    base_bits: Literal[4] | None = described_field(
+        "Bits of the frozen weights while training (QLoRA; needs bitsandbytes); the adapter is "
+        "merged into the whole weights. null leaves them as they are.",
+        default=None,
+        exclude_if=_is_null,
+    )
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -81,11 +92,6 @@ class Adapter(Strict):
         if targets == ALL_LINEAR or (listed and all(n and isinstance(n, str) for n in listed)):
             return without_repeats(targets, "target") if isinstance(targets, list) else targets
         raise ValueError(f"`{ALL_LINEAR}` or a list of names of linear layers was expected")
-
-
-def _is_null(value: object) -> bool:
-    """Keys that are null stay out of fingerprints and records, as if there were no such key."""
-    return value is None
 
 
 class Training(Learning):

@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from ablation.config.study import ComputeSettings, Recipe
+from ablation.interventions.adapters import TrainedAdapter, add_adapter, merge, require_kept
 from ablation.interventions.protocol import Intervention
 from ablation.model.checks.agreement import require_agreement
 from ablation.model.leak_audit import LeakAudit, leak_audit
@@ -26,7 +27,6 @@ from ablation.model.masks import uses_fixed_rows
 from ablation.model.packing import token_count
 from ablation.model.positions import switch_position, widest_row
 from ablation.training import fsdp, launch
-from ablation.training.adapters import TrainedAdapter, add_adapter, merge, require_kept
 from ablation.training.callbacks import Watch
 from ablation.training.checkpoints import newest_checkpoint, resumed_steps
 from ablation.training.early_stopping import MAX_STEPS, Stops
@@ -251,7 +251,9 @@ def _finetune(attempt: Attempt) -> Finetuned:
         "tokens_per_second": round(tokens / seconds, 1),
         "stock_agreement": agreement.as_dict(),
     }
-    trained = None if adapter is None else merge(adapter)
+    trained = None
+    if recipe.adapter is not None:
+        model, trained = merge(adapter, recipe.adapter, lambda: attempt.load()[0])
     summary = _summary(trainer, seen, examples, audit, seed)
     if under is not None:
         summary |= {"intervention": {"name": under.name, **under.as_dict()}}

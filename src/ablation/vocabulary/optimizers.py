@@ -18,7 +18,7 @@ _MODULES = {
 OPTIMIZERS = tuple(_MODULES)
 # The optimizers for weights that are sharded over several GPUs in float32.
 SHARDED_OPTIMIZERS = tuple(n for n in OPTIMIZERS if n not in ("adafactor_bf16", "adafactor_plain"))
-ADAPTERS = "ablation.training.adapters"
+ADAPTERS = "ablation.interventions.adapters"
 
 
 def unused_modules(config: Mapping) -> frozenset[str]:

@@ -52,7 +52,7 @@ def refused(tmp_path, changes):
         ({"r": 0}, "adapter.r .*0 found"),
         ({"kind": "ia3"}, "adapter.kind .*'ia3' found"),
         ({"rank": 4}, "adapter.rank .*unknown key"),
-        ({"base_bits": 4}, "adapter.base_bits .*unknown key"),
+        ({"base_bits": 8}, "adapter.base_bits .*8 found"),
         ({"dropout": 1.0}, "adapter.dropout .*1.0 found"),
         ({"targets": "q_proj"}, "adapter.targets .*'q_proj' found, `all-linear` or a list"),
         ({"targets": []}, "adapter.targets .*`all-linear` or a list"),
@@ -86,6 +86,30 @@ def test_an_adapter_without_peft_is_refused_at_load(tmp_path, monkeypatch):
     monkeypatch.setattr(intervention_checks, "find_spec", lambda name: None)
     text = refused(tmp_path, study({"3A": {"train_mask": "causal", "adapter": LORA}}))
     assert re.search(r"recipes\.3A\.adapter .*peft is not installed", text)
+
+
+ROUNDED = LORA | {"base_bits": 4}
+GPU = {"gpu": 1, "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    "recipe, hardware, installed, message",
+    [
+        ({"3A": {"train_mask": "causal"}}, GPU, ["peft"], "3A.* bitsandbytes is not installed"),
+        ({"3A": {"train_mask": "causal"}}, {"gpu": 0}, None, "3A.* needs a GPU"),
+        ({"3B-swa": {"train_under": "swa"}}, GPU, None, "3B-swa.* beside train_under swa"),
+    ],
+)
+def test_a_base_of_4_bits_is_refused_at_load_where_it_is_not_possible(
+    recipe, hardware, installed, message, tmp_path, monkeypatch
+):
+    found = lambda name: installed is None or name in installed or None  # noqa: E731
+    monkeypatch.setattr(intervention_checks, "find_spec", found)
+    (keys,) = recipe.values()
+    text = refused(
+        tmp_path, study({n: keys | {"adapter": ROUNDED} for n in recipe}, hardware=hardware)
+    )
+    assert re.search(message.replace(".*", r"\.adapter\.base_bits .*", 1), text)
 
 
 @pytest.mark.usefixtures("with_peft")

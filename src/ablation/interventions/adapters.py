@@ -1,12 +1,14 @@
 """Adapters: a product of two small matrices, trained beside each frozen weight and added to it.
 
-Source: Hu et al. 2021, LoRA (arXiv:2106.09685), as the library peft does it. peft is imported in
-the functions, because it is an extra.
+Sources: Hu et al. 2021, LoRA (arXiv:2106.09685), as the library peft does it; Dettmers et al. 2023,
+QLoRA (arXiv:2305.14314), for frozen weights of 4 bits, as bitsandbytes does it. Both are imported
+in the functions, because they are extras.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from ablation.config.recipes import ALL_LINEAR, Adapter
 from ablation.interventions.anatomy import NoSuchPart
 from ablation.interventions.protocol import Intervention
 from ablation.model.checks.treated import NotInForce
+from ablation.model.ordered_sums import OrderedLinear, order_sums
 from ablation.provenance.atomic import atomic_path
 from ablation.provenance.files import write_json
 
@@ -68,7 +71,8 @@ def require_kept(model: PreTrainedModel, settings: Adapter, under: Intervention)
     The weights of its targets are changed by noise, as a merge may change them, and then set back.
     Raises NotInForce if the intervention is not in force meanwhile.
     """
-    weights = [model.get_submodule(name).weight for name in target_names(model, settings)]
+    names = target_names(model, settings)
+    weights = [model.get_submodule(name).get_parameter("weight") for name in names]
     before = [weight.detach().clone() for weight in weights]
     generator = torch.Generator().manual_seed(0)
     try:
@@ -95,26 +99,37 @@ def add_adapter(model: PreTrainedModel, settings: Adapter) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
+    names = target_names(model, settings)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=target_names(model, settings),
+        target_modules=names,
+        fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in names),
     )
+    ordered = any(isinstance(module, OrderedLinear) for module in model.modules())
+    if settings.base_bits is not None:
+        _round_weights(model)
     # In the dtype of the weights: the optimizer has float32 copies, as of all bfloat16 weights.
-    return get_peft_model(model, lora, autocast_adapter_dtype=False)
+    adapted = get_peft_model(model, lora, autocast_adapter_dtype=False)
+    if ordered:
+        order_sums(model)  # the linear layers of the adapter too
+    return adapted
 
 
-def merge(adapted: Any) -> TrainedAdapter:
+def merge(
+    adapted: Any, settings: Adapter, load: Callable[[], PreTrainedModel]
+) -> tuple[PreTrainedModel, TrainedAdapter]:
     """Add the adapter to the weights of the model beside which it was trained, in place.
 
-    Returns the adapter as it was. It names no folder, and its targets are in alphabetical order, so
-    that equal trainings give equal bytes.
+    Weights of 4 bits cannot take it up exactly: the adapter is added to those of the model that
+    `load` returns. Also returns the adapter as it was. It names no folder, and its targets are in
+    alphabetical order, so that equal trainings give equal bytes.
     """
-    from peft import get_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    settings = adapted.peft_config["default"]
+    config = adapted.peft_config["default"]
     targets = sorted(
         name.removeprefix("base_model.model.")
         for name, module in adapted.named_modules()
@@ -125,5 +140,22 @@ def merge(adapted: Any) -> TrainedAdapter:
         name: tensor.detach().cpu().clone()
         for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
     }
-    adapted.merge_and_unload()
-    return TrainedAdapter(settings.to_dict() | facts, weights)
+    if settings.base_bits is not None:
+        adapted = add_adapter(load(), settings.model_copy(update={"base_bits": None}))
+        set_peft_model_state_dict(adapted, weights)
+    return adapted.merge_and_unload(), TrainedAdapter(config.to_dict() | facts, weights)
+
+
+def _round_weights(model: PreTrainedModel) -> None:
+    """Let bitsandbytes hold the weights of all linear layers but the head in 4 bits."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    head = model.get_output_embeddings()
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    for name, layer in layers.items():
+        plain, bias = layer.weight, layer.bias
+        sizes = layer.in_features, layer.out_features
+        rounded = Linear4bit(*sizes, bias is not None, plain.dtype, quant_type="nf4", device="meta")
+        rounded.weight = Params4bit(plain.data.cpu(), requires_grad=False, quant_type="nf4")
+        rounded.bias = bias
+        model.set_submodule(name, rounded.to(plain.device))  # the weights are rounded on their way

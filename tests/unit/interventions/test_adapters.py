@@ -5,8 +5,11 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from ablation.config.recipes import Adapter
+from ablation.interventions.adapters import add_adapter, merge, require_kept
 from ablation.interventions.anatomy import NoSuchPart, matrices, probe
 from ablation.interventions.loading import load_under, save_under
 from ablation.interventions.registry import make
@@ -14,7 +17,6 @@ from ablation.model.checks.treated import NotInForce
 from ablation.model.masks import forward_inputs
 from ablation.model.ordered_sums import OrderedLinear, order_sums
 from ablation.training import finetune as module
-from ablation.training.adapters import add_adapter, merge, require_kept
 from ablation.training.trainer import MaskedTrainer
 from tests.support.families import tiny_family
 from tests.support.small_training import HARDWARE, recipe
@@ -67,7 +69,7 @@ def test_an_adapter_that_was_not_trained_merges_into_the_same_bits(name):
     model = tiny_family(name) if name == "gpt2" else tiny_model(name, vocabulary=320)
     before, names = logits(model), list(model.state_dict())
     settings, modules = model.config.to_dict(), [type(m) for m in model.modules()]
-    merge(add_adapter(model, EVERY))
+    merge(add_adapter(model, EVERY), EVERY, None)
     assert torch.equal(logits(model), before) and list(model.state_dict()) == names
     assert model.config.to_dict() == settings and [type(m) for m in model.modules()] == modules
 
@@ -81,12 +83,16 @@ def test_the_merged_model_computes_what_was_trained(name, ordered):
     classes = [type(m) for m in model.modules()]
     before = logits(model)
     adapted = filled(model, EVERY)
+    own = {
+        type(m) for n, m in model.named_modules() if n.endswith(("lora_A.default", "_B.default"))
+    }
+    assert own == {OrderedLinear if ordered else nn.Linear}
     beside = logits(model)
-    merge(adapted)
+    merge(adapted, EVERY, None)
     assert (beside - before).abs().max() > 1e-2
     torch.testing.assert_close(logits(model), beside, rtol=1e-4, atol=1e-4)
     assert [type(m) for m in model.modules()] == classes
-    assert (OrderedLinear in classes) == (ordered and name != "gpt2")
+    assert (OrderedLinear in classes) == ordered
 
 
 def test_a_training_with_an_adapter_changes_its_targets_alone(tokenizer, data, tmp_path):
@@ -190,7 +196,7 @@ def test_a_merge_that_undid_an_intervention_is_refused_at_the_end(
         trained(tokenizer, data, tmp_path / "state", EVERY, make("thin", SETTINGS[kind]))
     model, under = base(tokenizer), make("thin", SETTINGS[kind])
     under.apply(model)
-    merge(filled(model, LORA))
+    merge(filled(model, LORA), LORA, None)
     with pytest.raises(NotInForce):
         save_under(HARDWARE, model, tokenizer, tmp_path / "model", under)
     assert not (tmp_path / "model").exists()
@@ -208,7 +214,7 @@ def test_a_target_that_no_linear_layer_has_is_refused_by_name(target, tokenizer)
 def test_all_linear_layers_are_those_of_the_layers(tokenizer):
     model = base(tokenizer)
     count = len(matrices(model))
-    adapter = merge(add_adapter(model, EVERY))
+    _, adapter = merge(add_adapter(model, EVERY), EVERY, None)
     assert len(adapter.settings["target_modules"]) == count
 
 
@@ -223,3 +229,10 @@ def test_weights_in_bfloat16_are_trained_and_merged_in_their_dtype(tokenizer, da
         dtypes = {w.dtype for w in (*tuned.model.parameters(), *tuned.adapter.weights.values())}
         assert dtypes == {torch.bfloat16}
         assert any(w.abs().max() > 0 for n, w in tuned.adapter.weights.items() if "lora_B" in n)
+
+
+def test_a_killed_training_keeps_the_adapter_alone(tokenizer, data, tmp_path):
+    tuned = trained(tokenizer, data, tmp_path / "state")
+    (file,) = (tmp_path / "state").glob("checkpoint-6/model.safetensors")
+    saved = load_file(file)
+    assert all("lora_" in name for name in saved) and len(saved) == len(tuned.adapter.weights)
