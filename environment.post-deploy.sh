@@ -1,5 +1,5 @@
 #!/bin/sh
 # Installs the locked packages and this repository into the active conda environment. Snakemake makes
 # a new environment when this file changes, and so when the locked packages do:
-# lock 4a4fa1f14b38dde78f82deee9d9c5fbef7e331a3e936397221d879607d16b272
+# lock 0df0a340fceb59f232fefabc6728cb5ef317e9aecd702efef6eefe15cfe4751d
 exec sh tools/install.sh python

@@ -20,8 +20,10 @@ OTHERS = {
     "prune": {"kind": "prune", "sparsity": 0.5, "structure": "weights"},
     "norm": {"kind": "norm", "layers": None},
 }
+LORA = {"kind": "lora", "r": 2, "alpha": 4, "targets": ["q_proj", "v_proj"]}
 RECIPES = {
     "3A": {"train_mask": "causal"},
+    "3A-lora": {"train_mask": "causal", "adapter": LORA},
     "3B-window": {"train_under": "window"},
     "3B-thin": {"train_under": "thin"},
 }
@@ -67,6 +69,7 @@ def test_the_table_has_the_conditions_that_have_a_meaning(study):
     found = {recipe: set(part["mask"]) for recipe, part in rows.groupby("recipe")}
     assert found == {
         "3A": {"causal", "prefill_bidir", "full_bidir", "window", "thin"},
+        "3A-lora": {"causal", "prefill_bidir", "full_bidir"},  # no recipe has it for a control
         "3B-window": {"causal", "window"},
         "3B-thin": {"thin"},  # what is gone for good has no score without
     }
@@ -90,6 +93,15 @@ def test_a_checkpoint_names_what_was_taken_away_and_its_scores_hold_the_evidence
     )
     plain = study.read("stage3_finetune/3A/seed1/manifest.json")
     assert "trained_under" not in plain
+
+
+def test_an_adapter_is_merged_into_the_checkpoint_and_kept_in_it(study):
+    trained = study.read("stage3_finetune/3A-lora/seed1/manifest.json")
+    files = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+    assert files <= {name.partition("model/")[2] for name in json.dumps(trained).split('"')}
+    plain = study.read("stage3_finetune/3A/seed1/summary.json")["recipe"]
+    recipe = study.read("stage3_finetune/3A-lora/seed1/summary.json")["recipe"]
+    assert recipe.pop("adapter") == LORA | {"dropout": 0.0} and recipe == plain
 
 
 def test_a_treated_checkpoint_is_continued_as_it_was_trained_by_other_commands(study):

@@ -25,6 +25,8 @@ def main(job: Job) -> None:
         tuned = finetune(load, data, recipe, seed, hardware, label, home, intervention=under)
         job.record |= tuned.record
         form = save_under(hardware, tuned.model, tuned.tokenizer, output.model, under)
+        if tuned.adapter is not None:  # in a folder of its own: beside the weights it is refused
+            tuned.adapter.save(Path(output.model) / "adapter")
         write_json(output.summary, tuned.summary)
         write_json_lines(output.curve, tuned.curve)
         facts = {"model": "model", "format": form, "recipe": name, "seed": seed}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,9 @@ def _recipe_problems(
             "call it something else"
         )
         yield ConfigProblem(("recipes", name), text)
+    if recipe.get("adapter") is not None:
+        path = ("recipes", name, "adapter")
+        yield from _adapter_problems(path, recipe["adapter"], under, own, _gpus(values))
     asked = recipe.get("score_under")
     for number, condition in enumerate(asked if isinstance(asked, list) else ()):
         if why := _unscorable(condition, under, own, known):
@@ -109,14 +113,47 @@ def _recipe_problems(
 def _unshared(
     path: tuple, under: str, own: InterventionSettings | None, values: Mapping
 ) -> Iterator[ConfigProblem]:
-    hardware = values.get("hardware")
-    gpus = hardware.get("gpu") if isinstance(hardware, dict) else None
-    if own and not own.shardable and isinstance(gpus, int) and gpus > 1:
+    gpus = _gpus(values)
+    if own and not own.shardable and gpus > 1:
         yield ConfigProblem(
             path,
             f"{under} ({own.kind}) found, but {gpus} GPUs (hardware.gpu) share the weights, of "
             "which it needs all: one GPU was expected",
         )
+
+
+def _adapter_problems(
+    path: tuple, adapter: Any, under: Any, own: InterventionSettings | None, gpus: int
+) -> Iterator[ConfigProblem]:
+    if find_spec("peft") is None:
+        text = "an adapter found, but peft is not installed"
+        yield ConfigProblem(path, f'{text}: pip install --editable ".[adapters]"')
+    rounded = isinstance(adapter, dict) and adapter.get("base_bits") == 4
+    if rounded and find_spec("bitsandbytes") is None:
+        text = "found, but bitsandbytes is not installed: pip install bitsandbytes"
+        yield ConfigProblem((*path, "base_bits"), text)
+    if rounded and not gpus:
+        text = "found, but a base of 4 bits needs a GPU, and hardware.gpu is 0: leave base_bits out"
+        yield ConfigProblem((*path, "base_bits"), text)
+    if rounded and own is not None:
+        text = f"found beside train_under {under} ({own.kind}), which is seen in force in whole "
+        yield ConfigProblem((*path, "base_bits"), f"{text}weights only: leave base_bits out")
+    if gpus > 1:
+        text = f"an adapter found, but {gpus} GPUs (hardware.gpu) share the weights: one GPU was"
+        yield ConfigProblem(path, f"{text} expected")
+    if own is not None and not own.mergeable:
+        yield ConfigProblem(
+            path,
+            f"an adapter found beside train_under {under} ({own.kind}), which a merge of the "
+            "adapter would undo in every matrix: leave the adapter out (`adapter: null`) to train "
+            "all weights",
+        )
+
+
+def _gpus(values: Mapping) -> int:
+    hardware = values.get("hardware")
+    gpus = hardware.get("gpu") if isinstance(hardware, dict) else None
+    return gpus if isinstance(gpus, int) else 0
 
 
 def _unscorable(

@@ -33,11 +33,13 @@ class InterventionSettings(Strict):
     implementation: `module:class` of the code that does it (`ablation.interventions.protocol`).
     liftable: whether a model that was trained under it can be scored without it.
     shardable: whether weights that several GPUs share can be trained under it.
+    mergeable: False if it changes the matrices of all layers in a way that a merged adapter undoes.
     """
 
     implementation: ClassVar[str]
     liftable: ClassVar[bool] = False
     shardable: ClassVar[bool] = False
+    mergeable: ClassVar[bool] = True
     kind: str
 
     def problem(self, config: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -121,6 +123,7 @@ class Round(InterventionSettings):
     """Weights of the layers are rounded to few levels."""
 
     implementation: ClassVar[str] = "ablation.interventions.rounding:RoundedWeights"
+    mergeable: ClassVar[bool] = False
     kind: Literal["round"]
     bits: int = described_field(
         "Bits of a weight: it has 2^bits - 1 levels, from -scale to scale.", ge=2, le=8
@@ -142,6 +145,7 @@ class Prune(InterventionSettings):
     """The smallest weights of each matrix of the layers become 0, and stay it."""
 
     implementation: ClassVar[str] = "ablation.interventions.prune:PrunedWeights"
+    mergeable: ClassVar[bool] = False
     kind: Literal["prune"]
     sparsity: float = described_field("Share of the weights of a matrix that become 0.", gt=0, lt=1)
     structure: Literal["weights", "2:4", "outputs"] = described_field(

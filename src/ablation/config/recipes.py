@@ -15,12 +15,14 @@ from ablation.config.fields import (
     described_field,
     stop_in_time,
     whole_micro_batches,
+    without_repeats,
 )
 from ablation.config.world import Record, Weight, not_all_zero
 from ablation.vocabulary.formats import FORMATS
 from ablation.vocabulary.masks import MASKS
 from ablation.vocabulary.optimizers import OPTIMIZERS
 
+ALL_LINEAR = "all-linear"
 MaskName = Annotated[str, OneOf(MASKS)]
 
 
@@ -54,6 +56,42 @@ class StopRules(Strict):
         "Compares the losses of probe samples under the training mask and under causal, to detect "
         "a mask that shows the model its targets; null never does."
     )
+
+
+def _is_null(value: object) -> bool:
+    """Keys that are null stay out of fingerprints and records, as if there were no such key."""
+    return value is None
+
+
+class Adapter(Strict):
+    """An adapter that is trained in place of the weights, and merged into them at the end."""
+
+    kind: Literal["lora"] = described_field(
+        "LoRA adds the product of two small matrices to a weight."
+    )
+    r: int = described_field("Rank of the product that is added to the weight of a layer.", ge=1)
+    alpha: int = described_field("The product is multiplied by alpha / r.", ge=1)
+    targets: Literal["all-linear"] | list[str] = described_field(
+        "Linear layers that get an adapter: the last parts of their names, such as `q_proj`, or "
+        "`all-linear` for all but the head."
+    )
+    dropout: float = described_field(
+        "Share of the inputs of an adapter that is dropped while training.", default=0.0, ge=0, lt=1
+    )
+    base_bits: Literal[4] | None = described_field(
+        "Bits of the frozen weights while training (QLoRA; needs bitsandbytes); the adapter is "
+        "merged into the whole weights. null leaves them as they are.",
+        default=None,
+        exclude_if=_is_null,
+    )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _named(cls, targets: object) -> object:
+        listed = isinstance(targets, list) and targets
+        if targets == ALL_LINEAR or (listed and all(n and isinstance(n, str) for n in listed)):
+            return without_repeats(targets, "target") if isinstance(targets, list) else targets
+        raise ValueError(f"`{ALL_LINEAR}` or a list of names of linear layers was expected")
 
 
 class Training(Learning):
@@ -99,6 +137,12 @@ class Training(Learning):
         "How often each family of the micro-world's records occurs among those of this recipe; "
         "null takes the study's records, which `world.finetuning` or `instructions` names."
     )
+    adapter: Adapter | None = described_field(
+        "Adapter that is trained beside frozen weights and then merged into them "
+        "(docs/interventions.md); null trains all weights.",
+        default=None,
+        exclude_if=_is_null,
+    )
     stops: StopRules = described_field(
         "Rules that end a training before `max_steps`; such an end is a success, and its reason is "
         "recorded."
@@ -112,11 +156,6 @@ class Training(Learning):
     _whole_micro_batches = field_validator("micro_batch_examples")(whole_micro_batches)
 
     _stop_in_time = field_validator("stops")(stop_in_time)
-
-
-def _is_null(value: object) -> bool:
-    """Keys that are null stay out of fingerprints and records, as if there were no such key."""
-    return value is None
 
 
 class Recipe(Training):

@@ -1,4 +1,4 @@
-"""Full-weight finetuning under a mask, in the memory and on the GPUs that are available.
+"""Finetuning under a mask, of all weights or of an adapter, on what memory and GPUs there are.
 
 A training that was killed is resumed from its newest complete checkpoint, and ends with the same
 bits as one that was not killed.
@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from ablation.config.study import ComputeSettings, Recipe
+from ablation.interventions.adapters import TrainedAdapter, add_adapter, merge, require_kept
 from ablation.interventions.protocol import Intervention
 from ablation.model.checks.agreement import require_agreement
 from ablation.model.leak_audit import LeakAudit, leak_audit
@@ -59,6 +60,7 @@ class Finetuned(NamedTuple):
 
     summary, curve: the contents of summary.json and curve.jsonl, see docs/records.md.
     record: facts for run.json: resumes, ranks, micro-batch, row capacity, tokens a second.
+    adapter: what was merged into the weights of the model, if the recipe has an adapter.
     """
 
     model: PreTrainedModel
@@ -66,6 +68,7 @@ class Finetuned(NamedTuple):
     summary: dict[str, Any]
     curve: list[dict[str, Any]]
     record: dict[str, Any]
+    adapter: TrainedAdapter | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ def finetune(
     """Finetune the model that `load` returns, resuming from a checkpoint if there is one.
 
     data: a JSON-lines file of Alpaca records.
-    seed: decides the order of the data and which examples are held out, nothing else.
+    seed: decides the order of the data, which examples are held out, and the first values of an
+        adapter, nothing else.
     label: the beginning of progress lines.
     home: the folder of the training's checkpoints.
     processes: how many ranks share weights and examples; by default one on each GPU. Each rank
@@ -200,6 +204,11 @@ def _finetune(attempt: Attempt) -> Finetuned:
     row_tokens = _possible_row(model, recipe.max_seq_len, attempt.row_tokens)
     agreement = require_agreement(model)
     torch.manual_seed(seed)
+    adapter = None
+    if recipe.adapter is not None:
+        if under is not None:
+            require_kept(model, recipe.adapter, under)
+        adapter = add_adapter(model, recipe.adapter)
     examples = read_examples(
         attempt.data,
         tokenizer,
@@ -229,7 +238,7 @@ def _finetune(attempt: Attempt) -> Finetuned:
         row_tokens=row_tokens,
         probe=examples.train[:PROBE_EXAMPLES],
         stops=stops,
-        constrain=under and under.constrain,
+        constrain=under.constrain if under and not adapter else None,  # an adapter changes nothing
         masters=under is not None and under.masters,
         callbacks=[Watch(stops, attempt.label, recipe.max_steps, past.global_step)],
     )
@@ -242,12 +251,15 @@ def _finetune(attempt: Attempt) -> Finetuned:
         "tokens_per_second": round(tokens / seconds, 1),
         "stock_agreement": agreement.as_dict(),
     }
+    trained = None
+    if recipe.adapter is not None:
+        model, trained = merge(adapter, recipe.adapter, lambda: attempt.load()[0])
     summary = _summary(trainer, seen, examples, audit, seed)
     if under is not None:
         summary |= {"intervention": {"name": under.name, **under.as_dict()}}
         after = under.audit(model) if ranks == 1 else {}  # a rank has only a part of the weights
         summary |= {"intervention_audit": {"before": evidence, "after": after}}
-    return Finetuned(model, tokenizer, summary, _curve(trainer.state.log_history), record)
+    return Finetuned(model, tokenizer, summary, _curve(trainer.state.log_history), record, trained)
 
 
 def _possible_row(model: PreTrainedModel, longest: int, row_tokens: int) -> int:

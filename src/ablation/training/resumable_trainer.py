@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -133,17 +133,30 @@ class ResumableTrainer(Trainer):
 
     # ---- checkpoints ---------------------------------------------------------------------------
 
+    def _adapter(self) -> dict[str, Tensor]:
+        """{name: weight} of those that are trained, if others are frozen; else nothing."""
+        weights = dict(self.model.named_parameters())
+        trained = {name: weight.data for name, weight in weights.items() if weight.requires_grad}
+        return trained if len(trained) < len(weights) else {}
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save the weights under their own names, so that every class can be saved."""
         folder = Path(output_dir or self.args.output_dir or "")
         folder.mkdir(parents=True, exist_ok=True)
-        if self.args.world_size == 1:
+        if self.args.world_size > 1:
+            return  # the ranks write their shares
+        if adapter := self._adapter():
+            save_file(adapter, folder / WEIGHTS)
+        else:
             save_model(self.model, str(folder / WEIGHTS))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str | Path, model: nn.Module | None = None
     ) -> None:
-        if self.args.world_size == 1:
+        if self.args.world_size == 1 and (adapter := self._adapter()):
+            for name, saved in load_file(Path(resume_from_checkpoint) / WEIGHTS).items():
+                adapter[name].copy_(saved)
+        elif self.args.world_size == 1:
             load_model(self.model, Path(resume_from_checkpoint) / WEIGHTS)
         else:
             fsdp.load_weights(Path(resume_from_checkpoint) / SHARDS, self.model)

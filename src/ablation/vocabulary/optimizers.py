@@ -1,4 +1,4 @@
-"""The optimizers that a finetuning can use, and the modules that only one of them uses."""
+"""The optimizers that a finetuning can use, and the modules that only some finetunings use."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ _MODULES = {
 OPTIMIZERS = tuple(_MODULES)
 # The optimizers for weights that are sharded over several GPUs in float32.
 SHARDED_OPTIMIZERS = tuple(n for n in OPTIMIZERS if n not in ("adafactor_bf16", "adafactor_plain"))
+ADAPTERS = "ablation.interventions.adapters"
 
 
 def unused_modules(config: Mapping) -> frozenset[str]:
-    """The modules of optimizers that a job does not use.
+    """The modules of optimizers and of adapters that a job does not use.
 
     `config` is the configuration in the job's fingerprint. Code hashes leave these modules out, so
     that a change of one optimizer makes only the trainings with this optimizer stale. For a job
     whose configuration names no optimizer, no module is left out.
     """
-    recipes = [config.get("recipe"), *(config.get("recipes") or {}).values()]
-    used = {str(recipe.get("optimizer")) for recipe in recipes if isinstance(recipe, Mapping)}
+    named = [config.get("recipe"), *(config.get("recipes") or {}).values()]
+    recipes = [recipe for recipe in named if isinstance(recipe, Mapping)]
+    used = {str(recipe.get("optimizer")) for recipe in recipes}
     if not used or not used <= set(_MODULES):
         return frozenset()
-    every = {module for modules in _MODULES.values() for module in modules}
-    return frozenset(every - {module for name in used for module in _MODULES[name]})
+    every = {ADAPTERS, *(module for modules in _MODULES.values() for module in modules)}
+    adapted = [ADAPTERS] if any(recipe.get("adapter") for recipe in recipes) else []
+    return frozenset(every - {*adapted, *(m for name in used for m in _MODULES[name])})

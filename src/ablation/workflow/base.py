@@ -59,7 +59,8 @@ class Fingerprints:
             script, packages = self.root / script_of(stage), STAGES[stage].packages
             unchecked = self._unchecked_behind(upstream) if stage in MARKED else ()
             taken = config.get("intervention") or {}
-            packages = (*packages, *filter(None, [distribution_of(taken)]))
+            adapted = "peft" if (config.get("recipe") or {}).get("adapter") else None
+            packages = (*packages, *filter(None, [distribution_of(taken), adapted]))
             self._made[key] = make_fingerprint(
                 stage, script, config, packages, upstream, unchecked, modules_of(taken)
             )
