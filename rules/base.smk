@@ -48,7 +48,9 @@ if STUDY.data_sets:
 
 
 rule base_instructions:
-    """The finetuning data: Alpaca records of the micro-world or of a data set of the hub."""
+    """The finetuning data: Alpaca records of the micro-world, of the hub or of files here."""
+    input:
+        files=ancient(list(PATHS.local_instructions.values())),
     output:
         records=f"{PATHS.instructions}/finetune.jsonl",
         manifest=f"{PATHS.instructions}/manifest.json",

@@ -17,8 +17,9 @@ from ablation.config import intervention_checks as interventions
 from ablation.config.architectures import positions, refusal
 from ablation.config.checkpoint_files import checkpoint_problem
 from ablation.config.merging import ConfigProblem, Key, did_you_mean, dotted
-from ablation.config.study import Study
-from ablation.data.benchmarks import data_sets
+from ablation.config.study import REPOSITORY, Study
+from ablation.data.benchmarks import DATA_SUFFIXES, data_sets
+from ablation.data.local_files import is_local, training_split
 from ablation.data.task_files import (
     lm_eval_names,
     project_tasks,
@@ -39,6 +40,7 @@ def find_problems(values: Mapping, folder: Path, pinned: bool) -> Iterator[Confi
     """
     yield from _task_problems(values, folder)
     yield from _base_problems(values)
+    yield from _instruction_problems(values)
     yield from _unpinned(values) if pinned else ()
     yield from _other_masks(values)
     yield from _too_few_examples(values)
@@ -111,9 +113,36 @@ def repositories(values: Mapping) -> dict[str, str]:
         return found  # all other texts are generated
     tasks = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []
     learned = _at(values, "instructions", "data")
-    named = isinstance(learned, str) and "/" in learned
+    named = isinstance(learned, str) and _on_hub(learned, _pins(values))
     data = [*data_sets(tasks), *([learned] if named else [])]
     return found | dict.fromkeys(data, "dataset")
+
+
+def _on_hub(data: str, pins: Mapping) -> bool:
+    """Whether `data` is named like a data set of the hub, and is no file or folder here."""
+    named = re.match(REPOSITORY, data) and Path(data).suffix not in DATA_SUFFIXES
+    return data in pins or bool(named) and not is_local(data, pins)
+
+
+def _instruction_problems(values: Mapping) -> Iterator[ConfigProblem]:
+    data, pins = _at(values, "instructions", "data"), _pins(values)
+    if not isinstance(data, str) or not data:
+        return
+    if _on_hub(data, pins):
+        if _at(values, "instructions", "count") is None:
+            text = f"no `count` found: the number of records of the hub's {data} was expected"
+            yield ConfigProblem(("instructions",), text)
+    elif not is_local(data, pins):
+        yield ConfigProblem(
+            ("instructions", "data"),
+            f"{data!r} found, which is no file or folder: a {', '.join(DATA_SUFFIXES)} file, a "
+            "folder of such files, or a data set of the hub (owner/name) was expected",
+        )
+    else:
+        try:
+            training_split(data)
+        except ValueError as error:
+            yield ConfigProblem(("instructions", "data"), f"{data}: {error}")
 
 
 def _pins(values: Mapping) -> Mapping:

@@ -18,12 +18,14 @@ from ablation.config.fields import (
     Seed,
     Strict,
     described_field,
+    is_null,
     without_repeats,
 )
 from ablation.config.interventions import AnyIntervention, InterventionName
 from ablation.config.recipes import Leak, Recipe, StopRules, Training
 from ablation.config.world import MicroWorld
 from ablation.data.benchmarks import data_sets
+from ablation.data.local_files import is_local
 from ablation.vocabulary.instructions import INSTRUCTIONS
 from ablation.vocabulary.interventions import LIFTED
 from ablation.vocabulary.masks import CAUSAL
@@ -178,12 +180,19 @@ class Samples(Strict):
 
 
 class Instructions(Strict):
-    """Instruction data of the hub."""
+    """Instruction data of the hub, or on this machine."""
 
     data: str = described_field(
-        "Hub data set with a train split of Alpaca records.", pattern=REPOSITORY
+        "Hub data set (owner/name) with a train split of Alpaca records; or a file or folder here, "
+        "as JSON Lines, JSON or parquet, with Alpaca's fields or chats (docs/own_data.md).",
+        min_length=1,
     )
-    count: int = described_field("Number of records; the first ones are taken.", ge=2)
+    count: int | None = described_field(
+        "Number of records; the first ones are taken. null takes all, of local files only.",
+        ge=2,
+        default=None,
+        exclude_if=is_null,
+    )
 
 
 class RandomBase(GroupedShape):
@@ -321,6 +330,12 @@ class Study(Strict):
     def from_hub(self) -> bool:
         """Whether the base is a hub model, which means that `pins` names it."""
         return self.base in self.pins
+
+    @property
+    def local_instructions(self) -> str | None:
+        """The file or folder here that the instruction data are read from, if they are."""
+        data = self.instructions.data if self.instructions else None
+        return data if data and is_local(data, self.pins) else None
 
     @property
     def rehearsal(self) -> bool:

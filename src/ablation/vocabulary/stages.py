@@ -61,6 +61,7 @@ _TABLE = [
     Stage(
         "generate_instructions", "base", "data", "generate_instructions", rule="base_instructions"
     ),
+    Stage("local_instructions", "base", "data", "local_instructions", rule="base_instructions"),
     Stage("base_pretrain", "base", "model", "pretrain", MODEL),
     Stage("base_random", "base", "model", "base_random", MODEL),
     Stage("stage1_baseline", "stage1", "scoring", "evaluate", SCORING, masks=(CAUSAL,)),

@@ -13,6 +13,7 @@ from typing import Any
 
 from ablation.analysis.published_training import training_settings
 from ablation.config.study import Hardware, Study
+from ablation.data.local_files import hashes
 from ablation.data.task_files import task_hashes
 from ablation.provenance.files import canonical_json, sha256_file, sha256_text
 from ablation.provenance.fingerprints import without_keys
@@ -61,6 +62,8 @@ class StudyFingerprints(Fingerprints):
         """The stage that brings the finetuning records."""
         if not self.study.instructions:
             return "base_instructions"
+        if self.study.local_instructions:
+            return "local_instructions"
         return "generate_instructions" if self.study.rehearsal else "fetch_instructions"
 
     def _base_items(self) -> Slice:
@@ -92,6 +95,12 @@ class StudyFingerprints(Fingerprints):
         return {"instructions": instructions.model_dump(), **self._origin([instructions.data])}, {}
 
     _generate_instructions = _fetch_instructions
+
+    def _local_instructions(self) -> Slice:
+        instructions = self.study.instructions
+        assert instructions is not None
+        files = hashes(self.paths.local_instructions)
+        return {"files": files, **instructions.model_dump(exclude={"data"})}, {}
 
     def _base_pretrain(self) -> Slice:
         return self._world("pretrain"), {}

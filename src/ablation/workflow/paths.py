@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ablation.config.study import Study
+from ablation.data.local_files import Files, training_split
 from ablation.data.task_files import data_files
 from ablation.provenance.files import visible_files
 from ablation.vocabulary.catalogue import FIRST
@@ -92,6 +93,12 @@ class Paths(TablePaths):
         """Folders of hub data sets, and the data that task files of the user name as theirs."""
         own = data_files(self.root / "config", self.study.evaluation.tasks)
         return [*own, *(f"{self.items}/{data}" for data in self.study.data_sets)]
+
+    @cached_property
+    def local_instructions(self) -> Files:
+        """The files here that the finetuning records are read from."""
+        data = self.study.local_instructions
+        return dict(sorted(training_split(data).items())) if data else {}
 
     def records_of(self, recipe: str) -> str:
         """The folder of the records that a recipe is trained on."""

@@ -313,6 +313,31 @@ VALUES = {
         f"instructions: {{data: alpaca, count: 99}}\n{OWN}",
         "instructions.data (",
     ),
+    "records that are no file": (
+        f"instructions: {{data: ../gone/records.jsonl}}\n{OWN}",
+        "instructions.data (",
+        "'../gone/records.jsonl' found, which is no file or folder",
+    ),
+    "records that are no file, in a folder below": (
+        f"instructions: {{data: data/records.jsonl}}\n{OWN}",
+        "instructions.data (",
+        "which is no file or folder",
+    ),
+    "records of no known kind": (
+        f"instructions: {{data: README.md}}\n{OWN}",
+        "instructions.data (",
+        ".parquet, .jsonl, .json file was expected, README.md found",
+    ),
+    "a folder without records": (
+        f"instructions: {{data: resources/micro}}\n{OWN}",
+        "instructions.data (",
+        "one data file, or files with `train` in their names, are needed; found: ",
+    ),
+    "no number of the hub's records": (
+        f"instructions: {{data: a/b}}\npins: {{a/b: '{'1' * 40}'}}\n{OWN}",
+        "instructions (",
+        "no `count` found",
+    ),
     "fewer records than a step takes": (
         f"instructions: {{data: a/b, count: 20}}\npins: {{a/b: '{'1' * 40}'}}\n{OWN}",
         "finetune.batch_examples (",
