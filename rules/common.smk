@@ -18,6 +18,7 @@ LOADED = start(
     workflow.current_basedir,
     workflow.overwrite_configfiles,
     workflow.storage_settings.default_storage_provider,
+    workflow.is_main_process,
 )
 STUDY, PATHS, FINGERPRINTS = LOADED.study, LOADED.paths, LOADED.fingerprints
 RESULTS, LOGS = PATHS.results, PATHS.logs

@@ -4,11 +4,13 @@ import json
 import shutil
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT, Checkout, copy_of_the_repository
 
 sys.path.insert(0, str(ROOT))
+from tests.support import benchmarks
 
 pytestmark = pytest.mark.study
 
@@ -30,7 +32,8 @@ STUDY = {
     | {"log_steps": 1, "save_steps": 2, "eval_steps": 2, "eval_samples": 2}
     | {"stops": {"no_learning": None}},
     "recipes": {"3B": {"train_mask": "prefill_bidir"}},
-    "evaluation": {"tasks": ["micro_piqa"], "limit": 5},
+    "evaluation": {"tasks": ["micro_piqa", "winogrande", "arc_easy", "published_arc_easy"]}
+    | {"data_folder": "../mine/data", "limit": 5},
 }
 RESULTS = "results/own"
 TARGETS = [f"{RESULTS}/stage4_posteval/3B/seed1/causal/metrics.json"]
@@ -44,6 +47,7 @@ def own(tmp_path_factory):
     (home / "mine/records").mkdir()
     checkout.records = home / "mine/records/train-00000-of-00001.jsonl"
     checkout.records.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    checkout.data = benchmarks.write_copies(home / "mine/data", odd=False)
     (checkout.folder / "own.yaml").write_text(yaml.safe_dump(STUDY))
     checkout.options = ("--configfile", "own.yaml")
     checkout.run(*TARGETS, *checkout.options)
@@ -69,6 +73,33 @@ def test_the_base_of_the_user_is_hashed_file_by_file(own):
     assert base["stock_agreement"]["agrees"]
 
 
+def test_the_data_of_the_user_are_scored_and_hashed_split_by_split(own):
+    path = own.folder / RESULTS / "base/items/benchmarks.manifest.json"
+    items = json.loads(path.read_text())
+    arc = "allenai/ai2_arc/ARC-Easy"
+    names = {f"{arc}/{split}-00000-of-00001.parquet" for split in ("test", "validation")}
+    names |= {"allenai/winogrande/winogrande_xl/validation.jsonl"}
+    assert {*items["outputs"]} == names == {*items["fingerprint"]["config"]["files"]}
+    samples = pd.read_parquet(
+        own.folder / RESULTS / "stage4_posteval/3B/seed1/causal/samples.parquet"
+    )
+    assert set(samples.task) == {*STUDY["evaluation"]["tasks"]}
+
+
+def test_another_item_makes_exactly_the_scores_stale_and_another_place_nothing(own):
+    file = own.data / "allenai/winogrande/winogrande_xl/validation.jsonl"
+    text = file.read_text()
+    file.write_text(text.replace("Ann", "Eva"))
+    stale = {"base_benchmarks", "stage4_posteval:3B", "stage4_metrics"}
+    assert own.stale(*TARGETS, options=own.options) == stale
+    file.write_text(text)
+    moved = own.data.rename(own.data.with_name("moved"))
+    other = STUDY | {"evaluation": STUDY["evaluation"] | {"data_folder": "../mine/moved"}}
+    (own.folder / "moved.yaml").write_text(yaml.safe_dump(other))
+    assert own.stale(*TARGETS, options=("--configfile", "moved.yaml")) == set()
+    moved.rename(own.data)
+
+
 def test_another_record_makes_exactly_the_trainings_and_their_scores_stale(own):
     text = own.records.read_text()
     assert own.stale(*TARGETS, options=own.options) == set()
@@ -77,3 +108,23 @@ def test_another_record_makes_exactly_the_trainings_and_their_scores_stale(own):
     assert own.stale(*TARGETS, options=own.options) == stale
     own.records.write_text(text)
     assert own.stale(*TARGETS, options=own.options) == set()
+
+
+PRINT = """
+from ablation.workflow.load import StudyWorkflow
+import yaml
+study = yaml.safe_load(open("own.yaml"))
+made = StudyWorkflow(study, __import__("pathlib").Path("."), [], main=False).fingerprints
+print(made.of("stage4_posteval", "3B", 1)["hash"], made.of("stage3_finetune", "3B", 1)["hash"])
+"""
+
+
+def test_a_machine_that_has_only_the_inputs_of_a_job_expects_the_same_of_it(own):
+    here = own.python("-c", PRINT).stdout
+    mine = own.records.parents[1].rename(own.folder.parent / "gone")
+    assert own.python("-c", PRINT).stdout == here
+    refused = own.snakemake("-n", *TARGETS, *own.options, check=False)
+    mine.rename(own.folder.parent / "mine")
+    assert refused.returncode and "own.yaml" in refused.stdout
+    for key in ("base", "instructions.data", "evaluation.data_folder"):
+        assert f"{key} (own.yaml:" in refused.stdout

@@ -13,6 +13,8 @@ from ablation.provenance.run_records import run_record
 from ablation.scoring.evaluate import evaluate
 from ablation.scoring.items import Items
 
+PROMPT_KEYS = ("limit", "num_fewshot", "chat_template")  # of `evaluation`, for the items
+
 
 def main(job: Job) -> None:
     config, manifest, taken = job.config, job.input.model, of_job(job.config)
@@ -23,7 +25,8 @@ def main(job: Job) -> None:
     facts = {fact: checkpoint[fact] for fact in TRAINING_FACTS if fact in checkpoint}
     data = next((Path(p).parent for p in job.inputs if p != manifest), None)
     options = config["evaluation"] | {"checkpoint": Path(manifest).parent.as_posix()}
-    items = Items(tokenizer, options.pop("tasks"), "config/tasks", data, options.pop("limit"))
+    prompts = {key: options.pop(key) for key in PROMPT_KEYS if key in options}
+    items = Items(tokenizer, options.pop("tasks"), "config/tasks", data, **prompts)
     for mask, home in zip(config["masks"], job.params.folders, strict=True):
         name, parts = config.get("condition", mask), [job.rule, *map(str, job.wildcards), mask]
         options |= {"intervention": taken, "condition": name, "label": " ".join(parts)}

@@ -2,13 +2,14 @@
 
 from ablation.data.alpaca import first_records
 from ablation.data.instruction_files import read_instructions
-from ablation.data.local_files import unchanged
+from ablation.data.local_files import home_of, unchanged
 from ablation.provenance.files import write_json_lines
 from ablation.provenance.job import Job, run
 
 
 def main(job: Job) -> None:
-    files = [file for _, file in unchanged(job.config["files"], job.input.files)]
+    home = home_of(job.options["local"]["instructions"])
+    files = [file for _, file in unchanged(home, job.config["files"])]
     records = [record for file in files for record in read_instructions(file)]
     if not records:
         raise ValueError(f"no record in {', '.join(map(str, files))}")

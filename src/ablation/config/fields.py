@@ -52,6 +52,11 @@ def is_null(value: object) -> bool:
     return value is None
 
 
+def is_off(value: object) -> bool:
+    """As `is_null`, for a key that is false."""
+    return value is False
+
+
 class Strict(BaseModel):
     """A block that rejects unknown keys, wrong types, and numbers that are not finite."""
 

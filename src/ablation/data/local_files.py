@@ -7,12 +7,15 @@ imports this module when it parses the rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ablation.data.benchmarks import DATA_SUFFIXES, split_files, training_files
 from ablation.provenance.files import sha256_file, visible_files
 
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 Files = dict[str, Path]  # {name below the folder that was given: the file}
 
 
@@ -20,9 +23,18 @@ class ChangedFile(RuntimeError):
     """A file is no longer as it was when the study was loaded."""
 
 
-def is_local(data: str, pins: Mapping) -> bool:
-    """Whether `data` is a file or folder here; `pins` names data sets of the hub."""
-    return data not in pins and Path(data).exists()
+def is_local(data: str, pins: Container[str]) -> bool:
+    """Whether `data` is a path here, and not a data set of the hub: `pins` names those.
+
+    A name of two words, `owner/name`, is of the hub; `./owner/name` or `owner/name.jsonl` is here.
+    """
+    named = HUB_NAME.fullmatch(data) and Path(data).suffix not in DATA_SUFFIXES
+    return data not in pins and not named
+
+
+def home_of(data: str | Path) -> Path:
+    """The folder below which the files of `data`, a file or a folder, are named."""
+    return Path(data) if Path(data).is_dir() else Path(data).parent
 
 
 def training_split(data: str | Path) -> Files:
@@ -45,7 +57,7 @@ def splits(folder: str | Path, wanted: Mapping[str, Iterable[Sequence[str]]]) ->
     for data, parts in wanted.items():
         for configuration, split in parts:
             found |= split_of(folder, data, configuration, split)
-    return dict(sorted(found.items()))
+    return found
 
 
 def split_of(folder: str | Path, data: str, configuration: str, split: str) -> Files:
@@ -55,22 +67,28 @@ def split_of(folder: str | Path, data: str, configuration: str, split: str) -> F
     return {f"{data}/{n}": home / n for n in split_files(names, configuration, split)}
 
 
-def hashes(files: Files) -> dict[str, str]:
-    """{name: SHA-256} of `files`, as fingerprints hold them."""
-    return {name: sha256_file(file) for name, file in files.items()}
+def hashes(files: Files, manifest: str | Path) -> dict[str, str]:
+    """{name: SHA-256} of `files`, as fingerprints hold them.
 
-
-def unchanged(
-    expected: Mapping[str, str], files: Iterable[str | Path]
-) -> Iterator[tuple[str, Path]]:
-    """(name, file) of each file, whose hash must be the `expected` one of its name.
-
-    `files` are in the order of the sorted names. Raises ChangedFile, which names the file.
+    If they are not here, the `manifest` of the stage that has copied them says what they were: a
+    rented machine, or a clone with results, has only the copies.
     """
-    for (name, sha256), file in zip(sorted(expected.items()), files, strict=True):
-        if sha256_file(file) != sha256:
+    if not files and Path(manifest).is_file():
+        made = json.loads(Path(manifest).read_text("utf-8"))["fingerprint"]["config"]
+        return dict(made.get("files", {}))
+    return {name: sha256_file(file) for name, file in sorted(files.items())}
+
+
+def unchanged(home: str | Path, expected: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+    """(name, file) of each file below `home`, whose hash must be the `expected` one of its name.
+
+    Raises ChangedFile, which names the file.
+    """
+    for name, sha256 in expected.items():
+        file = Path(home) / name
+        if not file.is_file() or sha256_file(file) != sha256:
             raise ChangedFile(
-                f"{file} has changed since the study was loaded. Run the same command again: it "
-                "makes what depends on the file anew"
+                f"{file} is missing, or has changed since the study was loaded. Run the same "
+                "command again: it makes what depends on the file anew"
             )
-        yield name, Path(file)
+        yield name, file

@@ -55,6 +55,7 @@ _TABLE = [
     Stage("base_items", "base", "data", "items"),
     Stage("fetch_items", "base", "data", "fetch_items", rule="base_benchmarks"),
     Stage("generate_items", "base", "data", "generate_items", rule="base_benchmarks"),
+    Stage("local_items", "base", "data", "local_items", rule="base_benchmarks"),
     Stage("base_instructions", "base", "data", "instructions"),
     Stage("recipe_instructions", "base", "data", "instructions"),
     Stage("fetch_instructions", "base", "data", "fetch_instructions", rule="base_instructions"),

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ablation.data.instruction_files import read_instructions
-from ablation.data.local_files import ChangedFile, hashes, training_split, unchanged
+from ablation.data.local_files import ChangedFile, hashes, is_local, training_split, unchanged
 
 ALPACA = [
     {"instruction": "Say red.", "input": "", "output": "red"},
@@ -136,8 +136,21 @@ def test_the_training_split_of_a_folder_is_read_in_order_and_nothing_else(tmp_pa
 
 def test_a_file_that_changed_after_the_study_was_loaded_is_refused(tmp_path):
     file = write(tmp_path, "jsonl", ALPACA)
-    expected = hashes(training_split(file))
-    assert list(unchanged(expected, [str(file)])) == [("records.jsonl", file)]
+    expected = hashes(training_split(file), tmp_path / "none")
+    assert list(unchanged(tmp_path, expected)) == [("records.jsonl", file)]
     write(tmp_path, "jsonl", ALPACA[:1])
-    with pytest.raises(ChangedFile, match=r"records\.jsonl has changed since"):
-        list(unchanged(expected, [str(file)]))
+    with pytest.raises(ChangedFile, match=r"records\.jsonl is missing, or has changed since"):
+        list(unchanged(tmp_path, expected))
+
+
+def test_where_only_the_copies_are_the_manifest_says_what_was_copied(tmp_path):
+    made = {"fingerprint": {"config": {"files": {"a.jsonl": "0" * 64}}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(made))
+    assert hashes({}, tmp_path / "manifest.json") == {"a.jsonl": "0" * 64}
+    assert hashes({}, tmp_path / "none") == {}
+
+
+def test_a_path_is_told_from_a_data_set_of_the_hub_without_a_look_at_the_disk(tmp_path):
+    here = ["../data", "./owner/name", "owner/name.jsonl", "records.parquet", str(tmp_path)]
+    assert all(is_local(data, {}) for data in here)
+    assert not is_local("owner/name", {}) and not is_local("owner/name.json", {"owner/name.json"})
