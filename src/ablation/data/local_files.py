@@ -15,7 +15,7 @@ from pathlib import Path
 from ablation.data.benchmarks import DATA_SUFFIXES, split_files, training_files
 from ablation.provenance.files import sha256_file, visible_files
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # `../name` is a path
 Files = dict[str, Path]  # {name below the folder that was given: the file}
 
 

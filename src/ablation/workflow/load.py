@@ -92,15 +92,14 @@ def start(
     overrides: dict,
     snakefiles: str | Path,
     files: Iterable[str | Path],
-    storage: object,
-    main: bool = True,
+    workflow: Any,
 ) -> StudyWorkflow:
     """Load the study for the rules in the folder `snakefiles`, below the root of the repository.
 
     overrides: Snakemake's `config`; it gets `keep_states`, which changes no result, and `local`,
         the places of the user's data, whose content is in fingerprints.
-    storage: Snakemake's default storage provider, None without one.
-    main: see `StudyWorkflow`.
+    workflow: Snakemake's own, for its default storage provider, None without one, and whether this
+        is the process that the user started.
 
     Raises WrongPlace where paths in manifests would lead elsewhere, ConfigError as `StudyWorkflow`.
     """
@@ -111,7 +110,9 @@ def start(
             "that folder, without --directory. Each study has a folder of its own below results/. "
             "For results elsewhere clone the repository there."
         )
-    if storage:  # fingerprints name manifests by their paths here
+    if (
+        workflow.storage_settings.default_storage_provider
+    ):  # fingerprints name manifests by their paths here
         raise WrongPlace(
             "This study's manifests name each other by paths in this folder: leave out "
             "--default-storage-provider. `ablation push s3://...` carries results to a bucket, "
@@ -119,7 +120,7 @@ def start(
         )
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    loaded = StudyWorkflow(overrides, root, files, main)
+    loaded = StudyWorkflow(overrides, root, files, workflow.is_main_process)
     hardware = loaded.study.hardware
     if not hardware.gpu:  # torch and numpy read them when a job imports them
         os.environ |= environment(hardware.instructions)
