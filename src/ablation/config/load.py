@@ -38,14 +38,17 @@ def load_study(
     folder: str | Path = "config",
     files: Iterable[str | Path] = (),
     pinned: bool = True,
+    local: bool = True,
 ) -> Study:
     """The study that `overrides` (Snakemake's `config`, or an empty mapping) describe.
 
     `folder` holds default.yaml, further files to extend, and tasks/. `files` are those given to
     --configfile: their content is part of `overrides`, and they are read to find the place of each
     value. `pinned=False` accepts hub repositories without a commit (`checks.unpinned`), which is
-    enough to list the jobs of a study, but not to run them. Raises ConfigError with one line for
-    each problem: the key, its file and line, what was found, and what was expected.
+    enough to list the jobs of a study, but not to run them. `local=False` leaves out the checks of
+    the user's base and data: a rented machine has only those that its job reads. Raises
+    ConfigError with one line for each problem: the key, its file and line, what was found, and what
+    was expected.
     """
     files = list(files)
     if len(files) > 1:  # Snakemake would merge their recipes
@@ -64,7 +67,7 @@ def load_study(
     except ValidationError as error:
         errors = error.errors()
     problems = [ConfigProblem(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
-    problems += find_problems(values, Path(folder), pinned)
+    problems += find_problems(values, Path(folder), pinned, local)
     lines = config.problems + [f"{dotted(p)} ({_place(p, config)}): {text}" for p, text in problems]
     if lines or study is None:
         raise ConfigError(

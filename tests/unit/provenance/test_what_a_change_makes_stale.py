@@ -98,7 +98,8 @@ CASES = {
         "splitlines()",
         TRAINED
         | {"curves", "mask_cells", "bag_of_words", "samples", "bridge_tables"}
-        | {"bridge_states", "bridge_inference", "fetch_instructions", "instructions", "pretrain"},
+        | {"bridge_states", "bridge_inference", "fetch_instructions", "instructions", "pretrain"}
+        | {"local_instructions"},
     ),
 }
 
