@@ -19,6 +19,7 @@ from ablation.config.architectures import positions, text_part
 from ablation.config.fields import Strict, described_field
 
 GROUP = "ablation.interventions"
+PROTOCOL = "ablation.interventions.protocol"  # the module of the base class of implementations
 BEYOND = 3  # tokens behind a window, with which the audit sees where it ends
 NAME = r"^[a-z][a-z0-9]*$"  # of an intervention in a study, and a word in names of variants
 
@@ -236,7 +237,12 @@ def distribution_of(values: Mapping[str, Any]) -> str | None:
 
 
 def modules_of(values: Mapping[str, Any] | None) -> frozenset[str]:
-    """The module of this distribution that does an intervention, for the hash of a job's code."""
+    """The module of this distribution that does an intervention, for the hash of a job's code.
+
+    For a kind of another distribution, whose version is in the fingerprint, it is the protocol.
+    """
     settings = KINDS.get(str((values or {}).get("kind")))
-    module = settings.implementation.partition(":")[0] if settings else ""
-    return frozenset([module] if module.startswith("ablation.") else [])
+    if settings is None:
+        return frozenset()
+    module = settings.implementation.partition(":")[0]
+    return frozenset([module if module.startswith("ablation.") else PROTOCOL])

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 from ablation.config.interventions import read_settings
-from ablation.interventions.mask import Mask
 from ablation.interventions.protocol import Intervention
 
 
@@ -26,8 +25,3 @@ def of_job(config: Mapping[str, Any]) -> Intervention | None:
     """The intervention that a job's part of the configuration names, beside its masks, or None."""
     values = config.get("intervention")
     return make(str(config["condition"]), values) if values else None
-
-
-def of_mask(mask: str) -> Mask:
-    """A mask as an intervention."""
-    return Mask(mask)

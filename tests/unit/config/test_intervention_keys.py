@@ -58,6 +58,10 @@ def one(**settings):
         ),
         (one(kind="prune", sparsity=1.0, structure="weights"), "interventions.x.sparsity"),
         (one(kind="windw", tokens=16), "interventions.x .*'windw' found, .*mean `window`"),
+        (
+            one(kind="mask", mask="prefill_bidir"),
+            "'mask' found, .*every study has .*causal, prefill_bidir.*`train_under: prefill_bidir`",
+        ),
         (one(kind="window", tokns=16, when="prefill"), "interventions.x.tokns .*unknown key, did"),
         ({"interventions": {"causal": THIN["thin"]}}, "'causal' is a word of tables and folders"),
         ({"interventions": {"lifted": THIN["thin"]}}, "'lifted' is a word of tables and folders"),

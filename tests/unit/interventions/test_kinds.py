@@ -10,7 +10,7 @@ from ablation.config.interventions import KINDS, read_settings
 from ablation.interventions.anatomy import matrices, probe
 from ablation.interventions.loading import load, load_under, require_saved
 from ablation.interventions.protocol import Intervention
-from ablation.interventions.registry import make, of_mask
+from ablation.interventions.registry import make
 from ablation.model.checkpoints import load as plain_load
 from ablation.model.checkpoints import save
 from ablation.model.checks.agreement import require_agreement
@@ -165,13 +165,13 @@ def test_an_optimizer_step_does_not_heal_it(kind):
 
 def test_a_mask_that_is_not_used_is_not_in_force(monkeypatch):
     model = model_of("llama")
-    assert of_mask("prefill_bidir").audit(model)["first_prompt"] > 0
+    assert leak_audit(model, "prefill_bidir").first_prompt > 0
     monkeypatch.setattr(
         "ablation.model.leak_audit.forward_inputs",
         lambda model, mask, rows: forward_inputs(model, "causal", rows),
     )
     with pytest.raises(NotInForce) as caught:
-        of_mask("prefill_bidir").audit(model)
+        leak_audit(model, "prefill_bidir")
     assert caught.type is MaskNotObeyed
 
 
