@@ -7,6 +7,7 @@ import pytest
 
 from ablation.config.interventions import BUILT_IN, KINDS, InterventionSettings, modules_of
 from ablation.provenance.code_hash import code_closure, code_hash, module_file
+from ablation.vocabulary.catalogue import FIRST
 from ablation.vocabulary.stages import STAGES
 from ablation.workflow.load import StudyWorkflow
 
@@ -29,10 +30,14 @@ class Theirs(InterventionSettings):
     implementation = "theirs:Theirs"
 
 
+def workflow(**changes):
+    values = {"seeds": [31], "interventions": {"thin": THIN}, "recipes": RECIPES} | changes
+    return StudyWorkflow(values, ROOT, [])
+
+
 def measured(**changes):
     """{manifest of a scored condition or a checkpoint: its fingerprint} of a study."""
-    values = {"seeds": [31], "interventions": {"thin": THIN}, "recipes": RECIPES} | changes
-    made = StudyWorkflow(values, ROOT, []).fingerprints
+    made = workflow(**changes).fingerprints
     return made.measured | made.trained()
 
 
@@ -59,6 +64,16 @@ def test_without_interventions_a_study_has_the_fingerprints_that_it_always_had()
     for fingerprint in before.values():
         assert not {"intervention", "condition"} & fingerprint["config"].keys()
         assert "train_under" not in fingerprint["config"].get("recipe", {})
+
+
+def test_the_first_recipe_under_an_intervention_makes_stale_only_tables_of_all_recipes():
+    plain = {name: recipe for name, recipe in RECIPES.items() if "train_mask" in recipe}
+    changes = [{"interventions": {}, "recipes": plain}, {}]
+    before, after = (workflow(**own).fingerprints for own in changes)
+    tables = FIRST.stages_behind(FIRST.tables)
+    everywhere = {"recovery", "published", "flips", "curves"}  # these have rows of every recipe
+    stale = {name for name in tables if before.of(name) != after.of(name)}
+    assert "samples" in tables and stale == everywhere
 
 
 def test_what_is_taken_away_is_in_the_fingerprints_that_depend_on_it_alone():
