@@ -117,7 +117,9 @@ def test_causal_is_stock_generation_and_a_masked_prefill_is_not(study):
 def test_the_table_has_the_recipes_among_the_inputs_of_its_job_alone(recipes, study, tmp_path):
     script = ROOT / "workflow/scripts/samples.py"
     upstream = {str(study / "base/manifest.json"): "h"}
-    upstream |= {str(study / f"stage3_finetune/{name}/seed7/manifest.json"): "h" for name in recipes}
+    upstream |= {
+        str(study / f"stage3_finetune/{name}/seed7/manifest.json"): "h" for name in recipes
+    }
     block = {"prompts": ["Who?"], "max_new_tokens": 2, "masks": ["causal"]}
     config = {"samples": block, "seed": 7, "hardware": HARDWARE.model_dump()}
     fingerprint = make_fingerprint("samples", script, config, ()) | {"upstream": upstream}
@@ -125,7 +127,10 @@ def test_the_table_has_the_recipes_among_the_inputs_of_its_job_alone(recipes, st
     samples = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(samples)
     # The job finds models beside its manifest; this one is of a table that is never read.
-    made = {"table": str(tmp_path / "samples.csv"), "manifest": str(study / "samples.manifest.json")}
+    made = {
+        "table": str(tmp_path / "samples.csv"),
+        "manifest": str(study / "samples.manifest.json"),
+    }
     job = Job(
         SimpleNamespace(
             input=[],
