@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ablation.config.interventions import InterventionSettings, read_settings
+from ablation.config.interventions import UNUSABLE, InterventionSettings, read_settings
 from ablation.config.merging import ConfigProblem, did_you_mean
 from ablation.vocabulary.interventions import RESERVED
 from ablation.vocabulary.masks import CAUSAL, MASKS
@@ -28,6 +28,8 @@ def find_problems(values: Mapping) -> Iterator[ConfigProblem]:
         if name in (*MASKS, *RESERVED):
             text = f"{name!r} is a word of tables and folders already: give it another name"
             yield ConfigProblem(("interventions", name), text)
+        if one.kind in UNUSABLE:
+            yield ConfigProblem(("interventions", name), UNUSABLE[one.kind])
         if problem := one.problem(model):
             yield ConfigProblem(("interventions", name, problem[0]), problem[1])
     recipes = values.get("recipes")

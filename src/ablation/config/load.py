@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ablation.config.checks import find_problems
-from ablation.config.interventions import KINDS
+from ablation.config.interventions import KINDS, UNUSABLE
 from ablation.config.merging import (
     ConfigError,
     ConfigProblem,
@@ -169,6 +169,8 @@ def _text(error: Mapping[str, Any]) -> str:
                 f"kind 'mask' found, but every study has the masks {', '.join(MASKS)} without "
                 f"naming them here: give a recipe `train_under: {ABLATED_MASKS[0]}`"
             )
+        if named in UNUSABLE:
+            return UNUSABLE[named]
         hint = did_you_mean(str(named), KINDS) if named else ""
         return f"kind {named!r} found, one of {', '.join(KINDS)} was expected{hint}"
     elif kind == "value_error":
