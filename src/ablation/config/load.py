@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ablation.config.checks import find_problems
-from ablation.config.interventions import KINDS
+from ablation.config.interventions import KINDS, UNUSABLE
 from ablation.config.merging import (
     ConfigError,
     ConfigProblem,
@@ -29,7 +29,7 @@ from ablation.config.merging import (
     resolve,
 )
 from ablation.config.study import Study
-from ablation.vocabulary.masks import CAUSAL, MASKS
+from ablation.vocabulary.masks import ABLATED_MASKS, CAUSAL, MASKS
 from ablation.vocabulary.recipes import RECIPES, recipe_of
 
 
@@ -167,6 +167,13 @@ def _text(error: Mapping[str, Any]) -> str:
         expected = "a name of small letters and digits was expected"
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         named = found.get("kind") if isinstance(found, dict) else None
+        if named == "mask":
+            return (
+                f"kind 'mask' found, but every study has the masks {', '.join(MASKS)} without "
+                f"naming them here: give a recipe `train_under: {ABLATED_MASKS[0]}`"
+            )
+        if named in UNUSABLE:
+            return UNUSABLE[named]
         hint = did_you_mean(str(named), KINDS) if named else ""
         return f"kind {named!r} found, one of {', '.join(KINDS)} was expected{hint}"
     elif kind == "value_error":

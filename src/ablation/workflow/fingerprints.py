@@ -321,8 +321,6 @@ class StudyFingerprints(Fingerprints):
             "hardware": self.scoring_hardware.affecting_results(),
         }
         shown = self.paths.under_masks  # the others have no score under a mask beside the text
-        if shown != self.paths.recipes:
-            config["trained"] = shown
         prompts = {} if study.samples.prompts else self.world_items
         return config, {self.paths.base: self.of("base"), **prompts, **self.trained([seed], shown)}
 
