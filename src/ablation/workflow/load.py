@@ -110,9 +110,8 @@ def start(
             "that folder, without --directory. Each study has a folder of its own below results/. "
             "For results elsewhere clone the repository there."
         )
-    if (
-        workflow.storage_settings.default_storage_provider
-    ):  # fingerprints name manifests by their paths here
+    # Fingerprints name manifests by their paths here.
+    if workflow.storage_settings.default_storage_provider:
         raise WrongPlace(
             "This study's manifests name each other by paths in this folder: leave out "
             "--default-storage-provider. `ablation push s3://...` carries results to a bucket, "
