@@ -26,12 +26,12 @@ rule base_items:
         "../workflow/scripts/items.py"
 
 
-if STUDY.data_sets:
+if PATHS.splits:
 
     rule base_benchmarks:
-        """The splits on which benchmarks are scored, from pinned data sets of the hub."""
+        """The splits that tasks read, from pinned data sets of the hub or a folder of the user."""
         output:
-            directory([f"{PATHS.items}/{data}" for data in STUDY.data_sets]),
+            directory([f"{PATHS.items}/{data}" for data in PATHS.splits]),
             manifest=PATHS.benchmarks,
             run=f"{PATHS.items}/benchmarks.run.json",
         log:
@@ -42,13 +42,13 @@ if STUDY.data_sets:
         params:
             fingerprint=FINGERPRINTS.text(FINGERPRINTS.items_stage),
         message:
-            "Stage 0: downloading the benchmarks' data sets"
+            "Stage 0: bringing the data sets of the tasks"
         script:
             f"../workflow/scripts/{FINGERPRINTS.items_stage}.py"
 
 
 rule base_instructions:
-    """The finetuning data: Alpaca records of the micro-world or of a data set of the hub."""
+    """The finetuning data: Alpaca records of the micro-world, of the hub or of files here."""
     output:
         records=f"{PATHS.instructions}/finetune.jsonl",
         manifest=f"{PATHS.instructions}/manifest.json",

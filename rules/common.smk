@@ -17,7 +17,7 @@ LOADED = start(
     config,
     workflow.current_basedir,
     workflow.overwrite_configfiles,
-    workflow.storage_settings.default_storage_provider,
+    workflow,
 )
 STUDY, PATHS, FINGERPRINTS = LOADED.study, LOADED.paths, LOADED.fingerprints
 RESULTS, LOGS = PATHS.results, PATHS.logs

@@ -21,6 +21,7 @@ import yaml
 from ablation.analysis.published_training import deviation_table
 from ablation.analysis.recovery_columns import COLUMN
 from ablation.config.load import load_study, schema, schema_keys
+from ablation.data.task_data import source_of
 from ablation.data.task_files import LM_EVAL_NAMES, unscorable_reason
 from ablation.provenance.files import write_bytes, write_text
 from ablation.vocabulary.recipes import RECIPE
@@ -169,44 +170,53 @@ def schema_json() -> str:
 def lm_eval_names() -> str:
     """lm_eval's version, then the names of its tasks, groups and tags, one in each line.
 
-    If a task cannot be scored, a tab and the reason follow. A group or tag can be scored if all its
-    tasks can. This takes 10 s, because lm_eval reads the files of all its tasks.
+    After a tab follows the reason why a task cannot be scored, or nothing, and then, after a tab
+    each, what the task reads. A group or tag can be scored if all its tasks can, and reads what
+    they read. This takes 10 s, because lm_eval reads the files of all its tasks.
     """
     from lm_eval.tasks import TaskManager
 
     index = TaskManager().task_index
-    named = {name: sorted(_reasons(name, index, {}) - {""}) for name in sorted(index)}
-    lines = ("\t".join([name, *[", ".join(why)] * bool(why)]) for name, why in named.items())
-    return "\n".join([version("lm_eval"), *lines])
+    lines = [version("lm_eval")]
+    for name in sorted(index):
+        tasks = list(_tasks(name, index, {}))
+        why = ", ".join(sorted({_reason(task) for task in tasks} - {""}))
+        read = [] if why else sorted({str(source) for task in tasks if (source := source_of(task))})
+        lines.append("\t".join([name, why, *read]).rstrip())
+    return "\n".join(lines)
 
 
-def _reasons(name: str, index: dict, over: dict) -> set[str]:
-    """`why_not` of every task below a name; `over` has the values that groups set for tasks."""
+def _reason(task: dict) -> str:
+    return "a class of its own" if "class" in task else unscorable_reason(task)
+
+
+def _tasks(name: str, index: dict, over: dict) -> Iterator[dict]:
+    """The configuration of every task below a name; `over` has the values that groups set."""
     entry = index[name]
     match entry.kind.name:
         case "TAG":
-            return set().union(*(_reasons(n, index, over) for n in entry.tags if n in index))
+            for task in sorted(entry.tags & index.keys()):
+                yield from _tasks(task, index, over)
         case "GROUP":
-            return _members(entry.cfg, index, over)
-        case "PY_TASK":
-            return {"a class of its own"}
-    return {unscorable_reason(entry.cfg | over)}
+            yield from _members(entry.cfg, index, over)
+        case _:
+            yield entry.cfg | over
 
 
-def _members(group: dict, index: dict, over: dict) -> set[str]:
-    shared = {k: v for k, v in group.items() if k in ("output_type", "process_results")} | over
-    found: set[str] = set()
+def _members(group: dict, index: dict, over: dict) -> Iterator[dict]:
+    from lm_eval.tasks._factory import GROUP_FIELD_NAMES
+
+    shared = {k: v for k, v in group.items() if k not in GROUP_FIELD_NAMES} | over
     for member in group.get("task") or ():
         own = member if isinstance(member, dict) else {"task": member}
         name = own.get("group", own.get("task"))
+        given = {k: v for k, v in own.items() if k not in ("task", "group")}
         if name in index:
-            kept = ("output_type", "process_results")
-            found |= _reasons(name, index, shared | {k: own[k] for k in kept if k in own})
+            yield from _tasks(name, index, shared | given)
         elif "group" in own:
-            found |= _members(own, index, shared)
+            yield from _members(own, index, shared)
         else:
-            found.add(unscorable_reason(shared | own))
-    return found
+            yield shared | given
 
 
 def texts() -> dict[Path, str]:

@@ -16,20 +16,20 @@ from ablation.scoring.items import Items
 
 def main(job: Job) -> None:
     config, manifest, taken = job.config, job.input.model, of_job(job.config)
-    checkpoint = job.inputs[manifest]
-    hardware = ComputeSettings.model_validate(config["hardware"])
-    folder = hub.model_folder(manifest, checkpoint)
+    checkpoint, hardware = job.inputs[manifest], ComputeSettings.model_validate(config["hardware"])
+    folder, place = hub.model_folder(manifest, checkpoint), Path(manifest).parent.as_posix()
     model, tokenizer = load_under(hardware, folder, taken, checkpoint.get("trained_under"))
     facts = {fact: checkpoint[fact] for fact in TRAINING_FACTS if fact in checkpoint}
     data = next((Path(p).parent for p in job.inputs if p != manifest), None)
-    options = config["evaluation"] | {"checkpoint": Path(manifest).parent.as_posix()}
-    items = Items(tokenizer, options.pop("tasks"), "config/tasks", data, options.pop("limit"))
+    options = dict(config["evaluation"])
+    sizes = {key: options.pop(key) for key in ("row_tokens", "batch_tokens")}
+    items = Items(tokenizer, task_folder="config/tasks", data_folder=data, **options)
     for mask, home in zip(config["masks"], job.params.folders, strict=True):
         name, parts = config.get("condition", mask), [job.rule, *map(str, job.wildcards), mask]
-        options |= {"intervention": taken, "condition": name, "label": " ".join(parts)}
+        options = sizes | {"intervention": taken, "condition": name, "label": " ".join(parts)}
         with run_record(f"{home}/run.json") as record:
             record["stock_agreement"] = require_agreement(model).as_dict()
-            result = evaluate(model, items, mask, **options)
+            result = evaluate(model, items, mask, place, **options)
         facts["eval_leaks"] = result.facts["leak_audit"]["leaks"]
         facts["circumstances"] = result.circumstances | job.fingerprint["packages"]
         outputs = result.write(home)

@@ -16,9 +16,10 @@ def main(job: Job) -> None:
     masks, chosen = block.pop("masks"), Samples.model_validate(block)
     hardware = ComputeSettings.model_validate(job.config["hardware"])
     results = job.home
+    recipes = {manifest["recipe"] for manifest in job.inputs.values() if "recipe" in manifest}
     torch.set_num_threads(hardware.threads)
     continuations = sample(
-        models_of(results, job.config.get("trained", []), [job.config["seed"]]),
+        models_of(results, ["base", *recipes], [job.config["seed"]]),
         prompts_of(results, chosen.prompts, None, instructions=False),
         masks,
         max_new_tokens=chosen.max_new_tokens,

@@ -1,4 +1,4 @@
-"""Reads the five benchmarks from local copies of their data sets, for both protocols.
+"""Reads the five benchmarks from local copies of their data sets, for the published protocol.
 
 A copy is a folder `<data_folder>/<data set id>` with the files of the hub's repository (parquet or
 JSON lines, with the split in their names). Only the scored split is read, and the hub never is.
@@ -9,18 +9,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ablation.data.benchmarks import BENCHMARKS, PUBLISHED_SPLIT, read_documents, split_files
-
-
-def local_split(
-    benchmark: str, split: str, data_folder: str | None = None, **unused: object
-) -> dict[str, Dataset]:
-    """{split: its documents}, in memory, with the fields of the hub.
-
-    lm_eval calls this function with a task's metadata and dataset_kwargs; `data_folder` comes from
-    `TaskManager(metadata={"data_folder": ...})`.
-    """
-    return {split: Dataset.from_list(_read(benchmark, split, data_folder))}
+from ablation.data.benchmarks import BENCHMARKS, PUBLISHED_SPLIT, read_documents
+from ablation.data.local_files import split_of
 
 
 def published_items(
@@ -28,9 +18,11 @@ def published_items(
 ) -> dict[str, Dataset]:
     """{"validation": the items {row, prompt, choices, gold} of the published scorer}.
 
-    `row` is the index of the document in its split, where some documents give no item.
+    `row` is the index of the document in its split, where some documents give no item. lm_eval
+    calls this function with a task's metadata and dataset_kwargs; `data_folder` comes from
+    `TaskManager(metadata={"data_folder": ...})`.
     """
-    rows = enumerate(_read(benchmark, PUBLISHED_SPLIT, data_folder))
+    rows = enumerate(_read(benchmark, data_folder))
     items = ((row, PUBLISHED[benchmark](document)) for row, document in rows)
     made = [
         {"row": row, "prompt": item[0], "choices": item[1], "gold": item[2]}
@@ -40,7 +32,7 @@ def published_items(
     return {"validation": Dataset.from_list(made)}
 
 
-def _read(benchmark: str, split: str, data_folder: str | None) -> list[dict]:
+def _read(benchmark: str, data_folder: str | None) -> list[dict]:
     if data_folder is None:
         raise ValueError(
             f"{benchmark}: no data folder was given, but it is read from a local copy. Give "
@@ -48,16 +40,14 @@ def _read(benchmark: str, split: str, data_folder: str | None) -> list[dict]:
             'metadata={"data_folder": "<folder of the copies>"}.'
         )
     name, configuration, _ = BENCHMARKS[benchmark]
-    folder = Path(data_folder) / name
-    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    files = split_files(names, configuration, split)
+    files = split_of(data_folder, name, configuration, PUBLISHED_SPLIT)
     if not files:
         raise FileNotFoundError(
-            f"{benchmark}: no .parquet or .jsonl file of the {split} split below "
-            f"{folder / configuration}. Copy the files of the hub's data set {name} there "
-            f"(configuration: {configuration or 'the whole repository'})."
+            f"{benchmark}: no .parquet or .jsonl file of the {PUBLISHED_SPLIT} split below "
+            f"{Path(data_folder) / name / configuration}. Copy the files of the hub's data set "
+            f"{name} there (configuration: {configuration or 'the whole repository'})."
         )
-    return [document for file in files for document in read_documents(folder / file)]
+    return [document for file in files.values() for document in read_documents(file)]
 
 
 # ---- the published items: (prompt, choices, index of the right choice), or None for no item ------

@@ -27,7 +27,8 @@ def pin(file: str | Path, folder: str | Path = "config") -> dict[str, tuple[str,
         raise ConfigError(f"{file}: no such file; the configuration file of a study was expected")
     layer = resolve(read_config_file(file).values, Path(folder), [file])
     pins = layer.values.get("pins") or {}
-    missing = {r: k for r, k in repositories(layer.values).items() if not is_commit(pins.get(r))}
+    read = repositories(layer.values, Path(folder))
+    missing = {r: k for r, k in read.items() if not is_commit(pins.get(r))}
     # All commits are looked up before a file changes.
     commits = {r: hub.resolve_commit(r, kind, pins.get(r)) for r, kind in missing.items()}
     written = {}

@@ -72,6 +72,13 @@ def refuse_adapter(folder: Path) -> None:
             )
 
 
+def chat_template_in(folder: Path) -> bool:
+    """Whether the tokenizer of `folder` has a chat template."""
+    file = folder / "tokenizer_config.json"
+    inside = file.is_file() and bool(_read_object(file).get("chat_template"))
+    return inside or (folder / "chat_template.jinja").is_file()
+
+
 def refuse_references(folder: Path) -> None:
     """Raise ValueError if the configuration or the tokenizer of `folder` refers to other files."""
     for name, keys in REFERENCES.items():

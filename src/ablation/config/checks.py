@@ -15,10 +15,12 @@ from typing import Any
 from ablation.config import bridge_checks as bridge
 from ablation.config import intervention_checks as interventions
 from ablation.config.architectures import positions, refusal
-from ablation.config.checkpoint_files import checkpoint_problem
+from ablation.config.checkpoint_files import chat_template_in, checkpoint_problem
 from ablation.config.merging import ConfigProblem, Key, did_you_mean, dotted
 from ablation.config.study import Study
-from ablation.data.benchmarks import data_sets
+from ablation.data.benchmarks import BENCHMARKS, DATA_SUFFIXES
+from ablation.data.local_files import is_local, split_of, training_split
+from ablation.data.task_data import Parts, data_sets
 from ablation.data.task_files import (
     lm_eval_names,
     project_tasks,
@@ -32,14 +34,19 @@ from ablation.vocabulary.recipes import train_mask_of
 SHIPPED = Path("resources/micro")
 
 
-def find_problems(values: Mapping, folder: Path, pinned: bool) -> Iterator[ConfigProblem]:
+def find_problems(
+    values: Mapping, folder: Path, pinned: bool, local: bool = True
+) -> Iterator[ConfigProblem]:
     """The problems of a study's merged `values`.
 
-    `folder` holds tasks/. With `pinned`, a hub repository without a commit is a problem too.
+    `folder` holds tasks/. With `pinned`, a hub repository without a commit is a problem too. With
+    `local`, files that the study names must be here.
     """
     yield from _task_problems(values, folder)
-    yield from _base_problems(values)
-    yield from _unpinned(values) if pinned else ()
+    yield from _base_problems(values) if local else ()
+    yield from _instruction_problems(values) if local else ()
+    yield from _unpinned(values, folder) if pinned else ()
+    yield from _data_problems(values, folder) if local else ()
     yield from _other_masks(values)
     yield from _too_few_examples(values)
     yield from _unshared(values)
@@ -97,23 +104,86 @@ def _base_problems(values: Mapping) -> Iterator[ConfigProblem]:
     if unsupported := refusal(model):
         yield ConfigProblem(("base",), f"{folder}: {unsupported}")
         return
+    if _at(values, "evaluation", "chat_template") is True and not chat_template_in(folder):
+        text = f"true found, but {folder} has no chat template: take false, or a base for chats"
+        yield ConfigProblem(("evaluation", "chat_template"), text)
     longest = positions(model)
     if longest is not None:
         yield from _too_long(values, longest)
 
 
-def repositories(values: Mapping) -> dict[str, str]:
-    """{hub repository: `model` or `dataset`} for everything that a study reads from the hub."""
-    base, tasks = values.get("base"), _at(values, "evaluation", "tasks")
+def repositories(values: Mapping, folder: Path) -> dict[str, str]:
+    """{hub repository: `model` or `dataset`} for everything that a study reads from the hub.
+
+    `folder` holds tasks/.
+    """
+    base = values.get("base")
     found = {base: "model"} if isinstance(base, str) and base in _pins(values) else {}
     found |= bridge.repositories(_at(values, "bridge"), _pins(values))
     if base == "random":
         return found  # all other texts are generated
-    tasks = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []
+    local = _at(values, "evaluation", "data_folder") is not None
     learned = _at(values, "instructions", "data")
-    named = isinstance(learned, str) and "/" in learned
-    data = [*data_sets(tasks), *([learned] if named else [])]
+    named = isinstance(learned, str) and not is_local(learned, _pins(values))
+    named = named and (learned in _pins(values) or not Path(learned).exists())
+    data = [*({} if local else _splits(values, folder)), *([learned] if named else [])]
     return found | dict.fromkeys(data, "dataset")
+
+
+def _splits(values: Mapping, folder: Path) -> Parts:
+    tasks = _at(values, "evaluation", "tasks")
+    known = {*project_tasks(folder), *lm_eval_names(folder)}
+    named = [t for t in tasks if isinstance(t, str)] if isinstance(tasks, list) else []
+    asked = _at(values, "evaluation", "num_fewshot")
+    if isinstance(asked, dict):
+        asked = {task: number for task, number in asked.items() if isinstance(number, int)}
+    elif not isinstance(asked, int):
+        asked = None
+    return data_sets(folder, [task for task in named if task in known], asked)
+
+
+def _data_problems(values: Mapping, folder: Path) -> Iterator[ConfigProblem]:
+    """Splits that tasks read and that their source does not have."""
+    home, path = _at(values, "evaluation", "data_folder"), ("evaluation", "data_folder")
+    if isinstance(home, str):
+        for data, parts in _splits(values, folder).items():
+            for configuration, split in parts:
+                if not split_of(home, data, configuration, split):
+                    place = (Path(home) / data / configuration).as_posix()
+                    text = f"no {split} split found: {place}/{split}-....parquet was expected"
+                    yield ConfigProblem(path, text)
+    elif values.get("base") == "random":
+        made = {benchmark.data for benchmark in BENCHMARKS.values()}
+        for data in _splits(values, folder).keys() - made:
+            yield ConfigProblem(
+                ("evaluation", "tasks"),
+                f"a task that reads {data} found, of which a rehearsal (base: random) makes no "
+                "texts: leave it out, or give `evaluation.data_folder`",
+            )
+
+
+def _instruction_problems(values: Mapping) -> Iterator[ConfigProblem]:
+    data, pins = _at(values, "instructions", "data"), _pins(values)
+    if not isinstance(data, str) or not data:
+        return
+    if not is_local(data, pins):
+        if data not in pins and Path(data).exists():
+            text = f"{data} is the name of a data set of the hub; write ./{data} for the one here"
+            yield ConfigProblem(("instructions", "data"), text)
+        elif _at(values, "instructions", "count") is None:
+            text = f"no `count` found: the number of records of the hub's {data} was expected"
+            yield ConfigProblem(("instructions",), text)
+    elif not Path(data).exists():
+        yield ConfigProblem(
+            ("instructions", "data"),
+            f"{data!r} found, which is no file or folder: a {', '.join(DATA_SUFFIXES)} file, a "
+            "folder of such files, or a data set of the hub (owner/name) was expected",
+        )
+    else:
+        try:
+            training_split(data)
+        except ValueError as error:
+            yield ConfigProblem(("instructions", "data"), f"{data}: {error}")
 
 
 def _pins(values: Mapping) -> Mapping:
@@ -126,14 +196,17 @@ def is_commit(pin: Any) -> bool:
     return isinstance(pin, str) and re.fullmatch(r"[0-9a-f]{40}", pin) is not None
 
 
-def unpinned(study: Study) -> list[str]:
-    """The hub repositories that the study reads and that have no commit yet."""
-    return [str(problem.path[-1]) for problem in _unpinned(study.model_dump())]
+def unpinned(study: Study, folder: Path) -> list[str]:
+    """The hub repositories that the study reads and that have no commit yet.
+
+    `folder` holds tasks/.
+    """
+    return [str(problem.path[-1]) for problem in _unpinned(study.model_dump(), folder)]
 
 
-def _unpinned(values: Mapping) -> Iterator[ConfigProblem]:
+def _unpinned(values: Mapping, folder: Path) -> Iterator[ConfigProblem]:
     pins = _pins(values)
-    for repository, kind in repositories(values).items():
+    for repository, kind in repositories(values, folder).items():
         pin = pins.get(repository)
         if is_commit(pin) or not isinstance(pin, str | None):
             continue

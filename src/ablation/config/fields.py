@@ -47,6 +47,16 @@ class OneOf:
         return core_schema.literal_schema(self.names)
 
 
+def is_null(value: object) -> bool:
+    """For `exclude_if`: a key that is null stays out of fingerprints, as if there were no key."""
+    return value is None
+
+
+def is_off(value: object) -> bool:
+    """As `is_null`, for a key that is false."""
+    return value is False
+
+
 class Strict(BaseModel):
     """A block that rejects unknown keys, wrong types, and numbers that are not finite."""
 

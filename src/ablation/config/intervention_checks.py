@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ablation.config.interventions import InterventionSettings, read_settings
+from ablation.config.interventions import UNUSABLE, InterventionSettings, read_settings
 from ablation.config.merging import ConfigProblem, did_you_mean
 from ablation.vocabulary.interventions import RESERVED
 from ablation.vocabulary.masks import CAUSAL, MASKS
@@ -24,11 +24,13 @@ SHIPPED = Path("resources/micro/base")
 def find_problems(values: Mapping) -> Iterator[ConfigProblem]:
     """The problems of a study's interventions, and of the recipes that name them."""
     settings = _settings(values)
-    model = _base_config(values)
+    model = _base_config(values) if settings else {}
     for name, one in settings.items():
         if name in (*MASKS, *RESERVED):
             text = f"{name!r} is a word of tables and folders already: give it another name"
             yield ConfigProblem(("interventions", name), text)
+        if one.kind in UNUSABLE:
+            yield ConfigProblem(("interventions", name), UNUSABLE[one.kind])
         if problem := one.problem(model):
             yield ConfigProblem(("interventions", name, problem[0]), problem[1])
     recipes = values.get("recipes")
@@ -49,7 +51,10 @@ def _settings(values: Mapping) -> dict[str, InterventionSettings]:
 
 
 def _base_config(values: Mapping) -> Mapping[str, Any]:
-    """What is known of the base's config.json before anything runs; empty for a hub model."""
+    """What is known of the base's config.json before anything runs, perhaps nothing.
+
+    That of a hub model is known if the hub's cache on this machine has it at the pinned commit.
+    """
     base = values.get("base")
     shape: Any = None
     if base == "random":
@@ -62,12 +67,28 @@ def _base_config(values: Mapping) -> Mapping[str, Any]:
         names = {"layers": "num_hidden_layers", "heads": "num_attention_heads"}
         names |= {"width": "hidden_size", "feed_forward": "intermediate_size"}
         return {theirs: shape[ours] for ours, theirs in names.items() if ours in shape}
-    file = (SHIPPED if base == "shipped" else Path(str(base))) / "config.json"
+    pins = values.get("pins")
+    if isinstance(pins, dict) and isinstance(base, str) and base in pins:
+        file = _cached_config(base, pins[base])
+    else:
+        file = (SHIPPED if base == "shipped" else Path(str(base))) / "config.json"
+    if file is None:
+        return {}
     try:
         config = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         return {}  # reported with the base
     return config if isinstance(config, dict) else {}
+
+
+def _cached_config(repository: str, commit: Any) -> Path | None:
+    """The config.json of a hub model in the hub's cache on this machine; the hub is not asked."""
+    from huggingface_hub import try_to_load_from_cache  # slow, and only few studies need it
+
+    if not isinstance(commit, str):
+        return None
+    found = try_to_load_from_cache(repository, "config.json", revision=commit)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _recipe_problems(

@@ -8,10 +8,11 @@ GROUP.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, reduce
+from functools import reduce
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, TypeAdapter, field_validator
 
@@ -19,6 +20,7 @@ from ablation.config.architectures import positions, text_part
 from ablation.config.fields import Strict, described_field
 
 GROUP = "ablation.interventions"
+PROTOCOL = "ablation.interventions.protocol"  # the module of the base class of implementations
 BEYOND = 3  # tokens behind a window, with which the audit sees where it ends
 NAME = r"^[a-z][a-z0-9]*$"  # of an intervention in a study, and a word in names of variants
 
@@ -207,24 +209,56 @@ def _repeated(values: list) -> Any:
 # ---- the registry of settings ------------------------------------------------------------------
 
 
-@cache
-def _provided() -> dict[str, EntryPoint]:
-    """{kind: entry point} of other distributions."""
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
 BUILT_IN: tuple[type[InterventionSettings], ...] = (
     *(Window, DropLayers, Heads, Positions, Round, Prune, Norm),
 )
-EVERY = (*BUILT_IN, *(point.load() for point in _provided().values()))
 KINDS: dict[str, type[InterventionSettings]] = {
-    settings.model_fields["kind"].annotation.__args__[0]: settings for settings in EVERY
+    get_args(settings.model_fields["kind"].annotation)[0]: settings for settings in BUILT_IN
 }
+UNUSABLE: dict[str, str] = {}  # {kind: why the entry point that provides it cannot be used}
+_POINTS: dict[str, EntryPoint] = {}  # {kind: the entry point that provides it}
+
+
+def _problem(point: EntryPoint) -> str | None:
+    """What is wrong with a kind of another distribution; one that is right becomes usable."""
+    try:
+        found = point.load()
+        if not (isinstance(found, type) and issubclass(found, InterventionSettings)):
+            return f"it is {found!r}, and no subclass of {__name__}.InterventionSettings"
+        found.model_rebuild()
+    except Exception as error:  # whatever a module of others raises when it is imported
+        return f"{type(error).__name__}: {error}"
+    if get_args(kind := found.model_fields["kind"].annotation) != (point.name,):
+        return f"`kind` of {found.__name__} is {kind}, and Literal[{point.name!r}] was expected"
+    named = getattr(found, "implementation", None)
+    module, _, name = named.partition(":") if isinstance(named, str) else ("", "", "")
+    if not (module and name):
+        return f"`implementation` of {found.__name__} is {named!r}, and `module:class` was expected"
+    if find_spec(module.partition(".")[0]) is None:
+        return f"there is no module {module}, which `implementation` of {found.__name__} names"
+    if point.name in KINDS:
+        return "there is another kind of this name: register one of them by another"
+    KINDS[point.name] = found
+    return None
+
+
+def _add(point: EntryPoint) -> None:
+    if problem := _problem(point):
+        by = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+        UNUSABLE[point.name] = (
+            f"kind {point.name!r} found, but its entry point {point.name} = {point.value} of {by} "
+            f"cannot be used: {problem}. docs/interventions.md has a right one"
+        )
+    _POINTS.setdefault(point.name, point)
+
+
+for _point in entry_points(group=GROUP):
+    _add(_point)
 
 if TYPE_CHECKING:
     AnyIntervention = InterventionSettings
 else:
-    AnyIntervention = Annotated[reduce(or_, EVERY), Field(discriminator="kind")]
+    AnyIntervention = Annotated[reduce(or_, KINDS.values()), Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[InterventionSettings] = TypeAdapter(AnyIntervention)
 
 
@@ -235,12 +269,17 @@ def read_settings(values: Mapping[str, Any]) -> InterventionSettings:
 
 def distribution_of(values: Mapping[str, Any]) -> str | None:
     """The distribution that provides the kind of an intervention; None for a kind of this one."""
-    point = _provided().get(str(values.get("kind")))
+    point = _POINTS.get(str(values.get("kind")))
     return point.dist.name if point and point.dist else None
 
 
 def modules_of(values: Mapping[str, Any] | None) -> frozenset[str]:
-    """The module of this distribution that does an intervention, for the hash of a job's code."""
+    """The module of this distribution that does an intervention, for the hash of a job's code.
+
+    For a kind of another distribution, whose version is in the fingerprint, it is the protocol.
+    """
     settings = KINDS.get(str((values or {}).get("kind")))
-    module = settings.implementation.partition(":")[0] if settings else ""
-    return frozenset([module] if module.startswith("ablation.") else [])
+    if settings is None:
+        return frozenset()
+    module = settings.implementation.partition(":")[0]
+    return frozenset([module if module.startswith("ablation.") else PROTOCOL])

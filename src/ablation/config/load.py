@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ablation.config.checks import find_problems
-from ablation.config.interventions import KINDS
+from ablation.config.interventions import KINDS, UNUSABLE
 from ablation.config.merging import (
     ConfigError,
     ConfigProblem,
@@ -29,7 +29,7 @@ from ablation.config.merging import (
     resolve,
 )
 from ablation.config.study import Study
-from ablation.vocabulary.masks import CAUSAL, MASKS
+from ablation.vocabulary.masks import ABLATED_MASKS, CAUSAL, MASKS
 from ablation.vocabulary.recipes import RECIPES, recipe_of
 
 
@@ -38,14 +38,17 @@ def load_study(
     folder: str | Path = "config",
     files: Iterable[str | Path] = (),
     pinned: bool = True,
+    local: bool = True,
 ) -> Study:
     """The study that `overrides` (Snakemake's `config`, or an empty mapping) describe.
 
     `folder` holds default.yaml, further files to extend, and tasks/. `files` are those given to
     --configfile: their content is part of `overrides`, and they are read to find the place of each
     value. `pinned=False` accepts hub repositories without a commit (`checks.unpinned`), which is
-    enough to list the jobs of a study, but not to run them. Raises ConfigError with one line for
-    each problem: the key, its file and line, what was found, and what was expected.
+    enough to list the jobs of a study, but not to run them. `local=False` leaves out the checks of
+    the user's base and data: a rented machine has only those that its job reads. Raises
+    ConfigError with one line for each problem: the key, its file and line, what was found, and what
+    was expected.
     """
     files = list(files)
     if len(files) > 1:  # Snakemake would merge their recipes
@@ -64,7 +67,7 @@ def load_study(
     except ValidationError as error:
         errors = error.errors()
     problems = [ConfigProblem(_path(e), _text(e)) for e in errors if not _only_inherited(e, errors)]
-    problems += find_problems(values, Path(folder), pinned)
+    problems += find_problems(values, Path(folder), pinned, local)
     lines = config.problems + [f"{dotted(p)} ({_place(p, config)}): {text}" for p, text in problems]
     if lines or study is None:
         raise ConfigError(
@@ -164,6 +167,13 @@ def _text(error: Mapping[str, Any]) -> str:
         expected = "a name of small letters and digits was expected"
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         named = found.get("kind") if isinstance(found, dict) else None
+        if named == "mask":
+            return (
+                f"kind 'mask' found, but every study has the masks {', '.join(MASKS)} without "
+                f"naming them here: give a recipe `train_under: {ABLATED_MASKS[0]}`"
+            )
+        if named in UNUSABLE:
+            return UNUSABLE[named]
         hint = did_you_mean(str(named), KINDS) if named else ""
         return f"kind {named!r} found, one of {', '.join(KINDS)} was expected{hint}"
     elif kind == "value_error":

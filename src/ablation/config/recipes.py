@@ -13,6 +13,7 @@ from ablation.config.fields import (
     Plateau,
     Strict,
     described_field,
+    is_null,
     stop_in_time,
     whole_micro_batches,
     without_repeats,
@@ -58,11 +59,6 @@ class StopRules(Strict):
     )
 
 
-def _is_null(value: object) -> bool:
-    """Keys that are null stay out of fingerprints and records, as if there were no such key."""
-    return value is None
-
-
 class Adapter(Strict):
     """An adapter that is trained in place of the weights, and merged into them at the end."""
 
@@ -82,7 +78,7 @@ class Adapter(Strict):
         "Bits of the frozen weights while training (QLoRA; needs bitsandbytes); the adapter is "
         "merged into the whole weights. null leaves them as they are.",
         default=None,
-        exclude_if=_is_null,
+        exclude_if=is_null,
     )
 
     @field_validator("targets", mode="before")
@@ -141,7 +137,7 @@ class Training(Learning):
         "Adapter that is trained beside frozen weights and then merged into them "
         "(docs/interventions.md); null trains all weights.",
         default=None,
-        exclude_if=_is_null,
+        exclude_if=is_null,
     )
     stops: StopRules = described_field(
         "Rules that end a training before `max_steps`; such an end is a success, and its reason is "
@@ -166,12 +162,12 @@ class Recipe(Training):
         "What is taken away while training: one of `interventions`, or a mask, as `train_mask` "
         "names it. The name of the recipe must have it as a word, such as `3B-thin`.",
         default=None,
-        exclude_if=_is_null,
+        exclude_if=is_null,
     )
     score_under: list[str] | None = described_field(
         "Further conditions under which checkpoints of the recipe are scored: names of "
         "`interventions`, or `causal`. By default one that was trained under an intervention is "
         "scored under it, and without it if it can be lifted; a control under every one.",
         default=None,
-        exclude_if=_is_null,
+        exclude_if=is_null,
     )

@@ -7,7 +7,7 @@ so that it is reported whatever else is wrong. This module does not import torch
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -18,20 +18,24 @@ from ablation.config.fields import (
     Seed,
     Strict,
     described_field,
+    is_null,
+    is_off,
     without_repeats,
 )
 from ablation.config.interventions import AnyIntervention, InterventionName
 from ablation.config.recipes import Leak, Recipe, StopRules, Training
 from ablation.config.world import MicroWorld
-from ablation.data.benchmarks import data_sets
+from ablation.data.local_files import is_local
 from ablation.vocabulary.instructions import INSTRUCTIONS
 from ablation.vocabulary.interventions import LIFTED
 from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.metrics import METRICS
+from ablation.vocabulary.protocols import PUBLISHED_PROTOCOL, protocol_of
 from ablation.vocabulary.recipes import NAME, RECIPES
 
 __all__ = ["ComputeSettings", "Leak", "Recipe", "StopRules", "Study", "Training"]
 
+Examples = Annotated[int, Field(ge=0)]
 MetricName = Annotated[str, OneOf(METRICS)]
 REPOSITORY = r"^[\w.-]+/[\w.-]+$"  # owner/name on the hub
 
@@ -126,6 +130,25 @@ class Evaluation(Strict):
         "log-likelihood of a choice by its number of characters (acc_norm), bytes (acc_bytes) or "
         "tokens (acc_token), or by nothing (acc). acc_token_float32 is acc_token without rounding."
     )
+    data_folder: str | None = described_field(
+        "Folder here with the data sets of the tasks, as on the hub: `<data set>/<configuration>/"
+        "<split>-....parquet` (docs/own_data.md). null takes them from the hub, at the commits in "
+        "`pins`.",
+        default=None,
+        exclude_if=is_null,
+    )
+    num_fewshot: Examples | dict[str, Examples] | None = described_field(
+        "Number of examples in each prompt, of all tasks or by task, as lm-eval draws them; null "
+        "takes that of each task file, mostly 0. Tasks named published_* have none.",
+        default=None,
+        exclude_if=is_null,
+    )
+    chat_template: bool = described_field(
+        "Whether prompts are put into the chat template of the model, with examples as turns, as "
+        "lm-eval's `apply_chat_template` does; not those of tasks named published_*.",
+        default=False,
+        exclude_if=is_off,
+    )
     limit: int | None = described_field(
         "Largest number of items of a task, for a quick look; null scores all.", ge=1
     )
@@ -144,6 +167,23 @@ class Evaluation(Strict):
     @classmethod
     def _distinct(cls, tasks: list[str]) -> list[str]:
         return without_repeats(tasks, "task")
+
+    @field_validator(
+        "num_fewshot",
+        mode="plain",
+        json_schema_input_type=Examples | dict[str, Examples] | None,
+    )
+    @classmethod
+    def _numbers_of_its_tasks(cls, asked: Any, info: ValidationInfo) -> Any:
+        named = asked if isinstance(asked, dict) else {}
+        numbers = [*named.values()] if asked is None or named else [asked]
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError("a number (0 or more), or {task: number}, was expected")
+        tasks = info.data.get("tasks", named)
+        for task in named:
+            if task not in tasks or protocol_of(task) == PUBLISHED_PROTOCOL:
+                raise ValueError(f"{task} named, but tasks of lm-eval in `tasks` were expected")
+        return asked
 
     @field_validator("batch_tokens")
     @classmethod
@@ -178,12 +218,19 @@ class Samples(Strict):
 
 
 class Instructions(Strict):
-    """Instruction data of the hub."""
+    """Instruction data of the hub, or on this machine."""
 
     data: str = described_field(
-        "Hub data set with a train split of Alpaca records.", pattern=REPOSITORY
+        "Hub data set (owner/name) with a train split of Alpaca records; or a file or folder here, "
+        "as JSON Lines, JSON or parquet, with Alpaca's fields or chats (docs/own_data.md).",
+        min_length=1,
     )
-    count: int = described_field("Number of records; the first ones are taken.", ge=2)
+    count: int | None = described_field(
+        "Number of records; the first ones are taken. null takes all, of local files only.",
+        ge=2,
+        default=None,
+        exclude_if=is_null,
+    )
 
 
 class RandomBase(GroupedShape):
@@ -323,11 +370,12 @@ class Study(Strict):
         return self.base in self.pins
 
     @property
+    def local_instructions(self) -> str | None:
+        """The file or folder here that the instruction data are read from, if they are."""
+        data = self.instructions.data if self.instructions else None
+        return data if data and is_local(data, self.pins) else None
+
+    @property
     def rehearsal(self) -> bool:
         """Whether weights and texts are random, so that accuracies mean nothing."""
         return self.base == "random"
-
-    @property
-    def data_sets(self) -> dict[str, list[tuple[str, str]]]:
-        """{hub data set: the (configuration, split) pairs that the study is scored on}."""
-        return data_sets(self.evaluation.tasks)

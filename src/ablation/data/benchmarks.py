@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ablation.vocabulary.protocols import PUBLISHED_PREFIX, PUBLISHED_PROTOCOL, protocol_of
-
 
 class Benchmark(NamedTuple):
     """A data set on the hub, its configuration (a folder), and the split that lm_eval scores."""
@@ -40,24 +38,18 @@ DATA_SUFFIXES = (".parquet", ".jsonl", ".json")
 SPLIT_SUFFIXES = (".parquet", ".jsonl")  # of files that hold one split
 
 
-def data_sets(tasks: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
-    """{data set on the hub: its (configuration, split) pairs that `tasks` read}, sorted."""
-    wanted: dict[str, set[tuple[str, str]]] = {}
-    for task in tasks:
-        benchmark = BENCHMARKS.get(task.removeprefix(PUBLISHED_PREFIX))
-        if benchmark:
-            published = protocol_of(task) == PUBLISHED_PROTOCOL
-            split = PUBLISHED_SPLIT if published else benchmark.split
-            wanted.setdefault(benchmark.data, set()).add((benchmark.configuration, split))
-    return {data: sorted(wanted[data]) for data in sorted(wanted)}
-
-
 def split_files(names: Iterable[str], configuration: str, split: str) -> list[str]:
-    """The files of a repository whose names mark them as a split of a configuration, sorted."""
-    wanted = re.compile(rf"(^|[/_.-])({SPLIT_NAMES[split]})[/_.-]")
+    """The files of a repository whose names mark them as a split of a configuration, sorted.
+
+    Other words for the split count only if no file has its own name.
+    """
     folder = f"{configuration}/" if configuration else ""
-    within = (n for n in names if n.startswith(folder) and n.endswith(SPLIT_SUFFIXES))
-    return sorted(name for name in within if wanted.search(name[len(folder) :]))
+    within = [n for n in names if n.startswith(folder) and n.endswith(SPLIT_SUFFIXES)]
+    for words in filter(None, (re.escape(split), SPLIT_NAMES.get(split))):
+        wanted = re.compile(rf"(^|[/_.-])({words})[/_.-]")
+        if found := [n for n in within if wanted.search(n[len(folder) :])]:
+            return sorted(found)
+    return []
 
 
 def training_files(names: Iterable[str]) -> list[str]:

@@ -37,6 +37,7 @@ LENGTHS = {
     "steps": (80, 0.4, 200),
     "paragraph": (108, 0.3, 180),  # HotpotQA, 1,200 to 1,800 tokens in the ten of a question
 }
+OTHER_SPLIT = 1000  # documents of a split that is not scored
 INPUT_SHARE = 0.38  # the share of Alpaca records that have an `input`
 
 
@@ -45,7 +46,7 @@ def write_synthetic_data(
 ) -> list[Path]:
     """Write synthetic data in place of hub data sets below `folder`, in the form that tasks read.
 
-    wanted: {data set on the hub: (configuration, split) pairs}, from `benchmarks.data_sets`.
+    wanted: {data set on the hub: (configuration, split) pairs}, from `task_data.data_sets`.
     Returns the files.
     """
     names = {benchmark[:2]: name for name, benchmark in BENCHMARKS.items()}
@@ -63,7 +64,7 @@ def benchmark_documents(name: str, split: str, seed: int) -> Iterator[dict]:
     """As many documents as the split of the benchmark has, with the fields that its task reads."""
     random = Random(f"{name} {split} {seed}")
     make = {"arc_easy": _arc, "arc_challenge": _arc, "hellaswag": _hellaswag, "piqa": _piqa}
-    for _ in range(DOCUMENT_COUNTS[name, split]):
+    for _ in range(DOCUMENT_COUNTS.get((name, split), OTHER_SPLIT)):
         yield make.get(name, _winogrande)(random)
 
 

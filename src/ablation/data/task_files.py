@@ -66,10 +66,20 @@ def project_tasks(folder: Path) -> list[str]:
 
 
 @cache
+def _lm_eval_list(folder: Path) -> dict[str, list[str]]:
+    """{name: the other columns} of the generated list of lm-eval's tasks, groups and tags."""
+    _, *lines = gzip.decompress((folder / LM_EVAL_NAMES).read_bytes()).decode().split("\n")
+    return {name: columns for name, *columns in (line.split("\t") for line in lines)}
+
+
 def lm_eval_names(folder: Path) -> dict[str, str]:
     """{name: the reason why it cannot be scored, or ""} of lm-eval's tasks, groups and tags."""
-    _, *lines = gzip.decompress((folder / LM_EVAL_NAMES).read_bytes()).decode().split("\n")
-    return {name: reason for name, _, reason in (line.partition("\t") for line in lines)}
+    return {name: "".join(columns[:1]) for name, columns in _lm_eval_list(folder).items()}
+
+
+def lm_eval_sources(folder: Path, name: str) -> list[str]:
+    """The sources of lm-eval's task, group or tag, as `ablation.data.task_data` writes them."""
+    return _lm_eval_list(folder).get(name, [])[1:]
 
 
 # ---- which tasks can be scored --------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ablation.config.interventions import read_settings
 from ablation.config.study import ComputeSettings
 from ablation.interventions.anatomy import probe
 from ablation.interventions.protocol import Intervention
@@ -61,10 +62,9 @@ def load_under(
             "again; a base must be whole"
         )
     for settings in held:
-        own = make(str(settings.get("kind")), settings)
         if intervention is not None and settings == intervention.as_dict():
             continue
-        if not own.liftable:
+        if not read_settings(settings).liftable:
             raise NotInForce(
                 f"{folder}: {settings} was taken away for good while it was trained, so it cannot "
                 f"be scored {'under ' + intervention.name if intervention else 'without it'}"

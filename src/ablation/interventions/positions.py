@@ -32,10 +32,18 @@ class RemovedPositions(Intervention):
     """
 
     def take_away(self, model: PreTrainedModel) -> dict[str, Any]:
-        found = list(_readers(model))
-        if not found:
-            raise NoSuchPart(f"{type(model).__name__}: no part of it that computes with positions")
+        if self._moved_by_other_positions(model) == 0:
+            raise NoSuchPart(
+                f"{type(model).__name__}: it does not depend on the positions that it is given, so "
+                "none can be removed"
+            )
         self.restore(model)
+        if moved := self._moved_by_other_positions(model):
+            raise NoSuchPart(
+                f"{type(model).__name__}: it computes with positions outside of its layers and of "
+                "its embeddings of positions, so they cannot be removed: with both at position 0, "
+                f"other positions moved its logits by {moved:.3g}"
+            )
         return {}
 
     def restore(self, model: PreTrainedModel) -> None:
@@ -44,9 +52,14 @@ class RemovedPositions(Intervention):
                 module.register_forward_pre_hook(_at_zero, with_kwargs=True)
                 _removed.add(module)
 
-    @torch.no_grad()
     def audit(self, model: PreTrainedModel) -> dict[str, Any]:
         """Other positions give the same logits, bit for bit."""
+        if moved := self._moved_by_other_positions(model):
+            raise self.not_in_force(model, f"other positions moved its logits by {moved:.3g}")
+        return {"moved_by_other_positions": 0.0}
+
+    @torch.no_grad()
+    def _moved_by_other_positions(self, model: PreTrainedModel) -> float:
         rows = probe(model, prompt=6)
         inputs = forward_inputs(model, self.mask, rows)
         was_training = model.training
@@ -56,10 +69,7 @@ class RemovedPositions(Intervention):
             others = model(**inputs | {"position_ids": rows.position_ids * 3 + 1}).logits
         finally:
             model.train(was_training)
-        moved = float((logits - others).abs().max())
-        if moved != 0:
-            raise self.not_in_force(model, f"other positions moved its logits by {moved:.3g}")
-        return {"moved_by_other_positions": moved}
+        return float((logits - others).abs().max())
 
 
 def _readers(model: PreTrainedModel) -> Iterator[nn.Module]:

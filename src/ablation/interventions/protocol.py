@@ -25,11 +25,6 @@ class Intervention:
     def __init__(self, name: str, settings: InterventionSettings) -> None:
         self.name, self.settings, self.mask = name, settings, CAUSAL
 
-    @property
-    def liftable(self) -> bool:
-        """Whether a model that was trained under the intervention can be scored without it."""
-        return self.settings.liftable
-
     def as_dict(self) -> dict[str, Any]:
         """The settings as configuration, fingerprints and marks hold them."""
         return self.settings.model_dump()

@@ -1,9 +1,11 @@
 """The kind `round`: weights of the layers have few levels.
 
-Sources: rounding to nearest with one scale for a group of weights, as Frantar et al. 2022, GPTQ
-(arXiv:2210.17323), use for comparison; training with it by the straight-through gradient of Bengio
-et al. 2013 (arXiv:1308.3432), as Liu et al. 2023, LLM-QAT (arXiv:2305.17888). A training keeps
-float32 copies, takes their gradient at the rounded weights, and saves the rounded weights.
+The levels are symmetric and equally far from each other, from minus to plus the largest weight of a
+group of weights of one output, and each weight takes the nearest. Source of groups with a scale
+each: Dettmers and Zettlemoyer 2023, "The case for 4-bit Precision" (arXiv:2212.09720). A training
+keeps float32 copies of the weights and steps them by the gradient at the rounded weights, as
+Courbariaux et al. 2015, BinaryConnect (arXiv:1511.00363), the straight-through gradient of Bengio
+et al. 2013 (arXiv:1308.3432). It saves the rounded weights. Activations are not rounded.
 """
 
 from __future__ import annotations

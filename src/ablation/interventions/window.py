@@ -47,15 +47,16 @@ class SlidingWindow(Intervention):
         def seen(number: int, layer: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
             states = args[0] if args else kwargs["hidden_states"]
             other = states.clone()
-            other[:, 0] += states.std() * torch.randn(
+            other[..., 0, :] += states.std() * torch.randn(
                 states.shape[-1], generator=torch.Generator().manual_seed(0)
             ).to(states)
             again = layer.forward(
                 *((other, *args[1:]) if args else ()),
                 **(kwargs if args else {**kwargs, "hidden_states": other}),
             )
-            difference = (first_tensor(again) - first_tensor(output)).abs().amax(-1)[0]
-            moved.append(_movements(difference, tokens))
+            # Some layers compute several streams of hidden states, [streams, 1, tokens, width].
+            difference = (first_tensor(again) - first_tensor(output)).abs().amax(-1)
+            moved.append(_movements(difference.flatten(0, -2).amax(0), tokens))
 
         def run() -> None:
             model(**forward_inputs(model, self.mask, rows))

@@ -22,6 +22,9 @@ NOT_HASHED = (
     "model.checks",
 )
 
+# Modules that scripts import, but execute only with a module that the configuration names.
+ONLY_BY_NAME = frozenset(["ablation.interventions.anatomy", "ablation.interventions.protocol"])
+
 Position = tuple[int, int]  # line from 1, column from 0
 
 
@@ -154,8 +157,10 @@ def code_closure(
     """The hashed `ablation` modules that a script imports, directly or through others, sorted.
 
     The modules in `leave_out` do not count, and neither do modules that only they import. Those in
-    `by_name`, which the script imports by a name in its configuration, count too.
+    `by_name`, which the script imports by a name in its configuration, count too. Without any of
+    them, those in `ONLY_BY_NAME` do not count.
     """
+    leave_out = leave_out if by_name else leave_out | ONLY_BY_NAME
     seen: set[str] = set()
     pending = set(_imported_modules(Path(script).read_text("utf-8"), "", package) | by_name)
     while pending:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -21,11 +22,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate as lm_eval_evaluate
+from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerBase
 
 from ablation.data.sample_rows import SAMPLE_COLUMNS
+from ablation.data.shots import Shots, shots_of
 from ablation.scoring.encoding import EncodedBlocks, Request
+from ablation.scoring.local_copies import local_copies
 from ablation.scoring.masked_lm import MaskedLM, Scores
 from ablation.vocabulary.protocols import (
     LM_EVAL_PROTOCOL,
@@ -61,10 +65,15 @@ class Items:
         name of a task gives its protocol; tasks of several protocols may be scored together.
     task_folder: a folder of task files. lm_eval's own tasks, whose index takes seconds, are loaded
         only if a name is not in this folder.
-    data_folder: passed to the tasks as metadata: the function of a task's `custom_dataset` receives
-        it as the keyword `data_folder`.
+    data_folder: a folder of data sets, in which tasks find those of their `dataset_path`. It is
+        also passed to them as metadata: the function of a task's `custom_dataset` receives it as
+        the keyword `data_folder`.
     limit: the number of documents that are scored of each task, from the first; None for all. The
         published protocol scores 500 at most.
+    num_fewshot: the number of examples in each prompt, of all tasks or by task; None takes that of
+        each task file. Tasks of the published protocol have none.
+    chat_template: whether prompts are put into the tokenizer's chat template, with examples as
+        turns, as lm_eval does it; not those of the published protocol.
     fewshot_seed: with which the examples in few-shot prompts are drawn.
 
     Raises FileNotFoundError for a missing task folder, and ValueError for an unknown task or one
@@ -78,15 +87,30 @@ class Items:
         task_folder: str | Path | None = None,
         data_folder: str | Path | None = None,
         limit: int | None = None,
+        num_fewshot: Shots = None,
+        chat_template: bool = False,
         fewshot_seed: int = 1234,
     ) -> None:
         metadata = {} if data_folder is None else {"data_folder": str(data_folder)}
         manager = _task_manager(tasks, task_folder, metadata)
         self.tokenizer = tokenizer
-        self.by_protocol = [
-            ProtocolItems(protocol_of(macro), manager.load(names), limit, fewshot_seed)
-            for macro, names in tasks_by_macro(tasks).items()
-        ]
+        template = _chat_options(tokenizer) if chat_template else {}
+        self.by_protocol: list[ProtocolItems] = []
+        members: set[str] = set()
+        for macro, names in tasks_by_macro(tasks).items():
+            protocol = protocol_of(macro)
+            with local_copies(data_folder, num_fewshot):
+                loaded = manager.load(names)
+            _set_examples(loaded["tasks"], num_fewshot, fewshot_seed)
+            chat = template if protocol == LM_EVAL_PROTOCOL else {}
+            self.by_protocol.append(ProtocolItems(protocol, loaded, limit, chat))
+            members |= loaded["tasks"].keys()
+        groups = sorted(set(num_fewshot if isinstance(num_fewshot, Mapping) else ()) - members)
+        if groups:
+            raise ValueError(
+                f"num_fewshot names {', '.join(groups)}, which are groups of tasks: name their "
+                "tasks in `tasks` and here, or give one number for all"
+            )
 
 
 class ProtocolItems:
@@ -99,7 +123,11 @@ class ProtocolItems:
     """
 
     def __init__(
-        self, protocol: str, loaded: Mapping[str, Any], limit: int | None, fewshot_seed: int
+        self,
+        protocol: str,
+        loaded: Mapping[str, Any],
+        limit: int | None,
+        chat: Mapping[str, Any],
     ) -> None:
         self.protocol = protocol
         limits = (n for n in (limit, PROTOCOL_OPTIONS[protocol].most_items) if n is not None)
@@ -111,11 +139,8 @@ class ProtocolItems:
         self.request_of_row: list[int] = []
         for name, task in loaded["tasks"].items():
             _refuse_other_tasks(name, task)
-            if task.get_config("num_fewshot") is None:
-                task.set_config("num_fewshot", 0)
-            task.set_fewshot_seed(fewshot_seed)
             with _templates_compiled_once():
-                built = self._loaded["tasks"][name] = BuiltTask(task, limit)
+                built = self._loaded["tasks"][name] = BuiltTask(task, limit, chat)
                 for instances in built.items:
                     starts = []
                     for instance in instances:
@@ -152,8 +177,8 @@ class BuiltTask:
     items: the requests of each document, in lm_eval's order.
     """
 
-    def __init__(self, task: ConfigurableTask, limit: int | None) -> None:
-        task.build_all_requests(limit=limit)
+    def __init__(self, task: ConfigurableTask, limit: int | None, chat: Mapping[str, Any]) -> None:
+        task.build_all_requests(limit=limit, **chat)
         self._task = task
         self.eval_docs = task.task_docs  # the task's own property processes all documents again
         self.items = [list(of) for _, of in groupby(task.instances, lambda made: made.doc_id)]
@@ -192,6 +217,32 @@ def _templates_compiled_once() -> Iterator[None]:
         yield
     finally:
         del utils.env.from_string
+
+
+def _chat_options(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The options with which lm_eval's tasks put prompts into the chat template of a tokenizer.
+
+    They are those of `lm_eval --apply_chat_template`. Raises ValueError without a template.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "evaluation.chat_template is true, but the tokenizer of the base has no chat template: "
+            "set it to false, or take a base that was trained on chats"
+        )
+    model = SimpleNamespace(tokenizer=tokenizer, chat_template_args={})
+    return {
+        "apply_chat_template": True,
+        "fewshot_as_multiturn": True,
+        "chat_template": partial(HFLM.apply_chat_template, model),
+    }
+
+
+def _set_examples(tasks: Mapping[str, ConfigurableTask], asked: Shots, seed: int) -> None:
+    """Set the number of examples in each prompt of `tasks`, and the seed that draws them."""
+    for name, task in tasks.items():
+        number = shots_of(name, task.get_config("num_fewshot"), asked)
+        task.set_config("num_fewshot", number)
+        task.set_fewshot_seed(seed)
 
 
 def _task_manager(

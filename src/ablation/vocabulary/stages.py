@@ -55,12 +55,14 @@ _TABLE = [
     Stage("base_items", "base", "data", "items"),
     Stage("fetch_items", "base", "data", "fetch_items", rule="base_benchmarks"),
     Stage("generate_items", "base", "data", "generate_items", rule="base_benchmarks"),
+    Stage("local_items", "base", "data", "local_items", rule="base_benchmarks"),
     Stage("base_instructions", "base", "data", "instructions"),
     Stage("recipe_instructions", "base", "data", "instructions"),
     Stage("fetch_instructions", "base", "data", "fetch_instructions", rule="base_instructions"),
     Stage(
         "generate_instructions", "base", "data", "generate_instructions", rule="base_instructions"
     ),
+    Stage("local_instructions", "base", "data", "local_instructions", rule="base_instructions"),
     Stage("base_pretrain", "base", "model", "pretrain", MODEL),
     Stage("base_random", "base", "model", "base_random", MODEL),
     Stage("stage1_baseline", "stage1", "scoring", "evaluate", SCORING, masks=(CAUSAL,)),

@@ -13,6 +13,7 @@ from typing import Any
 
 from ablation.analysis.published_training import training_settings
 from ablation.config.study import Hardware, Study
+from ablation.data.local_files import hashes
 from ablation.data.task_files import task_hashes
 from ablation.provenance.files import canonical_json, sha256_file, sha256_text
 from ablation.provenance.fingerprints import without_keys
@@ -54,6 +55,8 @@ class StudyFingerprints(Fingerprints):
     @property
     def items_stage(self) -> str:
         """The stage that brings the benchmarks' data sets."""
+        if self.study.evaluation.data_folder:
+            return "local_items"
         return "generate_items" if self.study.rehearsal else "fetch_items"
 
     @property
@@ -61,16 +64,21 @@ class StudyFingerprints(Fingerprints):
         """The stage that brings the finetuning records."""
         if not self.study.instructions:
             return "base_instructions"
+        if self.study.local_instructions:
+            return "local_instructions"
         return "generate_instructions" if self.study.rehearsal else "fetch_instructions"
 
     def _base_items(self) -> Slice:
         return self._world("items"), {}
 
     def _fetch_items(self) -> Slice:
-        data_sets = self.study.data_sets
+        data_sets = self.paths.splits
         return {"data_sets": data_sets, **self._origin(list(data_sets))}, {}
 
     _generate_items = _fetch_items
+
+    def _local_items(self) -> Slice:
+        return {"files": hashes(self.paths.local_splits, self.paths.benchmarks)}, {}
 
     def _base_instructions(self) -> Slice:
         return self._world("finetuning"), {}
@@ -92,6 +100,13 @@ class StudyFingerprints(Fingerprints):
         return {"instructions": instructions.model_dump(), **self._origin([instructions.data])}, {}
 
     _generate_instructions = _fetch_instructions
+
+    def _local_instructions(self) -> Slice:
+        instructions = self.study.instructions
+        assert instructions is not None
+        manifest = f"{self.paths.instructions}/manifest.json"
+        files = hashes(self.paths.local_instructions, manifest)
+        return {"files": files, **instructions.model_dump(exclude={"data"})}, {}
 
     def _base_pretrain(self) -> Slice:
         return self._world("pretrain"), {}
@@ -118,7 +133,7 @@ class StudyFingerprints(Fingerprints):
     def items(self) -> dict[str, Fingerprint]:
         """{manifest: its fingerprint} of all items that the study's tasks are scored on."""
         world = self.world_items if self.paths.world_tasks else {}
-        brought = {self.paths.benchmarks: self.of(self.items_stage)} if self.study.data_sets else {}
+        brought = {self.paths.benchmarks: self.of(self.items_stage)} if self.paths.splits else {}
         return world | brought
 
     # ---- stages 1 to 5 --------------------------------------------------------------------------
@@ -127,7 +142,7 @@ class StudyFingerprints(Fingerprints):
     def _scoring(self) -> dict[str, Any]:
         """What every scoring job sees; task files are hashed once."""
         return {
-            "evaluation": self.study.evaluation.model_dump(exclude={"metric"}),
+            "evaluation": self.study.evaluation.model_dump(exclude={"metric", "data_folder"}),
             "hardware": self.scoring_hardware.affecting_results(),
             "task_files": task_hashes(self.root / "config", self.study.evaluation.tasks),
         }
@@ -306,8 +321,6 @@ class StudyFingerprints(Fingerprints):
             "hardware": self.scoring_hardware.affecting_results(),
         }
         shown = self.paths.under_masks  # the others have no score under a mask beside the text
-        if shown != self.paths.recipes:
-            config["trained"] = shown
         prompts = {} if study.samples.prompts else self.world_items
         return config, {self.paths.base: self.of("base"), **prompts, **self.trained([seed], shown)}
 

@@ -33,13 +33,18 @@ class WrongPlace(ValueError):
 class StudyWorkflow:
     """The study, with everything that rules need to know of it."""
 
-    def __init__(self, overrides: Mapping, root: Path, files: Iterable[str | Path]) -> None:
+    def __init__(
+        self, overrides: Mapping, root: Path, files: Iterable[str | Path], main: bool = True
+    ) -> None:
         """`overrides` is Snakemake's `config`; `files` are those given to --configfile.
+
+        main: whether this is the process that the user started, and not one of a job, whose machine
+            has only the files that the job reads.
 
         Raises ConfigError for a configuration that cannot be used.
         """
-        self.overrides, self.root, self.files = overrides, root, list(files)
-        self.study: Study = load_study(overrides, root / "config", self.files, pinned=False)
+        self.overrides, self.root, self.files = dict(overrides), root, list(files)
+        self.study: Study = load_study(overrides, root / "config", self.files, False, main)
         self.paths = Paths(self.study, root)
         self.fingerprints = StudyFingerprints(self.study, self.paths, root)
         if block := self.study.bridge:
@@ -75,7 +80,7 @@ class StudyWorkflow:
                 f"{named} names no `study:`. Its results replace those of {self.study.study}, in "
                 f"results/{self.study.study}/."
             )
-        if lacking := unpinned(self.study):
+        if lacking := unpinned(self.study, self.root / "config"):
             found.append(
                 f"{len(lacking)} hub repositories have no commit yet (pins:). This shows what "
                 "would run; a real run needs them: `ablation pin FILE` gets them from the hub."
@@ -84,12 +89,17 @@ class StudyWorkflow:
 
 
 def start(
-    overrides: dict, snakefiles: str | Path, files: Iterable[str | Path], storage: object
+    overrides: dict,
+    snakefiles: str | Path,
+    files: Iterable[str | Path],
+    workflow: Any,
 ) -> StudyWorkflow:
     """Load the study for the rules in the folder `snakefiles`, below the root of the repository.
 
-    overrides: Snakemake's `config`; it gets `keep_states`, which changes no result.
-    storage: Snakemake's default storage provider, None without one.
+    overrides: Snakemake's `config`; it gets `keep_states`, which changes no result, and `local`,
+        the places of the user's data, whose content is in fingerprints.
+    workflow: Snakemake's own, for its default storage provider, None without one, and whether this
+        is the process that the user started.
 
     Raises WrongPlace where paths in manifests would lead elsewhere, ConfigError as `StudyWorkflow`.
     """
@@ -100,7 +110,8 @@ def start(
             "that folder, without --directory. Each study has a folder of its own below results/. "
             "For results elsewhere clone the repository there."
         )
-    if storage:  # fingerprints name manifests by their paths here
+    # Fingerprints name manifests by their paths here.
+    if workflow.storage_settings.default_storage_provider:
         raise WrongPlace(
             "This study's manifests name each other by paths in this folder: leave out "
             "--default-storage-provider. `ablation push s3://...` carries results to a bucket, "
@@ -108,11 +119,13 @@ def start(
         )
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    loaded = StudyWorkflow(overrides, root, files)
+    loaded = StudyWorkflow(overrides, root, files, workflow.is_main_process)
     hardware = loaded.study.hardware
     if not hardware.gpu:  # torch and numpy read them when a job imports them
         os.environ |= environment(hardware.instructions)
     overrides["keep_states"] = loaded.study.keep_states
+    places = {"items": loaded.study.evaluation.data_folder}
+    overrides["local"] = places | {"instructions": loaded.study.local_instructions}
     return loaded
 
 

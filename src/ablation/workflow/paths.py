@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ablation.config.study import Study
+from ablation.data import local_files
+from ablation.data.task_data import Parts, data_sets
 from ablation.data.task_files import data_files
 from ablation.provenance.files import visible_files
 from ablation.vocabulary.catalogue import FIRST
@@ -88,10 +90,28 @@ class Paths(TablePaths):
         return self.every_world_item if self.world_tasks else []
 
     @cached_property
+    def splits(self) -> Parts:
+        """{data set: the (configuration, split) pairs that the study's tasks read}."""
+        evaluation = self.study.evaluation
+        return data_sets(self.root / "config", evaluation.tasks, evaluation.num_fewshot)
+
+    @cached_property
+    def local_splits(self) -> local_files.Files:
+        """The files of these splits, where they lie in a folder of the user."""
+        folder = self.study.evaluation.data_folder
+        return local_files.splits(folder, self.splits) if folder else {}
+
+    @cached_property
     def data_sets(self) -> list[str]:
-        """Folders of hub data sets, and the data that task files of the user name as theirs."""
+        """Folders of data sets, and the data that task files of the user name as theirs."""
         own = data_files(self.root / "config", self.study.evaluation.tasks)
-        return [*own, *(f"{self.items}/{data}" for data in self.study.data_sets)]
+        return [*own, *(f"{self.items}/{data}" for data in self.splits)]
+
+    @cached_property
+    def local_instructions(self) -> local_files.Files:
+        """The files here that the finetuning records are read from."""
+        data = self.study.local_instructions
+        return local_files.training_split(data) if data and Path(data).exists() else {}
 
     def records_of(self, recipe: str) -> str:
         """The folder of the records that a recipe is trained on."""

@@ -184,7 +184,7 @@ def test_a_generation_without_mark_is_never_right(said, gold):
 
 def test_the_real_study_names_four_repositories_and_is_refused_without_their_commits():
     study = load_study({"extends": "bridge7b.yaml"}, CONFIG, pinned=False)
-    assert len(unpinned(study)) == 4
+    assert len(unpinned(study, CONFIG)) == 4
     with pytest.raises(ConfigError, match="openai/gsm8k.*ablation pin"):
         load_study({"extends": "bridge7b.yaml"}, CONFIG)
     assert study.bridge.data["gsm8k"].test == 1319 and not study.bridge.rehearsal

@@ -218,7 +218,10 @@ VALUES = {
         "its own metrics (process_results) found",
     ),
     "group of which some write": ("evaluation: {tasks: [leaderboard]}", "generate_until found"),
-    "task twice": ("evaluation: {tasks: [swag, swag]}", "task swag is named twice"),
+    "task twice": (
+        "evaluation: {tasks: [micro_piqa, micro_piqa]}",
+        "task micro_piqa is named twice",
+    ),
     "unknown metric": ("evaluation: {metric: acc_nrm}", "did you mean `acc_norm`?"),
     "forward smaller than a row": (
         "evaluation: {row_tokens: 8192}",
@@ -287,6 +290,53 @@ VALUES = {
         "not pinned",
         "the dataset may change",
     ),
+    "a task of lm-eval without a pin": (
+        "evaluation: {tasks: [sciq]}",
+        "pins.allenai/sciq (",
+        "not pinned",
+    ),
+    "a folder without the data of a task": (
+        "evaluation: {tasks: [sciq], data_folder: resources}",
+        "evaluation.data_folder (",
+        "no test split found: resources/allenai/sciq/test-....parquet was expected",
+    ),
+    "a folder without the configuration of a task": (
+        "evaluation: {tasks: [openbookqa], data_folder: ../gone/}",
+        "evaluation.data_folder (",
+        "no test split found: ../gone/allenai/openbookqa/main/test-....parquet was expected",
+    ),
+    "examples of another task": (
+        "evaluation: {tasks: [micro_piqa], num_fewshot: {piqa: 2}}",
+        "evaluation.num_fewshot (",
+        "piqa named, but tasks of lm-eval in `tasks` were expected",
+    ),
+    "examples of the published protocol": (
+        f"evaluation: {{tasks: [published_piqa], num_fewshot: {{published_piqa: 2}}}}\n"
+        f"pins: {{baber/piqa: '{'1' * 40}'}}",
+        "evaluation.num_fewshot (",
+        "published_piqa named",
+    ),
+    "fewer examples than none": (
+        "evaluation: {num_fewshot: -1}",
+        "evaluation.num_fewshot (",
+        "-1 found, a number (0 or more), or {task: number}, was expected",
+    ),
+    "text for a number of examples": (
+        "evaluation: {num_fewshot: {micro_piqa: '2'}}",
+        "evaluation.num_fewshot (",
+        "a number (0 or more)",
+    ),
+    "a chat template that the base lacks": (
+        "evaluation: {chat_template: true}",
+        "evaluation.chat_template (",
+        "resources/micro/base has no chat template",
+    ),
+    "a rehearsal of a task without made-up texts": (
+        "base: random\nevaluation: {tasks: [sciq]}",
+        "evaluation.tasks (",
+        "allenai/sciq found",
+        "`evaluation.data_folder`",
+    ),
     "finetuning data without a pin": (
         f"instructions: {{data: yahma/alpaca-cleaned, count: 99}}\n{OWN}",
         "pins.yahma/alpaca-cleaned (",
@@ -313,6 +363,36 @@ VALUES = {
         f"instructions: {{data: alpaca, count: 99}}\n{OWN}",
         "instructions.data (",
     ),
+    "records that are no file": (
+        f"instructions: {{data: ../gone/records.jsonl}}\n{OWN}",
+        "instructions.data (",
+        "'../gone/records.jsonl' found, which is no file or folder",
+    ),
+    "records that are no file, in a folder below": (
+        f"instructions: {{data: data/records.jsonl}}\n{OWN}",
+        "instructions.data (",
+        "which is no file or folder",
+    ),
+    "records of no known kind": (
+        f"instructions: {{data: README.md}}\n{OWN}",
+        "instructions.data (",
+        ".parquet, .jsonl, .json file was expected, README.md found",
+    ),
+    "records named like a data set": (
+        f"instructions: {{data: resources/micro}}\n{OWN}",
+        "instructions.data (",
+        "write ./resources/micro for the one here",
+    ),
+    "a folder without records": (
+        f"instructions: {{data: ./resources/micro}}\n{OWN}",
+        "instructions.data (",
+        "one data file, or files with `train` in their names, are needed; found: ",
+    ),
+    "no number of the hub's records": (
+        f"instructions: {{data: a/b}}\npins: {{a/b: '{'1' * 40}'}}\n{OWN}",
+        "instructions (",
+        "no `count` found",
+    ),
     "fewer records than a step takes": (
         f"instructions: {{data: a/b, count: 20}}\npins: {{a/b: '{'1' * 40}'}}\n{OWN}",
         "finetune.batch_examples (",
@@ -323,6 +403,14 @@ VALUES = {
     "shipped base, other facts": ("world: {seed: 7}", "world.seed", "`base: pretrain`"),
     "shipped base, other split": ("world: {dev_percent: 11}", "world.dev_percent", "made for 10"),
 }
+
+
+def test_examples_without_their_split_are_refused(configs, tmp_path):
+    (tmp_path / "allenai/sciq").mkdir(parents=True)
+    (tmp_path / "allenai/sciq/test-0.jsonl").write_text("{}")
+    study = f"evaluation: {{tasks: [sciq], data_folder: {tmp_path}, num_fewshot: {{sciq: 2}}}}"
+    message = refusal(configs, study)
+    assert f"no train split found: {tmp_path}/allenai/sciq/train-....parquet was expec" in message
 
 
 @pytest.mark.parametrize("text, fragments", [(v[0], v[1:]) for v in VALUES.values()], ids=VALUES)

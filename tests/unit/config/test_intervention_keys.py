@@ -1,5 +1,6 @@
 """Promises of the keys of interventions: impossible ones are refused with key, file and line."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from ablation.config.interventions import BUILT_IN
 from ablation.config.load import load_study
 from ablation.config.merging import ConfigError
+from tests.support.fake_hub import FakeHub
 
 THIN = {"thin": {"kind": "drop_layers", "layers": [3]}}
 SWA = {"swa": {"kind": "window", "tokens": 16, "when": "prefill"}}
@@ -58,6 +60,10 @@ def one(**settings):
         ),
         (one(kind="prune", sparsity=1.0, structure="weights"), "interventions.x.sparsity"),
         (one(kind="windw", tokens=16), "interventions.x .*'windw' found, .*mean `window`"),
+        (
+            one(kind="mask", mask="prefill_bidir"),
+            "'mask' found, .*every study has .*causal, prefill_bidir.*`train_under: prefill_bidir`",
+        ),
         (one(kind="window", tokns=16, when="prefill"), "interventions.x.tokns .*unknown key, did"),
         ({"interventions": {"causal": THIN["thin"]}}, "'causal' is a word of tables and folders"),
         ({"interventions": {"lifted": THIN["thin"]}}, "'lifted' is a word of tables and folders"),
@@ -71,6 +77,19 @@ def one(**settings):
 )
 def test_an_impossible_intervention_is_refused_with_its_key_and_file(changes, message, tmp_path):
     assert re.search(message, refused(tmp_path, changes), re.S)
+
+
+def test_a_hub_model_in_the_cache_is_compared_with_what_is_taken_away(tmp_path, monkeypatch):
+    """The pinned commit alone counts; without it in the cache, the job compares."""
+    hub = FakeHub(tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub.cache))
+    config = json.dumps({"model_type": "llama", "num_hidden_layers": 2}).encode()
+    commit = hub.add("they/small", {"config.json": config})
+    study = one(kind="drop_layers", layers=[3]) | {"base": "they/small"}
+    message = "x.layers .*layer 3 found, but the base has layers 0 to 1"
+    assert re.search(message, refused(tmp_path, study | {"pins": {"they/small": commit}}))
+    assert load_study(study | {"pins": {"they/small": "ab" * 20}}).from_hub
+    load_study(study | {"pins": {"they/small": None}}, pinned=False)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from ablation.analysis.metrics import item_correct
 from ablation.scoring.evaluate import evaluate
 from ablation.scoring.items import Items
+from ablation.scoring.local_copies import local_copies
 from ablation.vocabulary.masks import MASKS
 from tests.support import benchmarks, published_port
 from tests.support.benchmarks import NAMES
@@ -48,7 +49,8 @@ def load(folder, names):
     manager = TaskManager(
         include_path=str(TASKS), include_defaults=False, metadata={"data_folder": str(folder)}
     )
-    return manager.load(list(names))["tasks"]
+    with local_copies(folder):
+        return manager.load(list(names))["tasks"]
 
 
 @pytest.fixture(scope="module")
@@ -83,20 +85,13 @@ def test_stock_tasks_have_the_prompts_of_lm_eval(name, tasks):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_stock_tasks_differ_from_lm_evals_only_in_the_source_of_documents(name):
+def test_stock_tasks_are_those_of_lm_eval(name):
     def plain(value):
         return (value.__code__.co_filename, value.__name__) if callable(value) else value
 
     ours = load_yaml(TASKS / f"benchmarks/{name}.yaml")
     theirs = load_yaml(STOCK / STOCK_FILES[name])
-    for key in ("custom_dataset", "dataset_kwargs"):
-        ours.pop(key)
-    for key in ("tag", "dataset_path", "dataset_name", "training_split"):
-        theirs.pop(key, None)
-    if theirs.get(
-        "test_split"
-    ):  # the scored split; the validation split is then for few-shot examples
-        theirs.pop("validation_split")
+    theirs.pop("tag", None)
     theirs = {key: value for key, value in theirs.items() if value is not None}
     assert {k: plain(v) for k, v in ours.items()} == {k: plain(v) for k, v in theirs.items()}
 
@@ -245,10 +240,13 @@ def test_a_choice_merged_whole_into_its_prompt_scores_minus_infinity():
 
 
 def test_a_missing_copy_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="test split below .*ai2_arc/ARC-Easy"):
+    (tmp_path / "allenai/ai2_arc").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="ai2_arc/ARC-Easy/test-....parquet was expected"):
         load(tmp_path, ["arc_easy"])
+    with pytest.raises(FileNotFoundError, match="validation split below .*winogrande_xl"):
+        load(tmp_path, ["published_winogrande"])
     with pytest.raises(ValueError, match="winogrande: no data folder"):
-        TaskManager(include_path=str(TASKS), include_defaults=False).load(["winogrande"])
+        TaskManager(include_path=str(TASKS), include_defaults=False).load(["published_winogrande"])
 
 
 def test_limit_counts_items_and_not_documents(copies):

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import errors
 
 from ablation.data import hub
-from ablation.data.benchmarks import data_sets, read_documents, split_files, training_files
+from ablation.data.benchmarks import read_documents, split_files, training_files
 from ablation.data.hub import HubError
 from ablation.model.checkpoints import load
 from tests.support.checkpoints import quantize, write_multimodal
@@ -244,37 +244,13 @@ def test_data_sets_have_their_own_pages_and_commands(fake, monkeypatch):
 # ---- the files of a data set ---------------------------------------------------------------------
 
 
-def test_the_data_sets_of_tasks():
-    assert data_sets(["micro_piqa", "mmlu"]) == {}
-    assert data_sets(["published_arc_easy", "arc_easy", "arc_challenge", "piqa"]) == {
-        "allenai/ai2_arc": [
-            ("ARC-Challenge", "test"),
-            ("ARC-Easy", "test"),
-            ("ARC-Easy", "validation"),
-        ],
-        "baber/piqa": [("", "validation")],
-    }
-
-
-def test_task_files_read_the_splits_of_the_table_of_benchmarks():
-    import re
-    from pathlib import Path
-
-    from ablation.data.benchmarks import BENCHMARKS
-
-    tasks = Path(__file__).resolve().parents[3] / "config/tasks/benchmarks"
-    for name, benchmark in BENCHMARKS.items():
-        split = re.search(r"^  split: (\w+)$", (tasks / f"{name}.yaml").read_text(), re.M)
-        assert split[1] == benchmark.split
-        assert f"benchmark: {name}\n" in (tasks / f"published_{name}.yaml").read_text()
-
-
 LAYOUTS = {
     "hub": (["data/train-0-of-1.parquet", "data/validation-0-of-1.parquet"], "", 1),
     "converted": (["default/train/0000.parquet", "default/validation/0000.parquet"], "", 1),
     "lines": (["train.jsonl", "valid.jsonl", "test.jsonl"], "", 1),
     "configuration": (["A/validation-0.parquet", "B/validation-0.parquet"], "B", 1),
     "development": (["dev.jsonl", "dev-labels.lst"], "", 0),
+    "its own name before other words": (["dev-0.parquet", "validation-0.parquet"], "", 1),
 }
 
 

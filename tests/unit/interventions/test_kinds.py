@@ -7,10 +7,10 @@ import torch
 from transformers import DynamicCache
 
 from ablation.config.interventions import KINDS, read_settings
-from ablation.interventions.anatomy import matrices, probe
+from ablation.interventions.anatomy import NoSuchPart, matrices, probe
 from ablation.interventions.loading import load, load_under, require_saved
 from ablation.interventions.protocol import Intervention
-from ablation.interventions.registry import make, of_mask
+from ablation.interventions.registry import make
 from ablation.model.checkpoints import load as plain_load
 from ablation.model.checkpoints import save
 from ablation.model.checks.agreement import require_agreement
@@ -165,13 +165,13 @@ def test_an_optimizer_step_does_not_heal_it(kind):
 
 def test_a_mask_that_is_not_used_is_not_in_force(monkeypatch):
     model = model_of("llama")
-    assert of_mask("prefill_bidir").audit(model)["first_prompt"] > 0
+    assert leak_audit(model, "prefill_bidir").first_prompt > 0
     monkeypatch.setattr(
         "ablation.model.leak_audit.forward_inputs",
         lambda model, mask, rows: forward_inputs(model, "causal", rows),
     )
     with pytest.raises(NotInForce) as caught:
-        of_mask("prefill_bidir").audit(model)
+        leak_audit(model, "prefill_bidir")
     assert caught.type is MaskNotObeyed
 
 
@@ -189,6 +189,40 @@ def test_a_window_is_the_one_of_a_model_that_has_it_itself():
     whole.load_state_dict(own.state_dict())
     make("swa", {"kind": "window", "tokens": 4, "when": "everywhere"}).apply(whole)
     assert torch.equal(logits(own), logits(whole))
+
+
+@pytest.mark.parametrize("when", ["prefill", "everywhere"])
+def test_a_window_is_seen_in_layers_with_several_streams_of_hidden_states(when):
+    model = tiny_family("gemma3n_text")
+    taken = make("swa", {"kind": "window", "tokens": 3, "when": when})
+    with pytest.raises(NotInForce, match="beyond the window of 3 tokens"):
+        taken.audit(model)
+    taken.apply(model)
+    evidence = taken.audit(model)
+    assert evidence["moved_within_window"] > 0 == evidence["moved_beyond_window"]
+    assert (evidence["moved_in_continuation"] > 0) == (when == "prefill")
+
+
+@pytest.mark.parametrize("name", ["gptj", "codegen"])
+def test_positions_are_removed_from_attention_that_computes_them_itself(name):
+    model, taken = tiny_family(name), make("x", {"kind": "positions"})
+    with pytest.raises(NotInForce, match="other positions moved"):
+        taken.audit(model)
+    taken.apply(model)
+    assert taken.audit(model) == {"moved_by_other_positions": 0}
+
+
+@pytest.mark.parametrize("name", ["beam", "ctrl"])
+def test_positions_that_the_model_itself_computes_with_cannot_be_removed(name):
+    model = tiny_family(name)
+    with pytest.raises(NoSuchPart, match="outside of its layers .*other positions moved.* by"):
+        make("x", {"kind": "positions"}).apply(model)
+
+
+def test_a_model_without_positions_has_none_that_could_be_removed():
+    model = tiny_family("smollm3", no_rope_layers=[0, 0])
+    with pytest.raises(NoSuchPart, match="does not depend on the positions"):
+        make("x", {"kind": "positions"}).apply(model)
 
 
 def test_a_window_in_prefill_equals_a_windowed_prefill_with_a_cache():

@@ -36,3 +36,22 @@ def test_rounded_weights_that_moved_from_zero_by_a_tenth_of_a_step_are_seen(bits
         matrix.values.masked_fill_(matrix.values == 0, 0.1 * float(step))
     with pytest.raises(NotInForce, match="levels"):
         taken.audit(model)
+
+
+@pytest.mark.parametrize("group", [8, None])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_weight_takes_the_nearest_of_equally_spaced_levels_up_to_the_largest_of_its_group(
+    bits, group
+):
+    model = tiny_model("llama")
+    before = [matrix.values.clone() for matrix in matrices(model)]
+    make("x", ROUND | {"bits": bits, "group": group}).apply(model)
+    for old, matrix in zip(before, matrices(model), strict=True):
+        width = group or old.shape[-1]
+        old, new = (w.unflatten(-1, (-1, width)) for w in (old, matrix.values))
+        largest, most = old.abs().amax(-1, keepdim=True), 2 ** (bits - 1) - 1
+        scale = new.abs().amax(-1, keepdim=True) / most
+        torch.testing.assert_close(scale, largest / most, rtol=2**-7, atol=0)
+        levels = new / scale
+        assert torch.equal(levels, levels.round())
+        assert ((old - new).abs() <= (largest - most * scale).clamp_min(scale / 2) * 1.001).all()

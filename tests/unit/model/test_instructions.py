@@ -3,6 +3,7 @@
 import os
 import platform
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -66,11 +67,12 @@ def _start(folder):
     os.chdir(folder)
     from ablation.workflow.load import start
 
-    start({"hardware": {"gpu": 0}}, f"{folder}/rules", [], None)
+    workflow = Mock(is_main_process=True, **{"storage_settings.default_storage_provider": None})
+    start({"hardware": {"gpu": 0}}, f"{folder}/rules", [], workflow)
     assert INSTRUCTIONS["avx2"].items() <= os.environ.items()
     for name in INSTRUCTIONS["avx2"]:
         del os.environ[name]
-    start({"hardware": {"instructions": None}}, f"{folder}/rules", [], None)
+    start({"hardware": {"instructions": None}}, f"{folder}/rules", [], workflow)
     assert not INSTRUCTIONS["avx2"].keys() & os.environ.keys()
 
 

@@ -1,18 +1,20 @@
 """Promises of a rehearsal: random weights and made-up texts that everything else takes as real."""
 
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
 
 from ablation.config.load import load_study
-from ablation.data.benchmarks import DOCUMENT_COUNTS, data_sets, read_documents
+from ablation.data.benchmarks import DOCUMENT_COUNTS, read_documents
 from ablation.data.synthetic import (
     LENGTHS,
     alpaca_records,
     benchmark_documents,
     write_synthetic_data,
 )
+from ablation.data.task_data import data_sets
 from ablation.model.bpe_tokenizer import random_tokenizer
 from ablation.model.checkpoints import load
 from ablation.model.leak_audit import leak_audit
@@ -20,6 +22,7 @@ from ablation.model.random_base import write_random_base
 from ablation.provenance.files import file_table
 from ablation.vocabulary.masks import MASKS
 
+CONFIG = Path(__file__).resolve().parents[3] / "config"
 SIZE = load_study({}).random
 TASKS = ["hellaswag", "piqa", "arc_easy", "arc_challenge", "winogrande"]
 TASKS += [f"published_{task}" for task in TASKS]
@@ -98,7 +101,7 @@ def test_a_made_up_word_costs_as_many_tokens_as_an_english_one():
 
 
 def test_copies_have_every_split_that_the_tasks_read_and_repeat(tmp_path):
-    wanted = data_sets(TASKS)
+    wanted = data_sets(CONFIG, TASKS)
     files = write_synthetic_data(tmp_path, wanted, seed=1)
     counts = {tuple(f.relative_to(tmp_path).parts[1:]): len(read_documents(f)) for f in files}
     assert counts["ai2_arc", "ARC-Easy", "test.jsonl"] == DOCUMENT_COUNTS["arc_easy", "test"]
@@ -120,15 +123,17 @@ def test_right_answers_are_drawn_by_lot():
 
 
 def test_every_task_of_both_protocols_reads_its_copy(tmp_path):
-    from pathlib import Path
-
     from lm_eval.tasks import TaskManager
 
-    write_synthetic_data(tmp_path, data_sets(TASKS), seed=1)
-    folder = Path(__file__).resolve().parents[3] / "config/tasks"
+    from ablation.scoring.local_copies import local_copies
+
+    write_synthetic_data(tmp_path, data_sets(CONFIG, TASKS), seed=1)
+    folder = CONFIG / "tasks"
     metadata = {"data_folder": str(tmp_path)}
     manager = TaskManager(include_path=str(folder), include_defaults=False, metadata=metadata)
-    for name, task in manager.load(TASKS)["tasks"].items():
+    with local_copies(tmp_path):
+        tasks = manager.load(TASKS)["tasks"]
+    for name, task in tasks.items():
         split = "test" if name in ("arc_easy", "arc_challenge") else "validation"
         docs = task.eval_docs
         assert len(docs) == DOCUMENT_COUNTS[name.removeprefix("published_"), split]

@@ -1,8 +1,12 @@
 """Promises of `ablation sample`: real generation under each mask, side by side, repeatable."""
 
 import csv
+import importlib.util
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -11,13 +15,17 @@ from ablation.data.alpaca import alpaca_prompt
 from ablation.data.continuations import CannotSample, Continuation
 from ablation.model.checkpoints import load, save
 from ablation.provenance.files import write_json_lines
+from ablation.provenance.fingerprints import make_fingerprint
+from ablation.provenance.job import Job
 from ablation.provenance.manifests import write_manifest
 from ablation.report.continuations import print_continuations, write_continuations
 from ablation.scoring.generate import Prompt, models_of, prompts_of, sample
+from tests.support.small_training import HARDWARE
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+ROOT = Path(__file__).resolve().parents[3]
 GREEDY = {"max_new_tokens": 6, "temperature": 0.0, "seed": 0, "device": "cpu", "dtype": "float32"}
 PROMPTS = [Prompt("The hawk chose Eve and the fox"), Prompt("Question: who has the key?\nAnswer:")]
 
@@ -103,6 +111,39 @@ def test_causal_is_stock_generation_and_a_masked_prefill_is_not(study):
         assert c.text == tokenizer.decode(made, skip_special_tokens=True)
     masked = [c for c in found if c.mask == "prefill_bidir"]
     assert [c.text for c in masked] != [c.text for c in causal]
+
+
+@pytest.mark.parametrize("recipes", [[], ["3B"]])
+def test_the_table_has_the_recipes_among_the_inputs_of_its_job_alone(recipes, study, tmp_path):
+    script = ROOT / "workflow/scripts/samples.py"
+    upstream = {str(study / "base/manifest.json"): "h"}
+    upstream |= {
+        str(study / f"stage3_finetune/{name}/seed7/manifest.json"): "h" for name in recipes
+    }
+    block = {"prompts": ["Who?"], "max_new_tokens": 2, "masks": ["causal"]}
+    config = {"samples": block, "seed": 7, "hardware": HARDWARE.model_dump()}
+    fingerprint = make_fingerprint("samples", script, config, ()) | {"upstream": upstream}
+    spec = importlib.util.spec_from_file_location("samples_script", script)
+    samples = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(samples)
+    # The job finds models beside its manifest; this one is of a table that is never read.
+    made = {
+        "table": str(tmp_path / "samples.csv"),
+        "manifest": str(study / "samples.manifest.json"),
+    }
+    job = Job(
+        SimpleNamespace(
+            input=[],
+            output=SimpleNamespace(**made),
+            params={"fingerprint": json.dumps(fingerprint)},
+            wildcards={},
+            rule="samples",
+            config={},
+        )
+    )
+    samples.main(job)
+    table = pd.read_csv(made["table"])
+    assert sorted(set(table.model)) == sorted(["base", *recipes])
 
 
 def test_sampling_repeats_by_seed_and_no_continuation_depends_on_another(study):

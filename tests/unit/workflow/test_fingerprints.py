@@ -75,6 +75,15 @@ CASES = {
         | DRAWN
         | {"curves", "figures curves", "samples"},
     ),
+    "examples in prompts": (
+        {"evaluation": {"num_fewshot": 2}},
+        SCORED_BASE.union(*(of_recipe(scoring(r), r) for r in SHORT + LONG)) | TABLES | DRAWN,
+    ),
+    "keys that are not used": (
+        {"evaluation": {"num_fewshot": None, "chat_template": False, "data_folder": None}},
+        set(),
+    ),
+    "where the data of other tasks lie": ({"evaluation": {"data_folder": "resources"}}, set()),
     "GPUs of a finetuning": ({"hardware": {"gpu": 0}}, set()),
 }
 
