@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ablation.config.interventions import layer_count
-from ablation.model.leak_audit import AUDITED_WIDTH
 from ablation.model.packing import Example, Rows, pack
 
 # Names of norms of queries, keys and values, and of what they are projected to.
@@ -21,6 +20,8 @@ PROJECTED = re.compile(r"(q|k|v|kv|query|key|value)_")
 MIXING = re.compile(r"sub_?norm|group_?norm")
 # Names of the last projection of an attention, from which its heads reach the residual stream.
 OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "out_lin", "proj")
+
+PROBE_WIDTH = 512  # tokens of the rows with which models are audited on a GPU
 
 
 class NoSuchPart(ValueError):
@@ -119,8 +120,8 @@ def probe(model: PreTrainedModel, prompt: int, continuation: int = 2, seed: int 
     generator = torch.Generator().manual_seed(seed)
     length = prompt + continuation
     ids = torch.randint(3, config.vocab_size, (length,), generator=generator).tolist()
-    # Kernels are compiled for few widths on a GPU, and for this one already (`leak_audit`).
-    width = max(AUDITED_WIDTH, length + -length % 128) if model.device.type == "cuda" else None
+    # Kernels are compiled for each width on a GPU; one serves all audits but long ones.
+    width = max(PROBE_WIDTH, length + -length % 128) if model.device.type == "cuda" else None
     rows = pack([Example(ids[:prompt], [ids[prompt:]])], capacity=length, width=width)
     return rows.to(model.device)
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ablation.model.leak_audit import AUDITED_WIDTH
 from ablation.model.masks import forward_inputs
 from ablation.model.packing import Example, Rows, pack
 from ablation.vocabulary.masks import CAUSAL
+
+
+@contextmanager
+def uncompiled(model: PreTrainedModel) -> Iterator[None]:
+    """Run forwards without compiled code, for rows of a shape that no other row has."""
+    compiled = model.device.type == "cuda" or any(m._compiled_call_impl for m in model.modules())
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        yield
 
 
 def target_logits(model: PreTrainedModel, rows: Rows, mask: str) -> Tensor:
@@ -56,14 +64,14 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
         if not isinstance(decoder, PreTrainedModel) or decoder is model or head is None:
             _plain_heads[model] = False
             return False
-        width = AUDITED_WIDTH if model.device.type == "cuda" else None  # compiled for it already
-        rows = pack([Example([3, 4, 5], [[6, 7]])], capacity=5, width=width).to(model.device)
+        rows = pack([Example([3, 4, 5], [[6, 7]])], capacity=5).to(model.device)
         states: list[Tensor] = []
         hook = decoder.register_forward_hook(lambda module, inputs, out: states.append(out[0]))
         was_training = model.training
         model.eval()
         try:
-            logits = model(**forward_inputs(model, CAUSAL, rows)).logits
+            with uncompiled(model):
+                logits = model(**forward_inputs(model, CAUSAL, rows)).logits
             fits = len(states) == 1 and states[0].shape[-1] == head.weight.shape[-1]
             _plain_heads[model] = fits and torch.equal(head(states[0]), logits)
         finally:

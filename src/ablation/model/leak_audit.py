@@ -6,18 +6,17 @@ of a small row and measures which logits move.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ablation.model.checks.treated import NotInForce
-from ablation.model.masks import forward_inputs
-from ablation.model.packing import Example, pack
+from ablation.model.forward import last_states
+from ablation.model.masks import uses_fixed_rows
+from ablation.model.packing import NARROWEST, Example, pack
 from ablation.vocabulary.masks import MASK
-
-AUDITED_WIDTH = 512  # tokens of the audited row on a GPU
 
 
 class MaskNotObeyed(NotInForce):
@@ -53,10 +52,10 @@ class LeakAudit:
 def leak_audit(model: PreTrainedModel, mask: str, width: int | None = None) -> LeakAudit:
     """Audit `mask` on `model`: does the mask leak, and does the model use it?
 
-    Runs three forwards over one row of some 25 random tokens, padded to `width`. On a GPU the
-    default width is AUDITED_WIDTH, for which kernels are compiled anyway. Raises MaskNotObeyed if
-    the prompt is causal under a mask with a bidirectional prompt, or the reverse, or if a change
-    moves a logit of another doc or branch of the row.
+    Runs three forwards over one row of some 25 random tokens. Under flex attention the row is
+    padded to `width`; give the width of the rows that follow, for which a kernel is compiled
+    anyway. Raises MaskNotObeyed if the prompt is causal under a mask with a bidirectional prompt,
+    or the reverse, or if a change moves a logit of another doc or branch of the row.
     """
     config = model.config.get_text_config()
     generator = torch.Generator().manual_seed(0)
@@ -68,19 +67,19 @@ def leak_audit(model: PreTrainedModel, mask: str, width: int | None = None) -> L
     alone = MASK[mask].prompt_sees_response  # then two continuations cannot share a prompt
     examples = [Example(prompt, [first] if alone else [first, second])]
     examples += [Example(random_ids(5), [random_ids(4)])]
-    if width is None and model.device.type == "cuda":
-        width = AUDITED_WIDTH
+    width = max(width or 0, NARROWEST) if uses_fixed_rows(model) else None
     rows = pack(examples, capacity=64, width=width).to(model.device)
+    real = rows.doc[0] >= 0
     changed_continuation = len(prompt) + len(first) // 2
     changed_prompt = len(prompt) - 1
 
     was_training = model.training
     model.eval()
     try:
-        inputs = forward_inputs(model, mask, rows)
 
         def logits(ids: Tensor) -> Tensor:
-            return model(**(inputs | {"input_ids": ids})).logits[0].float()
+            states, head = last_states(model, replace(rows, input_ids=ids), mask)
+            return head(states[0, real]).float()
 
         def movement(position: int) -> Tensor:
             """[tokens]: the largest change of a logit after the token at `position` is changed."""
@@ -93,14 +92,12 @@ def leak_audit(model: PreTrainedModel, mask: str, width: int | None = None) -> L
     finally:
         model.train(was_training)
 
-    own_path = (rows.doc[0] == 0) & (rows.branch[0] <= 1)
+    doc = rows.doc[0, real]
+    own_path = (doc == 0) & (rows.branch[0, real] <= 1)
     position = torch.arange(len(own_path), device=own_path.device)
-    real = rows.doc[0] >= 0
     tolerance = max(torch.finfo(model.dtype).eps, 1e-5) * float(base.abs().max())
     earlier = float(by_continuation[own_path & (position < changed_continuation)].max())
-    elsewhere = float(
-        torch.cat([by_continuation[real & ~own_path], by_prompt[rows.doc[0] == 1]]).max()
-    )
+    elsewhere = float(torch.cat([by_continuation[~own_path], by_prompt[doc == 1]]).max())
     first_prompt = float(by_prompt[0])
     audit = LeakAudit(
         mask=mask,
@@ -109,7 +106,7 @@ def leak_audit(model: PreTrainedModel, mask: str, width: int | None = None) -> L
         elsewhere=elsewhere,
         first_prompt=first_prompt,
         tolerance=tolerance,
-        tokens=int(real.sum()),
+        tokens=len(doc),
     )
     if elsewhere > tolerance:
         raise MaskNotObeyed(

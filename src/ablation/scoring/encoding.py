@@ -14,7 +14,8 @@ from lm_eval.models.huggingface import HFLM
 
 from ablation.vocabulary.protocols import PROTOCOLS, PUBLISHED_PROTOCOL
 
-BLOCK = 2048  # requests that are encoded and scored together
+# Requests that are encoded and scored together. Rows of one block are not filled up from the next.
+BLOCK = 8192
 Request = tuple[str, str]  # context and continuation
 # A request as HFLM encodes it: its strings or None, and the token ids of both.
 EncodedRequest = tuple[Request | None, list[int], list[int]]

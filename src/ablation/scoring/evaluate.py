@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from ablation.data.sample_rows import SAMPLE_COLUMNS, refuse_nan
 from ablation.interventions.protocol import Intervention
 from ablation.model.checkpoints import circumstances
-from ablation.model.checks.agreement import require_agreement
 from ablation.model.leak_audit import leak_audit
 from ablation.provenance.atomic import atomic_path
 from ablation.provenance.files import sha256_text, write_json
@@ -79,15 +78,8 @@ def evaluate(
     the mask, and the errors of `require_agreement` if it differs from its stock forward.
     """
     evidence = {} if intervention is None else intervention.audit(model)
-    require_agreement(model)
-    audit = leak_audit(model, mask)
-    scored_under = condition or (intervention.name if intervention else mask)
-    rows: list[pd.DataFrame] = []
-    lm_eval_results: dict[str, Mapping[str, Any]] = {}
-    lm_eval_facts: dict[str, dict] = {key: {} for key in LM_EVAL_KEYS}
-    capacities: list[int] = []
-    for part in items.by_protocol:
-        lm = MaskedLM(
+    lms = [
+        MaskedLM(
             model,
             items.tokenizer,
             mask=mask,
@@ -97,13 +89,20 @@ def evaluate(
             protocol=part.protocol,
             label=label,
         )
+        for part in items.by_protocol
+    ]
+    audit = leak_audit(model, mask, lms[0].row_tokens)
+    scored_under = condition or (intervention.name if intervention else mask)
+    rows: list[pd.DataFrame] = []
+    lm_eval_results: dict[str, Mapping[str, Any]] = {}
+    lm_eval_facts: dict[str, dict] = {key: {} for key in LM_EVAL_KEYS}
+    for part, lm in zip(items.by_protocol, lms, strict=True):
         scores = lm.score(part.encoded(lm), len(part.requests))
         results = part.lm_eval_results(scores)
         rows.append(part.sample_rows(scores))
         lm_eval_results |= results["results"]
         for key in LM_EVAL_KEYS:
             lm_eval_facts[key] |= results[key]
-        capacities.append(lm.row_tokens)
     samples = pd.concat(rows, ignore_index=True).assign(mask=scored_under, checkpoint=checkpoint)
     samples = samples[list(SAMPLE_COLUMNS)].astype(SAMPLE_COLUMNS)
     refuse_nan(samples)
@@ -114,7 +113,7 @@ def evaluate(
         "task_hashes": task_hashes(samples),
         "lm_eval": {task: _accuracies(results) for task, results in lm_eval_results.items()},
     }
-    used = circumstances(model) | {"row_tokens": min(capacities)}
+    used = circumstances(model) | {"row_tokens": min(lm.row_tokens for lm in lms)}
     return EvaluationResult(facts | lm_eval_facts, samples, used)
 
 

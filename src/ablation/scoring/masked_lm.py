@@ -278,7 +278,7 @@ class MaskedLM(BatchEncodingLM):
         longest = max(lengths)
         if uses_fixed_rows(self.model):
             capacity = max(self.row_tokens, longest + -longest % 1024)
-            batches: Iterator[tuple[list[int], int | None]] = fixed_rows(lengths, capacity)
+            batches: Iterator[tuple[list[int], int | None]] = fixed_rows(lengths, capacity, 1)
         else:
             capacity = max(self.row_tokens, longest)
             batches = ((batch, None) for batch in fill_batches(lengths, self.batch_tokens))

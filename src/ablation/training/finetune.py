@@ -221,7 +221,7 @@ def _finetune(attempt: Attempt) -> Finetuned:
     if recipe.row_tokens is None and not uses_fixed_rows(model):
         longest = max(map(token_count, [*examples.train, *examples.heldout]))
         row_tokens = min(row_tokens, longest)  # attention is quadratic in a row
-    audit = leak_audit(model, recipe.train_mask)
+    audit = leak_audit(model, recipe.train_mask, row_tokens)
     stops = Stops(recipe.stops.no_learning, recipe.stops.plateau, recipe.stops.leak)
     past = past_of(attempt.newest, stops)
     ranks = fsdp.ranks()

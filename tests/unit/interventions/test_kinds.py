@@ -167,7 +167,7 @@ def test_a_mask_that_is_not_used_is_not_in_force(monkeypatch):
     model = model_of("llama")
     assert leak_audit(model, "prefill_bidir").first_prompt > 0
     monkeypatch.setattr(
-        "ablation.model.leak_audit.forward_inputs",
+        "ablation.model.forward.forward_inputs",
         lambda model, mask, rows: forward_inputs(model, "causal", rows),
     )
     with pytest.raises(NotInForce) as caught:

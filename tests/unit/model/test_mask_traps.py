@@ -122,14 +122,15 @@ def test_trap_a_flash_kernel_cannot_take_these_masks():
 
 def with_one_more_cell(query, key):
     model = tiny_model("llama", num_hidden_layers=1)
-    forward = model.forward
+    decoder = model.get_decoder()
+    forward = decoder.forward
 
     def opened(**inputs):
         ready = inputs["attention_mask"].clone()
-        ready[0, 0, query, key] = True
+        ready[0, 0, query % ready.shape[2], key % ready.shape[3]] = True
         return forward(**(inputs | {"attention_mask": ready}))
 
-    model.forward = opened
+    decoder.forward = opened
     return model
 
 

@@ -8,7 +8,6 @@ without mask and positions, shows what the model computes for everyone else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from weakref import WeakKeyDictionary
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ablation.model.checks.supported import UnsupportedArchitecture
-from ablation.model.forward import target_logits
+from ablation.model.forward import target_logits, uncompiled
 from ablation.model.masks import whole_masks
 from ablation.model.packing import Example, Rows, pack
 from ablation.model.positions import most_positions, widest_row, windows
@@ -105,11 +104,8 @@ def _compare(model: PreTrainedModel) -> Agreement:
     behind = Example(other[:1], [other[1:]])
     was_training = model.training
     model.eval()
-    # Compiled kernels of rows of this shape would serve nothing else.
-    compiled = model.device.type == "cuda" or any(m._compiled_call_impl for m in model.modules())
     try:
-        eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-        with eager, whole_masks(model):
+        with uncompiled(model), whole_masks(model):
             first_stock, largest = _stock(model, prompt, first)
             second_stock, _ = _stock(model, prompt, second)
             try:
