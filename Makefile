@@ -67,7 +67,7 @@ test-study: $(VENV)/.ready-dev  # run the tests of the micro study on all its se
 	ABLATION_STUDY=whole $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder \
 	  tests/workflow/test_micro_study.py tests/workflow/test_provenance_study.py \
 	  tests/workflow/test_staleness.py tests/workflow/test_report.py tests/workflow/test_crate_study.py \
-	  tests/workflow/test_rehearsal_study.py tests/unit/config/test_config.py \
+	  tests/workflow/test_rehearsal_study.py tests/unit/config/test_config.py tests/unit/scoring/test_prompts.py \
   tests/unit/repository/test_pretrain_worlds.py
 
 test-bridge: $(VENV)/.ready-dev  # test the micro bridge on its frozen seeds and a toy of the 7B/8B study (half an hour)

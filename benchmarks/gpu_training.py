@@ -209,10 +209,10 @@ def training_trl(size: Size) -> dict:
 def training_growth(size: Size) -> dict:
     """Tokens a second at 1, 2, 4 times the step, and by sample length at one size of step."""
     model, found = make_model(size), {"work": [], "length": []}
-    skip, steps = (1, 2) if size.toy else (3, 8)
+    batch, skip, steps = (2, 1, 2) if size.toy else (16, 3, 8)
     for times in (1, 2, 4):
-        samples = make_samples(size, 16 * times * steps)
-        measured = train(size, model, samples, 16 * times, size.row_tokens[0], skip)
+        samples = make_samples(size, batch * times * steps)
+        measured = train(size, model, samples, batch * times, size.row_tokens[0], skip)
         found["work"].append({"times": times} | measured)
         free()
     for length in size.prompt_lengths:

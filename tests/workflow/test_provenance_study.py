@@ -42,7 +42,7 @@ MADE_AGAIN = [
     ("recovery", ""),
     ("figures", "mask curves"),
 ]
-if len(SEEDS) > 1:  # more scoring, and a training of all its steps
+if len(SEEDS) > 1:  # trainings of all their steps, and more scoring
     MADE_AGAIN += [("stage2", ""), ("stage3", "3B/seed31"), ("stage4", "3B/seed31")]
 
 

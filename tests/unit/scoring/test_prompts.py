@@ -4,6 +4,7 @@ Stock lm_eval reads the same files through the library `datasets`, with none of 
 """
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -222,6 +223,10 @@ def test_a_chat_is_encoded_as_lm_eval_encodes_it(places, chatting):
         assert (first, second) == stock._encode_pair(context, continuation)
 
 
+@pytest.mark.skipif(
+    os.environ.get("ABLATION_STUDY") != "whole",
+    reason="make test-study reads lm_eval's 14,000 files",
+)
 def test_lm_evals_own_tasks_read_the_folder(tokenizer, places, tmp_path):
     document = {"question": "who has it?", "support": " Eve has it.", "correct_answer": "Eve"}
     document |= {f"distractor{n}": name for n, name in enumerate(["Tom", "Ann", "Bé"], 1)}
