@@ -8,7 +8,7 @@ from ablation.provenance.job import Job, run
 
 
 def main(job: Job) -> None:
-    home = home_of(job.options["local"]["instructions"])
+    home = home_of(job.options["instructions"]["data"])
     files = [file for _, file in unchanged(home, job.config["files"])]
     records = [record for file in files for record in read_instructions(file)]
     if not records:

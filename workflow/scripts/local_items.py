@@ -8,7 +8,7 @@ from ablation.provenance.job import Job, run
 
 def main(job: Job) -> None:
     copies = []
-    for name, file in unchanged(job.options["local"]["items"], job.config["files"]):
+    for name, file in unchanged(job.options["evaluation"]["data_folder"], job.config["files"]):
         copies.append(job.home / name)
         copies[-1].parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copies[-1])

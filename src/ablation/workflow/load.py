@@ -96,8 +96,8 @@ def start(
 ) -> StudyWorkflow:
     """Load the study for the rules in the folder `snakefiles`, below the root of the repository.
 
-    overrides: Snakemake's `config`; it gets `keep_states`, which changes no result, and `local`,
-        the places of the user's data, whose content is in fingerprints.
+    overrides: Snakemake's `config`; it gets `keep_states`, which changes no result, and the places
+        of the user's data, whose content is in fingerprints.
     workflow: Snakemake's own, for its default storage provider, None without one, and whether this
         is the process that the user started.
 
@@ -123,10 +123,21 @@ def start(
     hardware = loaded.study.hardware
     if not hardware.gpu:  # torch and numpy read them when a job imports them
         os.environ |= environment(hardware.instructions)
-    overrides["keep_states"] = loaded.study.keep_states
-    places = {"items": loaded.study.evaluation.data_folder}
-    overrides["local"] = places | {"instructions": loaded.study.local_instructions}
+    overrides |= _for_jobs(loaded.study, overrides)
     return loaded
+
+
+def _for_jobs(study: Study, overrides: Mapping) -> dict[str, Any]:
+    """What jobs read of the study, though fingerprints leave it out, as keys of a study's file.
+
+    Hooks load the study from Snakemake's `config` again, so there may be no other keys.
+    """
+    added: dict[str, Any] = {"keep_states": study.keep_states}
+    if folder := study.evaluation.data_folder:
+        added["evaluation"] = {**overrides.get("evaluation", {}), "data_folder": folder}
+    if data := study.local_instructions:
+        added["instructions"] = {**overrides.get("instructions", {}), "data": data}
+    return added
 
 
 def stop_counting_jobs(scheduler: Any) -> None:

@@ -1,0 +1,47 @@
+"""Promise: what the workflow adds to Snakemake's configuration is a study still.
+
+Executors and planners load the study from that configuration again.
+"""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ablation.config.load import load_study
+from ablation.workflow.load import start
+
+ROOT = Path(__file__).resolve().parents[3]
+SNAKEMAKE = SimpleNamespace(
+    storage_settings=SimpleNamespace(default_storage_provider=None), is_main_process=True
+)
+
+
+def own_data(folder):
+    records = folder / "records.jsonl"
+    records.write_text(json.dumps({"instruction": "say a", "input": "", "output": "a"}) + "\n")
+    items = folder / "data/allenai/ai2_arc/ARC-Easy/test-0.parquet"
+    items.parent.mkdir(parents=True)
+    choices = {"text": ["a", "b"], "label": ["A", "B"]}
+    rows = [{"id": "1", "question": "which?", "choices": choices, "answerKey": "A"}]
+    pq.write_table(pa.Table.from_pylist(rows), items)
+    return {
+        "recipes": {"3A": {"train_mask": "causal"}},
+        "instructions": {"data": str(records)},
+        "evaluation": {"tasks": ["arc_easy"], "data_folder": str(folder / "data")},
+    }
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_configuration_of_a_running_workflow_is_the_study_still(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = own_data(tmp_path) if own else {}
+    expected = load_study(config, "config")
+    start(config, ROOT / "workflow", [], SNAKEMAKE)
+    assert load_study(config, "config") == expected
+    if own:  # jobs read the places of the data
+        assert config["instructions"]["data"] == str(tmp_path / "records.jsonl")
+        assert config["evaluation"]["data_folder"] == str(tmp_path / "data")
