@@ -125,7 +125,7 @@ bench: $(VENV)/.ready  # measure scoring on this CPU against lm-eval, a step of 
 	@mv benchmarks/results/bridge_step.part benchmarks/results/bridge_step.json
 	@cat benchmarks/results/dry_run.json benchmarks/results/scoring_cpu.json benchmarks/results/bridge_step.json
 
-bench-gpu: $(VENV)/.ready  # measure scoring and training of a 3.4 B model on this GPU against HFLM and TRL
+bench-gpu: $(VENV)/.ready  # measure scoring, training and whole jobs of a 3.4 B model on this GPU against HFLM and TRL
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/results/$(or $(NAME),h100).json
 	$(BIN)/python benchmarks/gpu_figure.py benchmarks/results/$(or $(NAME),h100).json
 

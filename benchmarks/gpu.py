@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from gpu_jobs import end_to_end, scoring_job
 from gpu_scoring import scoring_error, scoring_growth, scoring_hflm, scoring_ours, scoring_seed_loop
 from gpu_training import (
     training_16,
@@ -128,6 +129,8 @@ def report(done: dict) -> dict:
             "model_tflops": at("training_16k", "model_tflops"),
             "peak_gib": at("training_16k", "peak_gib"),
         },
+        "scoring_job": sections.get("scoring_job"),
+        "end_to_end": sections.get("end_to_end"),
         "sections": sections,
     }
 
@@ -163,6 +166,8 @@ SECTIONS = {
         training_trl,
         scoring_growth,
         training_growth,
+        scoring_job,
+        end_to_end,
     )
 }
 

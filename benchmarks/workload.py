@@ -23,6 +23,17 @@ from ablation.model.random_base import ministral_config
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 STUDY = load_study({"extends": "rehearsal3b.yaml"}, CONFIG)  # the real one, but for the weights
 MICRO = load_study({}, CONFIG)
+# The shape of SmolLM2-135M.
+SMALL = RandomBase(
+    seed=1,
+    vocabulary=49_152,
+    width=576,
+    feed_forward=1536,
+    layers=30,
+    heads=9,
+    key_value_heads=3,
+    head_dim=64,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Size:
     throughput_examples: int  # they make an optimizer step of some 16 thousand tokens
     prompt_lengths: tuple[int, ...]
     growth_tokens: int  # scored at each prompt length
+    job_items: int  # of a whole scoring job
     matrix: int
 
     @property
@@ -63,6 +75,7 @@ FULL = Size(
     throughput_examples=96,
     prompt_lengths=(64, 256, 1024, 4096, 8192),
     growth_tokens=65_536,
+    job_items=7653,
     matrix=8192,
 )
 TOY = Size(
@@ -77,6 +90,7 @@ TOY = Size(
     throughput_examples=4,
     prompt_lengths=(16, 32),
     growth_tokens=300,
+    job_items=4,
     matrix=64,
 )
 

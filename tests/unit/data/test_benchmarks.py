@@ -87,7 +87,9 @@ def test_stock_tasks_have_the_prompts_of_lm_eval(name, tasks):
 @pytest.mark.parametrize("name", NAMES)
 def test_stock_tasks_are_those_of_lm_eval(name):
     def plain(value):
-        return (value.__code__.co_filename, value.__name__) if callable(value) else value
+        if not callable(value):
+            return value
+        return Path(value.__code__.co_filename).resolve(), value.__name__
 
     ours = load_yaml(TASKS / f"benchmarks/{name}.yaml")
     theirs = load_yaml(STOCK / STOCK_FILES[name])

@@ -1,0 +1,127 @@
+"""Whole scoring jobs, from the start of a process to its results; sections of gpu.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+import scoring_job as ours
+import yaml
+from workload import SMALL, Size, make_items
+
+from ablation.config.study import RandomBase
+from ablation.model.bpe_tokenizer import random_tokenizer
+from ablation.model.random_base import write_random_base
+from ablation.vocabulary.masks import MASKS
+
+HERE = Path(__file__).parent
+TASK = "made_up"
+LM_EVAL_BATCHES = (64, 128, 256)
+
+
+@cache
+def place() -> Path:
+    """The folder of models, items and compile caches, for this process."""
+    return Path(tempfile.mkdtemp(prefix="ablation-jobs-"))
+
+
+def prepared(name: str, shape: RandomBase, size: Size) -> tuple[Path, Path]:
+    """The folders of a random model of a shape, and of a task file with items for it."""
+    folder = place() / name
+    if not folder.is_dir():
+        write_random_base(shape, folder / "model")
+        tokenizer = random_tokenizer(shape.seed, shape.vocabulary)
+        used = len(tokenizer)
+        (folder / "tasks").mkdir()
+        with (folder / "items.jsonl").open("w") as file:
+            for number, item in enumerate(make_items(size, size.job_items)):
+                texts = [
+                    tokenizer.decode([20 + i % (used - 20) for i in ids])
+                    for ids in (item.prompt, *item.continuations)
+                ]
+                row = {"query": texts[0], "choices": texts[1:], "label": number % 4}
+                file.write(json.dumps(row) + "\n")
+        task = {
+            "task": TASK,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(folder / "items.jsonl")}},
+            "output_type": "multiple_choice",
+            "test_split": "test",
+            "doc_to_text": "{{query}}",
+            "doc_to_target": "{{label}}",
+            "doc_to_choice": "{{choices}}",
+            "metric_list": [{"metric": "acc"}],
+        }
+        (folder / "tasks" / f"{TASK}.yaml").write_text(yaml.safe_dump(task))
+    return folder / "model", folder / "tasks"
+
+
+def job(name: str, shape: RandomBase, size: Size, caches: str, masks: tuple[str, ...]) -> dict:
+    """One of our jobs; `caches` names the folder of its compiled kernels."""
+    model, tasks = prepared(name, shape, size)
+    hardware = json.dumps(size.hardware.affecting_results() | {"instructions": None})
+    arguments = [str(model), str(tasks), TASK, str(place() / "out"), hardware, *masks]
+    (place() / "out").mkdir(exist_ok=True)
+    if size.toy:
+        return ours.main(arguments, time.time())
+    kept = {
+        "TORCHINDUCTOR_CACHE_DIR": f"{place()}/{caches}",
+        "TRITON_CACHE_DIR": f"{place()}/{caches}",
+    }
+    said = _run([sys.executable, str(HERE / "scoring_job.py"), *arguments], kept)
+    return json.loads(said.splitlines()[-1])
+
+
+def lm_eval_command(name: str, shape: RandomBase, size: Size, batch: int) -> float:
+    """Seconds of the `lm_eval` command on the same items, under `causal`."""
+    model, tasks = prepared(name, shape, size)
+    command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--tasks", TASK]
+    command += ["--model_args", f"pretrained={model},dtype={size.hardware.dtype}"]
+    command += ["--include_path", str(tasks), "--batch_size", str(batch)]
+    command += ["--output_path", str(place() / "lm_eval"), "--device", size.device]
+    started = time.time()
+    _run(command, {})
+    return round(time.time() - started, 2)
+
+
+def _run(command: list[str], variables: dict[str, str]) -> str:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} | variables
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if ran.returncode:
+        raise RuntimeError(f"{' '.join(command[:4])}: {ran.stderr[-2000:]}")
+    return ran.stdout
+
+
+def _shapes(size: Size) -> dict[str, RandomBase]:
+    return {"toy": size.shape} if size.toy else {"135M": SMALL, "3.4B": size.shape}
+
+
+def scoring_job(size: Size) -> dict:
+    """A job under all masks, with an empty cache of compiled kernels and with a filled one."""
+    found = {}
+    for name, shape in _shapes(size).items():
+        runs = ("first_s",) if size.toy else ("empty_cache", "filled_cache")
+        found[name] = {run: job(name, shape, size, f"job-{name}", MASKS) for run in runs}
+    return found | {"items": size.job_items, "masks": len(MASKS)}
+
+
+def end_to_end(size: Size) -> dict:
+    """A job under one mask against the `lm_eval` command, which knows `causal` only."""
+    found = {}
+    for name, shape in _shapes(size).items():
+        taken = {
+            mask: job(name, shape, size, f"one-{name}", (mask,))["job_s"] for mask in MASKS[:2]
+        }
+        found[name] = {"ours_s": taken}
+        if not size.toy:  # its command needs seconds to come up
+            batches = {str(b): lm_eval_command(name, shape, size, b) for b in LM_EVAL_BATCHES}
+            best = min(batches.values())
+            ratios = {mask: round(best / seconds, 2) for mask, seconds in taken.items()}
+            found[name] |= {"lm_eval_s": best, "by_batch_size": batches, "ratio": ratios}
+    return found | {"items": size.job_items}
