@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import ANY
 
 import jsonschema
 import pytest
@@ -84,13 +85,27 @@ def test_values_from_the_command_line_arrive_as_text_and_are_read_by_type():
     )
 
 
-@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "file", [f for f in EXAMPLES if not f.stem.endswith("_local")], ids=lambda f: f.name
+)
 def test_every_shipped_config_loads_once_it_is_pinned(file):
     named = {} if file.name == "default.yaml" else {"extends": file.name}
-    pins = yaml.safe_load(file.read_text("utf-8")).get("pins") or {}
+    pins, below = {}, file.name
+    while below:
+        values = yaml.safe_load((CONFIG / below).read_text("utf-8"))
+        pins, below = (values.get("pins") or {}) | pins, values.get("extends")
     study = load_study(named | {"pins": {name: pin or "a" * 40 for name, pin in pins.items()}})
-    own = {"default.yaml": "micro", "bridge.yaml": "micro"}  # beside the first study's results
+    # Beside the results of the first study, and of the study that it adds to.
+    own = {"default.yaml": "micro", "bridge.yaml": "micro", "smollm2_more.yaml": "smollm2"}
     assert study.study == own.get(file.name, file.stem)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "smollm2_more"])
+def test_the_local_form_of_a_study_differs_in_places_alone(name):
+    local = yaml.safe_load((CONFIG / f"{name}_local.yaml").read_text("utf-8"))
+    places = {"base": ANY, "instructions": {"data": ANY, "count": None}}
+    places |= {"evaluation": {"data_folder": ANY}}
+    assert local == {"extends": f"{name}.yaml", "study": "smollm2", **places}
 
 
 def test_the_real_study_trains_as_published_and_beside_that_corrected():
