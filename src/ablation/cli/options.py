@@ -100,7 +100,9 @@ def load_study_of(arguments: argparse.Namespace) -> Study:
 
 def add_store(command: argparse.ArgumentParser) -> None:
     """Add the place to which results are pushed, and the study whose results they are."""
-    command.add_argument("uri", help="A folder, s3://bucket/folder, or hf://datasets/owner/name.")
+    command.add_argument(
+        "uri", help="A folder, s3://bucket/folder, hf://datasets/owner/name, or FILE.zip."
+    )
     add_configfile(command)
 
 

@@ -14,7 +14,8 @@ def add(commands: Commands) -> None:
         "pull",
         help="Bring the pushed results of a study, and verify every byte.",
         description="Bring the files of a push that are missing here, verify them, and bring "
-        "Snakemake's metadata about them.",
+        "Snakemake's metadata about them. Without --configfile, an archive (FILE.zip) brings the "
+        "study that it holds.",
     )
     add_store(pull)
     pull.add_argument(
@@ -33,11 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Pull the results and print what was brought."""
     from ablation.config.merging import ConfigError
     from ablation.provenance.manifests import StaleInput
+    from ablation.remote.archive import is_archive
     from ablation.remote.push import pull
     from ablation.remote.store import StoreError
 
     with report_errors(ConfigError, StaleInput, StoreError, OSError, status=2):
-        study = load_study_of(arguments).study
+        theirs = is_archive(arguments.uri) and not arguments.configfile
+        study = None if theirs else load_study_of(arguments).study
         weights = not arguments.no_weights
         print(printable(pull(arguments.uri, study, weights, arguments.snapshot, arguments.force)))
     return 0

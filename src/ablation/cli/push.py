@@ -12,10 +12,11 @@ def add(commands: Commands) -> None:
     """Add the command to the command line."""
     push = commands.add_parser(
         "push",
-        help="Send the results of a study to a folder, s3:// or hf://.",
+        help="Send the results of a study to a folder, s3://, hf:// or an archive.",
         description="Send all files of the results that the store does not have yet, together "
         "with Snakemake's metadata about them. After `ablation pull` on another machine, "
-        "Snakemake finds nothing left to do there.",
+        "Snakemake finds nothing left to do there. FILE.zip in place of a URI writes an archive "
+        "for publication: one small file, without texts of items and records.",
     )
     add_store(push)
     push.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -80,6 +80,33 @@ def check_row(
         PublishedSettings.model_validate(config),
     )
     _compare(name, row, _as_texts(both))
+
+
+def check_tables(home: Path, root: Path) -> Iterator[str]:
+    """One sentence for each row of a study's tables that its sample rows do not give.
+
+    home: the folder of the study. root: the folder to which the paths in its manifests are
+    relative. The tables are recovery.csv, contrasts.csv and per_task.csv.
+    """
+    for path in sorted(home.glob("*.manifest.json")):
+        made_by = load_manifest(path)
+        stage, outputs = made_by["fingerprint"]["stage"], made_by["outputs"]
+        if stage != FIRST.tables["recovery"].made_by:
+            continue
+        settings = RecoverySettings.model_validate(made_by["fingerprint"]["config"])
+        conditions = list(read_scored(made_by["inputs"], root).values())
+        names = [f"{name}.csv" for name, t in FIRST.tables.items() if t.made_by == stage]
+        for name in (name for name in names if name in outputs):
+            again = _as_texts(_tables(name, settings, conditions))
+            rows = read_csv(home / name, dtype=str, keep_default_na=False)
+            if len(rows) != len(again):
+                yield f"{home / name} has {len(rows)} rows, and its sample rows give {len(again)}"
+            for row in rows.to_dict("records"):
+                cells = {str(column): cell for column, cell in row.items()}
+                try:
+                    _compare(str(home / name), cells, again)
+                except StaleInput as error:
+                    yield str(error)
 
 
 def _as_texts(frame: pd.DataFrame) -> pd.DataFrame:

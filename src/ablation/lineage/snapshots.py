@@ -19,8 +19,8 @@ from ablation.provenance.code_hash import code_hash, has_module
 from ablation.provenance.files import sha256_file, visible_files
 from ablation.provenance.manifests import WORKFLOW_COPY, StaleInput, load_manifest
 from ablation.provenance.run_records import read_run_record, run_record_path
+from ablation.remote.archive import is_archive, open_store
 from ablation.remote.snapshot import read_snapshot
-from ablation.remote.store import Store
 from ablation.vocabulary.optimizers import OPTIMIZERS, unused_modules
 from ablation.vocabulary.stages import STAGES, script_of, stages_of
 
@@ -61,7 +61,7 @@ def open_snapshot(name: str, study: str | None, configfile: str | None) -> Itera
     with TemporaryDirectory(prefix="ablation-") as scratch:
         if folder.is_dir() and any(folder.rglob("*manifest.json")):
             yield read_results(name, study_folder(folder))
-        elif "://" in uri or (Path(uri) / "snapshots").is_dir():
+        elif "://" in uri or (Path(uri) / "snapshots").is_dir() or is_archive(uri):
             yield read_results(name, _fetch_push(uri, study, push or None, Path(scratch)))
         elif _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"):
             yield _read_commit(name, configfile, Path(scratch))
@@ -95,22 +95,12 @@ def study_folder(folder: Path) -> Path:
 
 def _fetch_push(uri: str, study: str | None, push: str | None, scratch: Path) -> Path:
     """Fetch the records and sample rows of a push into `scratch`, with every hash verified."""
-    store = Store(uri)
-    study = study or _only_study(store)
-    files = read_snapshot(store, study, push)["files"]
-    small = {path: e["sha256"] for path, e in files.items() if path.endswith(SMALL_FILES)}
-    store.fetch({scratch / path: sha256 for path, sha256 in small.items()}, "")
+    with open_store(uri) as store:
+        study = study or store.only_study()
+        files = read_snapshot(store, study, push)["files"]
+        small = {path: e["sha256"] for path, e in files.items() if path.endswith(SMALL_FILES)}
+        store.fetch({scratch / path: sha256 for path, sha256 in small.items()}, "")
     return scratch / "results" / study
-
-
-def _only_study(store: Store) -> str:
-    studies = store.studies()
-    if len(studies) != 1:
-        raise NothingToCompare(
-            f"{store.uri} holds {len(studies)} studies ({', '.join(studies)}): name one with "
-            "--study"
-        )
-    return studies[0]
 
 
 # ---- results ------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Verified:
 
     manifests: int = 0
     files: int = 0
-    without: list[str] = field(default_factory=list)  # weights that were removed
+    without: list[str] = field(default_factory=list)  # removed weights, and data left out
     problems: list[str] = field(default_factory=list)
     seal: str = ""
     unchecked: list[str] = field(default_factory=list)

@@ -30,6 +30,8 @@ from ablation.provenance.files import (
 WORKFLOW_COPY = "_workflow"
 # The files of `ablation seal` in the folder of a study; no rule depends on them.
 SEAL, SIGNATURE = "seal.json", "seal.json.sig"
+# A list in the folder of a study: data files that were left out of the archive it came from.
+LEFT_OUT = "left_out.json"
 # What the manifest of a checkpoint says of its training, and those of its scores repeat. records:
 # sha256 of the file of finetuning records. families: the families of these records.
 TRAINING_FACTS = ("recipe", "seed", "train_leaks", "steps", "records", "families")
@@ -201,10 +203,24 @@ def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | N
 
 
 def outputs_here(path: str | Path, manifest: Mapping) -> set[str]:
-    """The names of all outputs of a manifest, but for weights that were removed."""
+    """The names of all outputs of a manifest, but for removed weights and data left out."""
     home = Path(path).parent
-    names = manifest["outputs"]
-    return {n for n in names if Path(n).suffix not in WEIGHT_SUFFIXES or (home / n).is_file()}
+    gone = {name for name in manifest["outputs"] if not (home / name).is_file()}
+    weights = {name for name in gone if Path(name).suffix in WEIGHT_SUFFIXES}
+    left_out = _left_out(home) if gone > weights else set()
+    may_lack = weights | {n for n in gone if os.path.normpath(home / n) in left_out}
+    return set(manifest["outputs"]) - may_lack
+
+
+def _left_out(folder: Path) -> set[str]:
+    """The files that LEFT_OUT lists, in `folder` or the nearest folder above that has it."""
+    for home in (folder, *folder.parents):
+        if (home / LEFT_OUT).is_file():
+            with suppress(ValueError, TypeError, RecursionError):
+                names = json.loads((home / LEFT_OUT).read_text("utf-8"))
+                return {os.path.normpath(home / name) for name in names}
+            raise StaleInput(f"{home / LEFT_OUT} is no list of files. Pull the archive again")
+    return set()
 
 
 def output_problems(

@@ -1,25 +1,30 @@
-"""Sends a study's results to a store, and fetches them on another machine.
+"""Sends a study's results to a store or an archive, and fetches them on another machine.
 
 Snakemake's metadata of every file (.snakemake/metadata) is sent too; without it, a fresh clone
-would run all finished jobs again. Weights are sent if `keep_weights` is true.
+would run all finished jobs again. Weights are sent if `keep_weights` is true. An archive is for
+publication, so it holds no texts of items or records, which may have a licence of their own.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ablation.provenance.files import canonical_json, sha256_file, visible_files
+from ablation.provenance.files import canonical_json, sha256_file, visible_files, write_json
 from ablation.provenance.manifests import (
+    LEFT_OUT,
     SEAL,
     SIGNATURE,
     WEIGHT_SUFFIXES,
+    Manifest,
     load_manifest,
+    outputs_here,
     verify_outputs,
 )
 from ablation.provenance.run_records import git_state, run_record_path
+from ablation.remote.archive import is_archive, open_store, store_to_write
 from ablation.remote.snakemake_metadata import (
     fetch_metadata,
     metadata_file,
@@ -32,7 +37,8 @@ from ablation.remote.snapshot import (
     read_snapshot,
     refuse_links,
 )
-from ablation.remote.store import Store, StoreError
+from ablation.remote.store import StoreError
+from ablation.vocabulary.stages import STAGES
 
 
 def push(uri: str, study: str, weights: bool, check: bool = False) -> str:
@@ -42,13 +48,13 @@ def push(uri: str, study: str, weights: bool, check: bool = False) -> str:
     store, and to send damaged ones again. Raises StaleInput for a file that differs from its
     manifest, and StoreError.
     """
-    store = Store(uri)
     files, outdated = results_of(study)
-    left_out = {
-        path: files[path] for path in weights_of(files) if not weights or _dropped(Path(path))
-    }
+    unwanted = set() if weights else set(weights_of(files))
+    if is_archive(uri):
+        unwanted |= _texts_of(study)
+    left_out = {p: e for p, e in files.items() if p in unwanted or not Path(p).is_file()}
     sent = {path: entry for path, entry in files.items() if path not in left_out}
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, store_to_write(uri) as store:
         metadata = Path(folder) / "metadata.json"
         metadata.write_text(canonical_json(metadata_of(study, files)), "utf-8")
         notes = _entry(metadata)
@@ -73,65 +79,76 @@ def push(uri: str, study: str, weights: bool, check: bool = False) -> str:
             if there.get(sha256) != size:
                 raise StoreError(f"{uri} does not hold {missing[sha256]} whole: push again")
         name = store.publish(snapshot)
-    sent_size = _size(sum(sizes.values()))
+    if is_archive(uri):
+        sent_size = f"{_size(sum(sizes.values()))} in {_size(Path(uri).stat().st_size)}"
+    else:
+        sent_size = _size(sum(sizes.values()))
     lines = [
         f"{study}: {len(sent)} files, of which {len(missing)} were sent ({sent_size}); "
         f"snapshot {name[:12]} in {uri}"
     ]
     lines += [f"  not sent, because its inputs have changed since: {path}" for path in outdated]
-    return "\n".join(lines + _weights_report(left_out, "were not sent (keep_weights)"))
+    return "\n".join(lines + _left_out_report(left_out, "were not sent"))
 
 
 def pull(
-    uri: str, study: str, weights: bool = True, snapshot: str | None = None, force: bool = False
+    uri: str,
+    study: str | None,
+    weights: bool = True,
+    snapshot: str | None = None,
+    force: bool = False,
 ) -> str:
     """Fetch the missing files of a snapshot (by default the last one); returns a report.
 
-    The hash of every file is verified. weights: whether to fetch weights too. force: whether to
-    overwrite files that have another content here; without it, they raise StoreError, as does
-    anything damaged in the store, and a snapshot with files or metadata outside its study.
+    study: by default, the only one that is there. The hash of every file is verified. weights:
+    whether to fetch weights too. force: whether to overwrite files that have another content here;
+    without it, they raise StoreError, as does anything damaged in the store, and a snapshot with
+    files or metadata outside its study.
     """
-    store = Store(uri)
-    found = read_snapshot(store, study, snapshot)
-    files, left_out = found["files"], dict(found["left_out"])
-    refuse_links(files, study)
-    metadata = fetch_metadata(store, study, found)
-    if not weights:
-        left_out |= {p: files[p] for p in weights_of(files)}
-        files = {p: entry for p, entry in files.items() if p not in left_out}
-    missing, other = [], []
-    for path, entry in files.items():
-        if not Path(path).is_file():
-            missing.append(path)
-        elif _entry(Path(path)) != entry:
-            other.append(path)
-    if other and not force:
-        raise StoreError(
-            f"{len(other)} files, such as {other[0]}, have another content here than in {uri}; "
-            "nothing was fetched. Move them away, or overwrite them with --force"
-        )
-    wanted = [*missing, *other]
-    store.fetch({Path(p): files[p]["sha256"] for p in wanted}, f"pull {study}")
+    with open_store(uri) as store:
+        study = study or store.only_study()
+        found = read_snapshot(store, study, snapshot)
+        files, left_out = found["files"], dict(found["left_out"])
+        refuse_links([*files, _list_of_left_out(study)], study)
+        metadata = fetch_metadata(store, study, found)
+        if not weights:
+            left_out |= {p: files[p] for p in weights_of(files)}
+            files = {p: entry for p, entry in files.items() if p not in left_out}
+        missing, other = [], []
+        for path, entry in files.items():
+            if not Path(path).is_file():
+                missing.append(path)
+            elif _entry(Path(path)) != entry:
+                other.append(path)
+        if other and not force:
+            raise StoreError(
+                f"{len(other)} files, such as {other[0]}, have another content here than in {uri}; "
+                "nothing was fetched. Move them away, or overwrite them with --force"
+            )
+        wanted = [*missing, *other]
+        store.fetch({Path(p): files[p]["sha256"] for p in wanted}, f"pull {study}")
+    absent = {path: entry for path, entry in left_out.items() if not Path(path).is_file()}
+    if texts := sorted(absent.keys() - weights_of(absent)):
+        home = Path("results", study)
+        names = [Path(path).relative_to(home).as_posix() for path in texts]
+        write_json(_list_of_left_out(study), names)
     # The metadata comes last, because Snakemake makes a file without metadata again.
     write_metadata(metadata)
     size = _size(sum(files[path]["bytes"] for path in wanted))
     lines = [f"{study}: {len(files)} files, of which {len(wanted)} were missing here ({size})"]
-    absent = {path: entry for path, entry in left_out.items() if not Path(path).is_file()}
-    return "\n".join(lines + _weights_report(absent, "are not here"))
+    return "\n".join(lines + _left_out_report(absent, "are not here"))
 
 
 def results_of(study: str) -> tuple[dict[str, dict], list[str]]:
     """({file: {sha256, bytes}}, manifests that are left out) of results/<study>.
 
     The files are manifests, their outputs and run records, the seal with its signature, and other
-    files with metadata of Snakemake. Removed weights have the entry of their manifest. A result is
-    left out if its inputs have changed since it was made. Raises StaleInput for a damaged file, and
-    StoreError if there are no results.
+    files with metadata of Snakemake. Files that are not here, such as removed weights, have the
+    entry of their manifest. A result is left out if its inputs have changed since it was made.
+    Raises StaleInput for a damaged file, and StoreError if there are no results.
     """
     home, common = Path("results") / study, Path(COMMON_TABLE)
-    manifests = {path: load_manifest(path) for path in sorted(home.rglob("*manifest.json"))}
-    if not manifests:
-        raise StoreError(f"{home} holds no results: run the study, or name another one")
+    manifests = _manifests_of(study)
     files: dict[str, dict] = {}
     outdated: list[str] = []
     known: set[str] = set()
@@ -144,8 +161,8 @@ def results_of(study: str) -> tuple[dict[str, dict], list[str]]:
         if any(Path(p).is_file() and sha256_file(p) != sha256 for p, sha256 in inputs):
             outdated.append(path.as_posix())
             continue
-        gone = {n for n in manifest["outputs"] if _dropped(path.parent / n)}
-        verify_outputs(path, manifest, set(manifest["outputs"]) - gone if gone else None)
+        here = outputs_here(path, manifest)
+        verify_outputs(path, manifest, here if here < set(manifest["outputs"]) else None)
         files |= inside | {record: _entry(Path(record)) for record in records}
     files |= {p.as_posix(): _entry(p) for p in (home / SEAL, home / SIGNATURE) if p.is_file()}
     others = (p for p in visible_files(home) if p.as_posix() not in known)
@@ -161,9 +178,22 @@ def weights_of(files: Iterable[str]) -> list[str]:
     return [path for path in files if Path(path).suffix in WEIGHT_SUFFIXES]
 
 
-def _dropped(file: Path) -> bool:
-    """Whether a file holds weights that were removed."""
-    return file.suffix in WEIGHT_SUFFIXES and not file.is_file()
+def _manifests_of(study: str) -> dict[Path, Manifest]:
+    home = Path("results") / study
+    manifests = {path: load_manifest(path) for path in sorted(home.rglob("*manifest.json"))}
+    if not manifests:
+        raise StoreError(f"{home} holds no results: run the study, or name another one")
+    return manifests
+
+
+def _texts_of(study: str) -> set[str]:
+    """The files with the texts of items and of finetuning records: the data of stage 0."""
+    found: set[str] = set()
+    for path, manifest in _manifests_of(study).items():
+        stage = STAGES.get(manifest["fingerprint"]["stage"])
+        if stage is None or (stage.kind == "data" and stage.script != STAGES["base"].script):
+            found |= {_joined(path.parent, name) for name in manifest["outputs"]}
+    return found
 
 
 # ---- paths and sizes ----------------------------------------------------------------------------
@@ -188,14 +218,27 @@ def _size(count: float) -> str:
     return f"{count / 1000:.1f} GB"
 
 
-def _weights_report(absent: Mapping[str, Mapping], why: str) -> list[str]:
-    if not absent:
-        return []
-    size = _size(sum(entry["bytes"] for entry in absent.values()))
-    return [
-        f"  weights {why}: {len(absent)} files, {size}. Tables and figures do not need them. A job",
-        "  that does (stages 4 and 5 after a change) names them: push them with --weights from the",
-        "  machine that has them, or train again",
-        *(f"    {path}" for path in list(absent)[:3]),
-        *(["    ..."] if len(absent) > 3 else []),
-    ]
+def _list_of_left_out(study: str) -> str:
+    return f"results/{study}/{LEFT_OUT}"
+
+
+def _left_out_report(absent: Mapping[str, Mapping], how: str) -> list[str]:
+    weights = weights_of(absent)
+    texts = [path for path in absent if path not in weights]
+    why = " (keep_weights)" if how == "were not sent" else ""
+    lines = []
+    if weights:
+        size = _size(sum(absent[path]["bytes"] for path in weights))
+        lines += [
+            f"  weights {how}{why}: {len(weights)} files, {size}. Tables and figures do not need",
+            "  them. A job that does (stages 4 and 5 after a change) names them: push them with",
+            "  --weights from the machine that has them, or train again",
+            *_shown(weights),
+        ]
+    if texts:
+        lines += [f"  texts of items and records {how}: an archive holds none", *_shown(texts)]
+    return lines
+
+
+def _shown(paths: Sequence[str]) -> list[str]:
+    return [*(f"    {path}" for path in paths[:3]), *(["    ..."] if len(paths) > 3 else [])]

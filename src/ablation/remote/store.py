@@ -87,7 +87,7 @@ class Store:
 
     def send(self, files: Mapping[str, Path], label: str) -> None:
         """Store {sha256: file}. Raises StoreError if a file no longer has its hash."""
-        self._put([(_object(sha256), path) for sha256, path in files.items()], label)
+        self._put([(object_path(sha256), path) for sha256, path in files.items()], label)
         for sha256, path in files.items():
             if not self.local and sha256_file(path) != sha256:
                 raise StoreError(f"{path} changed while it was sent: push again")
@@ -129,9 +129,9 @@ class Store:
         return True
 
     def _get_object(self, sha256: str, target: Path, wanted_as: str) -> None:
-        self._get(_object(sha256), target, wanted_as)
+        self._get(object_path(sha256), target, wanted_as)
         if sha256_file(target) != sha256:
-            raise self._damaged(_object(sha256), wanted_as)
+            raise self._damaged(object_path(sha256), wanted_as)
 
     # ---- snapshots -------------------------------------------------------------------------------
 
@@ -172,6 +172,14 @@ class Store:
         """The names of all studies in the store."""
         with self._reached():
             return sorted(Path(path).stem for path in self.fs.find(f"{self.root}/heads"))
+
+    def only_study(self) -> str:
+        """The name of the only study in the store. Raises StoreError if there are others."""
+        studies = self.studies()
+        if len(studies) != 1:
+            there = ", ".join(studies) or "none"
+            raise StoreError(f"{self.uri} holds {len(studies)} studies ({there}): name one")
+        return studies[0]
 
     def _complete_hash(self, study: str, start: str) -> str:
         try:
@@ -274,7 +282,8 @@ def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
-def _object(sha256: str) -> str:
+def object_path(sha256: str) -> str:
+    """The name of the file in a store that holds the content with this hash."""
     return f"objects/{sha256[:2]}/{sha256}"
 
 

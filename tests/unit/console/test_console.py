@@ -3,9 +3,11 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 
+import pytest
 import snakemake_executor_plugin_vast.money.ledger as ledger
 from snakemake_executor_plugin_vast.terminal import live_display_paused
 from snakemake_logger_plugin_live import progress
@@ -103,6 +105,7 @@ def read_terminal(terminal, until="\0"):
     return output.decode()
 
 
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="needs rsync: apt-get install rsync")
 def test_the_executor_asks_at_the_terminal_before_it_rents(tmp_path):
     """The question comes even if the market does not answer."""
     (tmp_path / "Snakefile").write_text(PAID)

@@ -1,0 +1,60 @@
+"""Sample rows column by column, so that what all conditions share is stored once.
+
+The sample rows of two conditions differ in the log-likelihoods and little else. A file of sample
+rows is taken apart into its schema and its columns, each a small Parquet file named by its hash.
+Put together again by the same version of pyarrow, they give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+COMPRESSION_LEVEL = 19
+# The pages of a Parquet file can repeat a value without end, so its size bounds no memory.
+ROWS_AT_MOST = 20_000_000
+
+
+def take_apart(content: bytes) -> list[bytes] | None:
+    """The schema and the columns of a file of sample rows, or None if they do not give it again."""
+    rows = pq.read_table(io.BytesIO(content))
+    columns = [rows.select([name]).replace_schema_metadata() for name in rows.column_names]
+    parts = [_written(rows.slice(0, 0)), *map(_compressed, columns)]
+    return parts if put_together(parts) == content else None
+
+
+def put_together(parts: Sequence[bytes]) -> bytes:
+    """The file of sample rows with this schema and these columns.
+
+    Raises ValueError, of which pyarrow's errors are subclasses, if they do not fit together.
+    """
+    schema, *columns = (pq.ParquetFile(io.BytesIO(part)) for part in parts)
+    counts = {file.metadata.num_rows for file in columns}
+    if len(counts) != 1 or max(counts) > ROWS_AT_MOST:
+        raise ValueError(f"columns of {sorted(counts)} rows")
+    arrays = [file.read().column(0) for file in columns]
+    return _written(pa.Table.from_arrays(arrays, schema=schema.schema_arrow))
+
+
+def _written(rows: pa.Table) -> bytes:
+    """As `pandas.DataFrame.to_parquet` writes the rows."""
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="snappy")
+    return buffer.getvalue()
+
+
+def _compressed(column: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    floats = pa.types.is_floating(column.schema.field(0).type)
+    pq.write_table(
+        column,
+        buffer,
+        compression="zstd",
+        compression_level=COMPRESSION_LEVEL,
+        use_dictionary=not floats,
+        use_byte_stream_split=floats,
+    )
+    return buffer.getvalue()
