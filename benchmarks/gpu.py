@@ -15,11 +15,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from gpu_jobs import end_to_end, scoring_job
+from gpu_jobs import end_to_end, scoring_job, shapes
 from gpu_scoring import scoring_error, scoring_growth, scoring_hflm, scoring_ours, scoring_seed_loop
 from gpu_training import (
     training_16,
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = json.loads(kept.read_text()) if kept.is_file() else {}
     if {k: done.get(k) for k in identity} != identity:
         done = identity | {"sections": {}}
-    for name, section in SECTIONS.items():
+    sections = sections_of(size)
+    for name, section in sections.items():
         if name in done["sections"] or (args.only and name not in args.only):
             continue
         if time.monotonic() - started > args.seconds:
@@ -70,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(done, indent=1))
         print(name, json.dumps(found), flush=True)
-    args.out.write_text(json.dumps(report(done), indent=1) + "\n")
-    return int(any(name not in done["sections"] for name in SECTIONS))
+    args.out.write_text(json.dumps(report(done, size), indent=1) + "\n")
+    return int(any(name not in done["sections"] for name in sections))
 
 
 def identify(size: Size, commit: str | None) -> dict:
@@ -86,7 +88,7 @@ def identify(size: Size, commit: str | None) -> dict:
     return {"machine": machine, "driver": driver, "commit": commit}
 
 
-def report(done: dict) -> dict:
+def report(done: dict, size: Size) -> dict:
     """All sections as one record."""
     sections = done["sections"]
 
@@ -129,8 +131,15 @@ def report(done: dict) -> dict:
             "model_tflops": at("training_16k", "model_tflops"),
             "peak_gib": at("training_16k", "peak_gib"),
         },
-        "scoring_job": sections.get("scoring_job"),
-        "end_to_end": sections.get("end_to_end"),
+        "job_items": size.job_items,
+        **{
+            job: {
+                name: {k: v for k, v in found.items() if k != "section_seconds"}
+                for name in shapes(size)
+                if (found := sections.get(f"{job} {name}"))
+            }
+            for job in JOBS
+        },
         "sections": sections,
     }
 
@@ -166,10 +175,15 @@ SECTIONS = {
         training_trl,
         scoring_growth,
         training_growth,
-        scoring_job,
-        end_to_end,
     )
 }
+JOBS = {job.__name__: job for job in (scoring_job, end_to_end)}
+
+
+def sections_of(size: Size) -> dict[str, Callable[[Size], dict]]:
+    """{name: section}, in the order in which they are run."""
+    jobs = ((job, shape) for job in JOBS for shape in shapes(size))
+    return SECTIONS | {f"{job} {shape}": partial(JOBS[job], shape) for job, shape in jobs}
 
 
 if __name__ == "__main__":

@@ -98,30 +98,24 @@ def _run(command: list[str], variables: dict[str, str]) -> str:
     return ran.stdout
 
 
-def _shapes(size: Size) -> dict[str, RandomBase]:
+def shapes(size: Size) -> dict[str, RandomBase]:
+    """{name of a model: its shape}; each is a section of its own, since it takes minutes."""
     return {"toy": size.shape} if size.toy else {"135M": SMALL, "3.4B": size.shape}
 
 
-def scoring_job(size: Size) -> dict:
+def scoring_job(name: str, size: Size) -> dict:
     """A job under all masks, with an empty cache of compiled kernels and with a filled one."""
-    found = {}
-    for name, shape in _shapes(size).items():
-        runs = ("first_s",) if size.toy else ("empty_cache", "filled_cache")
-        found[name] = {run: job(name, shape, size, f"job-{name}", MASKS) for run in runs}
-    return found | {"items": size.job_items, "masks": len(MASKS)}
+    runs = ("first_s",) if size.toy else ("empty_cache", "filled_cache")
+    return {run: job(name, shapes(size)[name], size, f"job-{name}", MASKS) for run in runs}
 
 
-def end_to_end(size: Size) -> dict:
+def end_to_end(name: str, size: Size) -> dict:
     """A job under one mask against the `lm_eval` command, which knows `causal` only."""
-    found = {}
-    for name, shape in _shapes(size).items():
-        taken = {
-            mask: job(name, shape, size, f"one-{name}", (mask,))["job_s"] for mask in MASKS[:2]
-        }
-        found[name] = {"ours_s": taken}
-        if not size.toy:  # its command needs seconds to come up
-            batches = {str(b): lm_eval_command(name, shape, size, b) for b in LM_EVAL_BATCHES}
-            best = min(batches.values())
-            ratios = {mask: round(best / seconds, 2) for mask, seconds in taken.items()}
-            found[name] |= {"lm_eval_s": best, "by_batch_size": batches, "ratio": ratios}
-    return found | {"items": size.job_items}
+    shape = shapes(size)[name]
+    taken = {mask: job(name, shape, size, f"one-{name}", (mask,))["job_s"] for mask in MASKS[:2]}
+    if size.toy:  # its command needs seconds to come up
+        return {"ours_s": taken}
+    batches = {str(b): lm_eval_command(name, shape, size, b) for b in LM_EVAL_BATCHES}
+    best = min(batches.values())
+    ratios = {mask: round(best / seconds, 2) for mask, seconds in taken.items()}
+    return {"ours_s": taken, "lm_eval_s": best, "by_batch_size": batches, "ratio": ratios}
