@@ -5,6 +5,7 @@ import io
 import pytest
 from live_runs import half_done
 from rich.console import Console
+from snakemake_logger_plugin_live.former import FILE, read_former, write_former
 from snakemake_logger_plugin_live.progress import Progress, last_progress, parse
 from snakemake_logger_plugin_live.run import Run
 from snakemake_logger_plugin_live.view import (
@@ -17,9 +18,26 @@ from snakemake_logger_plugin_live.view import (
 )
 
 
-def test_the_time_left_assumes_that_jobs_take_as_long_as_those_of_their_rule():
-    # 5 s of the running job, one more of its rule, and two of a rule without a finished job
-    assert half_done().seconds_left(25.0) == pytest.approx(5 + 10 + 2 * 10)
+def test_the_time_left_is_told_by_measured_jobs_of_each_rule_alone():
+    """A second of a quick rule says nothing of a rule whose jobs train for an hour."""
+    run = half_done()
+    assert run.seconds_left(25.0) is None and "left" not in summary(run, 25.0, 0.0)
+    run.former = {rule: 7.0 for rule in run.planned}
+    # 5 s of the running job, one more of its rule, and two of a rule that former runs have measured
+    assert run.seconds_left(25.0) == pytest.approx(5 + 10 + 2 * 7)
+    assert run.copy().seconds_left(25.0) == run.seconds_left(25.0)
+
+
+def test_former_runs_are_remembered_and_nonsense_is_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_former({"a": 1.23456})  # without a folder of Snakemake nothing is kept
+    assert read_former() == {}
+    (tmp_path / ".snakemake").mkdir()
+    write_former({"train": 60.0, "a": 1.23456})
+    assert read_former() == {"a": 1.235, "train": 60.0}
+    for nonsense in ("", "[1]", "[" * 100_000, '{"a": "x", "b": -1, "c": NaN, "d": true, "e": 2}'):
+        (tmp_path / FILE).write_text(nonsense)
+        assert read_former() == ({"e": 2.0} if '"e"' in nonsense else {})
 
 
 def test_jobs_side_by_side_halve_the_time_left():
@@ -86,7 +104,9 @@ def test_of_many_rules_the_finished_ones_are_counted_and_those_under_way_come_fi
 
 
 def test_the_summary_names_dollars_only_if_some_were_spent():
-    assert summary(half_done(), 25.0, 0.0) == "2 of 6 jobs, about 35 s left"
+    run = half_done()
+    run.former = {"report": 10.0}
+    assert summary(run, 25.0, 0.0) == "2 of 6 jobs, about 35 s left"
     assert summary(half_done(), 25.0, 0.4).endswith("$0.40")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablation.console.progress import copy_output_to
+from ablation.provenance.cards import own_cards
 from ablation.provenance.manifests import read_inputs, verify_history, write_manifest
 from ablation.provenance.run_records import run_record
 
@@ -67,9 +68,9 @@ def run(
     outputs of upstream jobs may be missing, such as weights that were left on another machine.
     With `history`, everything that the inputs were made from is verified too.
     """
-    record = snakemake.output.get("run")
+    record, gpus = snakemake.output.get("run"), int(snakemake.resources.get("gpu", 0))
     recorded: AbstractContextManager[dict] = run_record(record) if record else nullcontext({})
-    with copy_output_to(snakemake.log[0]), recorded as facts:
+    with copy_output_to(snakemake.log[0]), own_cards(gpus), recorded as facts:
         job = Job(snakemake, only)
         if history:
             verify_history(job.inputs.values())

@@ -15,6 +15,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from .costs import Costs, installed_sources
+from .former import read_former, write_former
 from .printable import printable
 from .progress import last_progress
 from .run import Run
@@ -63,7 +64,10 @@ class LogHandler(LogHandlerBase):
             self.handleError(record)
 
     def close(self) -> None:
-        """Give the terminal back; a second call does nothing."""
+        """Give the terminal back, and keep how long jobs took; a second call does nothing."""
+        if self.run.seconds:
+            write_former(self.run.seconds_a_job())
+            self.run.seconds = {}
         if self.screen:
             self.screen.close()
         super().close()
@@ -73,6 +77,7 @@ class LogHandler(LogHandlerBase):
             case LogEvent.RUN_INFO:
                 # Snakemake has changed to the workflow's folder by now, where costs are looked for.
                 self.costs = Costs(installed_sources())
+                self.run.former = read_former()
                 self.run.plan(facts["stats"])
             case LogEvent.PROGRESS:
                 self.run.extend(facts["total"])

@@ -31,6 +31,7 @@ class Run:
     seconds: dict[str, list[float]] = field(default_factory=dict)  # {rule: of finished jobs}
     began: float | None = None
     jobs_in_dag: int = 0
+    former: Mapping[str, float] = field(default_factory=dict)  # {rule: seconds a job in other runs}
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def copy(self) -> Run:
@@ -43,6 +44,7 @@ class Run:
                 {rule: list(times) for rule, times in self.seconds.items()},
                 self.began,
                 self.jobs_in_dag,
+                self.former,
             )
 
     def plan(self, stats: Mapping[str, int]) -> None:
@@ -87,24 +89,29 @@ class Run:
         return max(sum(self.planned.values()), self.jobs_in_dag)
 
     def seconds_left(self, now: float) -> float | None:
-        """Estimated seconds until the last job ends, or None before the first job has ended.
+        """Estimated seconds until the last job ends, or None without measured jobs to tell it by.
 
-        Every job is assumed to take as long as its rule's finished jobs took on average, or all
-        finished jobs if its rule has none. Jobs are assumed to run side by side as they did so far.
+        Every job is assumed to take as long as its rule's finished jobs took on average, in this
+        run or else in former ones in this folder. If a rule has neither, there is no estimate: a
+        job of another rule says nothing of it. Jobs are assumed to run side by side as they did so
+        far.
         """
         times = [seconds for own in self.seconds.values() for seconds in own]
         if not times or self.began is None:
             return None
         jobs = list(self.running.values())
-        overall = sum(times) / len(times)
-
-        def expected(rule: str) -> float:
-            own = self.seconds.get(rule)
-            return sum(own) / len(own) if own else overall
-
-        waiting = self.planned - self.done - Counter(job.rule for job in jobs)
-        work = sum(n * expected(rule) for rule, n in waiting.items())
-        work += sum(max(0.0, expected(job.rule) - (now - job.since)) for job in jobs)
+        waiting = +(self.planned - self.done - Counter(job.rule for job in jobs))
+        expected = self.seconds_a_job()
+        if {*waiting, *(job.rule for job in jobs)} - expected.keys():
+            return None
+        work = sum(n * expected[rule] for rule, n in waiting.items())
+        work += sum(max(0.0, expected[job.rule] - (now - job.since)) for job in jobs)
         busy = sum(times) + sum(now - job.since for job in jobs)
         side_by_side = busy / max(now - self.began, 1e-9)
         return work / max(1.0, side_by_side)
+
+    def seconds_a_job(self) -> dict[str, float]:
+        """{rule: mean seconds of its jobs}, in this run or else in former ones."""
+        with self._lock:
+            own = {rule: sum(times) / len(times) for rule, times in self.seconds.items()}
+        return {**self.former, **own}
