@@ -13,18 +13,18 @@ LOCKS = ("requirements.txt", "requirements-torch-cpu.txt")
 def main() -> None:
     """Read pip's output until its end."""
     total = sum(len(re.findall(r"(?m)^[\w.-]+==", Path(lock).read_text("utf-8"))) for lock in LOCKS)
-    on_terminal, found = sys.stderr.isatty(), 0
+    on_terminal, found, unpacked = sys.stderr.isatty(), 0, False
     print("Installing PyTorch, Snakemake and what they need into .venv: 2 GB", file=sys.stderr)
     for line in sys.stdin:
-        if line.startswith("Collecting ") and found < total:
+        if line.startswith(("Collecting ", "Processing ")) and " (from -r " in line:
             found += 1
             if on_terminal or found % 30 == 0:
                 show(f"  {found} of {total} packages fetched", on_terminal)
-        elif line.startswith("Installing collected packages:"):
-            count = line.count(",") + 1
-            if count > 1:
-                show(f"  {found} of {total} packages fetched, unpacking {count}", on_terminal)
-    show("  all packages are installed" if found else "", on_terminal, last=True)
+        elif line.startswith("Installing collected packages:") and "," in line:
+            unpacked = True
+            text = f"  {found} of {total} packages fetched, unpacking {line.count(',') + 1}"
+            show(text, on_terminal)
+    show("  all packages are installed" if unpacked else "", on_terminal, last=True)
 
 
 def show(text: str, on_terminal: bool, last: bool = False) -> None:
