@@ -161,15 +161,16 @@ class GitState(TypedDict):
 def git_state(folder: str | Path = ".") -> GitState:
     """The commit in `folder` as `git_hash`; as `git_dirty`, whether tracked files differ from it.
 
-    Without a git repository, they are taken from the environment variable of the executor, or from
-    the file that `git archive` wrote. None means unknown.
+    They are taken from the environment variable where that is set, since a rented machine or a
+    folder elsewhere is no clone. Without a git repository, the file that `git archive` wrote names
+    the commit. None means unknown.
     """
+    if elsewhere := os.environ.get(GIT_STATE):
+        return json.loads(elsewhere)
     commit = _git(folder, "rev-parse", "HEAD")
     if commit:
         changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
         return {"git_hash": commit, "git_dirty": None if changes is None else bool(changes)}
-    if from_executor := os.environ.get(GIT_STATE):
-        return json.loads(from_executor)
     archived = Path(folder) / ARCHIVED_COMMIT_FILE
     text = archived.read_text("utf-8") if archived.is_file() else ""
     found = re.search(r"^[0-9a-f]{40}$", text, re.M)

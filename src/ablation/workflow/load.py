@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 from ablation.config.checks import unpinned
 from ablation.config.load import load_study
 from ablation.config.study import Study
-from ablation.provenance.run_records import run_record_path
+from ablation.provenance.run_records import GIT_STATE, git_state, run_record_path
 from ablation.vocabulary.instructions import environment
 from ablation.workflow.bridge_fingerprints import BridgeFingerprints
 from ablation.workflow.bridge_paths import BridgePaths
+from ablation.workflow.elsewhere import WrongPlace, link_shipped
 from ablation.workflow.fingerprints import StudyFingerprints
 from ablation.workflow.paths import Paths
 
@@ -24,10 +26,6 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-
-
-class WrongPlace(ValueError):
-    """Snakemake was started where results of this workflow cannot stand."""
 
 
 class StudyWorkflow:
@@ -104,12 +102,11 @@ def start(
     Raises WrongPlace where paths in manifests would lead elsewhere, ConfigError as `StudyWorkflow`.
     """
     root = Path(snakefiles).parent
-    if not root.samefile("."):  # manifests name resources and results by paths relative to here
-        raise WrongPlace(
-            f"{Path.cwd()} is no place for results of the workflow in {root}: call Snakemake in "
-            "that folder, without --directory. Each study has a folder of its own below results/. "
-            "For results elsewhere clone the repository there."
-        )
+    if workflow.is_main_process and not (root.is_dir() and root.samefile(".")):
+        link_shipped(root)
+        os.environ[GIT_STATE] = json.dumps(
+            git_state(root)
+        )  # the folder may have a commit of its own
     # Fingerprints name manifests by their paths here.
     if workflow.storage_settings.default_storage_provider:
         raise WrongPlace(

@@ -471,9 +471,10 @@ def test_a_refused_study_starts_nothing_and_loses_nothing(tmp_path):
     assert (tmp_path / "results/recovery.csv").read_text() == "paid for"
 
 
-def test_another_working_directory(tmp_path):
+def test_a_folder_with_resources_of_its_own_is_no_place_for_results(tmp_path):
     """Results and resources name each other by relative paths: one without the other is nothing."""
+    (tmp_path / "resources").mkdir()
     done = snakemake(ROOT, "--directory", str(tmp_path), "-n", "results/recovery.csv")
     assert done.returncode != 0
-    assert f"{tmp_path} is no place for results" in done.stdout  # a dry run tells there
-    assert "without --directory" in done.stdout
+    assert f"{tmp_path}/resources is there, where the workflow needs a link" in done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".snakemake") == ["resources"]

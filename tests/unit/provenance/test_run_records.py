@@ -114,7 +114,9 @@ def test_commit_and_changes(tmp_path, monkeypatch):
     assert git_state()["git_hash"] is None
     monkeypatch.setenv(GIT_STATE, json.dumps(changed))
     assert git_state() == changed
-    assert git_state(tmp_path) == changed  # a repository comes first
+    monkeypatch.chdir(tmp_path)  # a folder of the user's with a repository of its own
+    assert git_state() == changed
+    monkeypatch.delenv(GIT_STATE)
     subprocess.run(["git", "checkout", "--quiet", "file"], cwd=tmp_path, check=True)
     assert git_state(tmp_path) == state
 

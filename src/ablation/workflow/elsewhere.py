@@ -1,0 +1,39 @@
+"""Lets the workflow run in a folder of the user's: `snakemake -s CLONE/Snakefile -d FOLDER`, or `module`.
+
+Manifests name what the repository ships by paths relative to the folder of the run, so that results
+can be moved and compared. In another folder than the repository's, links stand for these paths.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SHIPPED = ("resources", "config/tasks")
+
+
+class WrongPlace(ValueError):
+    """Snakemake was started where results of this workflow cannot stand."""
+
+
+def link_shipped(root: Path) -> None:
+    """Make `resources` and `config/tasks` in this folder links to those of the repository `root`.
+
+    Does nothing in the repository itself. Raises WrongPlace if something else stands there.
+    """
+    if not (root / SHIPPED[0]).is_dir():
+        raise WrongPlace(
+            f"{root} is no folder of this machine with a clone of the repository. Clone it, and "
+            "name the Snakefile of the clone"
+        )
+    for name in SHIPPED:
+        here, shipped = Path(name), (root / name).resolve()
+        if here.resolve() == shipped:
+            continue
+        if here.exists() or here.is_symlink():
+            raise WrongPlace(
+                f"{here.absolute()} is there, where the workflow needs a link to {shipped}. Rename "
+                "yours, or run in another folder. Task files of your own belong into "
+                f"{root / 'config/tasks'}"
+            )
+        here.parent.mkdir(parents=True, exist_ok=True)
+        here.symlink_to(shipped)
