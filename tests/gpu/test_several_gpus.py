@@ -53,7 +53,7 @@ def load(dtype, attention, compiled):
         ("bfloat16", "flex_attention", True, 2e-2),
     ],
 )
-@pytest.mark.parametrize("optimizer", ["adafactor", "adamw_torch_fused"])
+@pytest.mark.parametrize("optimizer", ["adafactor", "adafactor_bf16", "adamw_torch_fused"])
 def test_two_ranks_on_two_gpus_train_as_one(
     tmp_path, optimizer, dtype, attention, compiled, tolerance
 ):

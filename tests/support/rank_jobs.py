@@ -4,6 +4,7 @@ import fcntl
 import signal
 from pathlib import Path
 
+import torch
 from torch import distributed
 
 
@@ -12,6 +13,32 @@ def fail_alone():
     if distributed.get_rank() == 1:
         raise ZeroDivisionError("one divided by rank 0")
     signal.pause()
+
+
+def step_rounded(start, gradients, sizes):
+    """The bfloat16 weights `start` after steps by `gradients`, shared by groups of each size."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    from ablation.training.sharded_stochastic_adafactor import ShardedStochasticAdafactor
+
+    found = []
+    for size in sizes:
+        shape, names = (distributed.get_world_size() // size, size), ("group", "rank")
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)["rank"]
+
+        def shared(tensor, mesh=mesh):
+            return distribute_tensor(tensor, mesh, [Shard(0)])
+
+        weights = [torch.nn.Parameter(shared(weight)) for weight in start]
+        optimizer = ShardedStochasticAdafactor(weights, lr=1e-2, weight_decay=0.1)
+        for step in gradients:
+            for weight, gradient in zip(weights, step, strict=True):
+                weight.grad_dtype = None
+                weight.grad = shared(gradient)
+            optimizer.step()
+        found.append([weight.detach().full_tensor() for weight in weights])
+    return found
 
 
 def hold(folder):

@@ -312,8 +312,8 @@ def _unshared(values: Mapping) -> Iterator[ConfigProblem]:
         if isinstance(optimizer, str) and optimizer not in SHARDED_OPTIMIZERS:
             yield ConfigProblem(
                 (*path, "optimizer"),
-                f"{optimizer} found, but {gpus} GPUs (hardware.gpu) share weights out in float32: "
-                f"{', '.join(SHARDED_OPTIMIZERS)} was expected, or one GPU",
+                f"{optimizer} found, but it cannot train weights that {gpus} GPUs (hardware.gpu) "
+                f"share: {', '.join(SHARDED_OPTIMIZERS)} was expected, or one GPU",
             )
 
 

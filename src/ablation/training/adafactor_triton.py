@@ -149,7 +149,7 @@ def _apply(
     weight += first
     old = tl.load(weight + place, mask=mask, other=0.0).to(tl.float32)
     new = old * (1 - lr * decay) - update * (lr / tl.maximum(size / clip_threshold, 1.0))
-    if weight.dtype.element_ty == tl.bfloat16:  # see _rounded of stochastic_adafactor.py
+    if weight.dtype.element_ty == tl.bfloat16:  # see `rounded` of stochastic_adafactor.py
         x = (first + tl.load(salt)).to(tl.uint32) + place.to(tl.uint32)
         x = (x ^ (x >> 16)) * 0x85EBCA6B
         x = (x ^ (x >> 13)) * 0xC2B2AE35

@@ -160,10 +160,11 @@ def _resumed_steps(home: Path, newest: Path | None, processes: int) -> list[int]
     if newest is None:
         return resumed_steps(home)
     saved = len(list(newest.glob("rng_state_*.pth"))) or 1  # the Trainer writes one for each rank
-    if saved != processes:
+    if (saved > 1) != (processes > 1):  # any number of ranks can read shards, but one reads a whole
         raise ValueError(
             f"{newest} was saved by {saved} process(es), and {processes} cannot go on from it: "
-            f"train on as many GPUs (hardware.gpu), or remove {home} to begin again"
+            f"train on {'several' if saved > 1 else 'one'} of them (hardware.gpu), or remove "
+            f"{home} to begin again"
         )
     return resumed_steps(home, at=trainer_state(newest).global_step)
 

@@ -1,8 +1,9 @@
-"""Training on several ranks with FSDP2: the float32 weights of a model are shared out among them.
+"""Training on several ranks with FSDP2: the weights of a model are shared out among them.
 
-Each rank keeps its part of every weight, gradient and average in float32, so no optimizer needs
-copies of its own. A layer's weights are gathered in the model's dtype while it computes. The
-functions are collective: all ranks call them in the same order and get the same numbers.
+Each rank keeps its part of every gradient and average in float32, and of every weight in float32,
+so that no optimizer needs copies of its own, or in the model's dtype for an optimizer that rounds
+stochastically. A layer's weights are gathered in the model's dtype while it computes. The functions
+are collective: all ranks call them in the same order and get the same numbers.
 """
 
 from __future__ import annotations
@@ -51,12 +52,15 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def shard(model: PreTrainedModel) -> None:
-    """Share the weights of `model` out among the ranks, in place and in float32.
+def shard(model: PreTrainedModel, float32: bool = True) -> None:
+    """Share the weights of `model` out among the ranks, in place.
 
-    The model still computes in its own dtype. Embeddings, last norm and head stay gathered from the
-    beginning of a forward to the end of its backward pass. Raises ValueError if a weight has fewer
-    rows than there are ranks.
+    float32: whether the parts are float32; otherwise they stay in the dtype of the model.
+
+    The model still computes in its own dtype, and gradients are summed over ranks and micro-batches
+    in float32. Embeddings, last norm and head stay gathered from the beginning of a forward to the
+    end of its backward pass. Raises ValueError if a weight has fewer rows than there are ranks, or,
+    without `float32`, another dtype than the model.
     """
     policy = MixedPrecisionPolicy(param_dtype=model.dtype, reduce_dtype=torch.float32)
     for name, weight in model.named_parameters():
@@ -65,17 +69,37 @@ def shard(model: PreTrainedModel) -> None:
                 f"{name} has {weight.shape[0]} rows, which {ranks()} ranks cannot share: take "
                 "fewer GPUs (hardware.gpu)"
             )
+        if not float32 and weight.dtype != model.dtype:
+            raise ValueError(
+                f"{name} is {weight.dtype} in a model of {model.dtype}, which GPUs cannot share: "
+                "take another finetune.optimizer, or one GPU (hardware.gpu)"
+            )
     mesh = init_device_mesh(model.device.type, (ranks(),))
     for part in (*model.get_decoder().layers, model):
         for weight in part.parameters():
-            if not isinstance(weight, DTensor):
+            if float32 and not isinstance(weight, DTensor):
                 weight.data = weight.data.float()
         if part._compiled_call_impl is not None:  # compile the forward without the gathering
             part._compiled_call_impl = None
             part.forward = torch.compile(part.forward, dynamic=False)
         fully_shard(part, mesh=mesh, mp_policy=policy)
+    if not float32:
+        _keep_float32_gradients(model)
     setattr(model, GATHERED, MethodType(_gathered, model))
     register_fsdp_forward_method(model, GATHERED)
+
+
+def _keep_float32_gradients(model: PreTrainedModel) -> None:
+    """Make FSDP2 leave the reduced gradients of bfloat16 weights in float32.
+
+    It would round each sum over ranks to the dtype of the weights, and has no public option.
+    """
+    for weight in model.parameters():
+        weight.grad_dtype = None  # otherwise a gradient must have the dtype of its weight
+    model._get_fsdp_state()._lazy_init()  # type: ignore[operator]
+    for part in (*model.get_decoder().layers, model):
+        for group in part._get_fsdp_state()._fsdp_param_groups:
+            group._orig_dtype = torch.float32  # that of the gradients which `foreach_reduce` makes
 
 
 def _gathered(model: PreTrainedModel, function: Callable, *arguments: Any) -> Any:

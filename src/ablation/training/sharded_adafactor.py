@@ -27,8 +27,9 @@ DECAY_RATE = -0.8  # the squares of step t enter the averages with weight t^-0.8
 class ShardedAdafactor(Optimizer):
     """transformers.Adafactor with `scale_parameter` and `relative_step` off, for float32 weights.
 
-    The weights are plain tensors, or DTensors that are shared out by their first dimension. A step
-    takes two sums over ranks, each of all weights at once.
+    Subclasses change how weights are written (`_apply`). The weights are plain tensors, or DTensors
+    that are shared out by their first dimension. A step takes two sums over ranks, each of all
+    weights at once.
     """
 
     def __init__(
@@ -52,9 +53,12 @@ class ShardedAdafactor(Optimizer):
         for (group, weight), summed, size in zip(pairs, sums, sizes, strict=True):
             update = self._update(weight, summed)  # computed again: all updates need much memory
             update /= (size / weight.numel()).sqrt().clamp(min=1.0)
-            own = local_part(weight)
-            own.mul_(1 - group["weight_decay"] * group["lr"]).sub_(update, alpha=group["lr"])
+            self._apply(weight, update, group["lr"], group["weight_decay"])
         return loss
+
+    def _apply(self, weight: Tensor, update: Tensor, lr: float, decay: float) -> None:
+        """Take `lr` times this rank's part of the update, and the decay, from its weights."""
+        local_part(weight).mul_(1 - decay * lr).sub_(update, alpha=lr)
 
     def _averaged(self, weight: Tensor) -> Tensor:
         """Update the averages that need no other rank; return a vector to sum over ranks.
@@ -95,28 +99,29 @@ class ShardedAdafactor(Optimizer):
 
 
 def _gradient(weight: Tensor) -> Tensor:
-    """This rank's part of the gradient of `weight`."""
+    """This rank's part of the gradient of `weight`, in float32."""
     assert weight.grad is not None
-    return local_part(weight.grad)
+    return local_part(weight.grad).float()
 
 
 def _first_state(weight: Tensor) -> dict[str, Tensor]:
     """Zeros that are shared out as `weight` is. All ranks keep the column averages of a matrix."""
-    step = {"step": torch.zeros(())}
+    step, float32 = {"step": torch.zeros(())}, torch.float32
     if weight.ndim == 1:
-        return step | {"exp_avg_sq": torch.zeros_like(weight)}
+        return step | {"exp_avg_sq": torch.zeros_like(weight, dtype=float32)}
     if weight.ndim == 2:
         columns = torch.zeros(weight.shape[1], device=weight.device)
     else:
-        columns = torch.zeros_like(weight[..., 0, :])
-    rows = torch.zeros_like(weight[..., 0])
+        columns = torch.zeros_like(weight[..., 0, :], dtype=float32)
+    rows = torch.zeros_like(weight[..., 0], dtype=float32)
     return step | {"exp_avg_sq_row": rows, "exp_avg_sq_col": columns}
 
 
 def _over_ranks(vectors: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
     """`vectors`, each summed over the ranks."""
-    if not any(isinstance(weight, DTensor) for weight in weights):
+    shared = [weight for weight in weights if isinstance(weight, DTensor)]
+    if not shared:
         return vectors
     flat = torch.cat(list(vectors))
-    distributed.all_reduce(flat)
+    distributed.all_reduce(flat, group=shared[0].device_mesh.get_group())
     return flat.split([len(vector) for vector in vectors])

@@ -86,7 +86,7 @@ class StochasticAdafactor(ExactState):
                 share = state["step"] ** DECAY_RATE
                 weights.append(weight)
                 numbers.append([group["lr"], group["weight_decay"], share, group["clip_threshold"]])
-                salts.append(4 * [_salt(state["step"], number, index)])
+                salts.append(4 * [parameter_salt(state["step"], number, index)])
             if not weights:
                 continue
             # Four numbers and salts for each weight keep their views aligned for the kernels.
@@ -119,7 +119,7 @@ def _averages(weight: Tensor) -> dict[str, Tensor]:
     return {name: torch.zeros(shape, device=weight.device) for name, shape in shapes.items()}
 
 
-def _salt(steps: int, group: int, index: int) -> int:
+def parameter_salt(steps: int, group: int, index: int) -> int:
     """A different 32-bit number for every step and parameter."""
     mixed = (
         steps * 0x9E3779B97F4A7C15 + group * 0xC2B2AE3D27D4EB4F + index * 0x165667B19E3779F9
@@ -166,7 +166,7 @@ def _update(
     update *= lr / (size / clip_threshold).clamp(min=1)
     new = weight.float() * (1 - lr * decay) - update
     place = torch.arange(weight.numel(), device=weight.device, dtype=torch.int32)
-    weight.copy_(_rounded(new, _hash(place + salt[0]).view_as(weight), weight.dtype))
+    weight.copy_(rounded(new, hashed(place + salt[0]).view_as(weight), weight.dtype))
 
 
 def _kernels(weight: Tensor) -> tuple[Callable, Callable]:
@@ -178,14 +178,14 @@ def _kernels(weight: Tensor) -> tuple[Callable, Callable]:
     return adafactor_triton.square_sums, adafactor_triton.update
 
 
-def _hash(x: Tensor) -> Tensor:
+def hashed(x: Tensor) -> Tensor:
     """Murmur3's finalizer on int32: all bits of the result depend on all bits of `x`."""
     x = (x ^ ((x >> 16) & 0xFFFF)) * -2048144789
     x = (x ^ ((x >> 13) & 0x7FFFF)) * -1028477387
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def _rounded(x: Tensor, random: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(x: Tensor, random: Tensor, dtype: torch.dtype) -> Tensor:
     """float32 `x` in `dtype`; for bfloat16, add the low 16 bits of `random` and truncate."""
     if dtype != torch.bfloat16:
         return x.to(dtype)

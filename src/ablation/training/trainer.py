@@ -21,6 +21,7 @@ from ablation.model.masks import uses_fixed_rows
 from ablation.model.output_head import summed_cross_entropy
 from ablation.model.packing import IGNORED_LABEL, Example, Rows, token_count
 from ablation.training import fsdp
+from ablation.training.master_weights import ExactState
 from ablation.training.resumable_trainer import ResumableTrainer
 from ablation.vocabulary.masks import CAUSAL
 
@@ -74,7 +75,9 @@ class MaskedTrainer(ResumableTrainer):
         super().__init__(**options)
         self.recipe, self.row_tokens, self.probe = recipe, row_tokens, probe
         if self.args.world_size > 1:
-            fsdp.shard(self.model)
+            chosen = self.optimizer_cls_and_kwargs
+            rounds = chosen is not None and issubclass(chosen[0], ExactState)
+            fsdp.shard(self.model, float32=not rounds)
             # The Trainer must neither place the model nor reduce its gradients: `fsdp` does both.
             self.is_distributed_loading_by_transformers = True
 

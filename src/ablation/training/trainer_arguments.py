@@ -13,6 +13,7 @@ from transformers import Adafactor, TrainingArguments
 from ablation.config.study import ComputeSettings
 from ablation.training.master_weights import ExactState
 from ablation.training.sharded_adafactor import ShardedAdafactor
+from ablation.training.sharded_stochastic_adafactor import ShardedStochasticAdafactor
 from ablation.training.stochastic_adafactor import StochasticAdafactor
 
 
@@ -32,12 +33,15 @@ class PlainAdafactor(ExactState, Adafactor):
 
 
 # Optimizers that are not the Trainer's: for bfloat16 weights without float32 copies, and for
-# float32 weights that are shared out among ranks.
+# weights that are shared out among ranks.
 CUSTOM: dict[str, type[Optimizer]] = {
     "adafactor_bf16": StochasticAdafactor,
     "adafactor_plain": PlainAdafactor,
 }
-SHARDED: dict[str, type[Optimizer]] = {"adafactor": ShardedAdafactor}
+SHARDED: dict[str, type[Optimizer]] = {
+    "adafactor": ShardedAdafactor,
+    "adafactor_bf16": ShardedStochasticAdafactor,
+}
 ClassAndOptions = tuple[type[Optimizer], dict[str, Any]]
 
 
@@ -76,7 +80,7 @@ def custom_optimizer(recipe: TrainingRecipe) -> ClassAndOptions | None:
 
 
 def sharded_optimizer(recipe: TrainingRecipe) -> ClassAndOptions | None:
-    """As `custom_optimizer`, over float32 weights that are shared out among ranks."""
+    """As `custom_optimizer`, over weights that are shared out among ranks."""
     return _of(SHARDED, recipe)
 
 

@@ -12,12 +12,14 @@ _MODULES = {
     "adafactor_bf16": (
         "ablation.training.stochastic_adafactor",
         "ablation.training.adafactor_triton",
+        "ablation.training.sharded_adafactor",
+        "ablation.training.sharded_stochastic_adafactor",
     ),
     "adafactor_plain": (),
 }
 OPTIMIZERS = tuple(_MODULES)
-# The optimizers for weights that are sharded over several GPUs in float32.
-SHARDED_OPTIMIZERS = tuple(n for n in OPTIMIZERS if n not in ("adafactor_bf16", "adafactor_plain"))
+# The optimizers for weights that are sharded over several GPUs.
+SHARDED_OPTIMIZERS = tuple(name for name in OPTIMIZERS if name != "adafactor_plain")
 ADAPTERS = "ablation.interventions.adapters"
 
 

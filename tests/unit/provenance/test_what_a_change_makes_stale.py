@@ -78,7 +78,13 @@ CASES = {
         "training/sharded_adafactor.py",
         "DECAY_RATE = -0.8",
         "DECAY_RATE = -0.7",
-        {"finetune adafactor"},
+        {"finetune adafactor", "finetune adafactor_bf16"},
+    ),
+    "the optimizer of one recipe for ranks": (
+        "training/sharded_stochastic_adafactor.py",
+        "PART = 1 << 22",
+        "PART = 1 << 21",
+        {"finetune adafactor_bf16"},
     ),
     "the trainer of finetunings": (
         "training/trainer.py",
