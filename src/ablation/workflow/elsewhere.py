@@ -1,4 +1,4 @@
-"""Lets the workflow run in a folder of the user's: `snakemake -s CLONE/Snakefile -d FOLDER`, or `module`.
+"""Runs in a folder of the user's: `snakemake -s CLONE/Snakefile -d FOLDER`, or as a `module`.
 
 Manifests name what the repository ships by paths relative to the folder of the run, so that results
 can be moved and compared. In another folder than the repository's, links stand for these paths.
