@@ -33,6 +33,7 @@ study: $(VENV)/.ready  # run the micro study: report, recovery table, RO-Crate; 
 	@$(BIN)/ablation table results/recovery.csv
 	@$(BIN)/snakemake $(WHICH) --reporter runcrate 2> logs/crate.log || { cat logs/crate.log >&2; exit 1; }
 	@$(BIN)/ablation verify results/$(shell sed -n 's/^study: //p' $(or $(STUDY),config/default.yaml))
+	@$(BIN)/python -m ablation.report.finding results/recovery.csv
 
 MAKE_REPORT = $(BIN)/snakemake $(WHICH) --quiet all --report results/report.html \
   --report-stylesheet workflow/report/style.css
