@@ -1,6 +1,6 @@
 """The finding of a study in two sentences, each with its scope, from its recovery table.
 
-python -m ablation.report.finding results/recovery.csv      # prints it in a box, with what to do next
+`python -m ablation.report.finding results/recovery.csv` prints it in a box, with what to do next.
 """
 
 from __future__ import annotations
