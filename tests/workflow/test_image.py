@@ -1,18 +1,23 @@
-"""The image of the Dockerfile, made in a copy of this machine's file system, without Docker.
+"""The images of Dockerfile and apptainer.def, made in copies of this machine's file system.
 
-An overlay in memory takes everything that the steps write. The base image is this machine, with
-its Python, and pip takes packages from the registry that it is configured for.
+Neither Docker nor Apptainer is needed: an overlay in memory takes everything that the steps write.
+The base image is this machine, with its Python, and pip takes packages from the registry that it is
+configured for.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.support.apptainer import read_definition
 from tests.support.dockerfile import read_dockerfile
 from tests.workflow.conftest import copy_of_the_repository
 
@@ -91,6 +96,20 @@ class Image:
             elif what == "CMD":
                 self.command = yaml.safe_load(text)
 
+    def make_by_apptainer(self, definition: Path, context: Path) -> None:
+        """Carry out all steps of a definition file on the files in `context`."""
+        steps = read_definition(definition)
+        for line in steps["files"].splitlines():
+            *sources, target = line.split()
+            for source in map(context.joinpath, sources):
+                into = f"{target}/{source.name}" if source.is_dir() else target
+                self.copy([source], into)
+        self.run(f"set -e\n{steps['post']}")
+        name, _, value = steps["environment"].removeprefix("export ").partition("=")
+        self.variables[name] = value.replace(f"${name}", self.variables.get(name, ""))
+        self.run(steps["test"])
+        self.command = ["sh", "-c", steps["runscript"], "sh"]
+
     def copy(self, sources: list[Path], target: str) -> None:
         self.path(target).mkdir(parents=True, exist_ok=True)
         for source in sources:
@@ -100,8 +119,9 @@ class Image:
                 shutil.copy(source, self.path(target))
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory):
+@contextmanager
+def clean_root(make: Callable, tmp_path_factory):
+    """An image that `make` has made of the repository; its mounts end with the block."""
     place, context = tmp_path_factory.mktemp("image"), tmp_path_factory.mktemp("context")
     copy_of_the_repository(context)
     with subprocess.Popen(
@@ -112,9 +132,24 @@ def image(tmp_path_factory):
     ) as keeper:
         assert keeper.stdout.readline() == "mounted\n"
         made = Image(place, keeper)
-        made.make(ROOT / "Dockerfile", context)
+        make(made, context)
         yield made
-        keeper.stdin.close()  # its mounts end with it
+        keeper.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    with clean_root(lambda i, files: i.make(ROOT / "Dockerfile", files), tmp_path_factory) as made:
+        yield made
+
+
+@pytest.fixture
+def apptainer(tmp_path_factory):
+    definition = ROOT / "apptainer.def"
+    with clean_root(
+        lambda i, files: i.make_by_apptainer(definition, files), tmp_path_factory
+    ) as made:
+        yield made
 
 
 def test_the_image_has_every_locked_package(image):
@@ -140,7 +175,19 @@ def test_a_machine_with_the_image_is_set_up_without_a_network(image):
     image.run(profile["vast-setup"], "unshare", "--net", user="root")
 
 
+def test_the_image_of_apptainer_runs_the_demo_in_the_folder_of_the_call(apptainer):
+    """As any user of the machine, who can write nowhere in the image."""
+    apptainer.run("mkdir -m 777 /tmp/called")
+    apptainer.folder, apptainer.variables["HOME"] = "/tmp/called", "/tmp/called"
+    arguments = ["--configfile", "/opt/ablation/config/demo.yaml"]
+    target = "results/demo/stage1_baseline/metrics.json"
+    apptainer.run(shlex.join([*apptainer.command, "--dry-run"]), user="nobody:nogroup")
+    command = shlex.join([*apptainer.command, *arguments, "--", target])
+    apptainer.run(command, user="nobody:nogroup")
+    assert apptainer.path(f"/tmp/called/{target}").is_file()
+
+
 def test_this_machine_is_as_before(image):
     assert image.path("/opt/snakemake/bin/snakemake").exists()
-    made = ("/opt/snakemake", "/opt/lock", "/study", "/home/ablation")
+    made = ("/opt/snakemake", "/opt/lock", "/opt/ablation", "/study", "/home/ablation")
     assert not [place for place in made if Path(place).exists()]
