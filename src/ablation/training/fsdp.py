@@ -98,8 +98,8 @@ def _keep_float32_gradients(model: PreTrainedModel) -> None:
         weight.grad_dtype = None  # otherwise a gradient must have the dtype of its weight
     model._get_fsdp_state()._lazy_init()  # type: ignore[operator]
     for part in (*model.get_decoder().layers, model):
-        for group in part._get_fsdp_state()._fsdp_param_groups:
-            group._orig_dtype = torch.float32  # that of the gradients which `foreach_reduce` makes
+        group = part._get_fsdp_state()._fsdp_param_group
+        group._orig_dtype = torch.float32  # that of the gradients which `foreach_reduce` makes
 
 
 def _gathered(model: PreTrainedModel, function: Callable, *arguments: Any) -> Any:
