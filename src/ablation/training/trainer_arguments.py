@@ -12,7 +12,8 @@ from transformers import Adafactor, TrainingArguments
 
 from ablation.config.study import ComputeSettings
 from ablation.training.master_weights import ExactState
-from ablation.training.sharded_adafactor import ShardedAdafactor, ShardedStochasticAdafactor
+from ablation.training.sharded_adafactor import ShardedAdafactor
+from ablation.training.sharded_stochastic_adafactor import ShardedStochasticAdafactor
 from ablation.training.stochastic_adafactor import StochasticAdafactor
 
 

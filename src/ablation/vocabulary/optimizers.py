@@ -13,6 +13,7 @@ _MODULES = {
         "ablation.training.stochastic_adafactor",
         "ablation.training.adafactor_triton",
         "ablation.training.sharded_adafactor",
+        "ablation.training.sharded_stochastic_adafactor",
     ),
     "adafactor_plain": (),
 }

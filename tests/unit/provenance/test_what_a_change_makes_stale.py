@@ -80,6 +80,12 @@ CASES = {
         "DECAY_RATE = -0.7",
         {"finetune adafactor", "finetune adafactor_bf16"},
     ),
+    "the optimizer of one recipe for ranks": (
+        "training/sharded_stochastic_adafactor.py",
+        "PART = 1 << 22",
+        "PART = 1 << 21",
+        {"finetune adafactor_bf16"},
+    ),
     "the trainer of finetunings": (
         "training/trainer.py",
         "import torch\n",
