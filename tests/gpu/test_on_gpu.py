@@ -24,8 +24,8 @@ from ablation.model.output_head import score_rows
 from ablation.model.packing import Example, forwards, pack
 from ablation.scoring.masked_lm import MaskedLM
 from ablation.training.early_stopping import Stops
-from ablation.training.master_weights import GradientSums
-from ablation.training.stochastic_adafactor import StochasticAdafactor
+from ablation.training.optimizers.master_weights import GradientSums
+from ablation.training.optimizers.stochastic_adafactor import StochasticAdafactor
 from ablation.training.trainer import MaskedTrainer, summed_loss
 from ablation.training.trainer_arguments import custom_optimizer, training_arguments
 from ablation.vocabulary.masks import MASK, MASKS

@@ -25,7 +25,7 @@ from ablation.model.checkpoints import save
 from ablation.provenance.files import write_json
 from ablation.training import checkpoints, resumable_trainer
 from ablation.training.finetune import finetune
-from ablation.training.stochastic_adafactor import StochasticAdafactor
+from ablation.training.optimizers.stochastic_adafactor import StochasticAdafactor
 from tests.support.small_training import HARDWARE, recipe, write_records
 from tests.support.tiny import tiny_model, tiny_tokenizer
 

@@ -20,7 +20,7 @@ def step_rounded(start, gradients, sizes):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
-    from ablation.training.sharded_stochastic_adafactor import ShardedStochasticAdafactor
+    from ablation.training.optimizers.sharded_stochastic_adafactor import ShardedStochasticAdafactor
 
     found = []
     for size in sizes:

@@ -24,8 +24,8 @@ from ablation.training import fsdp
 from ablation.training.checkpoints import complete_checkpoints, lost_steps
 from ablation.training.early_stopping import NON_FINITE, Stops
 from ablation.training.fsdp import SHARDS
-from ablation.training.master_weights import ExactState, MasterWeights
-from ablation.training.stochastic_adafactor import StochasticAdafactor
+from ablation.training.optimizers.master_weights import ExactState, MasterWeights
+from ablation.training.optimizers.stochastic_adafactor import StochasticAdafactor
 
 # File names that the Trainer uses.
 WEIGHTS, SCHEDULER, TRAINER_STATE = "model.safetensors", "scheduler.pt", "trainer_state.json"

@@ -21,7 +21,7 @@ from ablation.model.masks import uses_fixed_rows
 from ablation.model.output_head import summed_cross_entropy
 from ablation.model.packing import IGNORED_LABEL, Example, Rows, token_count
 from ablation.training import fsdp
-from ablation.training.master_weights import ExactState
+from ablation.training.optimizers.master_weights import ExactState
 from ablation.training.resumable_trainer import ResumableTrainer
 from ablation.vocabulary.masks import CAUSAL
 

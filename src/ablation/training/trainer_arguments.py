@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 from transformers import Adafactor, TrainingArguments
 
 from ablation.config.study import ComputeSettings
-from ablation.training.master_weights import ExactState
-from ablation.training.sharded_adafactor import ShardedAdafactor
-from ablation.training.sharded_stochastic_adafactor import ShardedStochasticAdafactor
-from ablation.training.stochastic_adafactor import StochasticAdafactor
+from ablation.training.optimizers.master_weights import ExactState
+from ablation.training.optimizers.sharded_adafactor import ShardedAdafactor
+from ablation.training.optimizers.sharded_stochastic_adafactor import ShardedStochasticAdafactor
+from ablation.training.optimizers.stochastic_adafactor import StochasticAdafactor
 
 
 class PlainAdafactor(ExactState, Adafactor):

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 _MODULES = {
     "adamw_torch": (),
     "adamw_torch_fused": (),
-    "adafactor": ("ablation.training.sharded_adafactor",),
+    "adafactor": ("ablation.training.optimizers.sharded_adafactor",),
     "sgd": (),
     "adafactor_bf16": (
-        "ablation.training.stochastic_adafactor",
-        "ablation.training.adafactor_triton",
-        "ablation.training.sharded_adafactor",
-        "ablation.training.sharded_stochastic_adafactor",
+        "ablation.training.optimizers.stochastic_adafactor",
+        "ablation.training.optimizers.adafactor_triton",
+        "ablation.training.optimizers.sharded_adafactor",
+        "ablation.training.optimizers.sharded_stochastic_adafactor",
     ),
     "adafactor_plain": (),
 }

@@ -27,7 +27,7 @@ from ablation.data.task_data import data_sets
 from ablation.data.task_files import LM_EVAL_NAMES
 from ablation.provenance.files import canonical_json
 from ablation.training.early_stopping import Stops
-from ablation.training.master_weights import MasterWeights
+from ablation.training.optimizers.master_weights import MasterWeights
 from ablation.training.trainer_arguments import custom_optimizer, training_arguments
 from ablation.vocabulary.optimizers import OPTIMIZERS
 from ablation.vocabulary.recipes import RECIPES

@@ -17,8 +17,8 @@ from ablation.model.block_masks import BLOCK, SMALL, visible_blocks
 from ablation.model.masks import rule, sees_ahead
 from ablation.model.output_head import float32_logits, summed_cross_entropy, token_scores
 from ablation.model.packing import NARROWEST, Example, fixed_rows, forwards, pack
-from ablation.training.master_weights import GradientSums
-from ablation.training.stochastic_adafactor import StochasticAdafactor
+from ablation.training.optimizers.master_weights import GradientSums
+from ablation.training.optimizers.stochastic_adafactor import StochasticAdafactor
 from ablation.vocabulary.masks import MASKS
 from tests.support.tiny import ids, tiny_model
 

@@ -6,7 +6,7 @@ import torch
 from ablation.training import trainer
 from ablation.training.callbacks import Watch
 from ablation.training.finetune import finetune
-from ablation.training.master_weights import MasterWeights
+from ablation.training.optimizers.master_weights import MasterWeights
 from ablation.training.trainer import summed_loss
 from ablation.vocabulary.optimizers import OPTIMIZERS
 from tests.support.small_training import HARDWARE, recipe, run

@@ -21,8 +21,8 @@ from ablation.training import fsdp, launch, trainer
 from ablation.training.callbacks import Watch
 from ablation.training.checkpoints import MARKER
 from ablation.training.finetune import finetune
-from ablation.training.sharded_adafactor import ShardedAdafactor
-from ablation.training.stochastic_adafactor import StochasticAdafactor
+from ablation.training.optimizers.sharded_adafactor import ShardedAdafactor
+from ablation.training.optimizers.stochastic_adafactor import StochasticAdafactor
 from tests import preloaded
 from tests.support.rank_jobs import fail_alone, step_rounded
 from tests.support.small_training import HARDWARE, recipe, write_records

@@ -2,7 +2,7 @@
 
 Neighbouring bfloat16 numbers differ by 2^-8 of their size, so a step of 2e-5 would be rounded away.
 Here a weight is rounded up or down with probabilities that make its expectation exact. (The other
-way is `ablation.training.master_weights`: float32 copies, which need more memory.) Gradients are
+way is `master_weights.py` beside this file: float32 copies, which need more memory.) Gradients are
 summed over micro-batches in float32 too: in bfloat16, 512 times 1/512 makes a half, so the size of
 the micro-batch would decide what is learned. The gradient of each single micro-batch is in
 bfloat16, as the backward pass computes it.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ablation.model.packing import moved
-from ablation.training.master_weights import ExactState, GradientSums
+from ablation.training.optimizers.master_weights import ExactState, GradientSums
 
 # The constants of transformers' Adafactor, and of torch's clipping.
 SQUARE_EPS = 1e-30  # added to squared gradients
@@ -173,7 +173,7 @@ def _kernels(weight: Tensor) -> tuple[Callable, Callable]:
     """`_square_sums` and `_update`, on a GPU as fused Triton kernels."""
     if not weight.is_cuda:
         return _square_sums, _update
-    from ablation.training import adafactor_triton
+    from ablation.training.optimizers import adafactor_triton
 
     return adafactor_triton.square_sums, adafactor_triton.update
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ablation.training.fsdp import local_part
-from ablation.training.master_weights import ExactState
-from ablation.training.sharded_adafactor import ShardedAdafactor
-from ablation.training.stochastic_adafactor import hashed, parameter_salt, rounded
+from ablation.training.optimizers.master_weights import ExactState
+from ablation.training.optimizers.sharded_adafactor import ShardedAdafactor
+from ablation.training.optimizers.stochastic_adafactor import hashed, parameter_salt, rounded
 
 PART = 1 << 22  # weights that are rounded at a time, to bound the memory of the step
 
