@@ -29,7 +29,7 @@ from ablation.config.merging import (
     resolve,
 )
 from ablation.config.study import Study
-from ablation.vocabulary.masks import ABLATED_MASKS, CAUSAL, MASKS
+from ablation.vocabulary.masks import ABLATED_MASKS, CAUSAL, LEAKING_MASKS, MASKS
 from ablation.vocabulary.recipes import RECIPES, recipe_of
 
 
@@ -155,6 +155,8 @@ def _text(error: Mapping[str, Any]) -> str:
     """The text of a ConfigProblem for an error of pydantic."""
     kind, path, found = error["type"], error["loc"], error["input"]
     if kind == "extra_forbidden":
+        if path == ("masks",):
+            return f"unknown key: every study has the masks {', '.join(MASKS)}. Leave it out"
         return f"unknown key{_nearest_key(path)}"
     if kind == "missing":
         return "missing"
@@ -163,6 +165,11 @@ def _text(error: Mapping[str, Any]) -> str:
     elif kind == "string_pattern_mismatch" and path[0] == "recipes":
         names = ", ".join(map(repr, RECIPES))
         expected = f"{names} or a variant of one (`3B-lr1e-4`) was expected"
+    elif kind == "string_pattern_mismatch" and path[0] == "study":
+        plain = re.sub(r"[^a-z0-9_-]+", "_", str(found).lower()).strip("_-") or "mine"
+        expected = f"a name of small letters, digits, `_` and `-` was expected, such as `{plain}`"
+    elif kind == "too_short":
+        expected = f"at least {error['ctx']['min_length']} was expected"
     elif kind == "string_pattern_mismatch" and path[0] == "interventions":
         expected = "a name of small letters and digits was expected"
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -182,7 +189,11 @@ def _text(error: Mapping[str, Any]) -> str:
         expected = error["msg"].replace("Input should", "should")
     hint = ""
     if kind == "literal_error" and isinstance(found, str):
-        hint = did_you_mean(found, re.findall(r"'([^']+)'", error["ctx"]["expected"]))
+        allowed = re.findall(r"'([^']+)'", error["ctx"]["expected"])
+        honest = [name for name in allowed if name not in LEAKING_MASKS]
+        hint = did_you_mean(found, honest)
+        if not hint and (inside := [name for name in honest if found and found in name]):
+            hint = f", did you mean `{inside[0]}`?"
     elif kind in ("int_type", "float_type", "bool_type") and _quoted(found):
         hint = ": write it without quotes"
     elif found is None:

@@ -12,6 +12,14 @@ from tests.support.refusals import ROOT, refusal
 # {what is wrong: (the file, what its message must hold: the key, its line, what to do)}
 OWN = "recipes: {3B: {train_mask: prefill_bidir}}"
 VALUES = {
+    "mask that leaks is not suggested": (
+        "recipes: {3B: {train_mask: bidir}}",
+        "recipes.3B.train_mask",
+        "did you mean `prefill_bidir`?",
+    ),
+    "masks of all studies": ("masks: [causal]", "masks (", "every study has the masks causal,"),
+    "name with a space": ("study: My study", "study (", "was expected, such as `my_study`"),
+    "name of signs": ("study: '??'", "study (", "small letters, digits, `_` and `-`"),
     "unknown key": ("studdy: x", "studdy", ":1)", "did you mean `study`?"),
     "unknown inner key": ("hardware:\n  thread: 2", "hardware.thread", ":2)", "`hardware.threads`"),
     "key in the wrong block": ("max_steps: 3", "max_steps", "did you mean `finetune.max_steps`?"),
@@ -39,7 +47,7 @@ VALUES = {
     "text for a list": ("seeds: 21", "seeds", "list"),
     "not a number": ("finetune: {learning_rate: .nan}", "finetune.learning_rate", "finite"),
     "infinite": ("finetune: {max_grad_norm: .inf}", "finetune.max_grad_norm", "finite"),
-    "path as a name": ("study: ../elsewhere", "study", "pattern"),
+    "path as a name": ("study: ../elsewhere", "study", "such as `elsewhere`"),
     "no seeds": ("seeds: []", "seeds", "at least 1"),
     "seed twice": ("seeds: [4, 7, 4]", "seeds", "seed 4 is named twice"),
     "truth as a seed": ("seeds: [1, true]", "seeds[1]", "True found"),
@@ -260,8 +268,8 @@ VALUES = {
     "hub model that is not named in pins": (
         "base: owner/model",
         "base (",
-        "owner/model is no folder",
-        "hub model that is named in `pins`",
+        "owner/model is no folder here",
+        "`pins: {owner/model: null}` into this file, then run `ablation pin`",
     ),
     "hub model without a commit": (
         "base: owner/model\npins:\n  owner/model: null",
