@@ -19,25 +19,28 @@ from ablation.vocabulary.protocols import ALL_SEEDS, MACROS
 from ablation.vocabulary.recipes import RECIPES
 
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first is part of vl-convert
-INK, FAINT, ALARM = "#2e3440", "#8a93a3", "#d1495b"
+# The palette of Okabe and Ito (2008), which colour-blind readers can tell apart.
+BLUE, SKY, GREEN, ORANGE, VERMILION = "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00"
+PURPLE, YELLOW = "#cc79a7", "#f0e442"
+INK, FAINT, ALARM = "#2e3440", "#8a93a3", VERMILION
 MOST_RECIPES = 24  # largest number of recipes in a figure
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 LESS = "\ue000"  # stands in for `<` in the data of a page; Unicode assigns no meaning to it
 LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))  # levels of significance and their marks
 # Colours of the masks that leak nothing, in their order; all masks that leak have the colour ALARM.
-_COLOURS = ("#4c566a", "#2a7fb8", "#3a9e74", "#b07d2b", "#7b5ea7", "#5f7a12", "#a0567f")
+_COLOURS = ("#4c566a", BLUE, GREEN, ORANGE, PURPLE, SKY, "#8c510a")
 _HONEST = [name for name in MASKS if name not in LEAKING_MASKS]
 MASK_COLOURS = dict(zip(_HONEST, cycle(_COLOURS))) | dict.fromkeys(LEAKING_MASKS, ALARM)
 
-# Patterns that end right come first, so that greens and reds meet at the accuracy P.
+# Patterns that end right come first, so that blues and oranges meet at the accuracy P.
 FLIPS = {
     "RRR": ("RRR  right throughout", "#dfe5ec"),
-    "RWR": ("RWR  lost under the mask, regained", "#2e8b57"),
-    "WRR": ("WRR  right since the mask was changed", "#a3cfb4"),
-    "WWR": ("WWR  right only after finetuning", "#6fb98a"),
+    "RWR": ("RWR  lost under the mask, regained", BLUE),
+    "WRR": ("WRR  right since the mask was changed", "#b9dff5"),
+    "WWR": ("WWR  right only after finetuning", SKY),
     "RWW": ("RWW  lost under the mask, not regained", ALARM),
-    "RRW": ("RRW  kept under the mask, broken by finetuning", "#f0a35e"),
-    "WRW": ("WRW  right only in between", "#f6dcb4"),
+    "RRW": ("RRW  kept under the mask, broken by finetuning", ORANGE),
+    "WRW": ("WRW  right only in between", YELLOW),
     "WWW": ("WWW  wrong throughout", "#7b8494"),
 }
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from ablation.report.charts import ALARM, FAINT, INK, line, sheet
+from ablation.report.charts import ALARM, BLUE, FAINT, GREEN, INK, ORANGE, line, sheet
 from ablation.vocabulary.protocols import ALL_SEEDS, MACRO, MACROS
 
 TITLES = {"recovered": "R = (P - A) / (B - A)", "net_recovered": "net R = (P - D) / (C - D)"}
 COLOURS = {
     "none": INK,
-    "first order": "#2a7fb8",
-    "second order": "#3a9e74",
+    "first order": BLUE,
+    "second order": GREEN,
     "both orders": INK,
-    "seen in pretraining": "#b07d2b",
+    "seen in pretraining": ORANGE,
     "the tasks": ALARM,
 }
 LOWEST, HIGHEST = -1.0, 1.2  # of the axis; an interval that is longer ends there

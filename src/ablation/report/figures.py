@@ -13,9 +13,11 @@ import pandas as pd
 
 from ablation.report.charts import (
     ALARM,
+    BLUE,
     FAINT,
     FLIPS,
     INK,
+    ORANGE,
     are_true,
     blank,
     few_recipes,
@@ -50,12 +52,13 @@ __all__ = [
     "recovery",
 ]  # the figures of the catalogue
 
+LOWEST, HIGHEST = -2.0, 3.0  # of the axis of recovered fractions, at most
 BASE_LINE, REFERENCE = [6, 3], [2, 3]  # dashes of lines
 
 LOSSES = {
-    "loss": ("training batches, training mask", "#b3c6d9"),
-    "eval_loss": ("held-out samples, training mask", "#2a7fb8"),
-    "probe_loss_train_mask": ("probe samples, training mask", "#e8871e"),
+    "loss": ("training batches, training mask", "#b9c4d0"),
+    "eval_loss": ("held-out samples, training mask", BLUE),
+    "probe_loss_train_mask": ("probe samples, training mask", ORANGE),
     "probe_loss_causal": ("the same probe samples, causal", INK),
 }
 
@@ -123,10 +126,13 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
     if rows.empty:
         return blank(rows, title)
     rows, few = few_recipes(rows)
+    one_seed = rows.seed[rows.seed.astype(str) != ALL_SEEDS].nunique() == 1
+    if one_seed:  # the rows of all seeds say the same
+        rows = rows[rows.seed.astype(str) != ALL_SEEDS]
     frame, slots = placed(rows)
     bounds = {"from": "recovered_low", "to": "recovered_high", "shown": "recovered"}
     ends = frame[list(bounds.values())].melt().value.dropna().tolist()
-    low, high = max(-1.0, min([-0.2, *ends])), min(2.0, max([1.2, *ends]))
+    low, high = max(LOWEST, min([-0.2, *ends])), min(HIGHEST, max([1.2, *ends]))
     frame = frame.assign(**{k: frame[v].clip(low, high) for k, v in bounds.items()})
     estimable = frame.recovered.notna() & (frame.recovered_status == "estimable")
     frame["mark"] = (frame.seed == ALL_SEEDS).map({True: "all seeds", False: "one seed"})
@@ -149,14 +155,15 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
     }
     x = alt.X(
         "shown:Q",
-        scale=alt.Scale(domain=[low, high], nice=False),
-        axis=alt.Axis(values=[n / 2 for n in range(-2, 5)]),
+        scale=alt.Scale(domain=[low - 0.06, high + 0.06], nice=False),  # ends stay within it
+        axis=alt.Axis(values=[n / 2 for n in range(-4, 7)]),
         title="recovered fraction R = (P - A) / (B - A)",
     )
-    over_all = alt.datum.seed == ALL_SEEDS
-    size = alt.condition(over_all, alt.value(90), alt.value(28))
-    width = alt.condition(over_all, alt.value(2.5), alt.value(1))
-    panel_width = 300
+    large = alt.datum.seed == ALL_SEEDS
+    size = alt.condition(large, alt.value(90), alt.value(70 if one_seed else 28))
+    width = alt.condition(large, alt.value(2.5), alt.value(2 if one_seed else 1))
+    dash = alt.condition("datum.eval_leaks", alt.value([4, 2]), alt.value([1, 0]))
+    panel_width = 230
     panels = []
     for task in sorted(tasks_of(frame), key=lambda t: t not in MACROS):
         rows = frame[frame.task == task]
@@ -167,30 +174,41 @@ def recovery(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMi
         layers = [
             line("x", 0, REFERENCE),
             line("x", 1, BASE_LINE),
-            chart.mark_rule(opacity=0.6).encode(x="from:Q", x2="to:Q", strokeWidth=width),
+            chart.mark_rule(opacity=0.6).encode(
+                x="from:Q", x2="to:Q", strokeWidth=width, strokeDash=dash
+            ),
             points.transform_filter(~unknown & alt.datum.inside).encode(x=x),
             points.transform_filter(unknown).encode(x=alt.value(panel_width + 9)),
-            chart.mark_text(align="left", baseline="middle", dx=5, dy=1, fontSize=12)
-            .transform_filter(over_all & ~unknown & (alt.datum.to < high))
-            .encode(x="to:Q", text="stars:N"),
+            # beside the panel, where no line is
+            chart.mark_text(align="left", baseline="middle", dy=2, fontSize=12)
+            .transform_filter(~unknown if one_seed else large & ~unknown)
+            .encode(x=alt.value(panel_width + 4), text="stars:N"),
             ends.encode(**place, shape=shape, x="edge:Q", angle=alt.Angle("angle:Q", scale=None)),
         ]
         # a recipe takes the same height in all panels, also where few recipes have the task
-        height = max(80, 7 * len(slots) * rows.model.nunique())
+        height = max(80, max(7 * len(slots), 26) * rows.model.nunique())
         panel = {"width": panel_width, "height": height}
         panels.append(alt.layer(*layers).properties(title=f"{task}, {items(rows.n)}", **panel))
     notes = [
         "B: base under causal. A: base under the mask. P: finetuned, under the mask. At 0 (dotted) "
         "nothing has come back, at 1 (dashed) all that was lost.",
-        f"Horizontal lines: {confidence:.0%} intervals (Fieller); seeds {listed(frame.seed)} from "
-        "top to bottom. Not estimable: nothing was lost, or the interval is unbounded.",
-        "Seeds disagree where P differs between them by more than the draw of items explains "
+        f"Horizontal lines: {confidence:.0%} intervals (Fieller); {_seeds(frame.seed)}. Dashed: "
+        "under a mask that leaks. Not estimable: nothing was lost, or the interval is unbounded.",
+        ""
+        if one_seed
+        else "Seeds disagree where P differs between them by more than the draw of items explains "
         "(p < .01): look at each; the interval over so few does not say how often one fails.",
-        "Stars, of all seeds: the gain P - A differs from 0, p < .05 *, < .01 **, < .001 ***.",
+        "Stars" + ", of all seeds" * (not one_seed) + ": the gain P - A differs from 0, "
+        "p < .05 *, < .01 **, < .001 ***.",
         leak_note(frame),
         few,
     ]
     return sheet(alt.concat(*panels, columns=3), frame, title, notes)
+
+
+def _seeds(seeds: pd.Series) -> str:
+    names = listed(seeds)
+    return f"seeds {names} from top to bottom" if "," in names else f"seed {names}"
 
 
 def curves(curves: pd.DataFrame) -> alt.TopLevelMixin:
@@ -338,7 +356,7 @@ def flips(flips: pd.DataFrame) -> alt.TopLevelMixin:
         f"One bar a seed ({listed(frame.seed)}, top to bottom)"
         + (f"; {items(one_task)} a task. " if len(one_task) else ". ")
         + "macro: mean of the tasks' shares.",
-        "Light grey and greens: right after finetuning. They end at the accuracy P.",
+        "Light grey and blues: right after finetuning. They end at the accuracy P.",
         leak_note(frame),
         few,
     ]

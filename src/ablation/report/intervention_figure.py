@@ -10,7 +10,9 @@ import pandas as pd
 from ablation.report.charts import (
     ALARM,
     FAINT,
+    GREEN,
     INK,
+    ORANGE,
     blank,
     leak_note,
     line,
@@ -26,8 +28,8 @@ from ablation.vocabulary.recipes import train_mask_of
 # {the point: its column, its colour}, from the damaged to the trained model.
 POINTS = {
     "A: damaged, not trained": ("ablated", ALARM),
-    "D: trained whole, then damaged": ("control_ablated", "#e8a33d"),
-    "P: trained under the damage": ("after", "#2e8b57"),
+    "D: trained whole, then damaged": ("control_ablated", ORANGE),
+    "P: trained under the damage": ("after", GREEN),
 }
 DRAWN = [
     *("study", "line", "recipe", "seed", "baseline", "damage", "damage_p"),
@@ -67,8 +69,8 @@ def interventions(recovery: pd.DataFrame, confidence: float = 0.95) -> alt.TopLe
         ),
     ]
     notes = [
-        "Left: how far red lies from the black line, the whole base, is what an intervention costs "
-        "(A - B; p < .05 *, < .01 **, < .001 ***, ns: nil).",
+        "Left: how far vermilion lies from the black line, the whole base, is what an intervention "
+        "costs (A - B; p < .05 *, < .01 **, < .001 ***, ns: nil).",
         "Orange is the control: the same training without the damage, damaged afterwards.",
         "Right: the share of the gap between equally trained models that training under the damage "
         f"closes, with its {confidence:.0%} interval; a cross is not estimable.",
@@ -108,7 +110,7 @@ def _accuracies(whole: pd.DataFrame, rows: pd.DataFrame, y: alt.Y) -> Panel:
         base.mark_rule(color=ALARM, opacity=0.35, strokeWidth=5).encode(
             x=alt.X("ablated:Q", title="accuracy"), x2="baseline:Q", y=y
         ),
-        base.mark_rule(color="#2e8b57", strokeWidth=2.5).encode(
+        base.mark_rule(color=GREEN, strokeWidth=2.5).encode(
             x="control_ablated:Q", x2="after:Q", y=y
         ),
         each.mark_point(filled=True, size=14, opacity=0.5).encode(x=x, y=y, color=colour),

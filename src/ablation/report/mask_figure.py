@@ -5,14 +5,14 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from ablation.report.charts import FAINT, INK, blank, sheet
+from ablation.report.charts import ALARM, BLUE, FAINT, INK, blank, sheet
 from ablation.vocabulary.masks import MASKS
 
 REASONS = {
-    "past": ("itself or an earlier token", "#9db4c8"),
-    "later prompt": ("a later prompt token (the prompt is read in both directions)", "#2a7fb8"),
-    "undecoded": ("an answer token that inference would not have yet", "#f0b9b3"),
-    "own target": ("the very token it is to predict: the leak", "#b3202c"),
+    "past": ("itself or an earlier token", "#b9c4d0"),
+    "later prompt": ("a later prompt token (the prompt is read in both directions)", BLUE),
+    "undecoded": ("an answer token that inference would not have yet", "#f5cba7"),
+    "own target": ("the very token it is to predict: the leak", ALARM),
 }
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 from ablation.analysis.published import OWN_SOURCE
 from ablation.report.charts import FLIPS, seed_names, stars
 from ablation.report.html_tables import Marked, Section, html_page
+from ablation.report.legend import legend
 from ablation.report.recovery_columns import (
     BACK,
-    LEGEND,
     LOST,
     SIDE,
     Cell,
@@ -22,10 +22,30 @@ from ablation.report.recovery_columns import (
     seeds,
     warnings_of,
 )
+from ablation.report.summary import page as summary
+from ablation.report.summary import seeds_of
 from ablation.vocabulary.masks import CAUSAL, in_order
 from ablation.vocabulary.metrics import METRIC
 from ablation.vocabulary.protocols import ALL_SEEDS, MACROS
 
+__all__ = [
+    "accuracy",
+    "bag_of_words",
+    "contrasts",
+    "flips",
+    "published",
+    "recovery",
+    "samples",
+    "summary",
+    "trainings",
+]  # the pages of the catalogue
+
+EXPLAINED = (
+    "In brackets: confidence intervals; docs/statistics.md says how far to trust them. All scores "
+    "of a row are of the same items. held out: the finetuning records hold none of these tasks. "
+    "criteria met: the study's thresholds on P / B and P - A. seeds, disagree: P differs between "
+    "the seeds by more than the draw of items explains (p < .01), so look at each seed."
+)
 STARS = "Stars: p < .05 *, < .01 **, < .001 ***. Click a head to sort by its column."
 # The order of `ablation.report.figures.FLIPS`: items that are right after finetuning come first.
 PATTERNS = tuple(FLIPS)
@@ -36,22 +56,37 @@ def recovery(recovery: pd.DataFrame) -> str:
     """recovery.csv in three parts: lost accuracy, recovered accuracy, and the side effect."""
     texts = recovery.comparable.map(lambda value: "true" if _true(value) else str(value))
     recovery = recovery.assign(comparable=texts)
-    macro, whole = recovery.task.isin(MACROS), recovery.seed == ALL_SEEDS
     parts = []
-    for rows, part in (
-        (recovery[macro & whole], "macro accuracy, all seeds"),
-        (recovery[~macro & whole], "each task, all seeds"),
-        (recovery[macro & ~whole], "macro accuracy, each seed"),
-    ):
+    for rows, part in _by_seed(recovery, "macro accuracy", "each task"):
         masked, causal = rows[rows["mask"] != CAUSAL], rows[rows["mask"] == CAUSAL]
         lost = measured_losses(masked)
         if "each seed" not in part:
-            parts.append(Section(f"What was lost: {part}", _formatted(lost, LOST, "damage")))
-        parts.append(Section(f"What came back: {part}", _formatted(masked, BACK, "gain")))
+            parts.append(_section(f"What was lost: {part}", _formatted(lost, LOST, "damage")))
+        parts.append(_section(f"What came back: {part}", _formatted(masked, BACK, "gain")))
         title = f"Side effect on ordinary, causal use: {part}"
-        parts.append(Section(title, _formatted(causal, SIDE, "side_effect")))
-    notes = [LEGEND.replace("\n", " "), STARS, *warnings_of(recovery)]
+        parts.append(_section(title, _formatted(causal, SIDE, "side_effect")))
+    notes = [EXPLAINED, STARS, *warnings_of(recovery)]
     return html_page(_titled("What was lost, and what came back", recovery), notes, parts)
+
+
+def _by_seed(frame: pd.DataFrame, macros: str, tasks: str) -> list[tuple[pd.DataFrame, str]]:
+    """The rows of all seeds, then those of each one, with a title; of one seed there is no more."""
+    macro, whole, seeds = frame.task.isin(MACROS), _whole(frame), seeds_of(frame)
+    parts = [
+        (frame[macro & whole], f"{macros}, {seeds}"),
+        (frame[~macro & whole], f"{tasks}, {seeds}"),
+    ]
+    several = frame.seed[~whole].nunique() != 1
+    return [*parts, (frame[macro & ~whole], f"{macros}, each seed")] if several else parts
+
+
+def _whole(frame: pd.DataFrame) -> pd.Series:
+    return frame.seed.astype(str) == ALL_SEEDS
+
+
+def _section(title: str, rows: list[dict], compact: bool = False) -> Section:
+    """A table with the meanings of its letters and recipes below it."""
+    return Section(title, rows, legend=legend(rows), compact=compact)
 
 
 def _formatted(rows: pd.DataFrame, cells: Mapping[str, Cell], effect: str) -> list[dict]:
@@ -101,7 +136,7 @@ def published(published: pd.DataFrame) -> str:
 
     macro = published.task.isin(MACROS)
     parts = [
-        Section(title, [cells(row) for _, row in published[rows].iterrows()])
+        _section(title, [cells(row) for _, row in published[rows].iterrows()], compact=True)
         for rows, title in ((macro, "Macro accuracy"), (~macro, "Each task"))
     ]
     notes = [
@@ -133,14 +168,9 @@ def contrasts(contrasts: pd.DataFrame) -> str:
             "difference of recovered": "not estimable" if pd.isna(value) else interval,
         }
 
-    macro, whole = contrasts.task.isin(MACROS), contrasts.seed.astype(str) == ALL_SEEDS
     parts = [
-        Section(title, [cells(row) for _, row in _by_mask(contrasts[rows]).iterrows()])
-        for rows, title in (
-            (macro & whole, "Macro accuracy, all seeds"),
-            (~macro & whole, "Each task, all seeds"),
-            (macro & ~whole, "Macro accuracy, each seed"),
-        )
+        _section(title, [cells(row) for _, row in _by_mask(rows).iterrows()])
+        for rows, title in _by_seed(contrasts, "Macro accuracy", "Each task")
     ]
     notes = [
         "Same items, same B - A. A star: the interval leaves out 0. Seeds disagree: the difference "
@@ -171,7 +201,7 @@ def accuracy(per_task: pd.DataFrame) -> str:
     table = per_task.assign(seed=seed_names(per_task.seed))
     macro = table.task.isin(MACROS)
     parts = [
-        Section(title, [cells(row) for _, row in table[rows].iterrows()])
+        _section(title, [cells(row) for _, row in table[rows].iterrows()])
         for rows, title in ((macro, "Macro accuracy"), (~macro, "Each task"))
     ]
     notes = ["Brackets: Wilson intervals over items, of the study's own metric."]
@@ -206,7 +236,7 @@ def trainings(curves: pd.DataFrame) -> str:
         "where the first is far below the second, the training mask shows the model its targets."
     ]
     title = _titled("How every finetuning ended", curves)
-    return html_page(title, notes, [Section("Finetunings", rows)])
+    return html_page(title, notes, [_section("Finetunings", rows)])
 
 
 def flips(flips: pd.DataFrame) -> str:
@@ -224,7 +254,7 @@ def flips(flips: pd.DataFrame) -> str:
         "model under the mask. RWR was lost and regained, RWW lost for good, RRW broken by "
         "finetuning alone."
     ]
-    return html_page(_titled("What became of each item", flips), notes, [Section("Items", rows)])
+    return html_page(_titled("What became of each item", flips), notes, [_section("Items", rows)])
 
 
 def bag_of_words(bags: pd.DataFrame) -> str:
@@ -270,7 +300,7 @@ def samples(samples: pd.DataFrame) -> str:
     notes = [
         "Prefill under the mask, then greedy, causal decoding. full_bidir generates as "
         "prefill_bidir does: while a prompt is read there is no continuation that it could see. "
-        "Green: the continuation begins as expected."
+        "Green and underlined: the continuation begins as expected."
     ]
     return html_page("The same prompts through every model", notes, parts)
 

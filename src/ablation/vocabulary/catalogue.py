@@ -105,6 +105,7 @@ FIRST = Catalogue(
     ),
     pages=_by_name(
         [
+            Page("summary", FINDINGS, "The answer", ("recovery",)),
             Page("recovery", FINDINGS, "What came back", ("recovery",)),
             Page("published", FINDINGS, "Published beside ours", ("published",)),
             Page("contrasts", FINDINGS, "Recipe against recipe", ("contrasts",)),

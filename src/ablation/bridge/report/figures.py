@@ -8,7 +8,7 @@ import pandas as pd
 from ablation.report.charts import FAINT, INK, blank, sheet
 from ablation.vocabulary.bridge import SOURCE_FREE
 
-COLOURS = ("#2a7fb8", "#d1495b", "#4c566a", "#8fbc5a", "#c98b2b", "#8a6bb1")
+COLOURS = ("#0072b2", "#d55e00", "#4c566a", "#009e73", "#e69f00", "#cc79a7")
 # The lines of both models alone, and that of the text answer, may coincide.
 DASHES = ([1, 0], [8, 4], [2, 4], [1, 0], [1, 0], [4, 8])
 ARMS = ("latent", "target_alone", "source_alone", "token_budget", "cascade", "text_answer")
