@@ -34,7 +34,8 @@ def chosen_row(recovery: pd.DataFrame) -> pd.Series | None:
     Recipes with a control come first. None if there is no such recipe.
     """
     rows = recovery[(recovery.task == MACRO) & (recovery["mask"] != CAUSAL)]
-    rows = rows[~rows.train_leaks.astype(bool) & ~rows.eval_leaks.astype(bool)]
+    leaks = rows[["train_leaks", "eval_leaks"]].astype(str) == "True"
+    rows = rows[~leaks.any(axis=1)]
     rows = rows[rows.recovered_status == ESTIMABLE]
     rows = rows.assign(single=rows.seed != ALL_SEEDS, alone=rows.control.isna())
     rows = rows.sort_values(["alone", "single"], kind="stable")

@@ -12,12 +12,12 @@ import pandas as pd
 from ablation.analysis.published import OWN_SOURCE
 from ablation.report.charts import FLIPS, seed_names, stars
 from ablation.report.html_tables import Marked, Section, html_page
-from ablation.report.legend import legend
 from ablation.report.recovery_columns import (
     BACK,
     LOST,
     SIDE,
     Cell,
+    legend,
     measured_losses,
     seeds,
     warnings_of,

@@ -17,12 +17,18 @@ from ablation.report.charts import (
     seed_names,
     two_lines,
 )
+from ablation.report.finding import finding
 from ablation.report.html_tables import Marked, Section, html_page
-from ablation.report.legend import NET_RECOVERED, RECOVERED, legend
-from ablation.report.recovery_columns import BACK, interval, warnings_of
+from ablation.report.recovery_columns import (
+    BACK,
+    NET_RECOVERED,
+    RECOVERED,
+    interval,
+    legend,
+    warnings_of,
+)
 from ablation.vocabulary.masks import CAUSAL, in_order
 from ablation.vocabulary.protocols import ALL_SEEDS, MACRO, MACROS
-from ablation.vocabulary.recipes import train_mask_of
 
 MOST_ROWS = 18  # as many as stand on a screen
 LOWEST, HIGHEST = -1.0, 1.5  # of the axis; a longer interval ends in a triangle there
@@ -62,42 +68,8 @@ def page(recovery: pd.DataFrame) -> str:
     place = whole["mask"].map(in_order(whole["mask"]).index) + 1000 * leaks
     whole = whole.loc[place.sort_values(kind="stable").index]
     studies = ", ".join(map(str, recovery.study.unique()))
-    notes = [*finding(whole, seeds_of(recovery)), *warnings_of(whole)]
+    notes = [*finding(recovery), *warnings_of(whole)]
     return html_page(f"The answer ({studies})", notes, summary(recovery, whole.head(MOST_ROWS)))
-
-
-def finding(whole: pd.DataFrame, seeds: str) -> list[str]:
-    """Two sentences: what the first mask that does not leak costs, and what came back under it."""
-    if whole.empty:
-        return ["No recipe was scored under an ablated mask."]
-    trained = [train_mask_of(str(recipe)) for recipe in whole.recipe]
-    own = whole[[mask == scored for mask, scored in zip(trained, whole["mask"], strict=True)]]
-    # of the first condition, the recipe with the shortest name: never the one with the best score
-    mask = whole["mask"].iloc[0]
-    under = (
-        own[own["mask"] == mask] if (own["mask"] == mask).any() else whole[whole["mask"] == mask]
-    )
-    row = under.sort_values("recipe", key=lambda names: names.str.len(), kind="stable").iloc[0]
-    leaks = " This mask leaks." if str(row.eval_leaks) == "True" else ""
-    lost = (
-        f"Under {mask}, the base's macro accuracy changes by {_measured(row, 'damage', 3)}: "
-        f"from B = {row.baseline:.3f} to A = {_digits(row.ablated)}."
-    )
-    return [lost + leaks, _came_back(row, seeds)]
-
-
-def _came_back(row: pd.Series, seeds: str) -> str:
-    net = _measured(row, "net_recovered", 2)
-    control = row.get("control")
-    against = f" against its control {control}" if isinstance(control, str) and control else ""
-    return (
-        f"After finetuning with recipe {row.recipe} ({seeds}) it is P = {_digits(row.after)}: "
-        f"R = {_measured(row, 'recovered', 2)} of the loss came back, net R = {net}{against}."
-    )
-
-
-def _measured(row: pd.Series, name: str, decimals: int) -> str:
-    return interval(name, decimals)(row) or "not measured"
 
 
 def seeds_of(frame: pd.DataFrame) -> str:
