@@ -87,6 +87,11 @@ def _base_problems(values: Mapping) -> Iterator[ConfigProblem]:
     file = folder / "config.json"
     if not file.is_file():
         found = "holds no config.json" if folder.is_dir() else "is no folder"
+        if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base):
+            found += (
+                f"; if it is a hub model, write `pins: {{{base}: null}}` and `ablation pin FILE` "
+                "fills in its commit"
+            )
         yield ConfigProblem(
             ("base",),
             f"{folder} {found}; `shipped`, `pretrain`, `random`, the folder of a Hugging Face "

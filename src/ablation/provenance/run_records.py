@@ -63,7 +63,7 @@ def run_record(path: str | Path, **facts: object) -> Iterator[RunRecord]:
     """
     record: RunRecord = dict(facts)
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    with _nvml_devices() as devices:
+    with nvml_devices() as devices:
         before = _joules(devices)
         yield record
         after = _joules(devices)
@@ -194,7 +194,7 @@ def _git(folder: str | Path, *arguments: str) -> str | None:
 
 
 @contextmanager
-def _nvml_devices() -> Iterator[list]:
+def nvml_devices() -> Iterator[list]:
     """Handles of the GPUs that this process may use; an empty list without a driver."""
     try:
         import pynvml

@@ -39,8 +39,8 @@ VALUES = {
     "text for a list": ("seeds: 21", "seeds", "list"),
     "not a number": ("finetune: {learning_rate: .nan}", "finetune.learning_rate", "finite"),
     "infinite": ("finetune: {max_grad_norm: .inf}", "finetune.max_grad_norm", "finite"),
-    "path as a name": ("study: ../elsewhere", "study", "pattern"),
-    "no seeds": ("seeds: []", "seeds", "at least 1"),
+    "path as a name": ("study: ../elsewhere", "study", "such as `elsewhere`"),
+    "no seeds": ("seeds: []", "seeds", "at least one", "`seeds: [1]`"),
     "seed twice": ("seeds: [4, 7, 4]", "seeds", "seed 4 is named twice"),
     "truth as a seed": ("seeds: [1, true]", "seeds[1]", "True found"),
     "text as a seed": ("seeds: ['1']", "seeds[0]", "without quotes"),
@@ -54,7 +54,7 @@ VALUES = {
         "cannot train on a CPU",
         "take sdpa",
     ),
-    "no recipes": ("recipes: {}", "recipes", "at least 1"),
+    "no recipes": ("recipes: {}", "recipes", "at least one"),
     "unknown recipe": ("recipes:\n  3C: {train_mask: causal}", "recipes.3C (", ":2)", "'3B-leaky'"),
     "recipe without a mask": ("recipes: {3A: {}}", "recipes.3A.train_mask", "missing"),
     "empty recipe": ("recipes:\n  3A:", "recipes.3A (", "a mapping"),
@@ -475,5 +475,5 @@ def test_another_working_directory(tmp_path):
     """Results and resources name each other by relative paths: one without the other is nothing."""
     done = snakemake(ROOT, "--directory", str(tmp_path), "-n", "results/recovery.csv")
     assert done.returncode != 0
-    assert f"{tmp_path} is no place for results" in done.stdout  # a dry run tells there
-    assert "without --directory" in done.stdout
+    assert f"{tmp_path} is no place for results" in done.stderr
+    assert "without --directory" in done.stderr
