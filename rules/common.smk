@@ -25,8 +25,8 @@ for warning in LOADED.warnings:
     logger.warning(warning)
 
 
-onstart:  # A dry run does not check pins.
-    LOADED.check_pins()
+onstart:  # A dry run checks neither pins nor GPUs.
+    LOADED.check(workflow.local_exec)
     if workflow.local_exec:
         stop_counting_jobs(workflow.scheduler)
 

@@ -17,7 +17,7 @@ from ablation.config import intervention_checks as interventions
 from ablation.config.architectures import positions, refusal
 from ablation.config.checkpoint_files import chat_template_in, checkpoint_problem
 from ablation.config.merging import ConfigProblem, Key, did_you_mean, dotted
-from ablation.config.study import REPOSITORY, Study
+from ablation.config.study import Study
 from ablation.data.benchmarks import BENCHMARKS, DATA_SUFFIXES
 from ablation.data.local_files import is_local, split_of, training_split
 from ablation.data.task_data import Parts, data_sets
@@ -87,14 +87,11 @@ def _base_problems(values: Mapping) -> Iterator[ConfigProblem]:
     file = folder / "config.json"
     if not file.is_file():
         found = "holds no config.json" if folder.is_dir() else "is no folder"
-        if re.fullmatch(REPOSITORY, base) and not folder.exists():
-            yield ConfigProblem(
-                ("base",),
-                f"{base} is no folder here. As a model of the hub it needs a commit: write "
-                f"`pins: {{{base}: null}}` into this file, then run `ablation pin` with its path"
-                f"{did_you_mean(base, ('shipped', 'pretrain', 'random'))}",
+        if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base):
+            found += (
+                f"; if it is a hub model, write `pins: {{{base}: null}}` and `ablation pin FILE` "
+                "fills in its commit"
             )
-            return
         yield ConfigProblem(
             ("base",),
             f"{folder} {found}; `shipped`, `pretrain`, `random`, the folder of a Hugging Face "

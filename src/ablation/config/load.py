@@ -30,7 +30,7 @@ from ablation.config.merging import (
 )
 from ablation.config.study import Study
 from ablation.vocabulary.masks import ABLATED_MASKS, CAUSAL, LEAKING_MASKS, MASKS
-from ablation.vocabulary.recipes import RECIPES, recipe_of
+from ablation.vocabulary.recipes import RECIPE, RECIPES, recipe_of
 
 
 def load_study(
@@ -155,21 +155,21 @@ def _text(error: Mapping[str, Any]) -> str:
     """The text of a ConfigProblem for an error of pydantic."""
     kind, path, found = error["type"], error["loc"], error["input"]
     if kind == "extra_forbidden":
-        if path == ("masks",):
-            return f"unknown key: every study has the masks {', '.join(MASKS)}. Leave it out"
-        return f"unknown key{_nearest_key(path)}"
+        return f"unknown key{_about_masks(path) or _nearest_key(path)}"
     if kind == "missing":
-        return "missing"
+        return f"missing{_about_recipe(path)}"
     if kind in ("model_type", "dict_type"):
         expected = "a mapping (`key: value` lines) was expected"
     elif kind == "string_pattern_mismatch" and path[0] == "recipes":
         names = ", ".join(map(repr, RECIPES))
         expected = f"{names} or a variant of one (`3B-lr1e-4`) was expected"
-    elif kind == "string_pattern_mismatch" and path[0] == "study":
-        plain = re.sub(r"[^a-z0-9_-]+", "_", str(found).lower()).strip("_-") or "mine"
-        expected = f"a name of small letters, digits, `_` and `-` was expected, such as `{plain}`"
+    elif kind == "string_pattern_mismatch" and path == ("study",):
+        name = re.sub(r"[^a-z0-9_-]+", "_", found.lower()).strip("_-")
+        expected = "a folder's name of a-z, 0-9, _ and - was expected"
+        expected += f", such as `{name}`" if name else ""
     elif kind == "too_short":
-        expected = f"at least {error['ctx']['min_length']} was expected"
+        expected = "a list or block with at least one entry was expected"
+        expected += ", such as `seeds: [1]`" if path == ("seeds",) else ""
     elif kind == "string_pattern_mismatch" and path[0] == "interventions":
         expected = "a name of small letters and digits was expected"
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -189,16 +189,37 @@ def _text(error: Mapping[str, Any]) -> str:
         expected = error["msg"].replace("Input should", "should")
     hint = ""
     if kind == "literal_error" and isinstance(found, str):
-        allowed = re.findall(r"'([^']+)'", error["ctx"]["expected"])
-        honest = [name for name in allowed if name not in LEAKING_MASKS]
-        hint = did_you_mean(found, honest)
-        if not hint and (inside := [name for name in honest if found and found in name]):
-            hint = f", did you mean `{inside[0]}`?"
+        names = re.findall(r"'([^']+)'", error["ctx"]["expected"])
+        hint = did_you_mean(found, names)
+        if any(f"`{mask}`" in hint for mask in LEAKING_MASKS):
+            hint = ""  # it is never what a slip of the hand meant
     elif kind in ("int_type", "float_type", "bool_type") and _quoted(found):
         hint = ": write it without quotes"
     elif found is None:
         hint = ": leave the key out to keep the value of the file extended"
     return f"{_short(found)} found, {expected}{hint}"
+
+
+def _about_masks(path: Key) -> str:
+    """Where masks are chosen, for the keys under which they are often looked for."""
+    if path[-1] not in ("mask", "masks"):
+        return ""
+    return (
+        f": every study scores under all masks ({', '.join(MASKS)}), and a recipe trains under "
+        "its `train_mask`; leave this key out"
+    )
+
+
+def _about_recipe(path: Key) -> str:
+    """Why a recipe has no mask: a variant takes its mask over from a recipe of the study."""
+    name = str(path[1]) if path[0] == "recipes" and path[-1] == "train_mask" else ""
+    whole = recipe_of(name)
+    if whole is None:
+        return ""
+    line = f"{whole}: {{train_mask: {RECIPE[whole].train_mask}}}"
+    if whole == name:
+        return f": add `train_mask: {RECIPE[whole].train_mask}`"
+    return f": `recipes` has no {whole}, whose keys its variant {name} takes over: add `{line}`"
 
 
 def _quoted(value: Any) -> bool:

@@ -117,8 +117,21 @@ def read_config_file(file: str | Path) -> LocatedValues:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         hint = "; indent with spaces, not with tabs" if r"'\t'" in str(error.problem) else ""
+        at_end = str(error.problem).endswith(("'<stream end>'", "unexpected end of stream"))
+        if at_end and error.context_mark:
+            line = error.context_mark.line + 1
+            hint = "; close what this line opens"
+        elif "expected ':'" in str(error.problem) and error.context_mark:
+            line = error.context_mark.line + 1
+            hint = "; write `key: value`"
         raise ConfigError(
             f"{name}:{line}: no valid YAML: {error.problem or error.context}{hint}"
+        ) from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            f"{name}:{line}: no text in UTF-8 (byte {error.object[error.start]:#04x}): save the "
+            "file in the encoding UTF-8"
         ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: no YAML in UTF-8: {error}") from None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ablation.config.checks import unpinned
 from ablation.config.load import load_study
+from ablation.config.merging import DEFAULT, ConfigError
 from ablation.config.study import Study
-from ablation.provenance.run_records import GIT_STATE, git_state, run_record_path
+from ablation.console.printable import printable
+from ablation.provenance.run_records import GIT_STATE, git_state, nvml_devices, run_record_path
 from ablation.vocabulary.instructions import environment
 from ablation.workflow.bridge_fingerprints import BridgeFingerprints
 from ablation.workflow.bridge_paths import BridgePaths
@@ -64,9 +67,30 @@ class StudyWorkflow:
         """The run records beside those manifests."""
         return [run_record_path(manifest).as_posix() for manifest in self.recorded]
 
-    def check_pins(self) -> None:
-        """Raise ConfigError for a hub repository without a commit: a real run needs every one."""
-        load_study(self.overrides, self.root / "config", self.files)
+    def check(self, local: bool) -> None:
+        """End Snakemake with a message if a real run cannot succeed.
+
+        It needs a commit of every hub repository, and GPUs, if its jobs run here (`local`).
+        """
+        with errors_as_messages():
+            load_study(self.overrides, self.root / "config", self.files)
+            asked, found = self.study.hardware.gpu, gpus_here() if local else None
+            if found is not None and found < asked:
+                raise WrongPlace(
+                    f"hardware.gpu: {asked} found, but this machine has {found} GPUs that NVIDIA's "
+                    "driver shows. Nothing was started.\nGive `hardware: {gpu: 0}` in the study's "
+                    "file for a small model on the processor, or run where GPUs are "
+                    "(--profile slurm, docs/vast.md)."
+                )
+
+    def _replaces_default(self) -> bool:
+        """Whether a file has the default study's name, and other values beside a bridge."""
+        if not self.files or self.overrides.get("study") is None:
+            return False
+        default = load_study({}, self.root / "config", (), False, False)
+        same_name = self.study.study == default.study
+        values = [study.model_dump(exclude={"bridge"}) for study in (self.study, default)]
+        return same_name and values[0] != values[1]
 
     @property
     def warnings(self) -> list[str]:
@@ -78,12 +102,36 @@ class StudyWorkflow:
                 f"{named} names no `study:`. Its results replace those of {self.study.study}, in "
                 f"results/{self.study.study}/."
             )
+        if self._replaces_default():
+            named = ", ".join(map(str, self.files))
+            found.append(
+                f"{named} says `study: {self.study.study}`, the name of the study of "
+                f"config/{DEFAULT}, but differs from it. Its results replace those in "
+                f"results/{self.study.study}/; give it a name of its own to keep both."
+            )
         if lacking := unpinned(self.study, self.root / "config"):
             found.append(
                 f"{len(lacking)} hub repositories have no commit yet (pins:). This shows what "
                 "would run; a real run needs them: `ablation pin FILE` gets them from the hub."
             )
         return found
+
+
+@contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """End the process with the message alone: Snakemake would add lines of its own files."""
+    try:
+        yield
+    except (ConfigError, WrongPlace) as error:
+        raise SystemExit(printable(error)) from None
+
+
+def gpus_here() -> int | None:
+    """How many GPUs NVIDIA's driver shows; None if those of another maker may be here."""
+    if Path("/dev/kfd").exists():  # AMD's driver
+        return None
+    with nvml_devices() as devices:
+        return len(devices)
 
 
 def start(
@@ -99,8 +147,16 @@ def start(
     workflow: Snakemake's own, for its default storage provider, None without one, and whether this
         is the process that the user started.
 
-    Raises WrongPlace where paths in manifests would lead elsewhere, ConfigError as `StudyWorkflow`.
+    Ends the process with a message where paths in manifests would lead elsewhere, and for a
+    configuration that cannot be used.
     """
+    with errors_as_messages():
+        return _start(overrides, snakefiles, files, workflow)
+
+
+def _start(
+    overrides: dict, snakefiles: str | Path, files: Iterable[str | Path], workflow: Any
+) -> StudyWorkflow:
     root = Path(snakefiles).parent
     if workflow.is_main_process and not (root.is_dir() and root.samefile(".")):
         link_shipped(root)

@@ -12,14 +12,9 @@ from tests.support.refusals import ROOT, refusal
 # {what is wrong: (the file, what its message must hold: the key, its line, what to do)}
 OWN = "recipes: {3B: {train_mask: prefill_bidir}}"
 VALUES = {
-    "mask that leaks is not suggested": (
-        "recipes: {3B: {train_mask: bidir}}",
-        "recipes.3B.train_mask",
-        "did you mean `prefill_bidir`?",
-    ),
-    "masks of all studies": ("masks: [causal]", "masks (", "every study has the masks causal,"),
+    "masks of all studies": ("masks: [causal]", "masks (", "every study scores under all masks"),
     "name with a space": ("study: My study", "study (", "was expected, such as `my_study`"),
-    "name of signs": ("study: '??'", "study (", "small letters, digits, `_` and `-`"),
+    "name of signs": ("study: '??'", "study (", "a folder's name of a-z, 0-9, _ and -"),
     "unknown key": ("studdy: x", "studdy", ":1)", "did you mean `study`?"),
     "unknown inner key": ("hardware:\n  thread: 2", "hardware.thread", ":2)", "`hardware.threads`"),
     "key in the wrong block": ("max_steps: 3", "max_steps", "did you mean `finetune.max_steps`?"),
@@ -48,7 +43,7 @@ VALUES = {
     "not a number": ("finetune: {learning_rate: .nan}", "finetune.learning_rate", "finite"),
     "infinite": ("finetune: {max_grad_norm: .inf}", "finetune.max_grad_norm", "finite"),
     "path as a name": ("study: ../elsewhere", "study", "such as `elsewhere`"),
-    "no seeds": ("seeds: []", "seeds", "at least 1"),
+    "no seeds": ("seeds: []", "seeds", "at least one", "`seeds: [1]`"),
     "seed twice": ("seeds: [4, 7, 4]", "seeds", "seed 4 is named twice"),
     "truth as a seed": ("seeds: [1, true]", "seeds[1]", "True found"),
     "text as a seed": ("seeds: ['1']", "seeds[0]", "without quotes"),
@@ -62,7 +57,7 @@ VALUES = {
         "cannot train on a CPU",
         "take sdpa",
     ),
-    "no recipes": ("recipes: {}", "recipes", "at least 1"),
+    "no recipes": ("recipes: {}", "recipes", "at least one"),
     "unknown recipe": ("recipes:\n  3C: {train_mask: causal}", "recipes.3C (", ":2)", "'3B-leaky'"),
     "recipe without a mask": ("recipes: {3A: {}}", "recipes.3A.train_mask", "missing"),
     "empty recipe": ("recipes:\n  3A:", "recipes.3A (", "a mapping"),
@@ -268,8 +263,8 @@ VALUES = {
     "hub model that is not named in pins": (
         "base: owner/model",
         "base (",
-        "owner/model is no folder here",
-        "`pins: {owner/model: null}` into this file, then run `ablation pin`",
+        "owner/model is no folder",
+        "write `pins: {owner/model: null}`",
     ),
     "hub model without a commit": (
         "base: owner/model\npins:\n  owner/model: null",
@@ -478,5 +473,5 @@ def test_a_folder_with_resources_of_its_own_is_no_place_for_results(tmp_path):
     (tmp_path / "resources").mkdir()
     done = snakemake(ROOT, "--directory", str(tmp_path), "-n", "results/recovery.csv")
     assert done.returncode != 0
-    assert f"{tmp_path}/resources is there, where the workflow needs a link" in done.stdout
+    assert f"{tmp_path}/resources is there, where the workflow needs a link" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".snakemake") == ["resources"]

@@ -8,7 +8,7 @@ from ablation.config.merging import ConfigError
 from tests.support.refusals import refusal
 
 FILES = {
-    "broken YAML": ("study: a\nhardware: {gpu: 1\n", "bad.yaml:3", "no valid YAML"),
+    "broken YAML": ("study: a\nhardware: {gpu: 1\n", "bad.yaml:2", "no valid YAML"),
     "tab": ("hardware:\n\tgpu: 1", "bad.yaml:2", "with spaces, not with tabs"),
     "list": ("- study", "bad.yaml:1", "holds a list", "`key: value` lines"),
     "sentence": ("study", "bad.yaml:1", "holds 'study'"),
@@ -38,7 +38,7 @@ def test_a_file_that_cannot_be_read(configs, text, fragments):
 
 def test_bytes_that_are_no_text(configs):
     (configs / "bad.yaml").write_bytes(b"study: \xff")
-    with pytest.raises(ConfigError, match=r"bad\.yaml: no YAML in UTF-8"):
+    with pytest.raises(ConfigError, match=r"bad\.yaml:1: no text in UTF-8"):
         load_study({"extends": "bad.yaml"}, configs)
 
 
