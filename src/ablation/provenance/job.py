@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablation.console.progress import copy_output_to
+from ablation.provenance.endings import told_in_three_lines
 from ablation.provenance.manifests import read_inputs, verify_history, write_manifest
 from ablation.provenance.run_records import run_record
 
@@ -69,7 +70,8 @@ def run(
     """
     record = snakemake.output.get("run")
     recorded: AbstractContextManager[dict] = run_record(record) if record else nullcontext({})
-    with copy_output_to(snakemake.log[0]), recorded as facts:
+    ends = told_in_three_lines(snakemake.rule)
+    with copy_output_to(snakemake.log[0]), ends, recorded as facts:
         job = Job(snakemake, only)
         if history:
             verify_history(job.inputs.values())
