@@ -68,7 +68,7 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are(study, recipes, 
 
 
 def test_a_study_that_is_not_there_says_how_to_make_it(tmp_path):
-    with pytest.raises(CannotSample, match="snakemake --cores all .*base/manifest.json"):
+    with pytest.raises(CannotSample, match="was not found.*make demo"):
         models_of(tmp_path / "results/none", [], [])
 
 
