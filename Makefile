@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock unlock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -160,6 +160,9 @@ lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv, and the CP
 	{ sed -n 's/^torch==[0-9.]*/&+cpu \\/p' requirements-torch.in; \
 	  $(BIN)/python -m pip hash $(VENV)/cpu/*.whl | sed -n 's/^--hash/    &/p'; } > requirements-torch-cpu.txt
 	sed -i "s/^# lock.*/# lock $$(cat $(LOCKED) | sha256sum | cut -c 1-64)/" environment.post-deploy.sh
+
+unlock: $(VENV)/.ready  # remove the lock of a run that was killed; a living run keeps its lock
+	@$(BIN)/python -m ablation.workflow.living
 
 clean:  # remove results and logs, keep the environment
 	rm -rf results logs state .snakemake

@@ -189,8 +189,7 @@ def _text(error: Mapping[str, Any]) -> str:
         expected = error["msg"].replace("Input should", "should")
     hint = ""
     if kind == "literal_error" and isinstance(found, str):
-        allowed = re.findall(r"'([^']+)'", error["ctx"]["expected"])
-        hint = did_you_mean(found, allowed)
+        hint = did_you_mean(found, re.findall(r"'([^']+)'", error["ctx"]["expected"]))
         if any(f"`{mask}`" in hint for mask in LEAKING_MASKS):
             hint = ""  # it is never what a slip of the hand meant
     elif kind in ("int_type", "float_type", "bool_type") and _quoted(found):

@@ -93,6 +93,9 @@ def copy_output_to(log: str) -> Iterator[None]:
         sys.stdout, sys.stderr = cast(TextIO, _Tee(out, file)), cast(TextIO, _Tee(err, file))
         try:
             yield
+        except SystemExit as ended:  # with a message
+            file.write(f"{ended.code}\n")
+            raise
         except BaseException:
             file.write(traceback.format_exc())
             sys.excepthook = _print_error  # Python itself would print control characters as well

@@ -59,6 +59,12 @@ def models_of(results: Path, recipes: Sequence[str], seeds: Sequence[int]) -> li
     if the study or one of the models does not exist.
     """
     base = results / "base" / "manifest.json"
+    if not results.is_dir():
+        studies = sorted(path.parts[-3] for path in results.parent.glob("*/base/manifest.json"))
+        raise CannotSample(
+            f"{results} was not found. Studies with a base there: "
+            f"{', '.join(studies) or 'none; `make demo` makes one'}"
+        )
     if not base.is_file():
         raise CannotSample(f"{base} was not found. Make it: snakemake --cores all {base}")
     trained = []

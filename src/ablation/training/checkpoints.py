@@ -51,7 +51,15 @@ def claimed(home: str | Path, keep: bool = False) -> Iterator[None]:
                 f"{home}: another process trains with these checkpoints. Wait until it has ended, "
                 "or end it."
             )
-        yield
+        try:
+            yield
+        except BaseException as error:
+            if saved := complete_checkpoints(home):
+                step = _step(saved[-1])
+                error.add_note(f"The training is kept up to step {step}, in {saved[-1]}.")
+            else:
+                error.add_note("No step of the training was saved yet (save_steps).")
+            raise
         if not keep:
             for checkpoint in complete_checkpoints(home):
                 _delete(checkpoint)

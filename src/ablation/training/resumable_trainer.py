@@ -216,9 +216,11 @@ def train_on(
     stops, home = trainer.stops, Path(trainer.args.output_dir or "")
     if (lost := lost_steps(home)) and trainer.is_world_process_zero():
         step = past.global_step
-        message = f"an earlier attempt was ended at step {step + lost}; this one goes on from "
+        message = f"an earlier attempt was ended at step {step + lost}; going on from "
         message += f"step {step}, so {lost} steps run again. A smaller save_steps loses fewer"
         print(f"{label}: {message}", file=sys.stderr, flush=True)
+    elif newest is not None and trainer.is_world_process_zero():
+        print(f"{label}: going on from step {past.global_step}", file=sys.stderr, flush=True)
     over = stops.reason is not None or past.global_step >= trainer.args.max_steps
     if over:
         trainer.state = past  # the job was killed after the last step of the training

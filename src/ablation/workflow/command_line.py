@@ -7,15 +7,19 @@ Snakemake's own message for a file that is no YAML names neither the file nor th
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from ablation.config.merging import ConfigError, read_config_file
 from ablation.console.printable import printable
+from ablation.workflow.living import lock_message
 
 CONFIG_OPTIONS = ("--configfile", "--configfiles")
 SLURM_PLUGIN = "snakemake_executor_plugin_slurm"
+# Options with which Snakemake does not lock the folder.
+STARTS_NOTHING = ("-n", "--dry", "--unlock", "--nolock", "--mode", "--report", "--lint")
 YAML = (".yaml", ".yml", ".json")
 
 
@@ -23,6 +27,9 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """End the process with a message if Snakemake cannot run with `arguments`."""
     if problem := argument_problem(arguments):
         raise SystemExit(printable(problem))
+    starts = not any(argument.startswith(STARTS_NOTHING) for argument in arguments)
+    if starts and (known := lock_message()):
+        print(known, file=sys.stderr)
 
 
 def argument_problem(arguments: Sequence[str]) -> str | None:

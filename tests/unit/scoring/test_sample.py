@@ -68,7 +68,7 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are(study, recipes, 
 
 
 def test_a_study_that_is_not_there_says_how_to_make_it(tmp_path):
-    with pytest.raises(CannotSample, match="snakemake --cores all .*base/manifest.json"):
+    with pytest.raises(CannotSample, match="was not found.*make demo"):
         models_of(tmp_path / "results/none", [], [])
 
 
@@ -234,7 +234,7 @@ def test_the_command_prints_and_writes(study, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, told",
     [
-        (["--study", "other"], "results/other/base/manifest.json was not found"),
+        (["--study", "other"], "results/other was not found"),
         (["--recipe", "3A"], "has no 3A seed 7"),
         (["--out", "s.xlsx"], "expected .jsonl, .csv, .md"),
         (["--file", "none.txt"], "none.txt was not found"),

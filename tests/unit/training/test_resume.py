@@ -130,9 +130,9 @@ def test_a_resumed_training_says_how_many_steps_are_lost(train, capsys):
         lost.append([line for line in capsys.readouterr().err.splitlines() if "ended at" in line])
     begin = "test: an earlier attempt was ended at step"
     assert lost[0] == []
-    assert lost[1][0].startswith(f"{begin} 1; this one goes on from step 0, so 1 steps run again")
-    assert lost[2][0].startswith(f"{begin} 5; this one goes on from step 4, so 1 steps run again")
-    assert lost[3][0].startswith(f"{begin} 8; this one goes on from step 6, so 2 steps run again")
+    assert lost[1][0].startswith(f"{begin} 1; going on from step 0, so 1 steps run again")
+    assert lost[2][0].startswith(f"{begin} 5; going on from step 4, so 1 steps run again")
+    assert lost[3][0].startswith(f"{begin} 8; going on from step 6, so 2 steps run again")
     assert [len(lines) for lines in lost] == [0, 1, 1, 1]
 
 

@@ -1,0 +1,77 @@
+"""Promise: an interrupted job says in three lines what happened, what is kept and how to go on."""
+
+import errno
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ablation.console.progress import copy_output_to
+from ablation.provenance.endings import told_in_three_lines
+from ablation.training.checkpoints import claimed
+
+ENDINGS = {
+    "Ctrl-C": (KeyboardInterrupt, (), "stopped by Ctrl-C"),
+    "full disk": (OSError, (errno.ENOSPC, "No space left on device"), "the disk is full"),
+    "quota": (OSError, (errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
+    "full disk in torch": (RuntimeError, ("PytorchStreamWriter failed",), "the disk is full"),
+    "GPU": (
+        torch.OutOfMemoryError,
+        ("CUDA out of memory.\nMore",),
+        "the GPU has too little memory",
+    ),
+    "memory": (MemoryError, (), "this machine has too little memory"),
+}
+
+
+@pytest.mark.parametrize(("kind", "found", "told"), ENDINGS.values(), ids=ENDINGS)
+@pytest.mark.parametrize("saved", [0, 150])
+def test_an_ending_in_three_lines(tmp_path, kind, found, told, saved):
+    home = tmp_path / "state"
+    if saved:
+        (home / f"checkpoint-{saved}").mkdir(parents=True)
+        (home / f"checkpoint-{saved}/complete").touch()
+    with (
+        pytest.raises(SystemExit) as ended,
+        copy_output_to(str(tmp_path / "log")),
+        told_in_three_lines("stage3_finetune"),
+        claimed(home),
+    ):
+        raise kind(*found)
+    lines = ended.value.code.splitlines()
+    assert len(lines) == 3 and lines[0].startswith(f"stage3_finetune: {told}")
+    assert (f"kept up to step {saved}" if saved else "No step") in lines[1]
+    assert lines[2].endswith("The same command goes on.")
+    assert (tmp_path / "log").read_text() == ended.value.code + "\n"  # no traceback
+
+
+def test_errors_of_the_code_keep_their_traceback():
+    with pytest.raises(ValueError, match="a mistake"), told_in_three_lines("base"):
+        raise ValueError("a mistake")
+
+
+INTERRUPTED = """
+import sys
+from ablation.console.progress import copy_output_to
+from ablation.provenance.endings import told_in_three_lines
+with copy_output_to(sys.argv[1]), told_in_three_lines("base"):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_ctrl_c_in_a_process_prints_no_traceback(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path / "log")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as job:
+        assert job.stdout.readline() == "ready\n"
+        job.send_signal(signal.SIGINT)
+        error = job.stderr.read()
+    assert job.returncode == 1 and len(error.splitlines()) == 3
+    assert "base: stopped by Ctrl-C" in error and "Traceback" not in error
