@@ -153,7 +153,7 @@ lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv, and the CP
 	$(COMPILE) requirements.in --override $(VENV)/no-torch.txt --no-emit-package torch -o requirements.txt
 	$(COMPILE) requirements-torch.in -c requirements.txt -o requirements-torch.txt \
 	  $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package \1/p' requirements.txt)
-	printf 'rich\npython-dateutil\n' > $(VENV)/any.txt
+	printf 'rich\npython-dateutil\nplaywright ; sys_platform == "none"\n' > $(VENV)/any.txt
 	$(COMPILE) requirements-dev.in --override $(VENV)/any.txt -o requirements-dev.txt
 	rm -rf $(VENV)/cpu && $(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/cpu \
 	  $$(sed -n 's/^torch==[0-9.]*/&+cpu/p' requirements-torch.in)

@@ -5,6 +5,7 @@ micro study is looked at where there is one.
 """
 
 import base64
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ PREBUILT = os.environ.get("ABLATION_REPORT")
 pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
 
 MEGABYTES = 15
-PAGES = {"recovery", "published", "contrasts", "accuracy", "flips", "bag_of_words"}
+PAGES = {"summary", "recovery", "published", "contrasts", "accuracy", "flips", "bag_of_words"}
 PAGES |= {"trainings", "samples", "costs", "environment"}
 FIGURES = {"recovery", "accuracy", "flips", "curves", "masks"}
 
@@ -26,6 +27,10 @@ OPEN = """(async () => {
   while (!link()) await new Promise(done => setTimeout(done, 20));
   link().click();
 })()"""
+# What axe finds serious in one document; documents in frames are looked at by themselves.
+SERIOUS = """axe.run(document, {iframes: false}).then(found => found.violations
+  .filter(one => ['serious', 'critical'].includes(one.impact))
+  .map(one => [one.id, one.nodes.map(node => node.html)]))"""
 # The order in which a column stands after each of two clicks on its head, for every column.
 SORTED = """[...document.querySelectorAll('table')].flatMap(table => [...table.tHead.rows[0].cells]
   .map((head, place) => [1, 2].map(() => {
@@ -64,7 +69,7 @@ def visited(report):
                 size = browser.wait("document.querySelector('.p-3 > img')?.naturalWidth")
                 seen[path] = {"width": size}
             else:
-                browser.wait("document.querySelector('iframe')")
+                browser.wait("document.querySelector('iframe:not(.answer)')")
                 browser.wait("document.querySelector('table')", frame=True)
                 title = browser.run("document.title", frame=True)
                 seen[path] = {"title": title, "sorted": browser.run(SORTED, frame=True)}
@@ -123,6 +128,46 @@ def test_on_a_narrow_screen_the_page_has_its_whole_width(report):
         title = "document.querySelector('#app h1.title').getBoundingClientRect()"
         assert browser.run(f"{title}.left") < 40
         assert browser.run(f"{title}.width") > 340
+
+
+def axe():
+    """The source of axe-core, from the package in requirements-dev.txt that carries it."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    if not found:
+        pytest.skip("no axe: pip install --no-deps -r requirements-dev.txt")
+    return (Path(found.origin).parent / "axe.min.js").read_text() + ";0"
+
+
+def test_the_first_page_answers_on_one_screen_and_axe_finds_nothing_serious(report):
+    with Browser() as browser:
+        browser.resize(1400, 900)
+        browser.open(report)
+        browser.wait("document.querySelector('#rulegraph canvas, #rulegraph svg')")
+        browser.wait("document.querySelector('table')", frame=True)
+        assert "R = " in browser.run("document.querySelector('main').innerText", frame=True)
+        box = "document.querySelector('iframe.answer').getBoundingClientRect()"
+        end = browser.run("document.querySelector('tr').getBoundingClientRect().bottom", frame=True)
+        assert browser.run(f"{box}.top") + end < 900
+        image = browser.run("document.querySelector('img').getBoundingClientRect().bottom", True)
+        assert browser.run(f"{box}.top") + image < 900
+        source = axe()
+        for frame in (False, True):
+            browser.run(source, frame)
+            assert browser.run(SERIOUS, frame) == []
+        path = "[...document.querySelectorAll('a[data-path]')].map(link => link.dataset.path)"
+        for page in ("report/recovery.html", "report/published.html", "figures/recovery.svg"):
+            browser.run("app.setView({content: 'rulegraph', navbarMode: 'menu'})")
+            where = next(one for one in browser.run(path) if one.endswith(page))
+            browser.run(OPEN.replace("PATH", where))
+            if page.endswith(".svg"):
+                browser.wait("document.querySelector('.p-3 > img')?.alt")
+            else:
+                browser.wait("document.querySelector('iframe:not(.answer)')?.title")
+                browser.wait("document.querySelector('table')", frame=True)
+                assert browser.run("document.documentElement.scrollWidth <= innerWidth", True)
+                browser.run(source, True)
+                assert browser.run(SERIOUS, True) == []
+            assert browser.run(SERIOUS) == []
 
 
 def test_every_page_opens_and_no_error_is_logged(visited):
