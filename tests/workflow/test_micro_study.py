@@ -260,9 +260,10 @@ def test_the_table_prints_readably(micro):
 
 def test_make_study_ends_with_a_verified_and_unsigned_study(micro):
     said = micro.said["stdout"].splitlines()
-    verified, seal = [line for line in said if not line.startswith("make")][-2:]  # make[1]: Leaving
-    assert verified.startswith("results/micro: ") and verified.endswith(": as they were made")
-    assert seal.startswith("unsigned")
+    (place,) = [number for number, line in enumerate(said) if line.startswith("results/micro: ")]
+    assert said[place].endswith(": as they were made") and said[place + 1].startswith("unsigned")
+    finding = " ".join(line.strip("│ ") for line in said[place + 2 :])
+    assert "Under the mask prefill_bidir the base falls from" in finding and "net R =" in finding
 
 
 def test_stderr_is_free_of_warnings(micro):

@@ -247,7 +247,7 @@ def clone_with_results(micro, folder):
         one_seed(clone.folder)
     for file in clone.folder.rglob("*"):
         os.utime(file)
-    shutil.copytree(micro.folder / "results", clone.folder / "results")
+    shutil.copytree(micro.folder / "results", clone.folder / "results", dirs_exist_ok=True)
     shutil.copytree(micro.folder / ".snakemake/metadata", clone.folder / ".snakemake/metadata")
     return clone
 

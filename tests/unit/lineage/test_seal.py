@@ -151,7 +151,7 @@ def test_trace_names_edited_metrics_beside_the_sample_rows(here):
 
 def run_script(name, tmp_path, **attributes):
     """Run a script of the workflow as Snakemake does."""
-    job = {"input": {}, "output": {}, "params": {}, "wildcards": {}} | attributes
+    job = dict.fromkeys(("input", "output", "params", "wildcards", "resources"), {}) | attributes
     job = {name: Namedlist(fromdict=entries) for name, entries in job.items()}
     job |= {"log": [str(tmp_path / "log")], "rule": name, "config": {}}
     script = SCRIPTS / f"{name}.py"
