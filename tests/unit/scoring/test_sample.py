@@ -234,7 +234,7 @@ def test_the_command_prints_and_writes(study, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, told",
     [
-        (["--study", "other"], "results/other/base/manifest.json was not found"),
+        (["--study", "other"], "results/other was not found"),
         (["--recipe", "3A"], "has no 3A seed 7"),
         (["--out", "s.xlsx"], "expected .jsonl, .csv, .md"),
         (["--file", "none.txt"], "none.txt was not found"),
