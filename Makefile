@@ -154,8 +154,8 @@ lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv, and the CP
 	  $(BIN)/python -m pip hash $(VENV)/cpu/*.whl | sed -n 's/^--hash/    &/p'; } > requirements-torch-cpu.txt
 	sed -i "s/^# lock.*/# lock $$(cat $(LOCKED) | sha256sum | cut -c 1-64)/" environment.post-deploy.sh
 
-clean:  # remove results and logs, keep the environment
-	rm -rf results logs state .snakemake
+clean:  # remove results, logs, state and .snakemake, after a question that names their sizes (CLEAN=yes: without it)
+	@CLEAN='$(CLEAN)' sh tools/clean.sh results logs state .snakemake
 
 $(VENV)/.ready: requirements.txt requirements-torch.txt requirements-torch-cpu.txt tools/install.sh pyproject.toml $(wildcard packages/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python >= 3.11 is needed, {sys.version.split()[0]} found: make PYTHON=python3.11"'

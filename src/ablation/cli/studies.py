@@ -174,7 +174,7 @@ def find_study_folder(folder: Path | None, configfile: Path | None, study: str |
     if not any(place.rglob("*manifest.json")):
         names = ", ".join(studies_in(RESULTS)) or "none; `make demo` makes one"
         raise ValueError(f"{place} holds no results of a study. Studies in {RESULTS}/: {names}")
-    return study_folder(place)
+    return place if name else study_folder(place)
 
 
 def find_table(table: Path | None, configfile: Path | None, study: str | None) -> Path:

