@@ -63,7 +63,8 @@ class Command(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, one a line, and the epilog."""
         with formatter.section("Examples"):
-            formatter.write_text("\b\n" + "\n".join(self.examples))
+            for example in self.examples:
+                formatter.write(f"  {example}\n")  # never wrapped, as it may be copied
         super().format_epilog(ctx, formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

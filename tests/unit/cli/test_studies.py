@@ -58,9 +58,7 @@ def test_a_file_and_a_name_are_of_one_study(here):
 def test_results_that_are_not_there_are_answered_with_those_that_are(here, capsys, command):
     assert main([*command.split(), "--study", "mime"]) > 0
     told = capsys.readouterr().err
-    assert (
-        "results/mime was not found, did you mean `mine`? Studies in results/: m" in told
-    )
+    assert "results/mime was not found, did you mean `mine`? Studies in results/: m" in told
 
 
 @pytest.mark.parametrize("command", ["plan", "reproduce stage4", "push store", "pin"])
