@@ -164,8 +164,9 @@ lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv, and the CP
 unlock: $(VENV)/.ready  # remove the lock of a run that was killed; a living run keeps its lock
 	@$(BIN)/python -m ablation.workflow.living
 
-clean:  # remove results and logs, keep the environment
-	rm -rf results logs state .snakemake
+clean:  # remove results, logs, state and .snakemake, after a question that names their sizes (CLEAN=yes: without it)
+	@CLEAN='$(CLEAN)' sh tools/clean.sh results logs state .snakemake
+	@git checkout --quiet -- results/README.md 2> /dev/null || :
 
 $(VENV)/.ready: requirements.txt requirements-torch.txt requirements-torch-cpu.txt tools/install.sh pyproject.toml $(wildcard packages/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python >= 3.11 is needed, {sys.version.split()[0]} found: make PYTHON=python3.11"'

@@ -1,1 +1,1 @@
-"""The command `ablation`: one module a command, each with `add` and `run`."""
+"""The command `ablation`: one module a command, with a click command of the module's name."""

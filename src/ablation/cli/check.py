@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import time
 from pathlib import Path
 
-from ablation.cli.options import Commands, report_errors
+import click
+
+from ablation.cli.options import PATH, Command, report_errors
 from ablation.console.printable import printable
 
 
-def add(commands: Commands) -> None:
-    """Add the command to the command line."""
-    check = commands.add_parser(
-        "check",
-        help="Try a model folder: does it score here as in stock lm-eval, under every mask?",
-        description="Score a few items with the model of a folder, here and by stock lm-eval; "
-        "compare every mask, packing, and the model after it was saved and loaded again. The exit "
-        "status is 1 if the model cannot be studied, and the message says why.",
-        epilog="docs/models.md lists what was found for each family of transformers.",
-    )
-    check.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="The folder of a Hugging Face checkpoint."
-    )
-    check.add_argument("--device", default="cpu", help="The device, cpu or cuda (default: cpu).")
-    check.add_argument(
-        "--dtype",
-        default="float32",
-        choices=("float32", "bfloat16"),
-        help="The number format. Only float32 shows small differences (default: float32).",
-    )
-    check.add_argument(
-        "--attention",
-        default="sdpa",
-        choices=("sdpa", "eager", "flex_attention"),
-        help="The attention implementation (default: sdpa).",
-    )
-    check.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print each comparison as it is made, then the verdict."""
+@click.command(
+    cls=Command,
+    short_help="Try a model folder: does it score here as in stock lm-eval, under every mask?",
+    examples=(
+        "ablation check path/to/checkpoint",
+        "ablation check path/to/checkpoint --device cuda --dtype bfloat16",
+    ),
+    epilog="docs/models.md lists what was found for each family of transformers.",
+)
+@click.argument(
+    "folder", type=PATH, metavar="FOLDER", help="The folder of a Hugging Face checkpoint."
+)
+@click.option("--device", default="cpu", help="The device, cpu or cuda (default: cpu).")
+@click.option(
+    "--dtype",
+    type=click.Choice(("float32", "bfloat16")),
+    default="float32",
+    help="The number format. Only float32 shows small differences (default: float32).",
+)
+@click.option(
+    "--attention",
+    type=click.Choice(("sdpa", "eager", "flex_attention")),
+    default="sdpa",
+    help="The attention implementation (default: sdpa).",
+)
+def check(folder: Path, device: str, dtype: str, attention: str) -> int:
+    """Score a few items with the model of a folder, here and by stock lm-eval; compare every mask,
+    packing, and the model after it was saved and loaded again. The exit status is 1 if the model
+    cannot be studied, and the message says why.
+    """
     # The libraries read these settings when they are imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -50,9 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ablation.scoring.check import REFUSALS, check
 
     started, failed = time.perf_counter(), []
-    folder = arguments.folder
     with report_errors(*REFUSALS):
-        for step in check(folder, arguments.dtype, arguments.attention, arguments.device):
+        for step in check(folder, dtype, attention, device):
             print(f"{step.name:<17}{'agrees' if step.passed else 'DIFFERS'}  {step.found}")
             failed += [] if step.passed else [step.name]
     seconds = time.perf_counter() - started

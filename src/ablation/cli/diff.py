@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
+from pathlib import Path
 
-from ablation.cli.options import Commands, add_json, report_errors, show_or_save
+import click
+
+from ablation.cli.options import Command, json_option, report_errors, show_or_save
+from ablation.cli.studies import study_options
 from ablation.vocabulary.protocols import MACRO
 
 
-def add(commands: Commands) -> None:
-    """Add the command to the command line."""
-    diff = commands.add_parser(
-        "diff",
-        help="Show what differs between two results, two pushes or two commits.",
-        description="Compare configuration, code, packages, data, hardware and accuracies of two "
-        "snapshots of a study. Differences of accuracies have intervals that are paired by item. "
-        "The exit status is 2 if the snapshots cannot be compared.",
-    )
-    option = diff.add_argument
-    option(
-        "first",
-        metavar="FIRST",
-        help="A folder of results, a push (URI, or URI@SNAPSHOT), or a commit.",
-    )
-    option("second", metavar="SECOND", help="The snapshot that is compared with the first.")
-    option("--study", help="The study to compare, where a store holds several.")
-    option(
-        "--task",
-        choices=(MACRO, "each"),
-        default=MACRO,
-        help=f"Print the mean over tasks, or each task (default: {MACRO}).",
-    )
-    option("--configfile", help="The configuration file of the study, where commits are compared.")
-    add_json(diff)
-    diff.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print the differences, or write them as JSON."""
+@click.command(
+    cls=Command,
+    short_help="Show what differs between two results, two pushes or two commits.",
+    examples=(
+        "ablation diff results/micro other/results/micro",
+        "ablation diff s3://bucket/ours@3f2a s3://bucket/ours --study micro",
+        "ablation diff v1.0 HEAD --configfile config/ministral3b.yaml",
+    ),
+)
+@click.argument(
+    "first",
+    metavar="FIRST",
+    help="A folder of results, a push (URI, or URI@SNAPSHOT), or a commit.",
+)
+@click.argument("second", metavar="SECOND", help="The snapshot that is compared with the first.")
+@click.option(
+    "--task",
+    type=click.Choice((MACRO, "each")),
+    default=MACRO,
+    help=f"Print the mean over tasks, or each task (default: {MACRO}).",
+)
+@study_options
+@json_option
+def diff(
+    first: str,
+    second: str,
+    study: str | None,
+    task: str,
+    configfile: Path | None,
+    json: Path | None,
+) -> int:
+    """Compare configuration, code, packages, data, hardware and accuracies of two snapshots of a
+    study. Differences of accuracies have intervals that are paired by item. --study chooses a
+    study of folders and stores that hold several, --configfile the file of a study in commits. The
+    exit status is 2 if the snapshots cannot be compared.
+    """
     from ablation.config.merging import ConfigError
     from ablation.lineage.diff import diff, print_diff
     from ablation.lineage.snapshots import NothingToCompare
@@ -47,8 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     failures = (NothingToCompare, ConfigError, StaleInput, StoreError, OSError)
     with report_errors(*failures, status=2):
-        found = diff(arguments.first, arguments.second, arguments.study, arguments.configfile)
-        show_or_save(
-            found, arguments.json, partial(print_diff, every_task=arguments.task == "each")
-        )
+        found = diff(first, second, study, str(configfile) if configfile else None)
+        show_or_save(found, json, partial(print_diff, every_task=task == "each"))
     return 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 from collections.abc import Sequence
+
+import click
+from click.shell_completion import shell_complete
 
 from ablation.cli import (
     accept,
@@ -24,36 +27,68 @@ from ablation.cli import (
     verify,
     worlds,
 )
-from ablation.cli.options import CommandFailed
+from ablation.cli.options import Command, CommandFailed
 
 # In the order in which `ablation --help` lists them.
-COMMANDS = (
-    *(plan, check, table, sample, accept, pin, reap),
-    *(trace, diff, reproduce, verify, seal, push, pull, worlds, dose),
+COMMANDS: tuple[Command, ...] = (
+    *(plan.plan, check.check, table.table, sample.sample, accept.accept, pin.pin, reap.reap),
+    *(trace.trace, diff.diff, reproduce.reproduce, verify.verify, seal.seal, push.push, pull.pull),
+    *(worlds.worlds, dose.dose),
 )
 INTERRUPTED = 130  # the exit status that shells give for Ctrl-C
+COMPLETE = "_ABLATION_COMPLETE"  # a shell sets it when it asks for completions
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; the chosen command is `run` of the parsed arguments."""
-    parser = argparse.ArgumentParser(
-        prog="ablation",
-        description="Plan a study before it runs; read, verify, compare and move its results.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
-    return parser
+class _InOrder(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_InOrder,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  ablation plan --profile vast
+  ablation table
+  ablation COMMAND --help
+
+\b
+Completion of commands, options and studies by the shell:
+  eval "$(_ABLATION_COMPLETE=bash_source ablation)"    in ~/.bashrc
+  eval "$(_ABLATION_COMPLETE=zsh_source ablation)"     in ~/.zshrc""",
+)
+@click.version_option(
+    None,
+    package_name="ablation",
+    message="%(prog)s %(version)s",
+    help="Print the version and exit.",
+)
+def ablation() -> None:
+    """Plan a study before it runs; read, verify, compare and move its results."""
+
+
+for _command in COMMANDS:
+    ablation.add_command(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` (default: the process's arguments) names.
 
-    Returns the exit status. argparse raises SystemExit for arguments that it cannot read.
+    Returns the exit status. Raises SystemExit for arguments that cannot be read.
     """
-    arguments = build_parser().parse_args(argv)
+    if instruction := os.environ.get(COMPLETE):
+        return shell_complete(ablation, {}, "ablation", COMPLETE, instruction)
     try:
-        return arguments.run(arguments)
+        # click's own `main` would take an EOFError in a command for Ctrl-C.
+        with ablation.make_context("ablation", list(sys.argv[1:] if argv is None else argv)) as ctx:
+            return ablation.invoke(ctx) or 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
     except CommandFailed as failed:
         return failed.status
     except KeyboardInterrupt:

@@ -1,26 +1,22 @@
-"""What the commands share: types of arguments, options, messages on errors, output as JSON.
+"""What the commands share: their class, types of arguments, messages on errors, output as JSON.
 
-Commands import the modules that do their work inside `run`, so that `ablation --help` is fast and
-does not import torch.
+Commands import the modules that do their work inside their functions, so that `ablation --help` is
+fast and does not import torch.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any
+
+import click
 
 from ablation.console.printable import printable, printable_json
-
-if TYPE_CHECKING:
-    from ablation.config.study import Study
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
 
 # ---- errors ---------------------------------------------------------------------------------
 
@@ -43,99 +39,107 @@ def report_errors(*expected: type[Exception], status: int = 1) -> Iterator[None]
         raise CommandFailed(status) from None
 
 
+# ---- commands -------------------------------------------------------------------------------
+
+
+class Several(click.Option):
+    """An option that takes all words up to the next option: `--mask causal prefill_bidir`."""
+
+    def __init__(self, names: Sequence[str], **settings: Any) -> None:
+        super().__init__(names, multiple=True, **settings)
+
+    def make_metavar(self, ctx: click.Context) -> str:
+        """The name of the values in help texts."""
+        return f"{super().make_metavar(ctx)}..."
+
+
+class Command(click.Command):
+    """A command whose help ends with examples, and whose options may take several words."""
+
+    def __init__(self, name: str | None, *, examples: Sequence[str], **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, one a line, and the epilog."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"  {example}\n")  # never wrapped, as it may be copied
+        super().format_epilog(ctx, formatter)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, after click's form `--mask A --mask B` has replaced `--mask A B`."""
+        return super().parse_args(ctx, self._one_value_an_option(args))
+
+    def _one_value_an_option(self, words: Sequence[str]) -> list[str]:
+        several = {name for p in self.params if isinstance(p, Several) for name in p.opts}
+        found: list[str] = []
+        option, values = "", 0
+        for place, word in enumerate(words):
+            if word == "--":
+                return [*found, *words[place:]]
+            if len(word) > 1 and word.startswith("-"):
+                option, values = word if word in several else "", 0
+            elif option:
+                found += [option] if values else []
+                values += 1
+            found.append(word)
+        return found
+
+
 # ---- types of arguments ---------------------------------------------------------------------
+
+PATH = click.Path(path_type=Path)
+
+
+class _FileToWrite(click.Path):
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        if Path(value).is_dir():
+            self.fail(f"{value} is a folder; a file was expected", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+# A file to write; a folder is refused before any work.
+FILE_TO_WRITE = _FileToWrite(path_type=Path)
 
 
 def number(minimum: float, *, exclusive: bool = False) -> Callable[[str], float]:
     """The type of an argument that is a finite number of at least `minimum`, or above it."""
 
-    def number(text: str) -> float:  # argparse prints this name for text that is no number
-        value = float(text)
+    def number(text: str) -> float:  # click prints this name in help texts
+        bound = "above" if exclusive else "of at least"
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
         if not (minimum < value < math.inf or (value == minimum and not exclusive)):
-            bound = "above" if exclusive else "of at least"
-            raise argparse.ArgumentTypeError(f"{text}: a number {bound} {minimum:g} was expected")
+            raise click.BadParameter(f"{text}: a number {bound} {minimum:g} was expected")
         return value
 
     return number
-
-
-def file_to_write(text: str) -> Path:
-    """The type of an argument that names a file to write; a folder is refused before any work."""
-    path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder; a file was expected")
-    return path
 
 
 def column_and_value(text: str) -> tuple[str, str]:
     """The type of an argument of the form COLUMN=VALUE."""
     column, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r}: COLUMN=VALUE was expected")
+        raise click.BadParameter(f"{text!r}: COLUMN=VALUE was expected")
     return column, value
 
 
-# ---- options that several commands have -----------------------------------------------------
+# ---- output as JSON -------------------------------------------------------------------------
 
-
-def add_configfile(command: argparse.ArgumentParser) -> None:
-    """Add `--configfile`, which `load_study_of` reads."""
-    command.add_argument(
-        "--configfile",
-        type=Path,
-        help="The configuration file of the study (default: config/default.yaml).",
-    )
-
-
-def load_study_of(arguments: argparse.Namespace) -> Study:
-    """The study of `--configfile`, as Snakemake would load it. Raises ConfigError."""
-    from ablation.config.load import load_study
-    from ablation.config.merging import read_config_file
-
-    file = arguments.configfile
-    return load_study(
-        read_config_file(file).values if file else {}, "config", [file] if file else []
-    )
-
-
-def add_store(command: argparse.ArgumentParser) -> None:
-    """Add the place to which results are pushed, and the study whose results they are."""
-    command.add_argument(
-        "uri", help="A folder, s3://bucket/folder, hf://datasets/owner/name, or FILE.zip."
-    )
-    add_configfile(command)
-
-
-def add_study_folder(command: argparse.ArgumentParser) -> None:
-    """Add the folder of a study, which `find_study_folder` reads."""
-    command.add_argument(
-        "folder",
-        nargs="?",
-        type=Path,
-        default=Path("results"),
-        metavar="STUDY_FOLDER",
-        help="The results of a study (default: the only study in results).",
-    )
-
-
-def find_study_folder(arguments: argparse.Namespace) -> Path:
-    """The folder of the study that is named, or the only one. Raises ValueError."""
-    from ablation.lineage.snapshots import study_folder
-
-    folder = arguments.folder
-    if not any(folder.rglob("*manifest.json")):
-        raise ValueError(f"{folder} holds no results of a study: name a folder below results/")
-    return study_folder(folder)
-
-
-def add_json(command: argparse.ArgumentParser) -> None:
-    """Add `--json`, which `show_or_save` reads."""
-    command.add_argument(
-        "--json",
-        type=file_to_write,
-        metavar="FILE",
-        help="Write everything into this file as JSON; `-` prints the JSON and nothing else.",
-    )
+json_option = click.option(
+    "--json",
+    type=FILE_TO_WRITE,
+    metavar="FILE",
+    help="Write everything into this file as JSON; `-` prints the JSON and nothing else.",
+)
 
 
 def show_or_save(found: dict, file: Path | None, show: Callable[[dict], object]) -> None:

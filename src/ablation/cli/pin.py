@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from ablation.cli.options import Commands, report_errors
+import click
+
+from ablation.cli.options import PATH, Command, report_errors
+from ablation.cli.studies import CONFIG, configfile_of, study_options
 from ablation.console.printable import printable
 
 
-def add(commands: Commands) -> None:
-    """Add the command to the command line."""
-    pin = commands.add_parser(
-        "pin",
-        help="Look up the commits of hub repositories that a study lacks, and write them down.",
-        description="Look up the current commit of each hub repository that the study reads and "
-        "that has no commit under `pins`: the commit of the branch or tag that is given there, or "
-        "of the main branch. Write the commits into the file; comments and order are kept.",
-    )
-    pin.add_argument(
-        "file", type=Path, help="The configuration file of the study: config/ministral3b.yaml."
-    )
-    pin.add_argument(
-        "--folder",
-        type=Path,
-        default=Path("config"),
-        help="The folder of the files that it may extend (default: config).",
-    )
-    pin.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Write the missing pins and print them."""
+@click.command(
+    cls=Command,
+    short_help="Look up the commits of hub repositories that a study lacks, and write them down.",
+    examples=(
+        "ablation pin config/ministral3b.yaml",
+        "ablation pin --study smollm2",
+    ),
+)
+@click.argument(
+    "file",
+    required=False,
+    type=PATH,
+    help="The configuration file of the study (default: that of --study, or config/default.yaml).",
+)
+@click.option(
+    "--folder",
+    type=PATH,
+    default=Path("config"),
+    help="The folder of the files that it may extend (default: config).",
+)
+@study_options
+def pin(file: Path | None, folder: Path, configfile: Path | None, study: str | None) -> int:
+    """Look up the current commit of each hub repository that the study reads and that has no commit
+    under `pins`: the commit of the branch or tag that is given there, or of the main branch.
+    Write the commits into the file; comments and order are kept.
+    """
     from ablation.cli.pin_file import pin
     from ablation.config.merging import ConfigError
     from ablation.data.hub import HubError
 
+    if file and (configfile or study):
+        raise click.UsageError("a file or a study was expected, not both")
     with report_errors(ConfigError, HubError, OSError):
-        written = pin(arguments.file, arguments.folder)
-    for repository, (commit, file) in written.items():
-        print(printable(f"{repository}: {commit} ({file})"))
+        chosen = file or configfile_of(configfile, study) or CONFIG / "default.yaml"
+        written = pin(chosen, folder)
+    for repository, (commit, place) in written.items():
+        print(printable(f"{repository}: {commit} ({place})"))
     if not written:
-        print(f"{arguments.file}: each hub repository that the study reads has a commit already")
+        print(f"{chosen}: each hub repository that the study reads has a commit already")
     return 0

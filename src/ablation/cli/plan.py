@@ -2,121 +2,128 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from ablation.cli.options import Commands, number, report_errors
+import click
+
+from ablation.cli.options import PATH, Command, Several, number, report_errors
+from ablation.cli.studies import RECOVERY, configfile_of, study_options
 from ablation.console.printable import printable_json
 
 
-def add(commands: Commands) -> None:
-    """Add the command to the command line."""
-    plan = commands.add_parser(
-        "plan",
-        help="Estimate the hours and dollars of all stale jobs on each kind of machine.",
-        description="List the stale jobs by a dry run of Snakemake, and estimate how long they "
-        "take and what they cost on each kind of machine. Nothing is rented. docs/plan.md "
-        "explains the estimate.",
-    )
-    option = plan.add_argument
-    option(
-        "target",
-        nargs="*",
-        default=["results/recovery.csv"],
-        help="Targets of Snakemake (default: the recovery table).",
-    )
-    option(
-        "--profile",
-        help="The profile that Snakemake would use (vast, slurm, gpu); it names the study.",
-    )
-    option(
-        "--configfile",
-        nargs="+",
-        default=[],
-        help="The configuration file of another study, as for Snakemake.",
-    )
-    option(
-        "--config",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="Single values of the configuration, as for Snakemake.",
-    )
-    option(
-        "--machines",
-        type=int,
-        default=1,
-        help="The largest number of machines that work at the same time (default: 1).",
-    )
-    option(
-        "--live",
-        action="store_true",
-        help="Take today's offers from the market instead of the stored table of prices.",
-    )
-    option(
-        "--benchmark",
-        type=Path,
-        default=Path("benchmarks/results/h100.json"),
-        help="The file with measured step times (default: benchmarks/results/h100.json).",
-    )
-    minutes = number(0)
-    option(
-        "--startup-minutes",
-        type=minutes,
-        default=4,
-        help="The time until a rented machine has booted (default: 4).",
-    )
-    option(
-        "--setup-minutes",
-        type=minutes,
-        default=6,
-        help="The time to install the environment on a machine (default: 6).",
-    )
-    option(
-        "--checkpoint-gb",
-        type=number(0),
-        default=7,
-        help="The size of the base and of each checkpoint in GB (default: 7).",
-    )
-    option(
-        "--megabits",
-        type=number(0, exclusive=True),
-        default=500,
-        help="The bandwidth to and from a machine in megabits a second (default: 500).",
-    )
-    option("--json", action="store_true", help="Print the plan as JSON.")
-    plan.set_defaults(run=run)
+@click.command(
+    cls=Command,
+    short_help="Estimate the hours and dollars of all stale jobs on each kind of machine.",
+    examples=(
+        "ablation plan",
+        "ablation plan --profile vast --machines 3",
+        "ablation plan --study dose --live --json",
+    ),
+)
+@click.argument(
+    "targets",
+    metavar="[TARGET]...",
+    nargs=-1,
+    help="Targets of Snakemake (default: the recovery table).",
+)
+@click.option(
+    "--profile", help="The profile that Snakemake would use (vast, slurm, gpu); it names the study."
+)
+@click.option(
+    "--config",
+    cls=Several,
+    metavar="KEY=VALUE",
+    help="Single values of the configuration, as for Snakemake.",
+)
+@click.option(
+    "--machines",
+    type=int,
+    default=1,
+    help="The largest number of machines that work at the same time (default: 1).",
+)
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Take today's offers from the market instead of the stored table of prices.",
+)
+@click.option(
+    "--benchmark",
+    type=PATH,
+    default=Path("benchmarks/results/h100.json"),
+    help="The file with measured step times (default: benchmarks/results/h100.json).",
+)
+@click.option(
+    "--startup-minutes",
+    type=number(0),
+    default=4,
+    help="The time until a rented machine has booted (default: 4).",
+)
+@click.option(
+    "--setup-minutes",
+    type=number(0),
+    default=6,
+    help="The time to install the environment on a machine (default: 6).",
+)
+@click.option(
+    "--checkpoint-gb",
+    type=number(0),
+    default=7,
+    help="The size of the base and of each checkpoint in GB (default: 7).",
+)
+@click.option(
+    "--megabits",
+    type=number(0, exclusive=True),
+    default=500,
+    help="The bandwidth to and from a machine in megabits a second (default: 500).",
+)
+@click.option("--json", is_flag=True, help="Print the plan as JSON.")
+@study_options
+def plan(
+    targets: tuple[str, ...],
+    profile: str | None,
+    config: tuple[str, ...],
+    machines: int,
+    live: bool,
+    benchmark: Path,
+    startup_minutes: float,
+    setup_minutes: float,
+    checkpoint_gb: float,
+    megabits: float,
+    json: bool,
+    configfile: Path | None,
+    study: str | None,
+) -> int:
+    """List the stale jobs by a dry run of Snakemake, and estimate how long they take and what they
+    cost on each kind of machine. Nothing is rented. docs/plan.md explains the estimate.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print the plan."""
+    Without --study and --configfile, the study is that of config/default.yaml, or of the profile.
+    """
     from ablation.config.merging import ConfigError
     from ablation.planning import dry_run, estimate, prices
     from ablation.planning.print_plan import print_plan
 
-    gigabytes = arguments.checkpoint_gb
+    gigabytes = checkpoint_gb
     overheads = estimate.Overheads(
-        startup=arguments.startup_minutes * 60,
-        setup=arguments.setup_minutes * 60,
+        startup=startup_minutes * 60,
+        setup=setup_minutes * 60,
         base_gb=gigabytes,
         checkpoint_gb=gigabytes,
         state_gb=3 * gigabytes,  # weights, and their float32 copies
-        megabits=arguments.megabits,
+        megabits=megabits,
     )
-    options = (arguments.profile, arguments.configfile, arguments.config)
     failures = (ConfigError, OSError, ValueError, prices.NoOffers, dry_run.DryRunFailed)
     with report_errors(*failures):
         market = prices.Market.read("resources/planning/offers.json")
-        study = dry_run.study_of(*options)
-        jobs = dry_run.stale_jobs(arguments.target, dry_run.snakemake_options(*options))
+        file = configfile_of(configfile, study)
+        options = (profile, [str(file)] if file else [], config)
+        configured = dry_run.study_of(*options)
+        jobs = dry_run.stale_jobs(targets or [str(RECOVERY)], dry_run.snakemake_options(*options))
         offers = market.prices
-        if arguments.live:
-            offers = prices.live_offers(market, study.hardware.gpu_mem_mb)
-        plan = dry_run.plan_jobs(
-            jobs, study, market, offers, overheads, arguments.machines, arguments.benchmark
-        )
-    if arguments.json:
+        if live:
+            offers = prices.live_offers(market, configured.hardware.gpu_mem_mb)
+        plan = dry_run.plan_jobs(jobs, configured, market, offers, overheads, machines, benchmark)
+    if json:
         print(printable_json(plan.as_json()))
     else:
-        print_plan(plan, study.study, len(jobs))
+        print_plan(plan, configured.study, len(jobs))
     return 0

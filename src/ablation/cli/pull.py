@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
 
-from ablation.cli.options import Commands, add_store, load_study_of, report_errors
+import click
+
+from ablation.cli.options import Command, report_errors
+from ablation.cli.studies import load_study_of, name_of, study_options
 from ablation.console.printable import printable
 
 
-def add(commands: Commands) -> None:
-    """Add the command to the command line."""
-    pull = commands.add_parser(
-        "pull",
-        help="Bring the pushed results of a study, and verify every byte.",
-        description="Bring the files of a push that are missing here, verify them, and bring "
-        "Snakemake's metadata about them. Without --configfile, an archive (FILE.zip) brings the "
-        "study that it holds.",
-    )
-    add_store(pull)
-    pull.add_argument(
-        "--no-weights", action="store_true", help="Do not bring the weights of checkpoints."
-    )
-    pull.add_argument(
-        "--snapshot", metavar="HASH", help="The push to bring (default: the last one)."
-    )
-    pull.add_argument(
-        "--force", action="store_true", help="Overwrite files here that have other content."
-    )
-    pull.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Pull the results and print what was brought."""
+@click.command(
+    cls=Command,
+    short_help="Bring the pushed results of a study, and verify every byte.",
+    examples=(
+        "ablation pull s3://bucket/study --no-weights",
+        "ablation pull s3://bucket/ours --study micro",
+        "ablation pull study.zip",
+    ),
+)
+@click.argument("uri", help="A folder, s3://bucket/folder, hf://datasets/owner/name, or FILE.zip.")
+@study_options
+@click.option("--no-weights", is_flag=True, help="Do not bring the weights of checkpoints.")
+@click.option("--snapshot", metavar="HASH", help="The push to bring (default: the last one).")
+@click.option("--force", is_flag=True, help="Overwrite files here that have other content.")
+def pull(
+    uri: str,
+    no_weights: bool,
+    snapshot: str | None,
+    force: bool,
+    configfile: Path | None,
+    study: str | None,
+) -> int:
+    """Bring the files of a push that are missing here, verify them, and bring Snakemake's metadata
+    about them. Without --study and --configfile, an archive (FILE.zip) brings the study
+    that it holds, and a store brings that of config/default.yaml.
+    """
     from ablation.config.merging import ConfigError
     from ablation.provenance.manifests import StaleInput
     from ablation.remote.archive import is_archive
@@ -39,8 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ablation.remote.store import StoreError
 
     with report_errors(ConfigError, StaleInput, StoreError, OSError, status=2):
-        theirs = is_archive(arguments.uri) and not arguments.configfile
-        study = None if theirs else load_study_of(arguments).study
-        weights = not arguments.no_weights
-        print(printable(pull(arguments.uri, study, weights, arguments.snapshot, arguments.force)))
+        name = name_of(configfile, study)
+        if not name and not is_archive(uri):
+            name = load_study_of(None, None).study
+        weights = not no_weights
+        print(printable(pull(uri, name, weights, snapshot, force)))
     return 0

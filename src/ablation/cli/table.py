@@ -2,53 +2,60 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from ablation.cli.options import Commands, report_errors
+import click
+
+from ablation.cli.options import PATH, Command, report_errors
+from ablation.cli.studies import find_table, study_options
 from ablation.vocabulary.protocols import ALL_SEEDS, MACRO
 
 
-def add(commands: Commands) -> None:
-    """Add the command to the command line."""
-    table = commands.add_parser(
-        "table",
-        help="Print a recovery table, or the claims of a bridge study.",
-        description="Verify a table by the manifest beside it, and print it.",
-    )
-    table.add_argument(
-        "file",
-        type=Path,
-        nargs="?",
-        default=Path("results/recovery.csv"),
-        help="A recovery.csv or claims.csv (default: results/recovery.csv).",
-    )
-    table.add_argument(
-        "--seed",
-        default=ALL_SEEDS,
-        help=f"One seed, or `{ALL_SEEDS}` for the mean over all seeds (default: {ALL_SEEDS}).",
-    )
-    table.add_argument(
-        "--task",
-        default=MACRO,
-        help=f"One task, `{MACRO}` for the mean over tasks, or `each` (default: {MACRO}).",
-    )
-    table.set_defaults(run=run)
+@click.command(
+    cls=Command,
+    short_help="Print a recovery table, or the claims of a bridge study.",
+    examples=(
+        "ablation table",
+        "ablation table --study micro --task each",
+        "ablation table results/micro/bridge/claims.csv",
+    ),
+)
+@click.argument(
+    "file",
+    type=PATH,
+    required=False,
+    help="A recovery.csv or claims.csv (default: results/recovery.csv).",
+)
+@click.option(
+    "--seed",
+    default=ALL_SEEDS,
+    help=f"One seed, or `{ALL_SEEDS}` for the mean over all seeds (default: {ALL_SEEDS}).",
+)
+@click.option(
+    "--task",
+    default=MACRO,
+    help=f"One task, `{MACRO}` for the mean over tasks, or `each` (default: {MACRO}).",
+)
+@study_options
+def table(
+    file: Path | None, seed: str, task: str, configfile: Path | None, study: str | None
+) -> int:
+    """Verify a table by the manifest beside it, and print it.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print the table."""
+    Without an argument, it is the recovery table of the study that ran last.
+    """
     from ablation.lineage.trace import verify_table
     from ablation.provenance.accepted import UNCHECKED
     from ablation.provenance.manifests import StaleInput
     from ablation.report.terminal_tables import print_claims, print_recovery
 
     with report_errors(StaleInput, ValueError):  # edited, no table, or text in place of numbers
-        unchecked = verify_table(arguments.file)
-        if arguments.file.name == "claims.csv":
-            status = print_claims(arguments.file)
+        chosen = find_table(file, configfile, study)
+        unchecked = verify_table(chosen)
+        if chosen.name == "claims.csv":
+            status = print_claims(chosen)
         else:
-            status = print_recovery(arguments.file, arguments.seed, arguments.task)
+            status = print_recovery(chosen, seed, task)
     for stage in unchecked:
         print(UNCHECKED.format(stage=stage))
     return status

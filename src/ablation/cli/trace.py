@@ -2,54 +2,70 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+import click
+
 from ablation.cli.options import (
-    Commands,
-    add_json,
+    PATH,
+    Command,
+    Several,
     column_and_value,
+    json_option,
     report_errors,
     show_or_save,
 )
+from ablation.cli.studies import find_table, study_options
 
 
-def add(commands: Commands) -> None:
-    """Add the command to the command line."""
-    trace = commands.add_parser(
-        "trace",
-        help="Show the runs, samples, weights, data, code and cost behind a cell of a table.",
-        description="Show as a tree everything that a cell was made from. All files on the way "
-        "are hashed again, and the accuracies behind the cell are computed again from the sample "
-        "rows. The exit status is 2 if the cell cannot be traced.",
-    )
-    option = trace.add_argument
-    option("table", type=Path, help="A table of a study, such as results/recovery.csv.")
-    option(
-        "--where",
-        nargs="+",
-        default=[],
-        type=column_and_value,
-        metavar="COLUMN=VALUE",
-        help="The values that select one row.",
-    )
-    option("--column", required=True, help="The column of the cell in that row.")
-    add_json(trace)
-    option(
-        "--ledger",
-        type=Path,
-        help="The ledger of rented machines with the cost of each job (default: all in ledger/).",
-    )
-    trace.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print the tree, or write what was found as JSON."""
+@click.command(
+    cls=Command,
+    short_help="Show the runs, samples, weights, data, code and cost behind a cell of a table.",
+    examples=(
+        "ablation trace --where recipe=3B seed=all mask=prefill_bidir task=macro --column gain",
+        "ablation trace --study micro --where recipe=3B seed=31 task=macro --column gain --json -",
+    ),
+)
+@click.argument(
+    "table",
+    required=False,
+    type=PATH,
+    help="A table of a study (default: results/recovery.csv).",
+)
+@click.option(
+    "--where",
+    cls=Several,
+    type=column_and_value,
+    metavar="COLUMN=VALUE",
+    help="The values that select one row.",
+)
+@click.option("--column", required=True, help="The column of the cell in that row.")
+@json_option
+@click.option(
+    "--ledger",
+    type=PATH,
+    help="The ledger of rented machines with the cost of each job (default: all in ledger/).",
+)
+@study_options
+def trace(
+    table: Path | None,
+    where: tuple[tuple[str, str], ...],
+    column: str,
+    ledger: Path | None,
+    configfile: Path | None,
+    study: str | None,
+    json: Path | None,
+) -> int:
+    """Show as a tree everything that a cell was made from. All files on the way are hashed again,
+    and the accuracies behind the cell are computed again from the sample rows. The exit status is
+    2 if the cell cannot be traced.
+    """
     from ablation.lineage.trace import trace
     from ablation.lineage.trace_tree import print_trace
     from ablation.provenance.manifests import StaleInput
 
     with report_errors(StaleInput, OSError, ValueError, status=2):
-        found = trace(arguments.table, dict(arguments.where), arguments.column, arguments.ledger)
-        show_or_save(found, arguments.json, print_trace)
+        chosen = find_table(table, configfile, study)
+        found = trace(chosen, dict(where), column, ledger)
+        show_or_save(found, json, print_trace)
     return 0

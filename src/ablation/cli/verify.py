@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from ablation.cli.options import Commands, add_study_folder, find_study_folder, report_errors
+import click
+
+from ablation.cli.options import PATH, Command, report_errors
+from ablation.cli.studies import find_study_folder, study_folder_argument
 from ablation.console.printable import printable
 
 
-def add(commands: Commands) -> None:
-    """Add the command to the command line."""
-    verify = commands.add_parser(
-        "verify",
-        help="Name every file of a study that is not as it was made or sealed.",
-        description="Hash all results of a study again, and compare them with their manifests and "
-        "with the seal of the study. Only a signed seal shows that results were edited together "
-        "with their manifests. The exit status is 1 if a file is not as it was made or sealed.",
-    )
-    add_study_folder(verify)
-    verify.add_argument(
-        "--signers",
-        type=Path,
-        metavar="FILE",
-        help="An allowed-signers file of ssh-keygen: the seal must be signed by one of its keys.",
-    )
-    verify.add_argument(
-        "--recompute",
-        action="store_true",
-        help="Compute the tables again from the sample rows too, and compare every cell.",
-    )
-    verify.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print what was found, one line each."""
+@click.command(
+    cls=Command,
+    short_help="Name every file of a study that is not as it was made or sealed.",
+    examples=(
+        "ablation verify",
+        "ablation verify --study micro --recompute",
+        "ablation verify results/micro --signers allowed_signers",
+    ),
+)
+@study_folder_argument
+@click.option(
+    "--signers",
+    type=PATH,
+    metavar="FILE",
+    help="An allowed-signers file of ssh-keygen: the seal must be signed by one of its keys.",
+)
+@click.option(
+    "--recompute",
+    is_flag=True,
+    help="Compute the tables again from the sample rows too, and compare every cell.",
+)
+def verify(
+    folder: Path | None,
+    configfile: Path | None,
+    study: str | None,
+    signers: Path | None,
+    recompute: bool,
+) -> int:
+    """Hash all results of a study again, and compare them with their manifests and with the seal of
+    the study. Only a signed seal shows that results were edited together with their manifests.
+    The exit status is 1 if a file is not as it was made or sealed.
+    """
     from ablation.lineage.recomputed import check_tables
     from ablation.lineage.verify import folder_above_results, verify
     from ablation.provenance.accepted import UNCHECKED
     from ablation.provenance.manifests import StaleInput
 
     with report_errors(StaleInput, OSError, ValueError, status=2):
-        home = find_study_folder(arguments)
-        found = verify(home, arguments.signers)
-        if arguments.recompute:
+        home = find_study_folder(folder, configfile, study)
+        found = verify(home, signers)
+        if recompute:
             found.problems += check_tables(home, folder_above_results(home))
     for line in found.problems:
         print(printable(line))

@@ -54,13 +54,14 @@ class Snapshot:
 def open_snapshot(name: str, study: str | None, configfile: str | None) -> Iterator[Snapshot]:
     """Open a folder of results, or a push (URI or URI@SNAPSHOT), or a commit, in this order.
 
-    `study` chooses a study of a store; `configfile` is the file of a study in a commit. Raises
-    NothingToCompare for anything else, StaleInput for an edited manifest, and StoreError.
+    `study` chooses a study of a folder or store; `configfile` is the file of a study in a commit.
+    Raises NothingToCompare for anything else, StaleInput for an edited manifest, and StoreError.
     """
     folder, (uri, push) = Path(name), _split(name)
     with TemporaryDirectory(prefix="ablation-") as scratch:
         if folder.is_dir() and any(folder.rglob("*manifest.json")):
-            yield read_results(name, study_folder(folder))
+            chosen = folder / study if study and (folder / study).is_dir() else folder
+            yield read_results(name, study_folder(chosen))
         elif "://" in uri or (Path(uri) / "snapshots").is_dir() or is_archive(uri):
             yield read_results(name, _fetch_push(uri, study, push or None, Path(scratch)))
         elif _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"):

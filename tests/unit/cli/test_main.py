@@ -1,38 +1,78 @@
 """Promises of the command line: fast help in whole sentences, errors as messages."""
 
-import argparse
+import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 
+import click
 import pytest
 
-from ablation.cli.main import COMMANDS, build_parser, main
+from ablation.cli.main import COMMANDS, main
 from ablation.cli.options import CommandFailed, column_and_value, number, report_errors
 
-NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+BY_NAME = {command.name: command for command in COMMANDS}
 
 
-def parsers():
-    """{name of a command: its parser}."""
-    (commands,) = [
-        action
-        for action in build_parser()._actions
-        if isinstance(action, argparse._SubParsersAction)
-    ]
-    return commands.choices
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_is_made_of_whole_sentences_and_ends_with_examples_that_can_be_read(command, capsys):
+    helps = [param.help for param in command.params]
+    for text in (command.help, command.short_help, *helps):
+        assert text and text[0].isupper() and text.rstrip()[-1] in ".?", text
+    assert main([command.name, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert 2 <= len(command.examples) <= 3
+    for example in command.examples:
+        assert f"\n  {example}\n" in told  # in one line, as it may be copied
+        program, name, *words = shlex.split(example)
+        assert (program, name) == ("ablation", command.name)
+        command.make_context(name, words)
 
 
-def test_every_module_of_a_command_adds_the_command_of_its_name():
-    assert list(parsers()) == NAMES
+def test_a_study_is_chosen_by_the_same_options_everywhere():
+    without = {"check", "reap", "worlds"}  # a model, machines, several studies
+    for command in COMMANDS:
+        found = {param.name: param for param in command.params}
+        assert ({"configfile", "study"} <= set(found)) == (command.name not in without)
+        for name in {"configfile", "study"} & set(found):
+            ours, same = found[name], next(p for p in BY_NAME["plan"].params if p.name == name)
+            assert (ours.opts, ours.metavar, ours.help) == (same.opts, same.metavar, same.help)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_help_is_made_of_whole_sentences(name):
-    parser = parsers()[name]
-    helps = [action.help for action in parser._actions if "-h" not in action.option_strings]
-    for text in (parser.description, *helps):
-        assert text[0].isupper() and text.endswith("."), text
-    assert parser.format_help()
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ablation {version('ablation')}\n"
+
+
+@pytest.mark.parametrize(
+    "words, meant", [(["tabel"], "table"), (["table", "--studdy", "x"], "--study")]
+)
+def test_a_mistyped_name_is_answered_with_the_one_that_was_meant(words, meant, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    told = capsys.readouterr().err
+    assert "Did you mean" in told and f"'{meant}'" in told
+
+
+def test_an_option_takes_all_words_up_to_the_next_option():
+    words = "--mask causal prefill_bidir --prompt Eve --device cpu --mask full_bidir --seed 3 4"
+    found = BY_NAME["sample"].make_context("sample", words.split()).params
+    assert found["mask"] == ("causal", "prefill_bidir", "full_bidir")
+    assert (found["prompt"], found["device"], found["seed"]) == (("Eve",), "cpu", (3, 4))
+    words = ["--config", "a=1", "b=-2", "--", "stage3", "x"]
+    found = BY_NAME["plan"].make_context("plan", words).params
+    assert (found["config"], found["targets"]) == (("a=1", "b=-2"), ("stage3", "x"))
+
+
+def test_the_end_of_an_input_is_no_ctrl_c(monkeypatch):
+    """click itself would report the EOFError of a command as an interruption."""
+
+    def cut(*_):
+        raise EOFError
+
+    monkeypatch.setattr("ablation.lineage.reproduce.reproduce", cut)
+    with pytest.raises(EOFError):
+        main(["reproduce", "recovery"])
 
 
 def test_help_loads_no_heavy_library():
@@ -47,7 +87,7 @@ def test_help_loads_no_heavy_library():
 
 def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "ablation"], capture_output=True, text=True)
-    assert done.returncode == 2 and "usage: ablation [-h] COMMAND" in done.stderr
+    assert done.returncode == 2 and "Usage: ablation [OPTIONS] COMMAND" in done.stderr
 
 
 def test_an_expected_error_is_a_message_and_any_other_is_raised(capsys):
@@ -62,9 +102,9 @@ def test_an_expected_error_is_a_message_and_any_other_is_raised(capsys):
 def test_numbers_are_finite_and_within_their_bound():
     assert number(0)("0") == 0 and number(0, exclusive=True)("0.5") == 0.5
     for text in ("-1", "nan", "inf"):
-        with pytest.raises(argparse.ArgumentTypeError, match="of at least 0 was expected"):
+        with pytest.raises(click.BadParameter, match="of at least 0 was expected"):
             number(0)(text)
-    with pytest.raises(argparse.ArgumentTypeError, match="above 0 was expected"):
+    with pytest.raises(click.BadParameter, match="above 0 was expected"):
         number(0, exclusive=True)("0")
 
 
