@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ablation.config.interventions import layer_count
+from ablation.model.forward import plain_layers
 from ablation.model.packing import Example, Rows, pack
 
 # Names of norms of queries, keys and values, and of what they are projected to.
@@ -151,7 +152,7 @@ def called(
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), plain_layers(model):
             run()
     finally:
         model.train(was_training)

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ablation.config.interventions import DropLayers
 from ablation.interventions.anatomy import NoSuchPart, called, layers_of, probe
 from ablation.interventions.protocol import Intervention
+from ablation.model.forward import plain_layers
 from ablation.model.masks import forward_inputs
 
 NOT_OF_LAYERS = ("architectures", "eos_token_id")  # lists that can be as long by chance
@@ -77,9 +78,10 @@ def _lost_when_saved(model: PreTrainedModel, mask: str) -> str | None:
     except Exception as error:  # whatever a class raises for a configuration that it cannot read
         return str(error).splitlines()[-1].strip()
     rows = probe(model, prompt=4)
-    expected, found = (
-        each.eval()(**forward_inputs(each, mask, rows)).logits for each in (model, built)
-    )
+    with plain_layers(model):
+        expected, found = (
+            each.eval()(**forward_inputs(each, mask, rows)).logits for each in (model, built)
+        )
     differ, largest = (found - expected).abs().max(), expected.abs().max()
     if differ > LOST * largest:
         return f"its logits would differ by {float(differ):.3g}"

@@ -64,10 +64,11 @@ class RemovedHeads(Intervention):
             model(**forward_inputs(model, self.mask, probe(model, prompt=4)))
 
         called(model, [attention_output(layers[n]) for n in numbers], seen, run)
-        if not moved or max(moved) > 0:
+        if not moved:
+            raise self.not_in_force(model, "a forward called none of its attentions")
+        if max(moved) > 0:
             raise self.not_in_force(
-                model,
-                f"noise in its heads moved the residual stream by {max(moved, default=0):.3g}",
+                model, f"noise in its heads moved the residual stream by {max(moved):.3g}"
             )
         return {
             "heads": len(moved),

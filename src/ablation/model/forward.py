@@ -23,6 +23,24 @@ def uncompiled(model: PreTrainedModel) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def plain_layers(model: PreTrainedModel) -> Iterator[None]:
+    """Run the layers as Python calls them, so that hooks are called and equal inputs give equal bits.
+
+    A layer that was compiled skips hooks that came later, and its fused kernels round otherwise than
+    its `forward`. Kernels of attention stay compiled: without them, long rows need a matrix of all
+    pairs of tokens.
+    """
+    compiled = {m: call for m in model.modules() if (call := m._compiled_call_impl) is not None}
+    for module in compiled:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
+
+
 def target_logits(model: PreTrainedModel, rows: Rows, mask: str) -> Tensor:
     """Logits [targets, vocabulary] at the targets of `rows`, in the model's dtype; differentiable.
 

@@ -1,6 +1,7 @@
 """Promises of every kind of intervention, on tiny random models of several architectures."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from ablation.interventions.anatomy import NoSuchPart, matrices, probe
 from ablation.interventions.loading import load, load_under, require_saved
 from ablation.interventions.protocol import Intervention
 from ablation.interventions.registry import make
+from ablation.model.checkpoints import compile_layers, save
 from ablation.model.checkpoints import load as plain_load
-from ablation.model.checkpoints import save
 from ablation.model.checks.agreement import require_agreement
 from ablation.model.checks.treated import MARK, NotInForce
 from ablation.model.leak_audit import MaskNotObeyed, leak_audit
@@ -66,6 +67,19 @@ def test_it_is_seen_in_force_changes_the_model_and_applied_again_changes_nothing
     assert torch.equal(logits(model), first)
     require_agreement(model)
     leak_audit(model, "causal")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="layers are compiled with g++")
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_it_is_seen_in_force_in_compiled_layers_as_well(kind):
+    """These skip hooks that came later, and round otherwise than their own `forward`."""
+    model, taken = tiny_model("llama", vocabulary=320).bfloat16(), make("x", SETTINGS[kind])
+    compile_layers(model)
+    logits(model)  # so that no later call of a layer is its first
+    with pytest.raises(NotInForce, match="'x'"):
+        taken.audit(model)
+    taken.apply(model)
+    assert taken.audit(model)
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
