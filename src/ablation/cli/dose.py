@@ -39,7 +39,7 @@ def dose(
     from ablation.lineage.trace import verify_table
     from ablation.provenance.manifests import StaleInput
     from ablation.provenance.tables import read_table, write_table
-    from ablation.report.terminal_tables import RECOVERY, print_doses
+    from ablation.report.text_tables import RECOVERY, print_doses
 
     with report_errors(StaleInput, ValueError):
         home = find_study_folder(folder, configfile, study)

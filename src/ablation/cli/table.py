@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -15,8 +16,8 @@ from ablation.vocabulary.protocols import ALL_SEEDS, MACRO
     cls=Command,
     short_help="Print a recovery table, or the claims of a bridge study.",
     examples=(
-        "ablation table",
         "ablation table --study micro --task each",
+        "ablation table --format latex",
         "ablation table results/micro/bridge/claims.csv",
     ),
 )
@@ -36,9 +37,22 @@ from ablation.vocabulary.protocols import ALL_SEEDS, MACRO
     default=MACRO,
     help=f"One task, `{MACRO}` for the mean over tasks, or `each` (default: {MACRO}).",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("text", "markdown", "latex", "csv")),
+    default="text",
+    help="How the table is printed: for a terminal, a page, a paper (with the package "
+    "booktabs), or the rows with all their digits (default: text).",
+)
 @study_options
 def table(
-    file: Path | None, seed: str, task: str, configfile: Path | None, study: str | None
+    file: Path | None,
+    seed: str,
+    task: str,
+    form: str,
+    configfile: Path | None,
+    study: str | None,
 ) -> int:
     """Verify a table by the manifest beside it, and print it.
 
@@ -47,15 +61,17 @@ def table(
     from ablation.lineage.trace import verify_table
     from ablation.provenance.accepted import UNCHECKED
     from ablation.provenance.manifests import StaleInput
-    from ablation.report.terminal_tables import print_claims, print_recovery
+    from ablation.report.text_tables import FORMS, claims_tables, print_tables, recovery_tables
 
     with report_errors(StaleInput, ValueError):  # edited, no table, or text in place of numbers
         chosen = find_table(file, configfile, study)
         unchecked = verify_table(chosen)
-        if chosen.name == "claims.csv":
-            status = print_claims(chosen)
+        claims = chosen.name == "claims.csv"
+        found = claims_tables(chosen) if claims else recovery_tables(chosen, seed, task)
+        if form == "text":
+            print_tables(found)
         else:
-            status = print_recovery(chosen, seed, task)
+            print(FORMS[form](found), end="")
     for stage in unchecked:
-        print(UNCHECKED.format(stage=stage))
-    return status
+        print(UNCHECKED.format(stage=stage), file=sys.stderr if form != "text" else None)
+    return 0

@@ -45,7 +45,7 @@ def worlds(tables: tuple[Path, ...], confidence: float, write: Path | None) -> i
     from ablation.provenance.accepted import UNCHECKED
     from ablation.provenance.manifests import StaleInput
     from ablation.provenance.tables import marked, read_table, write_table
-    from ablation.report.terminal_tables import RECOVERY, print_worlds
+    from ablation.report.text_tables import RECOVERY, print_worlds
 
     with report_errors(StaleInput, ValueError):
         found: dict[str, pd.DataFrame] = {}

@@ -25,11 +25,11 @@ def uncompiled(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def plain_layers(model: PreTrainedModel) -> Iterator[None]:
-    """Run the layers as Python calls them, so that hooks are called and equal inputs give equal bits.
+    """Run the layers as Python calls them: hooks are called, and equal inputs give equal bits.
 
-    A layer that was compiled skips hooks that came later, and its fused kernels round otherwise than
-    its `forward`. Kernels of attention stay compiled: without them, long rows need a matrix of all
-    pairs of tokens.
+    A layer that was compiled skips hooks that came later, and its fused kernels round otherwise
+    than its `forward`. Kernels of attention stay compiled: without them, long rows need a matrix of
+    all pairs of tokens.
     """
     compiled = {m: call for m in model.modules() if (call := m._compiled_call_impl) is not None}
     for module in compiled:

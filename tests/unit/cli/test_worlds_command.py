@@ -10,7 +10,7 @@ from ablation.analysis.worlds import pooled_rows, world_rows
 from ablation.cli.main import main
 from ablation.provenance.tables import read_csv, write_table
 from ablation.report.charts import render
-from ablation.report.terminal_tables import RECOVERY
+from ablation.report.text_tables import RECOVERY
 from ablation.report.world_figure import worlds
 
 R = {"a": 0.7, "b": 0.9, "c": 0.8}

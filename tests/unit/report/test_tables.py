@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from ablation.report.terminal_tables import print_claims, print_recovery
+from ablation.provenance.tables import InvalidTable
+from ablation.report.text_tables import FORMS, claims_tables, print_tables, recovery_tables
 
 ROW = {
     "study": "t",
@@ -38,8 +39,8 @@ def printed(tmp_path, capsys):
     def run(*rows, seed="all", task="macro"):
         file = tmp_path / "recovery.csv"
         pd.DataFrame([ROW | row for row in rows] + [CAUSAL]).to_csv(file, index=False)
-        code = print_recovery(file, seed, task)
-        return code, capsys.readouterr()
+        print_tables(recovery_tables(file, seed, task))
+        return capsys.readouterr().out
 
     return run
 
@@ -51,27 +52,27 @@ def line(text, *words):
 
 
 def test_damage_is_printed_once_a_mask_with_interval_and_p(printed):
-    _, (out, _) = printed({}, {"recipe": "3A"})
+    out = printed({}, {"recipe": "3A"})
     assert "< .001" in line(out, "-0.340 [-0.361, -0.319]")
     assert out.index("what was lost") < out.index("what came back") < out.index("side effect")
 
 
 def test_every_recipe_says_whether_it_meets_the_criteria(printed):
-    _, (out, _) = printed({}, {"recipe": "3A", "criteria_met": False})
+    out = printed({}, {"recipe": "3A", "criteria_met": False})
     assert line(out, "3B", "+0.88 [+0.81, +0.97]", ".021").split()[-1] == "yes"
     assert line(out, "3A", "+0.88 [+0.81, +0.97]").split()[-1] == "no"
 
 
 def test_rows_that_must_not_be_compared_are_told_with_the_reason(printed):
-    _, (out, _) = printed({"comparable": "false: different dtype, gpu"}, {"recipe": "3A"})
+    out = printed({"comparable": "false: different dtype, gpu"}, {"recipe": "3A"})
     told = line(out, "NOT COMPARABLE")
     assert "different dtype, gpu" in told and "3B under prefill_bidir" in told and "3A" not in told
-    assert "NOT COMPARABLE" not in printed({})[1].out
+    assert "NOT COMPARABLE" not in printed({})
 
 
 def test_leaks_name_where_they_were(printed):
     leaky = {"recipe": "3B-leaky", "train_leaks": True}
-    _, (out, _) = printed(leaky, leaky | {"mask": "full_bidir", "eval_leaks": True}, {})
+    out = printed(leaky, leaky | {"mask": "full_bidir", "eval_leaks": True}, {})
     assert "train eval" in line(out, "3B-leaky", "full_bidir")
     assert line(out, "3B-leaky", "prefill_bidir").split()[2] == "train"
     assert line(out, "3B ", "prefill_bidir", "+0.88").split()[2] == "-"
@@ -81,23 +82,23 @@ def test_leaks_name_where_they_were(printed):
 
 def test_rows_whose_seeds_disagree_are_marked(printed):
     apart = {"recipe": "3B-leaky", "seeds_disagree": True}
-    _, (out, _) = printed({}, apart)
+    out = printed({}, apart)
     assert line(out, "3B ", "prefill_bidir", "+0.88").split()[3] == "-"
     assert line(out, "3B-leaky", "prefill_bidir").split()[3] == "disagree"
     assert "seeds: disagree: P differs between the seeds" in out
-    _, (out, _) = printed({"seed": "9", "seeds_disagree": None}, apart, seed="9")
+    out = printed({"seed": "9", "seeds_disagree": None}, apart, seed="9")
     assert "disagree" not in line(out, "3B ", "prefill_bidir", "+0.88")
 
 
 def test_what_cannot_be_estimated_is_said_in_words(printed):
     none = dict.fromkeys(("recovered", "recovered_low", "recovered_high"))
-    _, (out, _) = printed(none | {"recovered_status": "not_estimable"})
+    out = printed(none | {"recovered_status": "not_estimable"})
     assert "not estimable" in line(out, "3B", "prefill_bidir")
 
 
 def test_unknown_rows_are_refused_with_what_there_is(printed):
-    code, (out, err) = printed({}, seed="99")
-    assert code == 1 and not out and "seeds all" in err and "tasks macro" in err
+    with pytest.raises(InvalidTable, match="seeds all; tasks macro"):
+        printed({}, seed="99")
 
 
 def test_claims_are_printed_with_their_decisions(tmp_path, capsys):
@@ -107,7 +108,7 @@ def test_claims_are_printed_with_their_decisions(tmp_path, capsys):
         'micro,beats the source,enrichment,"a, b",K=8,0.8224,0.57,1.0,1e-9,3.1416,supported\n'
         "micro,same words,enrichment,all,K=8,1.0,,,,,open\n"
     )
-    assert print_claims(file) == 0
+    print_tables(claims_tables(file))
     first, second = (line for line in capsys.readouterr().out.splitlines() if "enrichment" in line)
     assert "0.822" in first and "1e-09" in first and "supported" in first and "a, b" not in first
     assert "3.14" in first
@@ -120,12 +121,44 @@ def test_a_table_cannot_control_the_terminal(tmp_path, capsys):
         "study,claim,regime,value,low,high,p,design_effect,verdict\n"
         "micro,\x1b]0;owned\x07,[/b],1.0,,,,,:smile:\n"
     )
-    assert print_claims(file) == 0
+    print_tables(claims_tables(file))
     told = capsys.readouterr().out
     assert r"\x1b]0;owned\x07" in told and "\x1b" not in told and "\x07" not in told
     assert "[/b]" in told and ":smile:" in told
 
 
 def test_rows_that_are_missing_cannot_control_the_terminal(printed):
-    code, (_, err) = printed({"task": "\x1b[2J"}, seed="99")
-    assert code == 1 and r"\x1b[2J" in err and "\x1b" not in err
+    with pytest.raises(InvalidTable) as raised:
+        printed({"task": "\x1b[2J"}, seed="99")
+    assert r"\x1b[2J" in str(raised.value) and "\x1b" not in str(raised.value)
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex"])
+def test_every_form_has_the_cells_of_the_terminal(tmp_path, form):
+    file = tmp_path / "recovery.csv"
+    pd.DataFrame([ROW | {"study": "a|b_c"}, CAUSAL]).to_csv(file, index=False)
+    found = recovery_tables(file, "all", "macro")
+    text = FORMS[form](found)
+    for cells in found.tables.values():
+        for cell in cells.to_numpy().flatten():
+            assert cell.replace("_", r"\_" if form == "latex" else "_") in text
+    assert "recovered: (P - A) / (B - A)" in text
+
+
+def test_latex_is_of_booktabs_and_markdown_has_one_row_a_line(tmp_path):
+    file = tmp_path / "recovery.csv"
+    pd.DataFrame([ROW | {"recipe": "3B|x"}, CAUSAL]).to_csv(file, index=False)
+    found = recovery_tables(file, "all", "macro")
+    paper = FORMS["latex"](found)
+    assert paper.count(r"\toprule") == paper.count(r"\bottomrule") == len(found.tables)
+    rows = [row for row in FORMS["markdown"](found).splitlines() if row.startswith("|")]
+    assert len(rows) == sum(len(cells) + 2 for cells in found.tables.values())
+    assert any(r"3B\|x" in row for row in rows)
+
+
+def test_as_csv_the_chosen_rows_have_all_their_digits(tmp_path):
+    file = tmp_path / "recovery.csv"
+    pd.DataFrame([ROW, ROW | {"seed": "9"}, CAUSAL]).to_csv(file, index=False)
+    (tmp_path / "chosen.csv").write_text(FORMS["csv"](recovery_tables(file, "9", "macro")))
+    (chosen,) = pd.read_csv(tmp_path / "chosen.csv").to_dict("records")
+    assert chosen["damage_p"] == 1e-200 and chosen["seed"] == 9

@@ -15,7 +15,7 @@ from ablation.analysis.flips import flips_table
 from ablation.analysis.metrics import study_metrics
 from ablation.analysis.published import side_by_side
 from ablation.analysis.recovery import study_tables, table
-from ablation.report.terminal_tables import print_recovery
+from ablation.report.text_tables import print_tables, recovery_tables
 from ablation.scoring.evaluate import evaluate
 from ablation.scoring.items import PROTOCOL_OPTIONS, Items
 from ablation.vocabulary.metrics import METRICS
@@ -168,5 +168,5 @@ def test_the_printed_table_shows_the_macro_of_each_protocol(tmp_path, tasks, cap
     used = [replace(c, circumstances={"dtype": "float32"}) for c in conditions(1, tasks)]
     file = tmp_path / "recovery.csv"
     table(study_tables(used, CONFIG)[0]).to_csv(file, index=False)
-    assert print_recovery(file, "all", "macro") == 0
+    print_tables(recovery_tables(file, "all", "macro"))
     assert "published_macro" in capsys.readouterr().out

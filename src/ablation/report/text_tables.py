@@ -1,0 +1,211 @@
+"""Tables as text: recovered accuracy, claims of a bridge, worlds and doses.
+
+The first two have the same cells in every form: on a terminal, in Markdown for a page of
+documentation, in LaTeX (with the package booktabs) for a paper. As CSV they are the file's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from ablation.console.printable import printable
+from ablation.console.tables import TextConsole
+from ablation.provenance.manifests import load_manifest
+from ablation.provenance.tables import InvalidTable, read_table, table_text
+from ablation.report.recovery_columns import (
+    BACK,
+    LEGEND,
+    LOST,
+    SIDE,
+    Cell,
+    interval,
+    measured_losses,
+    warnings_of,
+)
+from ablation.vocabulary.masks import CAUSAL
+from ablation.vocabulary.protocols import ALL_SEEDS, MACRO, MACROS
+
+LEFT = (
+    "recipe",
+    "mask",
+    "task",
+    "leaks",
+    "seeds",
+    "regime",
+    "claim",
+    "verdict",
+)  # columns of words
+# Columns of claims.csv, and those that only a recovery table has together.
+CLAIMS = ("regime", "claim", "value", "low", "high", "p", "design_effect", "verdict")
+RECOVERY = (
+    *("study", "recipe", "seed", "mask", "task", "comparable", "exposure", "seeds_disagree"),
+    *("damage", "gain", "recovered", "net_recovered"),
+)
+
+
+class TextTables(NamedTuple):
+    """rows: of the file; tables: {title: texts}; warnings: one line each; legend: how to read."""
+
+    rows: pd.DataFrame
+    tables: dict[str, pd.DataFrame]
+    warnings: list[str]
+    legend: str
+
+
+def recovery_tables(file: str | Path, seed: str, task: str) -> TextTables:
+    """The rows of one seed (or `all`) and one task.
+
+    The task `macro` gives the macro of each protocol, `each` all tasks. Raises InvalidTable, also
+    if there are no such rows.
+    """
+    dtypes = dict.fromkeys(("seed", "recipe", "comparable", "mask", "task"), str)
+    frame = read_table(file, RECOVERY, dtype=dtypes)
+    rows = frame[frame.seed == seed]
+    wanted = MACROS if task == MACRO else [task]
+    rows = rows if task == "each" else rows[rows.task.isin(wanted)]
+    if rows.empty:
+        seeds, tasks = (", ".join(frame[c].unique()) for c in ("seed", "task"))
+        problem = f"{file} has no rows of seed {seed} and task {task}. It has seeds {seeds}; "
+        raise InvalidTable(printable(f"{problem}tasks {tasks}, or `each`."))
+    study, masked = frame.study.iloc[0], rows[rows["mask"] != CAUSAL]
+    causal = rows[rows["mask"] == CAUSAL]
+    tables = {
+        f"{study}: what was lost": _cells(measured_losses(masked), LOST),
+        f"{study}: what came back (seed {seed})": _cells(masked, BACK),
+        f"{study}: side effect on ordinary, causal use (seed {seed})": _cells(causal, SIDE),
+    }
+    return TextTables(rows, tables, warnings_of(rows), _legend(Path(file).parent, study))
+
+
+def claims_tables(file: str | Path) -> TextTables:
+    """The claims of a bridge study. Raises InvalidTable."""
+    rows = read_table(file, ("study", *CLAIMS))
+    cells = rows[list(CLAIMS)].map(lambda x: f"{x:.3g}" if isinstance(x, float) else str(x))
+    cells = cells.replace("nan", "").rename(columns=lambda name: name.replace("_", " "))
+    return TextTables(rows, {f"{rows.study.iloc[0]}: claims": cells}, [], "")
+
+
+def _cells(rows: pd.DataFrame, cells: Mapping[str, Cell]) -> pd.DataFrame:
+    shown = [head for head in cells if head != "task" or set(rows.task) - {MACRO}]
+    lines = [{head: cells[head](row) for head in shown} for _, row in rows.iterrows()]
+    return pd.DataFrame(lines, columns=shown)
+
+
+def _legend(home: Path, study: str) -> str:
+    """The legend, with the confidence level of the intervals if the table has a manifest."""
+    for manifest in (home / "recovery.manifest.json", home / study / "recovery.manifest.json"):
+        if manifest.is_file():
+            level = load_manifest(manifest)["fingerprint"]["config"]["statistics"]["confidence"]
+            return LEGEND.replace("brackets: intervals", f"brackets: {100 * level:g} % intervals")
+    return LEGEND
+
+
+# ---- on a terminal ---------------------------------------------------------------------------
+
+
+def print_tables(found: TextTables) -> None:
+    """Print the tables of a recovery.csv or a claims.csv, then what must be known to read them."""
+    console = TextConsole()
+    for title, cells in found.tables.items():
+        console.print(_table(title, cells))
+    for line in found.warnings:
+        console.print(line, style="bold red")
+    if found.legend:
+        console.print(found.legend, style="dim")
+
+
+def print_worlds(rows: pd.DataFrame, pooled: pd.DataFrame) -> None:
+    """Print R and net R of each world and over all worlds (`ablation.analysis.worlds`)."""
+    table = Table(title="recovery over worlds", title_justify="left", box=box.SIMPLE_HEAD)
+    for head in ("recipe", "mask", "measure", "worlds", "mean", "new world", "each world"):
+        table.add_column(head, justify="left", no_wrap=" " not in head)
+    keys = ["recipe", "mask", "measure"]
+    for _, row in pooled.iterrows():
+        values = rows.value[(rows[keys] == row[keys]).all(axis=1)]
+        table.add_row(
+            *(str(row[key]).replace("_", " ") if key == "measure" else row[key] for key in keys),
+            str(row.worlds),
+            f"{row['mean']:+.2f} [{row.low:+.2f}, {row.high:+.2f}]",
+            f"[{row.new_world_low:+.2f}, {row.new_world_high:+.2f}]",
+            " ".join(f"{value:.2f}" for value in values),
+        )
+    TextConsole().print(table)
+
+
+def print_doses(rows: pd.DataFrame) -> None:
+    """Print R and net R by the families of the records (`ablation.analysis.doses`)."""
+    table = Table(
+        title="recovery by families of records", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    heads = {"R": "recovered", "net R": "net_recovered", "R - R(none)": "recovered_difference"}
+    for head in ("recipe", "group", "families", "tokens", *heads, "R of each seed"):
+        table.add_column(head, justify="left", no_wrap=head == "recipe")
+    macro = rows[rows.task == MACRO]
+    for _, row in macro[macro.seed == ALL_SEEDS].iterrows():
+        each = macro.recovered[(macro.recipe == row.recipe) & (macro.seed != ALL_SEEDS)]
+        table.add_row(
+            *(row.recipe, row.group, str(row.families), f"{row.tokens:,.0f}"),
+            *(interval(name, 2)(row) for name in heads.values()),
+            " ".join(f"{value:+.2f}" for value in each),
+        )
+    TextConsole().print(table)
+
+
+def _table(title: str, cells: pd.DataFrame) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for head in cells:
+        # on a narrow terminal an interval takes several lines, so that no digit is cut off
+        table.add_column(
+            head,
+            justify="left" if head in LEFT else "right",
+            no_wrap=" " not in head,
+            min_width=max(map(len, head.split())),
+        )
+    for row in cells.itertuples(index=False):
+        table.add_row(*row)
+    return table
+
+
+# ---- other forms --------------------------------------------------------------------------------
+
+
+def markdown(found: TextTables) -> str:
+    """The tables for a page in Markdown, with the legend in one paragraph."""
+    parts = [f"**{line}**" for line in found.warnings]
+    for title, cells in found.tables.items():
+        plain = cells.map(lambda cell: printable(cell).replace("|", r"\|"))
+        align = ["left" if head in LEFT else "right" for head in cells]
+        text = plain.to_markdown(index=False, disable_numparse=True, colalign=align)
+        parts += [f"**{printable(title)}**", text]
+    return "\n\n".join([*parts, found.legend.replace("\n", " ")]) + "\n"
+
+
+def latex(found: TextTables) -> str:
+    """The tables for a paper, which needs `\\usepackage{booktabs}`; the legend is in comments."""
+    parts = []
+    for title, cells in found.tables.items():
+        plain = cells.map(printable).rename(columns=str)
+        form = "".join("l" if head in LEFT else "r" for head in cells)
+        body = plain.to_latex(index=False, escape=True, column_format=form)
+        caption = printable(title).replace("_", r"\_")
+        parts.append(f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{body}\\end{{table}}")
+    notes = [*found.warnings, *found.legend.splitlines()]
+    return "\n".join([*(f"% {printable(line)}" for line in notes), *parts]) + "\n"
+
+
+def rows_as_csv(found: TextTables) -> str:
+    """The rows themselves, with all columns and digits of the file."""
+    return table_text(found.rows)
+
+
+FORMS: Mapping[str, Callable[[TextTables], str]] = {
+    "markdown": markdown,
+    "latex": latex,
+    "csv": rows_as_csv,
+}
