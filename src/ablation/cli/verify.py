@@ -51,8 +51,8 @@ def verify(
     with report_errors(StaleInput, OSError, ValueError, status=2):
         home = find_study_folder(folder, configfile, study)
         found = verify(home, signers)
-        if recompute:
-            found.problems += check_tables(home, folder_above_results(home))
+        again = check_tables(home, folder_above_results(home)) if recompute else None
+        found.problems += again.problems if again else []
     for line in found.problems:
         print(printable(line))
     for stage in found.unchecked:
@@ -62,6 +62,9 @@ def verify(
         f"{len(found.problems)} problems, named above" if found.problems else "as they were made"
     )
     print(f"{home}: {found.files} files of {found.manifests} manifests{gone}: {result}")
+    if again:
+        rows = f"{again.equal} of {again.rows} rows of the tables"
+        print(f"recomputed: {rows} are what their sample rows give")
     print(printable(found.seal))
     return 1 if found.problems else 0
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -66,28 +67,42 @@ def check_row(
     config = made_by["fingerprint"]["config"]
     if made_by["fingerprint"]["stage"] != FIRST.tables["published"].made_by:
         settings = RecoverySettings.model_validate(config)
-        return _compare(name, row, _as_texts(_tables(name, settings, conditions)))
+        again = _tables(settings, conditions)[name.rpartition("/")[2]]
+        return _compare(name, row, _by_key(again))
     (upstream,) = made_by["inputs"]  # the manifest of recovery.csv
     behind = load_manifest(root / upstream)["fingerprint"]["config"]
     printed = root / PUBLISHED_FILE
     if not printed.is_file():
         raise StaleInput(f"{printed} is missing, which holds the published numbers. Restore it")
     settings = RecoverySettings.model_validate(behind)
-    recovery = _tables("recovery.csv", settings, conditions) if conditions else table([])
+    recovery = _tables(settings, conditions)["recovery.csv"] if conditions else table([])
     both = side_by_side(
         json.loads(printed.read_text("utf-8")),
         _as_texts(recovery),
         PublishedSettings.model_validate(config),
     )
-    _compare(name, row, _as_texts(both))
+    _compare(name, row, _by_key(both))
 
 
-def check_tables(home: Path, root: Path) -> Iterator[str]:
-    """One sentence for each row of a study's tables that its sample rows do not give.
+class Recomputed(NamedTuple):
+    """rows: how many the tables have. equal: how many of them are what the sample rows give.
+
+    problems: one sentence for each of the others, and for each table of another length.
+    """
+
+    rows: int
+    equal: int
+    problems: list[str]
+
+
+def check_tables(home: Path, root: Path) -> Recomputed:
+    """Compare every row of a study's tables with what its sample rows give.
 
     home: the folder of the study. root: the folder to which the paths in its manifests are
     relative. The tables are recovery.csv, contrasts.csv and per_task.csv.
     """
+    compared = equal = 0
+    problems: list[str] = []
     for path in sorted(home.glob("*.manifest.json")):
         made_by = load_manifest(path)
         stage, outputs = made_by["fingerprint"]["stage"], made_by["outputs"]
@@ -95,18 +110,24 @@ def check_tables(home: Path, root: Path) -> Iterator[str]:
             continue
         settings = RecoverySettings.model_validate(made_by["fingerprint"]["config"])
         conditions = list(read_scored(made_by["inputs"], root).values())
-        names = [f"{name}.csv" for name, t in FIRST.tables.items() if t.made_by == stage]
-        for name in (name for name in names if name in outputs):
-            again = _as_texts(_tables(name, settings, conditions))
+        for name, frame in _tables(settings, conditions).items():
+            if name not in outputs:
+                continue
+            again, count = _by_key(frame), len(frame)
             rows = read_csv(home / name, dtype=str, keep_default_na=False)
-            if len(rows) != len(again):
-                yield f"{home / name} has {len(rows)} rows, and its sample rows give {len(again)}"
+            if len(rows) != count:
+                problems.append(
+                    f"{home / name} has {len(rows)} rows, and its sample rows give {count}"
+                )
+            compared += len(rows)
             for row in rows.to_dict("records"):
                 cells = {str(column): cell for column, cell in row.items()}
                 try:
                     _compare(str(home / name), cells, again)
+                    equal += 1
                 except StaleInput as error:
-                    yield str(error)
+                    problems.append(str(error))
+    return Recomputed(compared, equal, problems)
 
 
 def _as_texts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -114,13 +135,27 @@ def _as_texts(frame: pd.DataFrame) -> pd.DataFrame:
     return read_csv(io.StringIO(table_text(frame)), dtype=str, keep_default_na=False)
 
 
-def _compare(name: str, row: Mapping[str, str], again: pd.DataFrame) -> None:
+Rows = Mapping[tuple[tuple[str, str], ...], Sequence[Mapping[str, str]]]  # {its keys: rows}
+
+
+def _by_key(frame: pd.DataFrame) -> Rows:
+    found: dict[tuple[tuple[str, str], ...], list[Mapping[str, str]]] = {}
+    for cells in _as_texts(frame).to_dict("records"):
+        row = {str(name): cell for name, cell in cells.items()}
+        found.setdefault(_key(row), []).append(row)
+    return found
+
+
+def _key(row: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, row[key]) for key in KEYS if key in row)
+
+
+def _compare(name: str, row: Mapping[str, str], again: Rows) -> None:
     """Raise StaleInput unless `again` has one row of the same keys with the same cells."""
-    rows = [{str(name): cell for name, cell in cells.items()} for cells in again.to_dict("records")]
-    keys = [key for key in KEYS if key in again]
-    found = [cells for cells in rows if all(cells[key] == row[key] for key in keys)]
+    found = again.get(_key(row), ())
     if len(found) != 1:
-        raise StaleInput(f"{name}: the sample rows give no row {', '.join(row[k] for k in keys)}")
+        keys = ", ".join(value for _, value in _key(row))
+        raise StaleInput(f"{name}: the sample rows give no row {keys}")
     unlike = [cell for cell in found[0] if cell in row and row[cell] != found[0][cell]]
     if unlike:
         shown = "; ".join(f"{c} is {row[c] or 'empty'}, not {found[0][c]}" for c in unlike[:3])
@@ -128,11 +163,12 @@ def _compare(name: str, row: Mapping[str, str], again: pd.DataFrame) -> None:
         raise StaleInput(f"{name} is not what its sample rows give: {shown}{more}")
 
 
-def _tables(name: str, settings: RecoverySettings, conditions: Sequence[Condition]) -> pd.DataFrame:
-    if name == "per_task.csv":
-        confidence = settings.statistics.confidence
-        return per_task_table(settings.study, conditions, settings.metric, confidence)
+def _tables(settings: RecoverySettings, conditions: Sequence[Condition]) -> dict[str, pd.DataFrame]:
+    """{file name: the table} of the three that sample rows give."""
     recovery, contrasts = study_tables(conditions, settings)
-    if name == "contrasts.csv":
-        return table(contrasts, CONTRAST_COLUMNS)
-    return table(recovery)
+    confidence = settings.statistics.confidence
+    return {
+        "recovery.csv": table(recovery),
+        "contrasts.csv": table(contrasts, CONTRAST_COLUMNS),
+        "per_task.csv": per_task_table(settings.study, conditions, settings.metric, confidence),
+    }

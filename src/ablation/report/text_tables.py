@@ -159,7 +159,7 @@ def print_doses(rows: pd.DataFrame) -> None:
 
 def _table(title: str, cells: pd.DataFrame) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for head in cells:
+    for head in map(str, cells):
         # on a narrow terminal an interval takes several lines, so that no digit is cut off
         table.add_column(
             head,
