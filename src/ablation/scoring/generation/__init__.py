@@ -1,0 +1,1 @@
+"""Generation tasks: greedy continuations after a masked prefill, with their exact match."""
