@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from ablation.model.masks import forward_inputs
@@ -89,6 +90,10 @@ class GreedyDecoder:
             torch.cuda.empty_cache()
         return [found[index] for index in range(len(prompts))]
 
+    def choose(self, logits: Tensor) -> list[int]:
+        """The next token of each row of logits [rows, vocabulary]: of equal ones, the first."""
+        return logits.float().argmax(-1).tolist()
+
 
 class _Batch:
     """The slots, what is in them, and what waits for one."""
@@ -101,7 +106,7 @@ class _Batch:
         new_tokens: int,
         slots: int,
     ) -> None:
-        self.model, self.mask = decoder.model, decoder.mask
+        self.model, self.mask, self.choose = decoder.model, decoder.mask, decoder.choose
         self.prompts, self.new_tokens = prompts, new_tokens
         self.waiting = deque(sorted(indices, key=lambda index: -len(prompts[index])))
         self.slots: list[_Sequence | None] = [None] * min(slots, len(indices))
@@ -157,9 +162,9 @@ class _Batch:
         cache = DynamicCache()
         inputs = forward_inputs(self.model, self.mask, rows)
         inputs |= {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
-        chosen = self.model(**inputs).logits[:, -1].float().argmax(-1)
+        logits = self.model(**inputs).logits[:, -1]
         self.cache.place(cache, torch.tensor(slots, device=device), padding.to(device))
-        return chosen.tolist()
+        return self.choose(logits)
 
     def _step(self) -> dict[int, int]:
         """Decode one token in each slot; {slot: the new token}."""
@@ -181,7 +186,7 @@ class _Batch:
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        chosen = logits.float().argmax(-1).tolist()
+        chosen = self.choose(logits)
         return {slot: chosen[slot] for slot in held}
 
     def _compact(self) -> None:
