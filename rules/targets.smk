@@ -19,6 +19,7 @@ rule stage1:
     """Baseline: the base model scored under the causal mask."""
     input:
         PATHS.metrics(PATHS.baseline),
+        PATHS.generated_under_causal,
     localrule: True
 
 
@@ -26,6 +27,7 @@ rule stage2:
     """Damage: the base model scored under the ablated masks and the interventions."""
     input:
         PATHS.metrics_of_base,
+        PATHS.generated_of_base,
     localrule: True
 
 
@@ -40,6 +42,7 @@ rule stage4:
     """Recovery: every checkpoint of stage 3 scored under each of its conditions."""
     input:
         PATHS.metrics_of(PATHS.short),
+        PATHS.generated_of(PATHS.short),
     localrule: True
 
 
@@ -47,6 +50,7 @@ rule stage5:
     """Longer training: every checkpoint of stage 5 scored under each of its conditions."""
     input:
         PATHS.metrics_of(PATHS.long),
+        PATHS.generated_of(PATHS.long),
     localrule: True
 
 

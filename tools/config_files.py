@@ -21,8 +21,9 @@ import yaml
 from ablation.analysis.published_training import deviation_table
 from ablation.analysis.recovery_columns import COLUMN
 from ablation.config.load import load_study, schema, schema_keys
+from ablation.data.generation_tasks import GENERATION_TYPE
 from ablation.data.task_data import source_of
-from ablation.data.task_files import LM_EVAL_NAMES, unscorable_reason
+from ablation.data.task_files import LM_EVAL_NAMES, output_type, unscorable_reason
 from ablation.provenance.files import write_bytes, write_text
 from ablation.vocabulary.recipes import RECIPE
 
@@ -170,9 +171,10 @@ def schema_json() -> str:
 def lm_eval_names() -> str:
     """lm_eval's version, then the names of its tasks, groups and tags, one in each line.
 
-    After a tab follows the reason why a task cannot be scored, or nothing, and then, after a tab
-    each, what the task reads. A group or tag can be scored if all its tasks can, and reads what
-    they read. This takes 10 s, because lm_eval reads the files of all its tasks.
+    After a tab follows the reason why a task cannot be scored, or nothing, or `generate_until` for
+    one whose texts can be generated, and then, after a tab each, what the task reads. A group or tag
+    can be scored if all its tasks can, in the same way, and reads what they read. This takes 10 s,
+    because lm_eval reads the files of all its tasks.
     """
     from lm_eval.tasks import TaskManager
 
@@ -181,7 +183,11 @@ def lm_eval_names() -> str:
     for name in sorted(index):
         tasks = list(_tasks(name, index, {}))
         why = ", ".join(sorted({_reason(task) for task in tasks} - {""}))
+        kinds = {output_type(task) for task in tasks}
+        if not why and len(kinds) > 1:
+            why = f"a group of {' and '.join(sorted(kinds))}"
         read = [] if why else sorted({str(source) for task in tasks if (source := source_of(task))})
+        why = why or (GENERATION_TYPE if kinds == {GENERATION_TYPE} else "")
         lines.append("\t".join([name, why, *read]).rstrip())
     return "\n".join(lines)
 

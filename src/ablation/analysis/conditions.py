@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ablation.analysis.generations import read_generations
 from ablation.analysis.metrics import (
     Correct,
     accuracies,
@@ -25,8 +26,10 @@ from ablation.analysis.metrics import (
     truncated_items,
 )
 from ablation.analysis.statistics import clustered_wilson, wilson
+from ablation.data.generation_rows import ROWS
 from ablation.provenance.files import sha256_file
-from ablation.vocabulary.protocols import MACROS, metric_of
+from ablation.vocabulary.generation import EXACT_MATCH, metric_of_row
+from ablation.vocabulary.protocols import MACROS
 
 
 class UnpairedItems(ValueError):
@@ -53,21 +56,30 @@ class Condition:
     steps: int | None = None  # of the finetuning
     records: str | None = None  # sha256 of the finetuning records
 
+    @property
+    def generated(self) -> bool:
+        """Whether texts were generated; else choices were scored."""
+        return EXACT_MATCH in self.correct
+
 
 def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
     """The conditions of {path of manifest.json: its content}, in the order of their paths.
 
-    Each manifest must have its samples.parquet and evaluation.json in the same folder. Raises
-    MetricsDisagree: rows that lm_eval judges otherwise reach no table.
+    Each manifest must have its rows, of choices or of texts, and evaluation.json in the same
+    folder. Raises MetricsDisagree: rows that lm_eval judges otherwise reach no table.
     """
     conditions = []
     documents: dict[str, pd.Index] = {}  # of the first condition by task, which the others share
     for path, manifest in sorted(manifests.items()):
         home = Path(path).parent
-        samples = pd.read_parquet(home / "samples.parquet")
-        correct, truncated = correct_by_metric(samples), truncated_items(samples)
-        facts = json.loads((home / "evaluation.json").read_text("utf-8"))
-        check_against_lm_eval(accuracies(correct, truncated), facts)
+        if ROWS in manifest["outputs"]:
+            correct, truncated, clusters = read_generations(home)
+        else:
+            samples = pd.read_parquet(home / "samples.parquet")
+            correct, truncated = correct_by_metric(samples), truncated_items(samples)
+            clusters = clusters_of(samples)
+            facts = json.loads((home / "evaluation.json").read_text("utf-8"))
+            check_against_lm_eval(accuracies(correct, truncated), facts)
         for task, right in chain.from_iterable(tasks.items() for tasks in correct.values()):
             if documents.setdefault(task, right.index).equals(right.index):
                 right.index = documents[task]
@@ -83,7 +95,7 @@ def read_conditions(manifests: Mapping[str, Mapping]) -> list[Condition]:
                 manifest=sha256_file(path),
                 correct=correct,
                 truncated=truncated,
-                clusters=clusters_of(samples),
+                clusters=clusters,
                 families=frozenset(manifest.get("families", ())),
                 steps=manifest.get("steps"),
                 records=manifest.get("records"),
@@ -150,7 +162,7 @@ def per_task_table(
     rows = []
     for c in conditions:
         for task, measured in accuracies(c.correct, c.truncated).items():
-            own = metric_of(task, metric)
+            own = metric_of_row(task, metric)
             row = {
                 "study": study,
                 "stage": c.stage,

@@ -13,8 +13,8 @@ import pandas as pd
 
 from ablation.analysis.conditions import Condition, paired
 from ablation.analysis.metrics import known_metric
+from ablation.vocabulary.generation import EXACT_MATCH, macros, metric_of_row
 from ablation.vocabulary.masks import CAUSAL
-from ablation.vocabulary.protocols import metric_of, tasks_by_macro
 
 # Right (R) or wrong (W) in B, A and P: the base under causal, the base under the mask, and the
 # finetuned model under the mask.
@@ -34,17 +34,16 @@ def flips_table(study: str, conditions: Sequence[Condition], metric: str) -> pd.
     documents.
     """
     known_metric(metric)
-    base = {c.mask: c for c in conditions if c.recipe is None}
+    base = {(c.mask, c.generated): c for c in conditions if c.recipe is None}
     finetuned = [c for c in conditions if c.recipe is not None and c.mask != CAUSAL]
     rows = []
-    for after in sorted(finetuned, key=lambda c: (c.recipe, c.mask, c.seed)):
-        used = (base[CAUSAL], base[after.mask], after)
-        counts = {
-            task: _counts(paired(used, metric_of(task, metric), task))
-            for task in after.correct[metric]
-        }
+    for after in sorted(finetuned, key=lambda c: (c.recipe, c.mask, c.seed, c.generated)):
+        kind = after.generated
+        used = (base[CAUSAL, kind], base[after.mask, kind], after)
+        scored = after.correct[EXACT_MATCH if kind else metric]
+        counts = {task: _counts(paired(used, metric_of_row(task, metric), task)) for task in scored}
         shares = {task: count / count.sum() for task, count in counts.items()}
-        for macro, tasks in tasks_by_macro(after.correct[metric]).items():
+        for macro, tasks in macros(scored).items():
             counts[macro] = np.sum([counts[task] for task in tasks], axis=0)
             shares[macro] = np.mean([shares[task] for task in tasks], axis=0)
         leaks = (after.train_leaks, any(c.eval_leaks for c in used))

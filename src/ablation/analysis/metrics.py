@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ablation.data.sample_rows import refuse_nan
+from ablation.vocabulary.generation import macros
 from ablation.vocabulary.metrics import METRIC, METRICS, Metric
-from ablation.vocabulary.protocols import tasks_by_macro
 
 Correct = Mapping[str, Mapping[str, pd.Series]]  # metric -> task -> 0/1 indexed by doc_hash
 
@@ -82,7 +82,7 @@ def accuracies(correct: Correct, truncated: Mapping[str, int]) -> dict[str, dict
     for task, right in next(iter(correct.values())).items():
         found[task] = {metric: float(correct[metric][task].mean()) for metric in correct}
         found[task] |= {"n": len(right), "truncated": int(truncated.get(task, 0))}
-    for macro, names in tasks_by_macro(found).items():
+    for macro, names in macros(found).items():
         tasks = [found[name] for name in names]
         found[macro] = {metric: mean(task[metric] for task in tasks) for metric in correct}
         found[macro] |= {count: sum(task[count] for task in tasks) for count in ("n", "truncated")}

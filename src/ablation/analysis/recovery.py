@@ -31,14 +31,9 @@ from ablation.analysis.statistics import (
     p_of_equal_seeds,
     paired_means,
 )
+from ablation.vocabulary.generation import EXACT_MATCH, is_generated, macros, metric_of_row
 from ablation.vocabulary.masks import CAUSAL
-from ablation.vocabulary.protocols import (
-    ALL_SEEDS,
-    exposure,
-    metric_of,
-    tasks_by_exposure,
-    tasks_by_macro,
-)
+from ablation.vocabulary.protocols import ALL_SEEDS, exposure, tasks_by_exposure
 from ablation.vocabulary.recipes import RECIPES, contrasted
 
 CONTRAST_COLUMNS = [
@@ -210,8 +205,8 @@ def _scores(
     n_seeds = len(seeded[0]) if seeded else 1
     columns: list[Sequence[Condition]] = [*([c] * n_seeds for c in fixed), *seeded]
     right, clusters = {}, {}
-    for task in fixed[0].correct[settings.metric]:
-        metric = metric_of(task, settings.metric)
+    for task in fixed[0].correct[EXACT_MATCH if fixed[0].generated else settings.metric]:
+        metric = metric_of_row(task, settings.metric)
         stacked = paired(list(chain(*columns)), metric, task)
         right[task] = stacked.reshape(len(columns), n_seeds, -1)
         clusters[task] = cluster_numbers(fixed[0], metric, task)
@@ -220,7 +215,9 @@ def _scores(
 
 def _groups(scores: Scores, families: Collection[str] = ()) -> Groups:
     """Each task, each macro and, with the families of finetuning records, the partial macros."""
-    groups = {task: [task] for task in scores.right} | tasks_by_macro(scores.right)
+    groups = {task: [task] for task in scores.right} | macros(scores.right)
+    if any(map(is_generated, scores.right)):
+        return groups  # of no macro, and so of no part of one
     return groups | tasks_by_exposure(scores.right, families)
 
 
@@ -244,7 +241,8 @@ def _differences(
 ) -> dict[str, Difference]:
     """The differences of two conditions in each task and macro.
 
-    p values of tasks are adjusted by Holm over the tasks of a protocol. For one seed they are exact
+    p values of tasks are adjusted by Holm over the tasks of a protocol, those of generated texts
+    over all tasks and filters. For one seed they are exact
     (McNemar) if items are independent. For several seeds, clustered items, and a macro, the p value
     is the one that agrees with the interval.
     """
@@ -257,7 +255,8 @@ def _differences(
         for task, s in scores.right.items()
     }
     adjusted: dict[str, float] = {}
-    for names in tasks_by_macro(scores.right).values():
+    texts = [task for task in scores.right if is_generated(task)]
+    for names in filter(None, [*macros(scores.right).values(), texts]):
         adjusted |= zip(names, holm([raw[task] for task in names]), strict=True)
     return {task: d._replace(p=adjusted.get(task, d.p)) for task, d in found.items()}
 
@@ -288,8 +287,22 @@ def study_tables(
 ) -> tuple[list[Row], list[Row]]:
     """(rows of recovery.csv, rows of contrasts.csv) of all conditions of a study.
 
+    Rows of choices come first, then those of generated texts, which have conditions of their own.
     Raises UnpairedItems if conditions were not scored on the same documents.
     """
+    rows: list[Row] = []
+    contrasts: list[Row] = []
+    for generated in (False, True):
+        of_kind = [c for c in conditions if c.generated is generated]
+        if of_kind:
+            more = _tables_of(of_kind, settings)
+            rows, contrasts = rows + more[0], contrasts + more[1]
+    return rows, contrasts
+
+
+def _tables_of(
+    conditions: Sequence[Condition], settings: RecoverySettings
+) -> tuple[list[Row], list[Row]]:
     base = {c.mask: c for c in conditions if c.recipe is None}
     finetuned: dict[tuple[str, str], dict[int, Condition]] = {}
     for c in conditions:

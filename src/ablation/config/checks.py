@@ -22,6 +22,7 @@ from ablation.data.benchmarks import BENCHMARKS, DATA_SUFFIXES
 from ablation.data.local_files import is_local, split_of, training_split
 from ablation.data.task_data import Parts, data_sets
 from ablation.data.task_files import (
+    generation_tasks,
     lm_eval_names,
     project_tasks,
     task_file_errors,
@@ -67,9 +68,16 @@ def _task_problems(values: Mapping, folder: Path) -> Iterator[ConfigProblem]:
         elif isinstance(task, str) and (why := task_unscorable_reason(task, folder)):
             yield ConfigProblem(
                 (*path, number),
-                f"{task!r} cannot be tabulated item by item: multiple_choice was expected, {why} "
-                "found; take another task",
+                f"{task!r} cannot be tabulated item by item: multiple_choice, or greedy "
+                f"generate_until with exact_match, was expected, {why} found; take another task",
             )
+    named = [task for task in tasks if task in known] if isinstance(tasks, list) else []
+    if named and generation_tasks(folder, named) == named:
+        yield ConfigProblem(
+            path,
+            f"only generation tasks found ({', '.join(named)}); at least one of multiple choice, "
+            "beside which their rows stand in the tables, was expected",
+        )
 
 
 def _at(values: Any, *path: str) -> Any:

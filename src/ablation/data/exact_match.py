@@ -1,7 +1,8 @@
 """The metric exact_match of generation tasks, computed again from stored texts.
 
-lm_eval computes it while a model generates. Here it is computed from the text alone: the filters are
-lm_eval's own, and a right answer is known by its hash, so that no row holds a text of a benchmark.
+lm_eval computes it while a model generates. Here it is computed from the text alone: the filters
+are lm_eval's own, and a right answer is known by its hash, so that no row holds a text of a
+benchmark.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 
 from ablation.provenance.files import sha256_text
 
-EXACT_MATCH = "exact_match"
 FIRST = "take_first"  # the filter that makes one answer of a list, which each ends with
 # lm_eval's filters that depend on nothing but the text.
 TEXT_FILTERS = ("regex", "remove_whitespace", FIRST, "lowercase", "uppercase")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ablation.data.exact_match import EXACT_MATCH, FIRST, TEXT_FILTERS
+from ablation.data.exact_match import FIRST, TEXT_FILTERS
+from ablation.vocabulary.generation import EXACT_MATCH
 
 GENERATION_TYPE = "generate_until"  # lm-eval's name of the output type
 OWN_METRICS = "its own metrics (process_results)"
@@ -25,7 +26,9 @@ def generation_reason(task: Mapping[str, Any]) -> str:
         return "generated code that would be run (unsafe_code)"
     if (repeats := task.get("repeats") or 1) != 1:
         return f"{repeats} texts an item (repeats)"
-    sampled = [f"{key} {settings[key]}" for key in ("do_sample", "temperature") if settings.get(key)]
+    sampled = [
+        f"{key} {settings[key]}" for key in ("do_sample", "temperature") if settings.get(key)
+    ]
     if settings.get("do_sample") is False:
         sampled = []  # lm-eval then ignores the temperature
     other = [f"{key} {settings[key]}" for key in settings if key not in GREEDY_KEYS]
@@ -35,12 +38,17 @@ def generation_reason(task: Mapping[str, Any]) -> str:
     metrics = task.get("metric_list") or [{"metric": EXACT_MATCH}]
     own = [entry for entry in metrics if entry.get("metric") == EXACT_MATCH]
     if not own or own[0].get("hf_evaluate"):
-        names = ", ".join(str(entry.get("metric")) for entry in metrics)
+        names = ", ".join(_short(entry.get("metric")) for entry in metrics)
         return f"metrics ({names}) without lm-eval's own {EXACT_MATCH}"
     for entry in task.get("filter_list") or ():
         steps = [step.get("function") for step in entry.get("filter") or ()]
         if unknown := [step for step in steps if step not in TEXT_FILTERS]:
-            return f"the filter {unknown[0]}, which is no function of the text alone,"
+            return f"the filter {_short(unknown[0])}, which reads more than the text,"
         if FIRST not in steps:
             return f"the filter {entry.get('name')} without {FIRST}"
     return ""
+
+
+def _short(name: Any) -> str:
+    """The name of a filter or metric; of one in Python, without the folder of its file."""
+    return str(name).rpartition("/")[2]

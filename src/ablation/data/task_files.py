@@ -18,13 +18,13 @@ from typing import Any
 
 import yaml
 
+from ablation.data.generation_tasks import GENERATION_TYPE, OWN_METRICS, generation_reason
 from ablation.provenance.code_hash import code_closure, code_tokens, module_file
 from ablation.provenance.files import display_path, sha256_file, sha256_text
 
 LM_EVAL_NAMES = "tasks/lm_eval_names.txt.gz"  # in the config folder; written by `make config`
-SCORED_TYPE = "multiple_choice"  # the only output type with one score an item and choice
+SCORED_TYPE = "multiple_choice"  # the output type with one score an item and choice
 FILE_BUILDERS = ("arrow", "csv", "json", "parquet", "text")  # of the library `datasets`
-OWN_METRICS = "its own metrics (process_results)"
 
 # {key by which a task would depend on a file that is not hashed: what to do instead}
 FORBIDDEN_KEYS = {
@@ -74,7 +74,8 @@ def _lm_eval_list(folder: Path) -> dict[str, list[str]]:
 
 def lm_eval_names(folder: Path) -> dict[str, str]:
     """{name: the reason why it cannot be scored, or ""} of lm-eval's tasks, groups and tags."""
-    return {name: "".join(columns[:1]) for name, columns in _lm_eval_list(folder).items()}
+    found = {name: "".join(columns[:1]) for name, columns in _lm_eval_list(folder).items()}
+    return {name: "" if why == GENERATION_TYPE else why for name, why in found.items()}
 
 
 def lm_eval_sources(folder: Path, name: str) -> list[str]:
@@ -85,12 +86,32 @@ def lm_eval_sources(folder: Path, name: str) -> list[str]:
 # ---- which tasks can be scored --------------------------------------------------------------
 
 
+def output_type(task: Mapping) -> str:
+    """The output type of a task with this configuration."""
+    return str(task.get("output_type", GENERATION_TYPE))  # lm-eval's default
+
+
 def unscorable_reason(task: Mapping) -> str:
-    """The reason why a task with this configuration has no score an item and choice, or ""."""
-    kind = task.get("output_type", "generate_until")  # lm-eval's default
+    """The reason why a task with this configuration cannot be tabulated item by item, or ""."""
+    kind = output_type(task)
+    if kind == GENERATION_TYPE:
+        return generation_reason(task)
     if kind != SCORED_TYPE:
-        return str(kind)
+        return kind
     return OWN_METRICS if task.get("process_results") else ""
+
+
+def generation_tasks(folder: Path, tasks: Iterable[str]) -> list[str]:
+    """Those of `tasks`, of this project or of lm-eval, whose texts are generated."""
+    own = {file.stem: task for file, task in project_task_files(folder).items()}
+
+    def is_generation(name: str) -> bool:
+        if name in own:
+            task = own[name]
+            return isinstance(task, Mapping) and output_type(task) == GENERATION_TYPE
+        return "".join(_lm_eval_list(folder).get(name, [])[:1]) == GENERATION_TYPE
+
+    return [name for name in tasks if is_generation(name)]
 
 
 def task_unscorable_reason(name: str, folder: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from ablation.data.generation_rows import ROWS
 from ablation.lineage.ledger import LEDGERS, ledger_attempts
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import (
@@ -18,6 +19,7 @@ from ablation.provenance.manifests import (
     verify_outputs,
 )
 from ablation.provenance.run_records import read_run_record, run_record_path
+from ablation.vocabulary.generation import SEPARATOR
 from ablation.vocabulary.protocols import tasks_of_row
 
 FACTS = (*TRAINING_FACTS, "mask", "eval_leaks", "circumstances", "model_sha")
@@ -84,8 +86,9 @@ def _node(path: str, root: Path, attempts: Mapping[str, list[dict]]) -> dict:
         "run": run,
         "attempts": attempts.get((run or {}).get("attempt") or "", []),
     }
-    if "samples.parquet" in outputs and "mask" in manifest:  # rows of a bridge have no tasks
-        node["samples"] = _samples(file.parent / "samples.parquet")
+    rows = next((name for name in ("samples.parquet", ROWS) if name in outputs), None)
+    if rows and "mask" in manifest:  # rows of a bridge have no tasks
+        node["samples"] = _samples(file.parent / rows)
     return node
 
 
@@ -100,7 +103,10 @@ def run_beside(manifest: Path) -> dict | None:
 def _samples(file: Path) -> dict:
     import pandas as pd
 
-    rows = pd.read_parquet(file, columns=["task", "doc_hash"])
+    texts = file.name == ROWS
+    rows = pd.read_parquet(file, columns=["task", "doc_hash", *(["filter"] if texts else [])])
+    if texts:  # named as in tables
+        rows["task"] = rows.task + SEPARATOR + rows["filter"]
     items = rows.groupby("task").doc_hash.nunique().to_dict()
     return {"file": file.name, "rows": rows.groupby("task").size().to_dict(), "items": items}
 

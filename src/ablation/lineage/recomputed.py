@@ -12,28 +12,37 @@ from typing import NamedTuple
 import pandas as pd
 
 from ablation.analysis.conditions import Condition, per_task_table, read_conditions
+from ablation.analysis.generations import TextsDisagree
 from ablation.analysis.metrics import accuracies
 from ablation.analysis.published import PublishedSettings, side_by_side
 from ablation.analysis.recovery import CONTRAST_COLUMNS, study_tables, table
 from ablation.analysis.recovery_columns import RecoverySettings
+from ablation.data.generation_rows import ROWS
 from ablation.provenance.manifests import StaleInput, load_manifest
 from ablation.provenance.tables import read_csv, table_text
 from ablation.vocabulary.catalogue import FIRST
-from ablation.vocabulary.protocols import metric_of, tasks_of_row
+from ablation.vocabulary.generation import metric_of_row
+from ablation.vocabulary.protocols import tasks_of_row
 
 PUBLISHED_FILE = "resources/published/prefill.json"
 KEYS = ("source", "protocol", "recipe", "against", "seed", "mask", "task", "stage")
 
 
 def read_scored(paths: Iterable[str], root: Path) -> dict[str, Condition]:
-    """{path: its condition} of those manifests that have sample rows of the first study."""
+    """{path: its condition} of those manifests that have sample rows of the first study.
+
+    Raises StaleInput if a generated text does not give the verdict that is stored for it.
+    """
     manifests = {path: load_manifest(root / path) for path in sorted(paths)}
     scored = {
         path: manifest
         for path, manifest in manifests.items()
-        if "samples.parquet" in manifest["outputs"] and "mask" in manifest
+        if {"samples.parquet", ROWS} & set(manifest["outputs"]) and "mask" in manifest
     }
-    conditions = read_conditions({str(root / path): manifest for path, manifest in scored.items()})
+    try:
+        conditions = read_conditions({str(root / p): manifest for p, manifest in scored.items()})
+    except TextsDisagree as error:
+        raise StaleInput(str(error)) from None
     return dict(zip(scored, conditions, strict=True))
 
 
@@ -45,8 +54,9 @@ def mean_accuracies(
     found = {}
     for role, conditions in roles.items():
         scored = [accuracies(c.correct, c.truncated) for c in conditions]
-        names = tasks_of_row(task, conditions[0].correct[metric], families)
-        means = (mean(of_tasks[n][metric_of(n, metric)] for n in names) for of_tasks in scored)
+        known = conditions[0].correct[metric_of_row(task, metric)]
+        names = tasks_of_row(task, known, families)
+        means = (mean(of_tasks[n][metric_of_row(n, metric)] for n in names) for of_tasks in scored)
         found[role] = round(mean(means), 9)
     return found
 

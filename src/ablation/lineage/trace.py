@@ -12,6 +12,7 @@ from pathlib import Path
 from ablation.analysis.conditions import Condition
 from ablation.analysis.published import PUBLISHED_SOURCE
 from ablation.analysis.recovery_columns import COLUMN
+from ablation.data.generation_rows import ROWS
 from ablation.lineage.accept import unchecked_behind
 from ablation.lineage.lineage import check_input, lineage, run_beside
 from ablation.lineage.recomputed import check_row, mean_accuracies, read_scored
@@ -25,6 +26,7 @@ from ablation.provenance.manifests import (
 from ablation.provenance.run_records import sum_runs
 from ablation.provenance.tables import UNCHECKED_COLUMN, InvalidTable, read_table
 from ablation.vocabulary.catalogue import FIRST, MARKED
+from ablation.vocabulary.generation import is_generated
 from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.protocols import ALL_SEEDS
 
@@ -213,6 +215,8 @@ def _recorded(path: str, below: str, root: Path) -> str:
 def _fits(manifest: Mapping, row: Mapping) -> bool:
     """Whether a row can be made from a result; a label that the row lacks fits every result."""
     recipe, mask, seed = (manifest.get(key) for key in ("recipe", "mask", "seed"))
+    if mask is not None and "task" in row and is_generated(row["task"]) != _has_texts(manifest):
+        return False  # choices and texts of one model have manifests of their own
     recipes = {row[key] for key in ("recipe", "against", "control") if row.get(key)}
     if not recipes and "model" in row:  # in samples.csv this is a recipe, or the base
         recipes = {row["model"]}
@@ -230,6 +234,10 @@ def _fits(manifest: Mapping, row: Mapping) -> bool:
         and (not recipes or recipe in recipes)
         and row.get("seed", "") in ("", ALL_SEEDS, str(seed))
     )
+
+
+def _has_texts(manifest: Mapping) -> bool:
+    return ROWS in manifest["outputs"]
 
 
 def _role(manifest: Mapping, row: Mapping) -> str | None:

@@ -101,8 +101,11 @@ def parse_summary(summary: str) -> list[Job]:
         if row.get("plan") == PENDING:
             checkpoint = CHECKPOINT.search(row["output_file"])
             of_checkpoint = (checkpoint[1], int(checkpoint[2])) if checkpoint else ("", -1)
-            own = row["rule"].endswith("_intervention")
-            condition = Path(row["output_file"]).parent.name if own else ""
+            home = Path(row["output_file"]).parent
+            if row["rule"].endswith("_generation"):  # in a folder of its own below its condition
+                condition = "" if row["rule"].startswith("stage1") else home.parent.name
+            else:
+                condition = home.name if row["rule"].endswith("_intervention") else ""
             jobs.add(Job(row["rule"], *of_checkpoint, condition))
     return sorted(jobs)
 
@@ -158,6 +161,13 @@ def plan_jobs(
     stale = "another number makes every job that runs a model stale."
     found.notes.append(f"{gpus}; {stale}" if needs.gpu else f"{gpus}: it runs on the CPU; {stale}")
     others = {job.rule for job in jobs} - set(stage_names("training", "scoring"))
+    generated = others & set(stage_names("generation"))
+    if generated:
+        found.notes.append(
+            f"{NOT_COUNTED}, though they take a GPU: {', '.join(sorted(generated))}. How long a "
+            "model writes is known only when it has written (docs/generation.md)"
+        )
+    others -= generated
     of_bridge = others & set(stage_names("bridge"))
     if of_bridge:
         found.notes.append(

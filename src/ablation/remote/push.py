@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ablation.data.generation_rows import TEXTS
 from ablation.provenance.files import canonical_json, sha256_file, visible_files, write_json
 from ablation.provenance.manifests import (
     LEFT_OUT,
@@ -187,12 +188,13 @@ def _manifests_of(study: str) -> dict[Path, Manifest]:
 
 
 def _texts_of(study: str) -> set[str]:
-    """The files with the texts of items and of finetuning records: the data of stage 0."""
+    """The files with texts: of items and finetuning records, the data of stage 0, and generated."""
     found: set[str] = set()
     for path, manifest in _manifests_of(study).items():
         stage = STAGES.get(manifest["fingerprint"]["stage"])
         if stage is None or (stage.kind == "data" and stage.script != STAGES["base"].script):
             found |= {_joined(path.parent, name) for name in manifest["outputs"]}
+        found |= {_joined(path.parent, name) for name in manifest["outputs"] if name == TEXTS}
     return found
 
 

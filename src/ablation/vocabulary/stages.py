@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from ablation.vocabulary.generation import ABLATED_GENERATION_MASKS, GENERATION_MASKS
 from ablation.vocabulary.masks import ABLATED_MASKS, CAUSAL, MASKS
 
-Kind = Literal["data", "model", "training", "scoring", "table", "figure", "bridge"]
+Kind = Literal["data", "model", "training", "scoring", "generation", "table", "figure", "bridge"]
 
 # Packages whose versions can change the results of a stage. They are part of its fingerprint.
 MODEL = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
@@ -28,8 +29,9 @@ class Stage:
     """One kind of job.
 
     group: the name for several stages in `ablation reproduce` and in the targets of Snakemake.
-    kind: what the stage makes. `training` and `scoring` run the model of the first study, `bridge`
-        runs the models of the second; `ablation plan` counts the hours of the first two.
+    kind: what the stage makes. `training`, `scoring` and `generation` run the model of the first
+        study, `bridge` runs the models of the second; `ablation plan` counts the hours of the first
+        two.
     script: the script of the job is workflow/scripts/<script>.py.
     packages: the packages whose versions can change the results.
     rule: the rule that runs the stage, by default the rule of its name; `{figure}` is replaced by
@@ -74,6 +76,20 @@ _TABLE = [
     Stage("stage5_longrun", "stage5", "training", "finetune", TRAINING),
     Stage("stage5_posteval", "stage5", "scoring", "evaluate", SCORING, masks=MASKS),
     Stage("stage5_intervention", "stage5", "scoring", "evaluate", SCORING, masks=(CAUSAL,)),
+    Stage(
+        "fetch_generation_items", "base", "data", "fetch_items", rule="base_generation_benchmarks"
+    ),
+    Stage(
+        "local_generation_items", "base", "data", "local_items", rule="base_generation_benchmarks"
+    ),
+    Stage("stage1_generation", "stage1", "generation", "generate", SCORING, masks=(CAUSAL,)),
+    Stage(
+        "stage2_generation",
+        *("stage2", "generation", "generate", SCORING),
+        masks=ABLATED_GENERATION_MASKS,
+    ),
+    Stage("stage4_generation", "stage4", "generation", "generate", SCORING, masks=GENERATION_MASKS),
+    Stage("stage5_generation", "stage5", "generation", "generate", SCORING, masks=GENERATION_MASKS),
     Stage("stage1_metrics", "stage1", "table", "metrics", METRICS_PACKAGES),
     Stage("stage2_metrics", "stage2", "table", "metrics", METRICS_PACKAGES),
     Stage("stage4_metrics", "stage4", "table", "metrics", METRICS_PACKAGES),

@@ -142,10 +142,20 @@ class StudyFingerprints(Fingerprints):
     def _scoring(self) -> dict[str, Any]:
         """What every scoring job sees; task files are hashed once."""
         return {
-            "evaluation": self.study.evaluation.model_dump(exclude={"metric", "data_folder"}),
+            "evaluation": self._evaluation(self.paths.choice_tasks, "metric", "data_folder"),
             "hardware": self.scoring_hardware.affecting_results(),
-            "task_files": task_hashes(self.root / "config", self.study.evaluation.tasks),
+            "task_files": task_hashes(self.root / "config", self.paths.choice_tasks),
         }
+
+    def _evaluation(self, tasks: list[str], *without: str) -> dict[str, Any]:
+        """The `evaluation:` block as far as it is about `tasks`, without some of its keys."""
+        found = self.study.evaluation.model_dump(exclude={*without}) | {"tasks": tasks}
+        if isinstance(shots := found.get("num_fewshot"), dict):
+            own = {task: number for task, number in shots.items() if task in tasks}
+            found["num_fewshot"] = own
+            if not own:
+                del found["num_fewshot"]
+        return found
 
     def _scored(self, stage: str, manifest: str, checkpoint: Fingerprint) -> Slice:
         masks = list(STAGES[stage].masks)

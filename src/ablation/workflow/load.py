@@ -19,7 +19,7 @@ from ablation.vocabulary.instructions import environment
 from ablation.workflow.bridge_fingerprints import BridgeFingerprints
 from ablation.workflow.bridge_paths import BridgePaths
 from ablation.workflow.elsewhere import WrongPlace, link_shipped
-from ablation.workflow.fingerprints import StudyFingerprints
+from ablation.workflow.generation_fingerprints import GenerationFingerprints
 from ablation.workflow.paths import Paths
 
 # Jobs run side by side and print their progress in whole lines, so progress bars of the libraries
@@ -47,7 +47,7 @@ class StudyWorkflow:
         self.overrides, self.root, self.files = dict(overrides), root, list(files)
         self.study: Study = load_study(overrides, root / "config", self.files, False, main)
         self.paths = Paths(self.study, root)
-        self.fingerprints = StudyFingerprints(self.study, self.paths, root)
+        self.fingerprints = GenerationFingerprints(self.study, self.paths, root)
         if block := self.study.bridge:
             self.bridge_paths = BridgePaths(self.study, block)
             self.bridge = BridgeFingerprints(self.study, block, self.bridge_paths, root)

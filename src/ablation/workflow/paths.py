@@ -7,10 +7,17 @@ from pathlib import Path
 
 from ablation.config.study import Study
 from ablation.data import local_files
+from ablation.data.generation_rows import ROWS, TEXTS
 from ablation.data.task_data import Parts, data_sets
-from ablation.data.task_files import data_files
+from ablation.data.task_files import data_files, generation_tasks
 from ablation.provenance.files import visible_files
 from ablation.vocabulary.catalogue import FIRST
+from ablation.vocabulary.generation import (
+    ABLATED_GENERATION_MASKS,
+    GENERATION_MASKS,
+    WORLD_GENERATION_TASKS,
+)
+from ablation.vocabulary.interventions import LIFTED
 from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
 from ablation.vocabulary.micro_tasks import TASKS as WORLD_TASKS
 from ablation.vocabulary.recipes import LONG_STAGE, stage_of
@@ -39,7 +46,12 @@ class Paths(TablePaths):
         self.long = [name for name in self.recipes if stage_of(name) == LONG_STAGE]
         self.short = [name for name in self.recipes if name not in self.long]
         self.under_masks = [name for name in self.recipes if not study.trained_under(name)]
-        self.world_tasks = [task for task in study.evaluation.tasks if task in WORLD_TASKS]
+        tasks = study.evaluation.tasks
+        self.world_tasks = [task for task in tasks if task in WORLD_TASKS]
+        self.generation_tasks = generation_tasks(root / "config", tasks)
+        self.choice_tasks = [task for task in tasks if task not in self.generation_tasks]
+        self.generation_items = f"{self.results}/base/generation_items"
+        self.generation_benchmarks = f"{self.generation_items}/manifest.json"
 
     # ---- the base -------------------------------------------------------------------------------
 
@@ -91,21 +103,53 @@ class Paths(TablePaths):
 
     @cached_property
     def splits(self) -> Parts:
-        """{data set: the (configuration, split) pairs that the study's tasks read}."""
-        evaluation = self.study.evaluation
-        return data_sets(self.root / "config", evaluation.tasks, evaluation.num_fewshot)
+        """{data set: the (configuration, split) pairs that tasks of multiple choice read}."""
+        return self._splits_of(self.choice_tasks)
+
+    @cached_property
+    def generation_splits(self) -> Parts:
+        """The same of generation tasks, whose data sets have a folder and a manifest of their own.
+
+        So a study that gets such a task scores no choice again.
+        """
+        return self._splits_of(self.generation_tasks)
+
+    def _splits_of(self, tasks: list[str]) -> Parts:
+        return data_sets(self.root / "config", tasks, self.study.evaluation.num_fewshot)
 
     @cached_property
     def local_splits(self) -> local_files.Files:
-        """The files of these splits, where they lie in a folder of the user."""
+        """The files of `splits`, where they lie in a folder of the user."""
         folder = self.study.evaluation.data_folder
         return local_files.splits(folder, self.splits) if folder else {}
 
     @cached_property
+    def local_generation_splits(self) -> local_files.Files:
+        """The files of `generation_splits`, where they lie in a folder of the user."""
+        folder = self.study.evaluation.data_folder
+        return local_files.splits(folder, self.generation_splits) if folder else {}
+
+    @cached_property
     def data_sets(self) -> list[str]:
         """Folders of data sets, and the data that task files of the user name as theirs."""
-        own = data_files(self.root / "config", self.study.evaluation.tasks)
+        own = data_files(self.root / "config", self.choice_tasks)
         return [*own, *(f"{self.items}/{data}" for data in self.splits)]
+
+    @cached_property
+    def generation_data(self) -> list[str]:
+        """The files and folders that generation tasks read."""
+        own = data_files(self.root / "config", self.generation_tasks)
+        world = self.every_world_item if self.asks_of_the_world else []
+        return [
+            *own,
+            *world,
+            *(f"{self.generation_items}/{data}" for data in self.generation_splits),
+        ]
+
+    @property
+    def asks_of_the_world(self) -> bool:
+        """Whether the prompts of a generation task are items of the micro-world."""
+        return any(task in WORLD_GENERATION_TASKS for task in self.generation_tasks)
 
     @cached_property
     def local_instructions(self) -> local_files.Files:
@@ -189,6 +233,47 @@ class Paths(TablePaths):
             for recipe in recipes
             for seed in self.study.seeds
             for file in self.metrics(self.evaluated(recipe, seed), self.conditions(recipe))
+        ]
+
+    # ---- generated ------------------------------------------------------------------------------
+
+    def generated(self, home: str) -> str:
+        """The manifest of the texts that were generated under the condition in the folder `home`."""
+        return f"{home}/generated/manifest.json"
+
+    def generation_files(self, home: str) -> list[str]:
+        """The results of one generation job, beside its manifest and run record."""
+        return [f"{home}/generated/{name}" for name in ("evaluation.json", ROWS, TEXTS)]
+
+    @property
+    def generation_conditions(self) -> list[str]:
+        """Every condition that some model of the study generates texts under."""
+        return [*GENERATION_MASKS, *self.study.interventions, LIFTED]
+
+    @property
+    def generated_under_causal(self) -> list[str]:
+        """The manifests of the base's texts with nothing taken away."""
+        return [self.generated(self.baseline)] if self.generation_tasks else []
+
+    @cached_property
+    def generated_of_base(self) -> list[str]:
+        """The manifests of the base's texts with something taken away."""
+        names = (*ABLATED_GENERATION_MASKS, *self.study.interventions)
+        found = [self.generated(f"{self.ablation}/{name}") for name in names]
+        return found if self.generation_tasks else []
+
+    def generates_under(self, recipe: str) -> list[str]:
+        """All conditions under which a recipe's checkpoints generate texts."""
+        wanted = self.conditions(recipe) if self.generation_tasks else ()
+        return [name for name in wanted if name in self.generation_conditions]
+
+    def generated_of(self, recipes: list[str]) -> list[str]:
+        """The manifests of the texts of these recipes, for every seed."""
+        return [
+            self.generated(f"{self.evaluated(recipe, seed)}/{condition}")
+            for recipe in recipes
+            for seed in self.study.seeds
+            for condition in self.generates_under(recipe)
         ]
 
     # ---- tables, figures, pages -----------------------------------------------------------------

@@ -51,7 +51,11 @@ def decoding_audit(model: PreTrainedModel, mask: str) -> dict[str, Any]:
     config = model.config.get_text_config()
     taken = taken_window(model)
     reach = max(
-        (n for n in [*windows(config).values(), taken.tokens if taken else 0] if n < LONGEST_WINDOW),
+        (
+            n
+            for n in [*windows(config).values(), taken.tokens if taken else 0]
+            if n < LONGEST_WINDOW
+        ),
         default=0,
     )
     longest = longest_text(model) or 10**6

@@ -12,7 +12,6 @@ from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix
 from transformers import GenerationConfig, PreTrainedModel
 
 from ablation.console.progress import Progress
-from ablation.data.exact_match import EXACT_MATCH
 from ablation.data.generation_rows import ROW_COLUMNS, ROWS, TEXT_COLUMNS, TEXTS
 from ablation.interventions.protocol import Intervention
 from ablation.model.checkpoints import circumstances
@@ -28,6 +27,7 @@ from ablation.scoring.generation.greedy import GreedyDecoder
 from ablation.scoring.generation.items import GenerationItems, cluster_of
 from ablation.scoring.generation.stops import StopStrings
 from ablation.scoring.masked_lm import MaskedLM
+from ablation.vocabulary.generation import EXACT_MATCH
 
 LM_EVAL_KEYS = ("n-samples", "n-shot", "versions")
 # Keys of a model's generation_config.json by which transformers' `generate`, and so HFLM, chooses
@@ -159,14 +159,14 @@ def generated(
             f" is decoded as in one forward up to {most} alone. Lower max_gen_toks or num_fewshot"
         )
     tokenizer = lm.tokenizer
-    end = None if tokenizer.eos_token_id is None else lm.tok_decode(
-        tokenizer.eos_token_id, skip_special_tokens=False
+    end = (
+        None
+        if tokenizer.eos_token_id is None
+        else lm.tok_decode(tokenizer.eos_token_id, skip_special_tokens=False)
     )
     stops = StopStrings(tokenizer, handle_stop_sequences(list(until), end))
     progress = Progress(f"{lm.label} {task}", len(prompts))
-    found = decoder.run(
-        prompts, new_tokens, stops.reached, end_tokens(lm.model), progress.update
-    )
+    found = decoder.run(prompts, new_tokens, stops.reached, end_tokens(lm.model), progress.update)
     return [
         Text(stops.cut(lm.tok_decode(one.tokens)), len(one.tokens), one.ended, len(ids) > room)
         for one, ids in zip(found, encoded, strict=True)
@@ -218,7 +218,9 @@ def _rows(
         samples: Iterable[Mapping[str, Any]] = sorted(
             results["samples"][task], key=lambda s: (s["doc_id"], ordered.index(s["filter"]))
         )
-        numbers = {doc_id: n for n, doc_id in enumerate(dict.fromkeys(s["doc_id"] for s in samples))}
+        numbers = {
+            doc_id: n for n, doc_id in enumerate(dict.fromkeys(s["doc_id"] for s in samples))
+        }
         for sample in samples:
             text = of_task[numbers[sample["doc_id"]]]
             key = {"task": task, "doc_id": sample["doc_id"], "filter": sample["filter"]}

@@ -118,9 +118,7 @@ class _Batch:
         """{slot: its sequence}."""
         return {n: sequence for n, sequence in enumerate(self.slots) if sequence is not None}
 
-    def results(
-        self, ends: Ends, end_tokens: Collection[int]
-    ) -> Iterator[tuple[int, Generated]]:
+    def results(self, ends: Ends, end_tokens: Collection[int]) -> Iterator[tuple[int, Generated]]:
         """(index, Generated) of each prompt, in the order in which they end."""
         while self.waiting or self.held:
             for advance in (self._refill, self._step):

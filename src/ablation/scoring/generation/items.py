@@ -13,7 +13,7 @@ from lm_eval.evaluator import evaluate as lm_eval_evaluate
 from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import PreTrainedTokenizerBase
 
-from ablation.data.exact_match import EXACT_MATCH, FIRST, reference
+from ablation.data.exact_match import FIRST, reference
 from ablation.data.generation_tasks import generation_reason
 from ablation.data.shots import Shots
 from ablation.scoring.items import (  # renaming them would make every score of choices stale
@@ -25,12 +25,14 @@ from ablation.scoring.items import (  # renaming them would make every score of 
     _templates_compiled_once,
 )
 from ablation.scoring.local_copies import local_copies
+from ablation.vocabulary.generation import EXACT_MATCH
 
 
 class GenerationItems:
     """The items of generation tasks.
 
-    The arguments are those of `ablation.scoring.items.Items`. Raises FileNotFoundError for a
+    The arguments are those of `ablation.scoring.items.Items`, but for the folder of the
+    micro-world's items, `world_folder`, which is passed to tasks as metadata. Raises FileNotFoundError for a
     missing task folder, and ValueError for a task whose exact match is no function of a greedy
     text.
 
@@ -45,12 +47,14 @@ class GenerationItems:
         tasks: Sequence[str],
         task_folder: str | Path | None = None,
         data_folder: str | Path | None = None,
+        world_folder: str | Path | None = None,
         limit: int | None = None,
         num_fewshot: Shots = None,
         chat_template: bool = False,
         fewshot_seed: int = 1234,
     ) -> None:
-        metadata = {} if data_folder is None else {"data_folder": str(data_folder)}
+        own = world_folder or data_folder
+        metadata = {} if own is None else {"data_folder": str(own)}
         manager = _task_manager(tasks, task_folder, metadata)
         self.tokenizer = tokenizer
         chat = _chat_options(tokenizer) if chat_template else {}
