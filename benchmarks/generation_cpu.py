@@ -2,9 +2,9 @@
 
     python benchmarks/generation_cpu.py [--items 64] [--threads 1] [--quick]
 
-The random model of scoring_cpu.py continues prompts of about 120 words in GSM8K's format, greedily.
-A text ends at a stop string, which some words of the vocabulary hold, or after 96 tokens: some texts
-are short, and some models never stop. Both sides get the same strings. Repetitions are interleaved
+The random model of scoring_cpu.py continues prompts of about 120 words greedily. A text ends at a
+stop string, which some words of the vocabulary hold, or after 96 tokens: as with a real base, many
+texts are short, and some never stop. Both sides get the same strings. Repetitions are interleaved
 and medians reported: the machine may be doing other things. Prints one JSON object (`make bench`
 keeps it in benchmarks/results/generation_cpu.json); exits 1 when a text under `causal` is not that
 of HFLM.

@@ -172,9 +172,9 @@ def lm_eval_names() -> str:
     """lm_eval's version, then the names of its tasks, groups and tags, one in each line.
 
     After a tab follows the reason why a task cannot be scored, or nothing, or `generate_until` for
-    one whose texts can be generated, and then, after a tab each, what the task reads. A group or tag
-    can be scored if all its tasks can, in the same way, and reads what they read. This takes 10 s,
-    because lm_eval reads the files of all its tasks.
+    one whose texts can be generated, and then, after a tab each, what the task reads. A group or
+    tag can be scored if all its tasks can, in the same way, and reads what they read. This takes
+    10 s, because lm_eval reads the files of all its tasks.
     """
     from lm_eval.tasks import TaskManager
 

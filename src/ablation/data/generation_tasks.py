@@ -26,14 +26,11 @@ def generation_reason(task: Mapping[str, Any]) -> str:
         return "generated code that would be run (unsafe_code)"
     if (repeats := task.get("repeats") or 1) != 1:
         return f"{repeats} texts an item (repeats)"
-    sampled = [
-        f"{key} {settings[key]}" for key in ("do_sample", "temperature") if settings.get(key)
-    ]
-    if settings.get("do_sample") is False:
-        sampled = []  # lm-eval then ignores the temperature
-    other = [f"{key} {settings[key]}" for key in settings if key not in GREEDY_KEYS]
-    if sampled or other:
-        named = ", ".join([*sampled, *other])
+    # lm-eval ignores a temperature beside `do_sample: false`.
+    chosen = () if settings.get("do_sample") is False else ("do_sample", "temperature")
+    other = [key for key in settings if key not in GREEDY_KEYS or (key in chosen and settings[key])]
+    if other:
+        named = ", ".join(f"{key}: {settings[key]}" for key in other)
         return f"generation_kwargs with {named}, where only greedy decoding is possible,"
     metrics = task.get("metric_list") or [{"metric": EXACT_MATCH}]
     own = [entry for entry in metrics if entry.get("metric") == EXACT_MATCH]

@@ -1,4 +1,4 @@
-"""What the stages of generation tasks depend on; the study's other stages depend on none of them."""
+"""What the stages of generation tasks depend on. Scores of choices depend on none of them."""
 
 from __future__ import annotations
 

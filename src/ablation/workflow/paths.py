@@ -238,7 +238,7 @@ class Paths(TablePaths):
     # ---- generated ------------------------------------------------------------------------------
 
     def generated(self, home: str) -> str:
-        """The manifest of the texts that were generated under the condition in the folder `home`."""
+        """The manifest of the texts that were generated under the condition of a folder."""
         return f"{home}/generated/manifest.json"
 
     def generation_files(self, home: str) -> list[str]:

@@ -50,14 +50,8 @@ def decoding_audit(model: PreTrainedModel, mask: str) -> dict[str, Any]:
     """
     config = model.config.get_text_config()
     taken = taken_window(model)
-    reach = max(
-        (
-            n
-            for n in [*windows(config).values(), taken.tokens if taken else 0]
-            if n < LONGEST_WINDOW
-        ),
-        default=0,
-    )
+    reaches = [*windows(config).values(), taken.tokens if taken else 0]
+    reach = max(tokens for tokens in [0, *reaches] if tokens <= LONGEST_WINDOW)
     longest = longest_text(model) or 10**6
     generator = torch.Generator().manual_seed(0)
     lengths = min(max(reach, SHORT) + SHORT, longest - NEW), SHORT
@@ -89,8 +83,9 @@ def decoding_audit(model: PreTrainedModel, mask: str) -> dict[str, Any]:
     if not difference <= tolerance:
         raise CannotGenerate(
             f"{_named(model)}: under {mask!r}, tokens decoded from its KV cache have other logits "
-            f"than the same tokens in one forward, by {difference:.3g} (tolerance {tolerance:.3g}). "
-            "Nothing was generated. Take the generation tasks out of evaluation.tasks"
+            f"than the same tokens in one forward, by {difference:.3g} (tolerance "
+            f"{tolerance:.3g}). Nothing was generated. Take the generation tasks out of "
+            "evaluation.tasks"
         )
     return {"difference": difference, "tolerance": tolerance, "tokens": lengths[0] + NEW}
 

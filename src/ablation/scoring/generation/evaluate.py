@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,8 +155,9 @@ def generated(
     longest = max(map(len, prompts), default=0) + new_tokens
     if longest > (most := longest_text(lm.model) or longest):
         raise CannotGenerate(
-            f"{task}: texts of {longest} tokens found, prompt included, but {type(lm.model).__name__}"
-            f" is decoded as in one forward up to {most} alone. Lower max_gen_toks or num_fewshot"
+            f"{task}: texts of {longest} tokens found, prompt included, but "
+            f"{type(lm.model).__name__} is decoded as in one forward only up to {most}. Lower "
+            "max_gen_toks or num_fewshot"
         )
     tokenizer = lm.tokenizer
     end = (
@@ -215,14 +216,14 @@ def _rows(
     rows, stored = [], []
     for task, of_task in texts.items():
         ordered = list(items.rules[task]["filters"])
-        samples: Iterable[Mapping[str, Any]] = sorted(
-            results["samples"][task], key=lambda s: (s["doc_id"], ordered.index(s["filter"]))
+        samples: list[Mapping[str, Any]] = sorted(
+            results["samples"][task],
+            key=lambda sample: (sample["doc_id"], ordered.index(sample["filter"])),
         )
-        numbers = {
-            doc_id: n for n, doc_id in enumerate(dict.fromkeys(s["doc_id"] for s in samples))
-        }
+        documents = list(dict.fromkeys(sample["doc_id"] for sample in samples))
+        of_document = dict(zip(documents, of_task, strict=True))
         for sample in samples:
-            text = of_task[numbers[sample["doc_id"]]]
+            text = of_document[sample["doc_id"]]
             key = {"task": task, "doc_id": sample["doc_id"], "filter": sample["filter"]}
             hashes = {name: sample[name] for name in ("doc_hash", "prompt_hash", "target_hash")}
             rows.append(

@@ -66,8 +66,9 @@ class GreedyDecoder:
     ) -> list[Generated]:
         """The greedy continuation of each prompt, of at most `new_tokens` tokens.
 
-        ends: whether the new tokens end there. end_tokens: tokens that end every text. done: called
-        with the number of finished prompts. Raises torch.OutOfMemoryError if one prompt is too much.
+        ends: whether the new tokens end there. end_tokens: tokens that end every text. done:
+        called with the number of finished prompts. Raises torch.OutOfMemoryError if one prompt is
+        too much.
         """
         found: dict[int, Generated] = {}
         longest = max(map(len, prompts), default=0) + new_tokens

@@ -1,4 +1,4 @@
-"""The items of generation tasks, which lm_eval builds, and the metrics that it computes of texts."""
+"""The items of generation tasks, which lm_eval builds, and its verdicts on generated texts."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class GenerationItems:
     """The items of generation tasks.
 
     The arguments are those of `ablation.scoring.items.Items`, but for the folder of the
-    micro-world's items, `world_folder`, which is passed to tasks as metadata. Raises FileNotFoundError for a
-    missing task folder, and ValueError for a task whose exact match is no function of a greedy
-    text.
+    micro-world's items, `world_folder`, which is passed to tasks as metadata. Raises
+    FileNotFoundError for a missing task folder, and ValueError for a task whose exact match is no
+    function of a greedy text.
 
     contexts: {task: the prompt of each item}.
     stops, new_tokens: {task: its stop strings, and the most tokens of a text, None for HFLM's}.

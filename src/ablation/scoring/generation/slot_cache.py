@@ -17,7 +17,7 @@ from ablation.model.masks import taken_window
 
 
 class SlotCache(DynamicCache):
-    """Keys and values of all layers, [slots, heads, columns, width] each, all columns in all layers.
+    """Keys and values of all layers, [slots, heads, columns, width] each.
 
     slots: the number of sequences. columns: the most tokens of one. A layer whose window slides
     keeps its old columns too: the mask hides them.
