@@ -12,6 +12,8 @@ import pandas as pd
 from ablation.analysis.conditions import per_task_table, read_conditions
 from ablation.analysis.recovery import CONTRAST_COLUMNS, study_tables, table
 from ablation.analysis.recovery_columns import RecoverySettings
+from ablation.data.exact_match import reference
+from ablation.data.generation_rows import ROWS, TEXTS
 from ablation.provenance.files import (
     canonical_json,
     sha256_text,
@@ -20,11 +22,21 @@ from ablation.provenance.files import (
     write_text,
 )
 from ablation.provenance.manifests import write_manifest
+from ablation.vocabulary.generation import ABLATED_GENERATION_MASKS, GENERATION_MASKS
 from ablation.vocabulary.masks import ABLATED_MASKS, CAUSAL, LEAKING_MASKS, MASKS
 
 STUDY = "small"
 HOME = f"results/{STUDY}"
 SEEDS, RECIPES, TASKS, ITEMS = (1, 2), ("3A", "3B"), ("a", "b"), 40
+RULES = {
+    "filters": {
+        "number": [
+            {"function": "regex", "regex_pattern": "([0-9,]+)"},
+            {"function": "take_first"},
+        ]
+    },
+    "exact_match": {"regexes_to_ignore": [","]},
+}
 CONFIG = {
     "study": STUDY,
     "metric": "acc",
@@ -33,10 +45,13 @@ CONFIG = {
 }
 
 
-def make(root: Path, attempt: str = "run-1", learned: float = 0.8) -> None:
+def make(
+    root: Path, attempt: str = "run-1", learned: float = 0.8, generation: bool = False
+) -> None:
     """Write the study below `root`, which must be the working directory.
 
-    `learned` is how often 3B is right under an ablated mask.
+    `learned` is how often 3B is right under an ablated mask. With `generation`, models also
+    generate texts of a task.
     """
     assert root.samefile(".")
     write_json_lines(f"{HOME}/base/items/a.jsonl", [{"query": "q"}])
@@ -48,6 +63,10 @@ def make(root: Path, attempt: str = "run-1", learned: float = 0.8) -> None:
     paths += [
         _scored(f"stage2_ablation/{m}", "stage2_ablation", scored, m, 0.5) for m in ABLATED_MASKS
     ]
+    if generation:
+        paths.append(_generated("stage1_baseline", "stage1", scored, CAUSAL, 0.9))
+        for mask in ABLATED_GENERATION_MASKS:
+            paths.append(_generated(f"stage2_ablation/{mask}", "stage2", scored, mask, 0.3))
     for recipe in RECIPES:
         for seed in SEEDS:
             name = f"{recipe}/seed{seed}"
@@ -73,6 +92,8 @@ def make(root: Path, attempt: str = "run-1", learned: float = 0.8) -> None:
                 folder = f"stage4_posteval/{name}/{mask}"
                 upstream = [checkpoint, "base/items/manifest.json"]
                 paths.append(_scored(folder, "stage4_posteval", upstream, mask, rate, **facts))
+                if generation and mask in GENERATION_MASKS:
+                    paths.append(_generated(folder, "stage4", upstream, mask, rate, **facts))
     _tables(paths)
 
 
@@ -138,6 +159,39 @@ def _scored(folder, stage, upstream, mask, rate, **facts):
     path = f"{folder}/manifest.json"
     manifest(path, stage, {}, outputs, upstream, circumstances=circumstances, **facts)
     return path
+
+
+def _generated(folder, stage, upstream, mask, rate, **facts):
+    """Texts `I say <number>.`, of which a filter takes the number; every right answer is 1,000."""
+    rng, home = np.random.default_rng([ord(c) for c in folder]), f"{folder}/generated"
+    rows, texts = [], []
+    for item in range(ITEMS):
+        said = "1,000" if rng.random() < rate else "7"
+        key = {"task": "gsm", "doc_id": item, "filter": "number"}
+        text = f"I say {said}."
+        rows.append(
+            {
+                **key,
+                "doc_hash": f"gsm{item}",
+                "exact_match": said == "1,000",
+                "references": reference("1000", RULES["exact_match"]),
+                "text_sha256": sha256_text(text),
+                "cluster": f"gsm{item}",
+                "truncated": False,
+            }
+        )
+        texts.append({**key, "text": text, "answer": said})
+    Path(f"{HOME}/{home}").mkdir(parents=True)
+    pd.DataFrame(rows).to_parquet(f"{HOME}/{home}/{ROWS}", index=False)
+    pd.DataFrame(texts).to_parquet(f"{HOME}/{home}/{TEXTS}", index=False)
+    share = float(np.mean([row["exact_match"] for row in rows]))
+    found = {"lm_eval": {"gsm": {"exact_match,number": share}}, "rules": {"gsm": RULES}}
+    write_json(f"{HOME}/{home}/evaluation.json", {"mask": mask, **found})
+    facts |= {"mask": mask, "eval_leaks": False}
+    facts["circumstances"] = {"device": "cpu", "dtype": "float32"}
+    outputs = [f"{home}/{name}" for name in (ROWS, TEXTS, "evaluation.json")]
+    manifest(f"{home}/manifest.json", f"{stage}_generation", {}, outputs, upstream, **facts)
+    return f"{home}/manifest.json"
 
 
 def _tables(paths):
