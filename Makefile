@@ -122,17 +122,19 @@ dag: $(VENV)/.ready  # write the rule graph as mermaid text to docs/rulegraph.md
 	{ printf '# The rule graph\n\nMade by `make dag`.\n\n```mermaid\n'; \
 	  $(BIN)/snakemake --rulegraph mermaid-js results/recovery.csv; printf '```\n'; } > docs/rulegraph.md
 
-bench: $(VENV)/.ready  # measure scoring on this CPU against lm-eval, a step of the bridge, dry runs of sweeps
+bench: $(VENV)/.ready  # measure scoring and generation on this CPU against lm-eval, a step of the bridge, dry runs of sweeps
 	@mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/dry_run.py > benchmarks/results/dry_run.part
 	@mv benchmarks/results/dry_run.part benchmarks/results/dry_run.json
 	$(BIN)/python benchmarks/scoring_cpu.py > benchmarks/results/scoring_cpu.part
 	@mv benchmarks/results/scoring_cpu.part benchmarks/results/scoring_cpu.json
+	$(BIN)/python benchmarks/generation_cpu.py > benchmarks/results/generation_cpu.part
+	@mv benchmarks/results/generation_cpu.part benchmarks/results/generation_cpu.json
 	$(BIN)/python benchmarks/bridge_step.py > benchmarks/results/bridge_step.part
 	@mv benchmarks/results/bridge_step.part benchmarks/results/bridge_step.json
-	@cat benchmarks/results/dry_run.json benchmarks/results/scoring_cpu.json benchmarks/results/bridge_step.json
+	@cd benchmarks/results && cat dry_run.json scoring_cpu.json generation_cpu.json bridge_step.json
 
-bench-gpu: $(VENV)/.ready  # measure scoring, training and whole jobs of a 3.4 B model on this GPU against HFLM and TRL
+bench-gpu: $(VENV)/.ready  # measure scoring, generation, training and whole jobs of a 3.4 B model on this GPU against HFLM and TRL
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/results/$(or $(NAME),h100).json
 	$(BIN)/python benchmarks/gpu_figure.py benchmarks/results/$(or $(NAME),h100).json
 

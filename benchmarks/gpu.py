@@ -1,4 +1,4 @@
-"""Scoring and training of a 3.4 billion weight model on one GPU, compared with alternatives.
+"""Scoring, generation and training of a 3.4 billion weight model on one GPU, with alternatives.
 
     python benchmarks/gpu.py [--out benchmarks/results/h100.json] [--seconds 1500] [--only NAME ...]
     python benchmarks/gpu.py --toy      # the same at toy size on a CPU; its numbers mean nothing
@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from gpu_generation import generation_hflm, generation_ours
 from gpu_jobs import end_to_end, scoring_job, shapes
 from gpu_scoring import scoring_error, scoring_growth, scoring_hflm, scoring_ours, scoring_seed_loop
 from gpu_training import (
@@ -119,6 +120,13 @@ def report(done: dict, size: Size) -> dict:
                 "hflm": at("scoring_error", "hflm"),
             },
         },
+        "generation": {
+            "texts_per_s": {
+                "ours_causal": at("generation_ours", "causal"),
+                "ours_prefill_bidir": at("generation_ours", "prefill_bidir"),
+                "hflm": at("generation_hflm", "best"),
+            },
+        },
         "training": {
             "step16_s": {
                 "ours": at("training_16", "step_s"),
@@ -175,6 +183,8 @@ SECTIONS = {
         training_trl,
         scoring_growth,
         training_growth,
+        generation_ours,
+        generation_hflm,
     )
 }
 JOBS = {job.__name__: job for job in (scoring_job, end_to_end)}

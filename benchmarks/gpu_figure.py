@@ -46,6 +46,11 @@ def tables(record: dict) -> str:
         ("items/s, `causal`", rates["ours_causal"], "the published loop", rates["seed_loop"]),
         ("tokens/s, 16 k tokens a step", tokens["ours"], "TRL, packed", tokens["trl"]),
     ]
+    if texts := record.get("generation", {}).get("texts_per_s"):  # older records have none
+        rows += [
+            ("texts/s, `causal`", texts["ours_causal"], "HFLM", texts["hflm"]),
+            ("texts/s, `prefill_bidir`", texts["ours_prefill_bidir"], "HFLM", texts["hflm"]),
+        ]
     lines = [
         f"{record['machine']['name']}, driver {record['machine']['driver']}, commit "
         f"{record['commit']}; {libraries}. A bfloat16 product of 8192 x 8192 matrices runs at "

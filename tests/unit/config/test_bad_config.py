@@ -202,19 +202,29 @@ VALUES = {
         "did you mean `micro_hellaswag`?",
     ),
     "unknown task of lm-eval": ("evaluation: {tasks: [hellaswagg]}", "did you mean `hellaswag`?"),
-    "task that writes": (
-        "evaluation:\n  tasks: [micro_piqa, gsm8k]",
+    "task that writes several texts": (
+        "evaluation:\n  tasks: [micro_piqa, gsm8k_cot_self_consistency]",
         "evaluation.tasks[1]",
         ":2)",
-        "'gsm8k' cannot be tabulated item by item",
-        "multiple_choice was expected, generate_until found",
+        "'gsm8k_cot_self_consistency' cannot be tabulated item by item",
+        "multiple_choice, or greedy generate_until with exact_match, was expected, "
+        "64 texts an item (repeats) found",
         "take another task",
+    ),
+    "only tasks that write": (
+        "evaluation: {tasks: [gsm8k, micro_open]}",
+        "evaluation.tasks",
+        "only generation tasks found (gsm8k, micro_open)",
+        "at least one of multiple choice",
     ),
     "task with numbers of its own": (
         "evaluation: {tasks: [truthfulqa_mc2]}",
         "its own metrics (process_results) found",
     ),
-    "group of which some write": ("evaluation: {tasks: [leaderboard]}", "generate_until found"),
+    "group of which some have own metrics": (
+        "evaluation: {tasks: [leaderboard]}",
+        "its own metrics (process_results) found",
+    ),
     "task twice": (
         "evaluation: {tasks: [micro_piqa, micro_piqa]}",
         "task micro_piqa is named twice",

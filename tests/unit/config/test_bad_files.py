@@ -122,7 +122,7 @@ def test_a_task_file_that_would_not_be_hashed_is_refused(configs, name, text, fr
 @pytest.mark.parametrize(
     "text, found",
     [
-        ("task: mine", "generate_until"),  # lm-eval's default
+        ("task: mine\nrepeats: 2", "2 texts an item"),  # lm-eval's default is generate_until
         ("task: mine\noutput_type: loglikelihood", "loglikelihood"),
         (
             "task: mine\noutput_type: multiple_choice\nprocess_results: !function utils.f",

@@ -9,6 +9,7 @@ from lm_eval.tasks import TaskManager
 from ablation.data.task_files import (
     LM_EVAL_NAMES,
     data_files,
+    generation_tasks,
     lm_eval_names,
     project_tasks,
     task_hashes,
@@ -159,7 +160,12 @@ def test_the_list_of_lm_evals_tasks_has_the_reasons_why_some_cannot_be_scored():
     names = lm_eval_names(CONFIG)
     for scored in ("hellaswag", "mmlu", "ai2_arc", "swag"):  # a task, a group, a tag
         assert names[scored] == ""
-    assert names["gsm8k"] == names["bbh"] == "generate_until"
+    for generated in ("gsm8k", "bbh", "nq_open"):
+        assert names[generated] == "" and generation_tasks(CONFIG, [generated]) == [generated]
+    assert generation_tasks(CONFIG, ["hellaswag", "micro_open", "micro_piqa"]) == ["micro_open"]
+    assert names["gsm8k_cot_self_consistency"] == "64 texts an item (repeats)"
+    assert names["truthfulqa_gen"] == "its own metrics (process_results)"
+    assert not any("/" in why for why in names.values())  # no path of a machine
     assert names["lambada_openai"] == "loglikelihood"
     assert names["wikitext"] == "loglikelihood_rolling"
     assert "process_results" in names["truthfulqa_mc2"]

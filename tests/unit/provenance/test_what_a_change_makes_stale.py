@@ -38,6 +38,18 @@ def hashes(package):
 
 
 CASES = {
+    "how texts are generated": (
+        "scoring/generation/greedy.py",
+        "REFILL = 8",
+        "REFILL = 4",
+        {"generate"},
+    ),
+    "how generated texts are judged again": (
+        "data/exact_match.py",
+        "text = text.lower()",
+        "text = text.casefold()",
+        ACCURACIES - {"metrics"} | {"pages", "generate"},
+    ),
     "a new metric": (
         "vocabulary/metrics.py",
         "_TABLE = (\n",

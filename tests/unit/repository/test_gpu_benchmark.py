@@ -30,6 +30,9 @@ def test_every_section_runs_and_is_in_the_record(folder):
     assert set(rates) == {"ours_causal", "ours_prefill_bidir", "hflm", "seed_loop"}
     assert all(rate > 0 for rate in rates.values())
     assert all(0 <= error < 1e-5 for error in record["scoring"]["relative_error"].values())
+    texts = record["generation"]["texts_per_s"]
+    assert set(texts) == {"ours_causal", "ours_prefill_bidir", "hflm"}
+    assert all(rate > 0 for rate in texts.values())
     assert all(seconds > 0 for seconds in record["training"]["step16_s"].values())
     assert record["training"]["tokens_per_s"]["ours"] > 0
     assert {"model_tflops", "peak_gib"} <= set(record["training"])

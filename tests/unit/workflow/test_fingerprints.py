@@ -11,6 +11,7 @@ from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
 from ablation.vocabulary.stages import STAGES
 from ablation.workflow.bridge_fingerprints import BridgeFingerprints
 from ablation.workflow.fingerprints import StudyFingerprints
+from ablation.workflow.generation_fingerprints import GenerationFingerprints
 from ablation.workflow.load import StudyWorkflow
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -98,11 +99,43 @@ def test_a_setting_changes_the_fingerprints_of_what_it_can_change_and_no_other(s
 def test_every_stage_has_a_slice_and_every_slice_a_stage():
     slices = {
         name.removeprefix("_")
-        for kind in (StudyFingerprints, BridgeFingerprints)
+        for kind in (StudyFingerprints, GenerationFingerprints, BridgeFingerprints)
         for name in vars(kind)
         if name.removeprefix("_") in STAGES
     }
     assert slices == set(STAGES)
+
+
+def test_a_generation_task_makes_no_score_of_choices_stale(shipped):
+    """Only tables, which get its rows, and what is made of them."""
+    tasks = [*StudyWorkflow({}, ROOT, []).study.evaluation.tasks, "micro_open", "gsm8k"]
+    shots = {"gsm8k": 2}
+    changed = hashes(evaluation={"tasks": tasks, "num_fewshot": shots})
+    assert {name for name in shipped if changed[name] != shipped[name]} == TABLES | DRAWN
+
+
+def test_texts_are_generated_under_every_condition_but_the_leaking_mask():
+    study = {"evaluation": {"tasks": ["micro_piqa", "micro_open", "gsm8k"]}}
+    study |= {"interventions": {"near": {"kind": "window", "tokens": 8, "when": "prefill"}}}
+    loaded = StudyWorkflow(study, ROOT, [])
+    made = {path: f for path, f in loaded.fingerprints.measured.items() if "generated" in path}
+    home = "results/micro"
+    of_base = {path for path in made if "seed" not in path}
+    assert of_base == {
+        f"{home}/stage1_baseline/generated/manifest.json",
+        f"{home}/stage2_ablation/prefill_bidir/generated/manifest.json",
+        f"{home}/stage2_ablation/near/generated/manifest.json",
+    }
+    assert not any("full_bidir" in path for path in made)
+    assert f"{home}/stage4_posteval/3B/seed31/prefill_bidir/generated/manifest.json" in made
+    under = made[f"{home}/stage2_ablation/near/generated/manifest.json"]
+    assert under["config"]["condition"] == "near" and under["config"]["masks"] == ["causal"]
+    assert under["config"]["evaluation"]["tasks"] == ["micro_open", "gsm8k"]
+    assert sorted(under["upstream"]) == [
+        f"{home}/base/generation_items/manifest.json",
+        f"{home}/base/items/manifest.json",
+        f"{home}/base/manifest.json",
+    ]
 
 
 def test_scores_and_metrics_of_every_mask_have_paths_of_their_own():
