@@ -14,6 +14,7 @@ import yaml
 from ablation.config.load import load_study
 from ablation.config.merging import merge, read_config_file
 from ablation.config.study import Study
+from ablation.data.task_files import generation_tasks
 from ablation.lineage.snakemake_environment import snakemake_environment
 from ablation.planning.estimate import (
     NOT_COUNTED,
@@ -32,6 +33,7 @@ from ablation.vocabulary.stages import STAGES, stage_names
 CHECKPOINT = re.compile(r"/([^/]+)/seed(\d+)/")  # recipe and seed in a path of results
 PENDING = "update pending"  # the plan of a stale job in `snakemake --summary`
 BENCHMARK = Path("benchmarks/results/h100.json")
+CONFIG = Path(__file__).resolve().parents[3] / "config"
 
 
 class DryRunFailed(RuntimeError):
@@ -185,6 +187,9 @@ def work_of(
 ) -> list[Work]:
     """The work of the jobs that run the model; jobs that make data and tables need no GPU."""
     speed, found = market.speed(rates.gpu), []
+    texts = generation_tasks(CONFIG, study.evaluation.tasks)
+    choices = [task for task in study.evaluation.tasks if task not in texts]
+    evaluation = study.evaluation.model_copy(update={"tasks": choices})
     for job in jobs:
         named = (job.name, job.chain)
         stage = STAGES.get(job.rule)
@@ -194,6 +199,6 @@ def work_of(
         elif stage and stage.kind == "scoring":
             count = study.world.items.count
             found.append(
-                scoring_work(*named, study.evaluation, stage.masks, rates, speed, overheads, count)
+                scoring_work(*named, evaluation, stage.masks, rates, speed, overheads, count)
             )
     return found

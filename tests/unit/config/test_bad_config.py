@@ -212,9 +212,9 @@ VALUES = {
         "take another task",
     ),
     "only tasks that write": (
-        "evaluation: {tasks: [gsm8k, micro_open]}",
+        "evaluation: {tasks: [micro_open]}",
         "evaluation.tasks",
-        "only generation tasks found (gsm8k, micro_open)",
+        "only generation tasks found (micro_open)",
         "at least one of multiple choice",
     ),
     "task with numbers of its own": (

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = [ROOT / "Snakefile", ROOT / "workflow/Snakefile", *sorted(ROOT.glob("rules/*.smk"))]
-MOST_LINES = 60  # outside rules, in all files together
+MOST_LINES = 64  # outside rules, in all files together
 
 RULE = re.compile(r"(?P<indent> *)(?:use )?rule\b.*:$")
 DIRECTIVE = re.compile(r"(?P<indent> +)(?P<name>[a-z_]+):(?P<value>.*)$")
