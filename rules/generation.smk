@@ -31,7 +31,7 @@ if PATHS.generation_tasks:
         """Texts of the base under the causal mask."""
         input:
             list(FINGERPRINTS.generation_items),
-            PATHS.generation_data,
+            ancient(PATHS.generation_data),
             model=PATHS.base,
             weights=ancient(PATHS.base_weights),
         output:
@@ -78,7 +78,7 @@ if PATHS.generation_tasks:
         """Texts of a finetuned checkpoint under one of its conditions."""
         input:
             list(FINGERPRINTS.generation_items),
-            PATHS.generation_data,
+            ancient(PATHS.generation_data),
             model=f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/manifest.json",
             weights=ancient(f"{RESULTS}/stage3_finetune/{{recipe}}/seed{{seed}}/model"),
         output:
@@ -108,7 +108,7 @@ if PATHS.generation_tasks:
     use rule stage4_generation as stage5_generation with:
         input:
             list(FINGERPRINTS.generation_items),
-            PATHS.generation_data,
+            ancient(PATHS.generation_data),
             model=f"{LONGRUN}/manifest.json",
             weights=ancient(f"{LONGRUN}/model"),
         output:

@@ -121,8 +121,9 @@ class Evaluation(Strict):
     """What every checkpoint is scored on."""
 
     tasks: list[str] = described_field(
-        "Tasks of lm-eval: files in config/tasks, or lm-eval's own. Tasks named published_* are "
-        "scored by the published protocol and have a macro of their own (docs/published.md).",
+        "Tasks of lm-eval, of multiple choice or generation tasks (docs/generation.md): files in "
+        "config/tasks, or lm-eval's own. Tasks named published_* are scored by the published "
+        "protocol and have a macro of their own (docs/published.md).",
         min_length=1,
     )
     metric: MetricName = described_field(
