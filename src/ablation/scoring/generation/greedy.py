@@ -24,6 +24,7 @@ from ablation.scoring.generation.slot_cache import SlotCache, decoding_mask
 PREFILL_TOKENS = 8192  # of one forward of prompts, padding included; a longer prompt comes alone
 CPU_SLOTS, GPU_SLOTS = 32, 256
 REFILL = 8  # slots are refilled when one in so many is free: a forward of one prompt costs more
+COMPACT = 4  # at the end, slots are given up when one in so many is free
 Ends = Callable[[Sequence[int]], bool]
 
 
@@ -76,17 +77,18 @@ class GreedyDecoder:
             self.slots = slots_in_memory(self.model, longest)
         while len(found) < len(prompts):
             left = [index for index in range(len(prompts)) if index not in found]
-            batch = _Batch(self, prompts, left, new_tokens, self.slots)
+            slots = min(self.slots, len(left))
+            batch = _Batch(self, prompts, left, new_tokens, slots)
             try:
                 for index, generated in batch.results(ends, end_tokens):
                     found[index] = generated
                     done(len(found))
                 continue
             except torch.OutOfMemoryError:
-                if self.slots == 1:
+                if slots == 1:
                     raise
             del batch
-            self.slots //= 2
+            self.slots = slots // 2
             print(f"out of memory: now {self.slots} texts at a time", file=sys.stderr)
             torch.cuda.empty_cache()
         return [found[index] for index in range(len(prompts))]
@@ -110,7 +112,7 @@ class _Batch:
         self.model, self.mask, self.choose = decoder.model, decoder.mask, decoder.choose
         self.prompts, self.new_tokens = prompts, new_tokens
         self.waiting = deque(sorted(indices, key=lambda index: -len(prompts[index])))
-        self.slots: list[_Sequence | None] = [None] * min(slots, len(indices))
+        self.slots: list[_Sequence | None] = [None] * slots
         columns = len(prompts[self.waiting[0]]) + new_tokens
         self.cache = SlotCache(len(self.slots), columns)
 
@@ -124,7 +126,8 @@ class _Batch:
         while self.waiting or self.held:
             for advance in (self._refill, self._step):
                 for slot, token in advance().items():
-                    sequence = self.held[slot]
+                    sequence = self.slots[slot]
+                    assert sequence is not None  # only held slots get a token
                     sequence.tokens.append(token)
                     ended = token in end_tokens or ends(sequence.tokens)
                     if ended or len(sequence.tokens) == self.new_tokens:
@@ -189,9 +192,10 @@ class _Batch:
         return {slot: chosen[slot] for slot in held}
 
     def _compact(self) -> None:
-        """Give up free slots once nothing waits and half of them or more are free."""
+        """Give up free slots once nothing waits and enough of them are free to pay for the copy."""
         held = self.held
-        if self.waiting or not held or 2 * len(held) > len(self.slots):
+        free = len(self.slots) - len(held)
+        if self.waiting or not held or COMPACT * free < len(self.slots):
             return
         self.cache.keep(torch.tensor(list(held), device=self.model.device))
         self.slots = list(held.values())
