@@ -74,16 +74,17 @@ def _judge_again(
     if not texts[KEY].equals(rows[KEY]):
         raise TextsDisagree(f"{home}: {TEXTS} is not of the items and filters of {ROWS}")
     for (task, of_filter), chosen in texts.groupby(["task", "filter"]):
-        own, options = rules[task]["filters"][of_filter], rules[task][EXACT_MATCH]
-        again = answers(chosen.text, own)
-        judged = rows.loc[chosen.index]
-        columns = zip(chosen.text, chosen.answer, again, judged.itertuples(), strict=True)
-        for text, stored, answer, row in columns:
-            right = is_match(answer, row.references, options)
-            if (sha256_text(text), stored, right) != (row.text_sha256, answer, row.exact_match):
+        of_task = rules[str(task)]
+        again = answers(chosen.text, of_task["filters"][str(of_filter)])
+        judged = rows.loc[chosen.index, ["doc_id", "references", "text_sha256", EXACT_MATCH]]
+        verdicts = judged.itertuples(index=False, name=None)
+        found = zip(chosen.text, chosen.answer, again, verdicts, strict=True)
+        for text, stored, answer, (doc_id, references, sha256, verdict) in found:
+            right = is_match(answer, references, of_task[EXACT_MATCH])
+            if (sha256_text(text), stored, right) != (sha256, answer, verdict):
                 raise TextsDisagree(
-                    f"{home}, {row_name(str(task), str(of_filter))}, doc_id {row.doc_id}: the text "
+                    f"{home}, {row_name(str(task), str(of_filter))}, doc_id {doc_id}: the text "
                     f"gives the answer {answer!r:.60}, {'right' if right else 'wrong'}, but "
-                    f"{stored!r:.60}, {'right' if row.exact_match else 'wrong'}, is stored. The "
+                    f"{stored!r:.60}, {'right' if verdict else 'wrong'}, is stored. The "
                     "rows were edited, or lm_eval's filters have changed since: generate them again"
                 )

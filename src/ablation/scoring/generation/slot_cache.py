@@ -37,9 +37,11 @@ class SlotCache(DynamicCache):
         padding: the number of columns, [rows], in front of each sequence that hold none of it.
         """
         for index, layer in enumerate(prefilled.layers):
-            if layer.keys is None:  # a layer that was taken away
+            keys: Tensor | None = getattr(layer, "keys", None)
+            values: Tensor | None = getattr(layer, "values", None)
+            if keys is None or values is None:  # a layer that was taken away
                 continue
-            for held, found in ((self._keys, layer.keys), (self._values, layer.values)):
+            for held, found in ((self._keys, keys), (self._values, values)):
                 rows, heads, tokens, width = found.shape
                 if index not in held:
                     held[index] = found.new_zeros(self.slots, heads, self.columns, width)
