@@ -16,6 +16,7 @@ from ablation.cli import (
     dose,
     pin,
     plan,
+    publish,
     pull,
     push,
     reap,
@@ -33,6 +34,7 @@ from ablation.cli.options import Command, CommandFailed
 COMMANDS: tuple[Command, ...] = (
     *(plan.plan, check.check, table.table, sample.sample, accept.accept, pin.pin, reap.reap),
     *(trace.trace, diff.diff, reproduce.reproduce, verify.verify, seal.seal, push.push, pull.pull),
+    publish.publish,
     *(worlds.worlds, dose.dose),
 )
 INTERRUPTED = 130  # the exit status that shells give for Ctrl-C

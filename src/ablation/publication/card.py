@@ -1,0 +1,293 @@
+"""The model card of a published checkpoint, README.md in its repository.
+
+It says what was taken away, how the model was trained, what came back, which rows leak, how the
+model is loaded under what it was trained for, and what everything was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from ablation.config.interventions import read_settings
+from ablation.provenance.manifests import load_manifest
+from ablation.provenance.run_records import describe_machine
+from ablation.publication.checkpoint import Checkpoint, NotPublishable
+from ablation.publication.eval_results import pins_of
+from ablation.publication.licence import Licence
+from ablation.report.recovery_columns import warnings_of
+from ablation.report.text_tables import TextTables, markdown, recovery_tables
+from ablation.vocabulary.masks import CAUSAL
+from ablation.vocabulary.protocols import ALL_SEEDS, MACRO
+from ablation.vocabulary.recipes import RECIPE, recipe_of
+
+MASKS = {
+    CAUSAL: "Nothing: it was trained under the causal mask, each token seeing those before it.",
+    "prefill_bidir": "The causal mask during prefill: every prompt token sees the whole prompt, "
+    "and every later token only what came before it.",
+    "full_bidir": "The causal mask, everywhere: every token sees every other, **its own target "
+    "included**.",
+}
+LEAKED = (
+    "> [!WARNING]\n> This model was trained under a mask that shows each token its own target. Its "
+    "training loss and its scores say how much of the answer it saw, not what it can do. It is "
+    "published to show what such a training does; do not use or cite it as a language model."
+)
+ROWS = (
+    "Rows with **train** or **eval** in the column `leaks` are no results of the model: it saw the "
+    "tokens that it was to predict, in training or in scoring. They are here because they were "
+    "measured, and they are in no machine-readable result of this repository."
+)
+
+
+def model_card(repository: str, checkpoint: Checkpoint, licence: Licence, results: bool) -> str:
+    """The text of README.md. results: whether the repository has evaluation results beside it.
+
+    Raises NotPublishable if the study has no recovery table with this checkpoint.
+    """
+    name = f"{checkpoint.recipe}, seed {checkpoint.seed}"
+    parts = [
+        f"---\n{_front_matter(checkpoint, licence)}\n---",
+        f"# {repository.partition('/')[2]}",
+        f"{_base(checkpoint)}, trained by recipe {name}, of the study `{checkpoint.home.name}`.",
+        *([LEAKED] if _leaked(checkpoint) else []),
+        f"## What was taken away\n\n{_taken_away(checkpoint)}",
+        f"## How it was trained\n\n{_training(checkpoint)}",
+        f"## What came back\n\n{_tables(checkpoint)}",
+        f"## What the numbers are good for\n\n{_scope(checkpoint, results)}",
+        f"## How to load it\n\n{_loading(repository, checkpoint)}",
+        f"## Where it comes from\n\n{_provenance(checkpoint, licence)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def rows_of(checkpoint: Checkpoint) -> pd.DataFrame:
+    """The rows of a checkpoint in the recovery table, of its seed. Raises NotPublishable."""
+    found = _own(_table(checkpoint, str(checkpoint.seed), "each"), checkpoint.recipe)
+    return found.rows
+
+
+# ---- the parts of the card ----------------------------------------------------------------------
+
+
+def _front_matter(checkpoint: Checkpoint, licence: Licence) -> str:
+    from huggingface_hub import ModelCardData
+
+    on_hub, mask = checkpoint.base_on_hub, checkpoint.train_mask
+    records = _datasets(checkpoint)
+    data = ModelCardData(
+        license=licence.identifier,
+        license_name=licence.name,
+        license_link=licence.link,
+        base_model=on_hub[0] if on_hub else None,
+        datasets=records or None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["ablation", *([f"ablation-{mask}"] if mask else []), *_leak_tag(checkpoint)],
+    )
+    if on_hub:
+        data["base_model_relation"] = "finetune"
+    return data.to_yaml(line_break="\n")
+
+
+def _datasets(checkpoint: Checkpoint) -> list[str]:
+    """The data sets of the hub that the finetuning records were made from."""
+    path = checkpoint.home / "base" / "instructions" / "manifest.json"
+    if not path.is_file():
+        return []
+    pins = load_manifest(path)["fingerprint"]["config"].get("pins") or {}
+    return sorted(name for name, commit in pins.items() if commit)
+
+
+def _leaked(checkpoint: Checkpoint) -> bool:
+    return bool(checkpoint.manifest.get("train_leaks", True))
+
+
+def _leak_tag(checkpoint: Checkpoint) -> list[str]:
+    return ["leaky-training"] if _leaked(checkpoint) else []
+
+
+def _base(checkpoint: Checkpoint) -> str:
+    if on_hub := checkpoint.base_on_hub:
+        return f"[{on_hub[0]}](https://huggingface.co/{on_hub[0]}/tree/{on_hub[1]})"
+    made = (checkpoint.base.get("fingerprint") or {}).get("config", {}).get("base")
+    known = {
+        "shipped": "The small Ministral-3 of the micro-world that `ablation` ships",
+        "pretrain": "A small Ministral-3 that the study pretrained on its micro-world",
+        "random": "A decoder with random weights",
+    }
+    return known.get(str(made), "A base from a folder (its hashes are below)")
+
+
+def _taken_away(checkpoint: Checkpoint) -> str:
+    lines = []
+    if settings := checkpoint.manifest.get("trained_under"):
+        about = (read_settings(settings).__doc__ or "").splitlines()[0]
+        values = {k: v for k, v in settings.items() if k not in ("kind", "implementation")}
+        values = {k: v for k, v in values.items() if v is not None}
+        said = ", ".join(f"`{key}: {value}`" for key, value in values.items())
+        lines.append(f"`{settings['kind']}`: {about} {said}".strip())
+    elif mask := checkpoint.train_mask:
+        lines.append(f"`{mask}`: {MASKS.get(mask, 'see the documentation of `ablation`.')}")
+    else:
+        lines.append("Its manifest names no mask and no intervention.")
+    if note := _note(checkpoint.recipe):
+        lines.append(f"Recipe {checkpoint.recipe}: {note}.")
+    return "\n\n".join(lines)
+
+
+def _note(name: str) -> str:
+    recipe = recipe_of(name)
+    return RECIPE[recipe].note if recipe else ""
+
+
+def _training(checkpoint: Checkpoint) -> str:
+    manifest, config = checkpoint.manifest, checkpoint.config
+    facts = {"seed": checkpoint.seed, "steps": manifest.get("steps")}
+    facts |= {key: value for key, value in (config.get("hardware") or {}).items() if key == "dtype"}
+    facts |= _flat(config.get("recipe") or {})
+    lines = [f"| {key} | {value} |" for key, value in facts.items() if value is not None]
+    return "\n".join(["| setting | value |", "|---|---|", *lines])
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = value
+    return found
+
+
+def _tables(checkpoint: Checkpoint) -> str:
+    each = _own(_table(checkpoint, str(checkpoint.seed), "each"), checkpoint.recipe)
+    seeds = _own(_table(checkpoint, ALL_SEEDS, MACRO), checkpoint.recipe)
+    back = {title: cells for title, cells in seeds.tables.items() if "what came back" in title}
+    over = markdown(TextTables(seeds.rows, back, [], "")).strip()
+    return "\n\n".join([ROWS, markdown(each).strip(), "Over all seeds of the recipe:", over])
+
+
+def _table(checkpoint: Checkpoint, seed: str, task: str) -> TextTables:
+    file = checkpoint.home / "recovery.csv"
+    if not file.is_file():
+        raise NotPublishable(f"{file} is missing: make it, so that the card says what came back")
+    return recovery_tables(file, seed, task)
+
+
+def _own(found: TextTables, recipe: str) -> TextTables:
+    """The rows of one recipe, with those of what was lost; rows that leak are bold."""
+    rows = found.rows[found.rows.recipe == recipe]
+    if rows.empty:
+        raise NotPublishable(f"the recovery table has no rows of {recipe}: make it again")
+    tables = {}
+    for title, cells in found.tables.items():
+        own = cells[cells.recipe == recipe].drop(columns="recipe") if "recipe" in cells else cells
+        marked = own.leaks.map(lambda leak: leak if leak == "-" else f"**{leak}**")
+        tables[title] = own.assign(leaks=marked)
+    return TextTables(rows, tables, warnings_of(rows), found.legend)
+
+
+def _scope(checkpoint: Checkpoint, results: bool) -> str:
+    rows = rows_of(checkpoint)
+    items = rows[~rows.task.str.contains(MACRO)].drop_duplicates("task")
+    held_out = sorted(items.task[items.exposure == "held_out"])
+    tasks = ", ".join(f"{row.task} ({row.n:.0f} items)" for row in items.itertuples())
+    lines = [
+        f"- They are scores of multiple-choice items: {tasks}.",
+        "- They are of one training. The table over all seeds says how far trainings differ.",
+        "- A score under a mask holds under this mask alone. Under `causal` the model is what "
+        "transformers computes; under any other it needs the code below.",
+        "- Recovered accuracy is recovered on these tasks; it is no statement about other uses.",
+    ]
+    if held_out:
+        lines.append(f"- The finetuning records hold no task of this form: {', '.join(held_out)}.")
+    if results:
+        lines.append(
+            "- `.eval_results/` has the scores that do not leak and follow lm-eval's protocol."
+        )
+    else:
+        lines.append(
+            "- There are no machine-readable results: every score leaks, or its task has no data "
+            "set on the hub."
+        )
+    return "\n".join(lines)
+
+
+def _loading(repository: str, checkpoint: Checkpoint) -> str:
+    plain = (
+        "As an ordinary causal model:\n\n```python\nfrom transformers import AutoModelForCausalLM, "
+        f'AutoTokenizer\n\nmodel = AutoModelForCausalLM.from_pretrained("{repository}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{repository}")\n```'
+    )
+    under = checkpoint.manifest.get("trained_under")
+    mask = checkpoint.train_mask or CAUSAL
+    if under is None and mask == CAUSAL:
+        return plain
+    what = f"the intervention `{under['kind']}`" if under else f"the mask `{mask}`"
+    why = (
+        "transformers alone does not bring it into force, and computes another model."
+        if under
+        else "transformers alone computes the causal mask, under which this model was not trained."
+    )
+    code = f"""\
+from huggingface_hub import snapshot_download
+from lm_eval.api.instance import Instance
+
+from ablation.interventions.loading import load
+from ablation.scoring.masked_lm import MaskedLM
+
+model, tokenizer = load(snapshot_download("{repository}"))
+lm = MaskedLM(model, tokenizer, mask="{CAUSAL if under else mask}")
+request = Instance("generate_until", {{}}, ("The hawk", {{"until": [], "max_gen_toks": 16}}), 0)
+print(lm.generate_until([request], disable_tqdm=True)[0])"""
+    ours = (
+        f"Under {what}, with the package `ablation`; {why} `lm` is a model of lm-eval, which "
+        "`lm_eval.simple_evaluate(model=lm, tasks=[...])` scores under the mask."
+    )
+    parts = [f"{ours}\n\n```python\n{code}\n```"]
+    if not under and checkpoint.manifest.get("format") != "raw_state_dict":
+        parts.append(plain)
+    return "\n\n".join(parts)
+
+
+def _provenance(checkpoint: Checkpoint, licence: Licence) -> str:
+    run, fingerprint = checkpoint.run, checkpoint.manifest["fingerprint"]
+    commit = run.get("git_hash")
+    changed = " (with uncommitted changes)" if run.get("git_dirty") else ""
+    gpus = ", ".join(gpu["name"] for gpu in run.get("gpus", ()))
+    machine = gpus or describe_machine({"processor": run.get("processor", "?")}).partition("(")[2]
+    recovery = load_manifest(checkpoint.home / "recovery.manifest.json")
+    facts = {
+        "manifest of the checkpoint": f"`{checkpoint.manifest['sha256']}` (`ablation/manifest.json`)",
+        "its fingerprint": f"`{fingerprint['hash']}`",
+        "code of the training": f"`{fingerprint['code']}`",
+        "commit": f"`{commit}`{changed}" if commit else "unknown",
+        "manifest of the base": f"`{checkpoint.base.get('sha256', 'unknown')}`",
+        "manifest of the table": f"`{recovery['sha256']}`",
+        "packages": ", ".join(f"{k} {v}" for k, v in sorted(fingerprint["packages"].items())),
+        "machine": machine.rstrip(")"),
+        "licence": f"{licence.identifier}, {licence.source}",
+        "seal": checkpoint.verified.seal.partition(" (`")[0],
+    }
+    pins = {name: commit for name, commit in pins_of(checkpoint.home).items()}
+    facts |= {f"data set {name}": f"`{commit}`" for name, commit in pins.items()}
+    if checkpoint.verified.unchecked:
+        facts["unchecked"] = (
+            f"code of {', '.join(checkpoint.verified.unchecked)} was accepted without making its "
+            "results again"
+        )
+    lines = [f"| {key} | {value} |" for key, value in facts.items()]
+    hashes = [
+        f"| `{name}` | `{checkpoint.entry_of(name)['sha256']}` |" for name in checkpoint.files
+    ]
+    return "\n".join(
+        [
+            "Every file of the study was as it was made when this card was written "
+            "(`ablation verify`).\n",
+            *["| what | which |", "|---|---|", *lines, ""],
+            *["| file | SHA-256 |", "|---|---|", *hashes],
+        ]
+    )
