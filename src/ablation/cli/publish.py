@@ -51,8 +51,8 @@ def publish(
     that do not leak. The whole study is verified first, and refused if a file is not as it was
     made or sealed.
 
-    Without --yes this is a dry run: it prints every file with its size, then the model card, and
-    sends nothing. It reads the licence of a base on the hub from its card there. An upload is one
+    Without --yes this is a dry run: it prints every file with its size, the model card and the
+    evaluation results, and sends nothing. It reads the licence of a base on the hub from its card there. An upload is one
     commit; if it is interrupted, the same command goes on. Without --study and --configfile, the
     study is the only one in results.
     """
@@ -60,6 +60,7 @@ def publish(
     from ablation.provenance.manifests import StaleInput
     from ablation.publication import hub
     from ablation.publication.checkpoint import NotPublishable, find_checkpoint
+    from ablation.publication.eval_results import FILE
 
     with report_errors(NotPublishable, ConfigError, StaleInput, OSError, ValueError, status=2):
         repository = hub.repository_of(uri)
@@ -73,6 +74,8 @@ def publish(
             print(printable(f"published: {hub.upload(publication, public)}"))
             return 0
     print(printable(f"\n{publication.card}"))
+    if results := publication.content.get(FILE):
+        print(printable(f"{FILE}:\n{results}"))
     kind = "public" if public else "private"
     print(f"Dry run: nothing was sent. --yes sends it to {repository} ({kind} if it is new).")
     return 0

@@ -42,10 +42,13 @@ ROWS = (
 )
 
 
-def model_card(repository: str, checkpoint: Checkpoint, licence: Licence, results: bool) -> str:
-    """The text of README.md. results: whether the repository has evaluation results beside it.
+def model_card(
+    repository: str, checkpoint: Checkpoint, licence: Licence, own: TextTables, results: bool
+) -> str:
+    """The text of README.md.
 
-    Raises NotPublishable if the study has no recovery table with this checkpoint.
+    own: the tables of the checkpoint, by `own_tables`. results: whether the repository has
+    evaluation results beside the card.
     """
     name = f"{checkpoint.recipe}, seed {checkpoint.seed}"
     parts = [
@@ -55,18 +58,36 @@ def model_card(repository: str, checkpoint: Checkpoint, licence: Licence, result
         *([LEAKED] if _leaked(checkpoint) else []),
         f"## What was taken away\n\n{_taken_away(checkpoint)}",
         f"## How it was trained\n\n{_training(checkpoint)}",
-        f"## What came back\n\n{_tables(checkpoint)}",
-        f"## What the numbers are good for\n\n{_scope(checkpoint, results)}",
+        f"## What came back\n\n{_tables(checkpoint, own)}",
+        f"## What the numbers are good for\n\n{_scope(own.rows, results)}",
         f"## How to load it\n\n{_loading(repository, checkpoint)}",
         f"## Where it comes from\n\n{_provenance(checkpoint, licence)}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def rows_of(checkpoint: Checkpoint) -> pd.DataFrame:
-    """The rows of a checkpoint in the recovery table, of its seed. Raises NotPublishable."""
-    found = _own(_table(checkpoint, str(checkpoint.seed), "each"), checkpoint.recipe)
-    return found.rows
+def own_tables(checkpoint: Checkpoint, seed: str, task: str = "each") -> TextTables:
+    """The recovery tables of the recipe of a checkpoint, with those of what was lost.
+
+    Rows that leak come last, and are marked. Raises NotPublishable if the study has none.
+    """
+    file, recipe = checkpoint.home / "recovery.csv", checkpoint.recipe
+    if not file.is_file():
+        raise NotPublishable(f"{file} is missing: make it, so that the card says what came back")
+    found = recovery_tables(file, seed, task)
+    rows = found.rows[found.rows.recipe == recipe]
+    if rows.empty:
+        raise NotPublishable(f"{file} has no rows of {recipe}: make it again")
+    tables = {}
+    for title, cells in found.tables.items():
+        own = cells[cells.recipe == recipe].drop(columns="recipe") if "recipe" in cells else cells
+        if "seeds" in own and not own.seeds.any():
+            own = own.drop(columns="seeds")
+        own = pd.concat([own[own.leaks == "-"], own[own.leaks != "-"]])
+        marked = own.leaks.map(lambda leak: leak if leak == "-" else f"**{leak}**")
+        tables[title] = own.assign(leaks=marked)
+    legend = found.legend.replace("docs/statistics.md", "docs/statistics.md of `ablation`")
+    return TextTables(rows, tables, warnings_of(rows), legend)
 
 
 # ---- the parts of the card ----------------------------------------------------------------------
@@ -162,36 +183,14 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def _tables(checkpoint: Checkpoint) -> str:
-    each = _own(_table(checkpoint, str(checkpoint.seed), "each"), checkpoint.recipe)
-    seeds = _own(_table(checkpoint, ALL_SEEDS, MACRO), checkpoint.recipe)
+def _tables(checkpoint: Checkpoint, own: TextTables) -> str:
+    seeds = own_tables(checkpoint, ALL_SEEDS, MACRO)
     back = {title: cells for title, cells in seeds.tables.items() if "what came back" in title}
     over = markdown(TextTables(seeds.rows, back, [], "")).strip()
-    return "\n\n".join([ROWS, markdown(each).strip(), "Over all seeds of the recipe:", over])
+    return "\n\n".join([ROWS, markdown(own).strip(), "Over all seeds of the recipe:", over])
 
 
-def _table(checkpoint: Checkpoint, seed: str, task: str) -> TextTables:
-    file = checkpoint.home / "recovery.csv"
-    if not file.is_file():
-        raise NotPublishable(f"{file} is missing: make it, so that the card says what came back")
-    return recovery_tables(file, seed, task)
-
-
-def _own(found: TextTables, recipe: str) -> TextTables:
-    """The rows of one recipe, with those of what was lost; rows that leak are bold."""
-    rows = found.rows[found.rows.recipe == recipe]
-    if rows.empty:
-        raise NotPublishable(f"the recovery table has no rows of {recipe}: make it again")
-    tables = {}
-    for title, cells in found.tables.items():
-        own = cells[cells.recipe == recipe].drop(columns="recipe") if "recipe" in cells else cells
-        marked = own.leaks.map(lambda leak: leak if leak == "-" else f"**{leak}**")
-        tables[title] = own.assign(leaks=marked)
-    return TextTables(rows, tables, warnings_of(rows), found.legend)
-
-
-def _scope(checkpoint: Checkpoint, results: bool) -> str:
-    rows = rows_of(checkpoint)
+def _scope(rows: pd.DataFrame, results: bool) -> str:
     items = rows[~rows.task.str.contains(MACRO)].drop_duplicates("task")
     held_out = sorted(items.task[items.exposure == "held_out"])
     tasks = ", ".join(f"{row.task} ({row.n:.0f} items)" for row in items.itertuples())

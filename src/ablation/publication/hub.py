@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablation.publication.card import model_card, rows_of
+from ablation.publication.card import model_card, own_tables
 from ablation.publication.checkpoint import REPOSITORY, Checkpoint, NotPublishable
 from ablation.publication.eval_results import FILE, eval_results
 from ablation.publication.licence import licence_of
@@ -56,8 +56,9 @@ def prepare(
     Raises NotPublishable if the licence is unknown or the study has no table.
     """
     licence = licence_of(checkpoint, license)
-    results = eval_results(checkpoint, rows_of(checkpoint), config)
-    card = model_card(repository, checkpoint, licence, bool(results))
+    own = own_tables(checkpoint, str(checkpoint.seed))
+    results = eval_results(checkpoint, own.rows, config)
+    card = model_card(repository, checkpoint, licence, own, bool(results))
     content: dict[str, Path | str] = {CARD: card, MANIFEST: checkpoint.path, **checkpoint.files}
     content |= {FILE: results} if results else {}
     sizes = {
@@ -107,9 +108,9 @@ def upload(publication: Publication, public: bool) -> str:
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, NotPublishable):
             raise
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        said = getattr(error, "server_message", None) or str(error) or type(error).__name__
         raise NotPublishable(
-            f"{name} could not be published: {said[0]}\nNothing in the repository has changed. Run "
+            f"{name} could not be published: {said.strip().splitlines()[0]}\nNothing in the repository has changed. Run "
             "the same command again: what the hub has stored already is not sent a second time"
         ) from error
     return str(commit.commit_url)

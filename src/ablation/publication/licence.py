@@ -64,7 +64,9 @@ def licence_of(checkpoint: Checkpoint, given: str | None = None) -> Licence:
             f"The licence of {base} is unknown: {why}. A model that was trained from it is derived "
             "from it.\nFind its licence, then name that of your model: --license apache-2.0"
         )
-    name, link = (str(found[key]) if key in found else None for key in ("license_name", "license_link"))
+    name, link = (
+        str(found[key]) if key in found else None for key in ("license_name", "license_link")
+    )
     return Licence(licence.lower(), source, name, link)
 
 
