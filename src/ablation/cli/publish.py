@@ -52,9 +52,9 @@ def publish(
     made or sealed.
 
     Without --yes this is a dry run: it prints every file with its size, the model card and the
-    evaluation results, and sends nothing. It reads the licence of a base on the hub from its card there. An upload is one
-    commit; if it is interrupted, the same command goes on. Without --study and --configfile, the
-    study is the only one in results.
+    evaluation results, and sends nothing. It reads the licence of a base on the hub from its card
+    there. An upload is one commit; if it is interrupted, the same command goes on. Without --study
+    and --configfile, the study is the only one in results.
     """
     from ablation.config.merging import ConfigError
     from ablation.provenance.manifests import StaleInput

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from math import floor, log10
 from typing import Any
 
 JOULES_A_KWH = 3_600_000
@@ -66,14 +67,17 @@ def region(code: str) -> Region:
 
 def kwh_text(joules: float) -> str:
     """Energy in kWh with three digits: `1.23 kWh`, `0.000619 kWh`."""
-    return (
-        f"{joules / JOULES_A_KWH:,.3g} kWh"
-        if joules < 1000 * JOULES_A_KWH
-        else (f"{joules / JOULES_A_KWH:,.0f} kWh")
-    )
+    return f"{_three_digits(joules / JOULES_A_KWH)} kWh"
 
 
 def co2_text(joules: float, place: Region) -> str:
     """The CO2 of this energy with three digits: `0.227 g`, `12.3 kg`."""
     grams = place.grams(joules)
-    return f"{grams:,.3g} g" if grams < 1000 else f"{grams / 1000:,.3g} kg"
+    return f"{_three_digits(grams)} g" if grams < 1000 else f"{_three_digits(grams / 1000)} kg"
+
+
+def _three_digits(value: float) -> str:
+    if value <= 0:
+        return "0"
+    text = f"{value:,.{max(0, 2 - floor(log10(value)))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

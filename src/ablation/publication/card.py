@@ -78,16 +78,23 @@ def own_tables(checkpoint: Checkpoint, seed: str, task: str = "each") -> TextTab
     rows = found.rows[found.rows.recipe == recipe]
     if rows.empty:
         raise NotPublishable(f"{file} has no rows of {recipe}: make it again")
+    tables = {
+        title: cells[cells.recipe == recipe].drop(columns="recipe") if "recipe" in cells else cells
+        for title, cells in found.tables.items()
+    }
+    return leaks_marked(TextTables(rows, tables, warnings_of(rows), found.legend))
+
+
+def leaks_marked(found: TextTables) -> TextTables:
+    """Recovery tables whose rows that leak come last, and are marked, for a page elsewhere."""
     tables = {}
     for title, cells in found.tables.items():
-        own = cells[cells.recipe == recipe].drop(columns="recipe") if "recipe" in cells else cells
-        if "seeds" in own and not own.seeds.any():
-            own = own.drop(columns="seeds")
-        own = pd.concat([own[own.leaks == "-"], own[own.leaks != "-"]])
-        marked = own.leaks.map(lambda leak: leak if leak == "-" else f"**{leak}**")
-        tables[title] = own.assign(leaks=marked)
+        ordered = pd.concat([cells[cells.leaks == "-"], cells[cells.leaks != "-"]])
+        marked = ordered.leaks.map(lambda leak: leak if leak == "-" else f"**{leak}**")
+        empty = [head for head in ("seeds",) if head in cells and not cells[head].any()]
+        tables[title] = ordered.assign(leaks=marked).drop(columns=empty)
     legend = found.legend.replace("docs/statistics.md", "docs/statistics.md of `ablation`")
-    return TextTables(rows, tables, warnings_of(rows), legend)
+    return found._replace(tables=tables, legend=legend)
 
 
 # ---- the parts of the card ----------------------------------------------------------------------
@@ -260,7 +267,7 @@ def _provenance(checkpoint: Checkpoint, licence: Licence) -> str:
     machine = gpus or describe_machine({"processor": run.get("processor", "?")}).partition("(")[2]
     recovery = load_manifest(checkpoint.home / "recovery.manifest.json")
     facts = {
-        "manifest of the checkpoint": f"`{checkpoint.manifest['sha256']}` (`ablation/manifest.json`)",
+        "manifest (`ablation/manifest.json`)": f"`{checkpoint.manifest['sha256']}`",
         "its fingerprint": f"`{fingerprint['hash']}`",
         "code of the training": f"`{fingerprint['code']}`",
         "commit": f"`{commit}`{changed}" if commit else "unknown",

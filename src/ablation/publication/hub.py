@@ -84,8 +84,8 @@ def upload(publication: Publication, public: bool) -> str:
 
     if gone := publication.missing:
         raise NotPublishable(
-            f"{len(gone)} files are not here, such as {gone[0]}: `ablation pull` brings weights that "
-            "were pushed with --weights; or train again"
+            f"{len(gone)} files are not here, such as {gone[0]}: `ablation pull` brings weights "
+            "that were pushed with --weights; or train again"
         )
     token = os.environ.get(TOKEN)
     if not token:
@@ -109,9 +109,10 @@ def upload(publication: Publication, public: bool) -> str:
         if isinstance(error, NotPublishable):
             raise
         said = getattr(error, "server_message", None) or str(error) or type(error).__name__
+        first = said.strip().splitlines()[0]
         raise NotPublishable(
-            f"{name} could not be published: {said.strip().splitlines()[0]}\nNothing in the repository has changed. Run "
-            "the same command again: what the hub has stored already is not sent a second time"
+            f"{name} could not be published: {first}\nNothing in the repository has changed. "
+            "Run the same command again: what the hub has stored is not sent a second time"
         ) from error
     return str(commit.commit_url)
 
