@@ -1,9 +1,9 @@
 """Write src/ablation/provenance/carbon.json from the table of countries in the package codecarbon.
 
     pip download --no-deps codecarbon && unzip codecarbon-*.whl
-    python tools/carbon_table.py codecarbon/data/private_infra/global_energy_mix.json 3.3.2 2026-11-24
+    python tools/carbon_table.py codecarbon/data/private_infra/global_energy_mix.json VERSION DATE
 
-The arguments after the file are the version of the package and the date.
+VERSION is that of the package, DATE the day on which it was downloaded.
 """
 
 import json

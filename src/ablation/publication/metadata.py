@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ablation.publication.sample_table import COLUMNS, SAMPLES
 
+SHA256 = "https://w3id.org/ro/terms/workflow-run#sha256"  # no term of RO-Crate 1.1
 ORCID = re.compile(r"https://orcid\.org/\d{4}-\d{4}-\d{4}-\d{3}[\dX]")
 SPDX = "https://spdx.org/licenses/"
 DESCRIPTOR = "ro-crate-metadata.json"
@@ -245,6 +246,6 @@ def crate(deposit: Deposit) -> dict[str, Any]:
     if deposit.base:
         extra.append({"@id": deposit.base, "@type": "CreativeWork", "name": "the base model"})
     return {
-        "@context": "https://w3id.org/ro/crate/1.1/context",
+        "@context": ["https://w3id.org/ro/crate/1.1/context", {"sha256": SHA256}],
         "@graph": [descriptor, root, *files, *authors, *extra],
     }

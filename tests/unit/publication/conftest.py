@@ -50,6 +50,6 @@ def template(tmp_path_factory, trained):
 def study(tmp_path, monkeypatch, template):
     """The root of a copy of the study, the working directory."""
     root = tmp_path / "here"
-    shutil.copytree(template, root)
+    shutil.copytree(template, root, ignore=shutil.ignore_patterns("deposits"))
     monkeypatch.chdir(root)
     return root

@@ -1,4 +1,4 @@
-"""Promises of `ablation publish`: only what is verified, no leak as a result, nothing sent twice."""
+"""Promises of `ablation publish`: what is verified, no leak as a result, nothing twice."""
 
 import json
 import re
