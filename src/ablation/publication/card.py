@@ -7,12 +7,13 @@ model is loaded under what it was trained for, and what everything was made from
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ablation.config.interventions import read_settings
-from ablation.provenance.manifests import load_manifest
+from ablation.provenance.manifests import WEIGHT_SUFFIXES, load_manifest
 from ablation.provenance.run_records import describe_machine
 from ablation.publication.checkpoint import Checkpoint, NotPublishable
 from ablation.publication.eval_results import pins_of
@@ -31,7 +32,7 @@ MASKS = {
     "included**.",
 }
 LEAKED = (
-    "> [!WARNING]\n> This model was trained under a mask that shows each token its own target. Its "
+    "> **Warning.** This model was trained under a mask that shows each token its own target. Its "
     "training loss and its scores say how much of the answer it saw, not what it can do. It is "
     "published to show what such a training does; do not use or cite it as a language model."
 )
@@ -278,13 +279,16 @@ def _provenance(checkpoint: Checkpoint, licence: Licence) -> str:
         "licence": f"{licence.identifier}, {licence.source}",
         "seal": checkpoint.verified.seal.partition(" (`")[0],
     }
-    pins = {name: commit for name, commit in pins_of(checkpoint.home).items()}
-    facts |= {f"data set {name}": f"`{commit}`" for name, commit in pins.items()}
+    pins = pins_of(checkpoint.home).items()
+    facts |= {f"data set {name}": f"`{commit}`" for name, commit in pins}
     if checkpoint.verified.unchecked:
         facts["unchecked"] = (
             f"code of {', '.join(checkpoint.verified.unchecked)} was accepted without making its "
             "results again"
         )
+    for name, entry in checkpoint.base.get("outputs", {}).items():
+        if Path(name).suffix in WEIGHT_SUFFIXES:
+            facts[f"`{Path(name).name}` of the base"] = f"`{entry['sha256']}`"
     lines = [f"| {key} | {value} |" for key, value in facts.items()]
     hashes = [
         f"| `{name}` | `{checkpoint.entry_of(name)['sha256']}` |" for name in checkpoint.files

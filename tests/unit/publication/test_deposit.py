@@ -114,7 +114,8 @@ def test_all_metadata_say_the_same_of_authors_licence_and_day(made):
 
 
 def test_the_crate_is_a_crate(made, crate_findings):
-    assert crate_findings(made) == []
+    found = crate_findings(made)  # it is no crate of a workflow, whose checks run too
+    assert [finding for finding in found if finding[0].startswith("ro-crate-1.1")] == []
 
 
 def test_rows_that_leak_are_marked_in_the_readme(made):

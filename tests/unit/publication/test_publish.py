@@ -87,7 +87,7 @@ def test_rows_that_leak_are_marked_in_the_card_and_in_no_evaluation_result(hub):
 def test_a_checkpoint_whose_training_leaked_has_no_evaluation_results(hub):
     assert publish("--yes", checkpoint="3B-leaky/seed1") == 0
     card = hub.repositories["me/model"]["README.md"].decode()
-    assert "[!WARNING]" in card and "leaky-training" in card
+    assert "**Warning.**" in card and "leaky-training" in card
     assert re.search(r"\| prefill_bidir +\| a .*\*\*train\*\*", card)
     assert entries(hub) == [] and "no machine-readable results" in card
 
