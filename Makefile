@@ -100,9 +100,7 @@ test-plugins: $(VENV)/.ready-dev  # test each plugin without ablation and with S
 	  packages/snakemake-report-plugin-runcrate $(VAST)/tests/e2e/test_kit.py $(VAST)/tests/e2e/test_foreign.py
 
 test-metadata: $(VENV)/.ready-dev  # test the metadata of a deposit with mlcroissant, datacite, cffconvert and codecarbon (needs a package registry)
-	$(PYTHON) -m venv .pytest_cache/metadata
-	.pytest_cache/metadata/bin/pip install --quiet "mlcroissant[parquet]" datacite cffconvert "setuptools<81" codecarbon
-	METADATA_PYTHON=$(CURDIR)/.pytest_cache/metadata/bin/python $(BIN)/python -m pytest -m e2e tests/unit/publication/test_formats.py
+	$(BIN)/python -m pytest -m e2e tests/unit/publication/test_formats.py
 
 test-image: $(VENV)/.ready-dev  # run the steps of the Dockerfile in a copy of this machine, without Docker (as root; needs a package registry)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_image.py
