@@ -38,9 +38,8 @@ def eval_results(checkpoint: Checkpoint, rows: pd.DataFrame, config: Path) -> st
     scored, pins = _conditions(checkpoint), pins_of(checkpoint.home)
     for _, row in rows[rows["mask"].isin(list(scored))].iterrows():
         manifest, date = scored[row["mask"]]
-        if row.train_leaks or row.eval_leaks or row.task in MACROS:
-            continue
-        if protocol_of(row.task) != LM_EVAL_PROTOCOL or pd.isna(row.after):
+        own_protocol = row.task in MACROS or protocol_of(row.task) != LM_EVAL_PROTOCOL
+        if own_protocol or pd.isna(row.after):
             continue
         if source := _data_set(str(row.task), manifest, config):
             data_set, part = source
