@@ -16,8 +16,8 @@ from typing import Any
 
 JOULES_A_KWH = 3_600_000
 WHAT = (
-    "CO2 is that of the electricity of the GPUs alone, without processors, cooling and making of "
-    "machines; jobs that shared a card each count all of it."
+    "CO2 is that of the electricity of the GPUs alone, without processors, cooling and the making "
+    "of machines."
 )
 
 
