@@ -14,7 +14,6 @@ import pandas as pd
 
 from ablation.config.interventions import read_settings
 from ablation.provenance.manifests import WEIGHT_SUFFIXES, load_manifest
-from ablation.provenance.run_records import describe_machine
 from ablation.publication.checkpoint import Checkpoint, NotPublishable
 from ablation.publication.eval_results import pins_of
 from ablation.publication.licence import Licence
@@ -265,7 +264,6 @@ def _provenance(checkpoint: Checkpoint, licence: Licence) -> str:
     commit = run.get("git_hash")
     changed = " (with uncommitted changes)" if run.get("git_dirty") else ""
     gpus = ", ".join(gpu["name"] for gpu in run.get("gpus", ()))
-    machine = gpus or describe_machine({"processor": run.get("processor", "?")}).partition("(")[2]
     recovery = load_manifest(checkpoint.home / "recovery.manifest.json")
     facts = {
         "manifest (`ablation/manifest.json`)": f"`{checkpoint.manifest['sha256']}`",
@@ -275,7 +273,7 @@ def _provenance(checkpoint: Checkpoint, licence: Licence) -> str:
         "manifest of the base": f"`{checkpoint.base.get('sha256', 'unknown')}`",
         "manifest of the table": f"`{recovery['sha256']}`",
         "packages": ", ".join(f"{k} {v}" for k, v in sorted(fingerprint["packages"].items())),
-        "machine": machine.rstrip(")"),
+        "machine": gpus or run.get("processor", "unknown"),
         "licence": f"{licence.identifier}, {licence.source}",
         "seal": checkpoint.verified.seal.partition(" (`")[0],
     }
@@ -295,7 +293,7 @@ def _provenance(checkpoint: Checkpoint, licence: Licence) -> str:
     ]
     return "\n".join(
         [
-            "Every file of the study was as it was made when this card was written "
+            "Every file of the study that is here was as it was made when this card was written "
             "(`ablation verify`).\n",
             *["| what | which |", "|---|---|", *lines, ""],
             *["| file | SHA-256 |", "|---|---|", *hashes],

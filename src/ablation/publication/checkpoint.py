@@ -71,7 +71,8 @@ class Checkpoint:
         Only files that loading a model reads, never code. Weights may be gone.
         """
         inside = f"{self.manifest['model']}/"
-        names = (name.removeprefix(inside) for name in self.manifest["outputs"] if inside in name)
+        outputs = (name for name in self.manifest["outputs"] if name.startswith(inside))
+        names = (name.removeprefix(inside) for name in outputs)
         wanted = (n for n in names if MODEL_FILES.fullmatch(n) or n == RAW_WEIGHTS)
         return {name: self.path.parent / inside / name for name in sorted(wanted)}
 

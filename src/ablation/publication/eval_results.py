@@ -62,7 +62,7 @@ def _conditions(checkpoint: Checkpoint) -> dict[str, tuple[Mapping[str, Any], st
     stage = checkpoint.path.relative_to(checkpoint.home).parts[0].partition("_")[0]
     below = "stage4_posteval" if stage == "stage3" else "stage5_longrun"
     home = checkpoint.home / below / checkpoint.recipe / f"seed{checkpoint.seed}"
-    found = {}
+    found: dict[str, tuple[Mapping[str, Any], str | None]] = {}
     for path in sorted(home.glob("*/manifest.json")):
         manifest = load_manifest(path)
         # An older manifest without the result of an audit is taken for a leaking one.
