@@ -92,7 +92,7 @@ class _Stopping(logging.Filter):
     def _killed(self, record: logging.LogRecord) -> str:
         rule = getattr(record, "rule_name", None) or "a job"
         return (
-            f"{rule}: the job was killed (SIGKILL); most often this machine has too little memory.\n"
+            f"{rule}: the job was killed (SIGKILL), most often for want of memory.\n"
             f"{kept(self.study)}\nGive Snakemake fewer --cores. {AGAIN}"
         )
 

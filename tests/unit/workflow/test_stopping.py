@@ -232,7 +232,7 @@ def test_the_same_command_goes_on(runs, ending, monkeypatch, capsys):
     if ending == "SIGKILL":
         assert "its Snakemake has ended" in Path("logs/training.log").read_text()
         assert living.main() == 0  # make unlock
-    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "going on from checkpoint-150" in done.stderr
     assert not list(Path("state/micro").iterdir())
@@ -247,7 +247,7 @@ ENDED_JOBS = [
     "memory: this machine has too little memory.",
     BEGIN_AGAIN,
     "Give Snakemake fewer --cores. The same command goes on.",
-    "killed: the job was killed (SIGKILL); most often this machine has too little memory.",
+    "killed: the job was killed (SIGKILL), most often for want of memory.",
     KEPT,
     "Give Snakemake fewer --cores. The same command goes on.",
 ]
@@ -260,7 +260,7 @@ def test_jobs_that_the_machine_ends_say_three_lines_each(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 1
     _, _, after_start = done.stderr.partition("Execute ")
@@ -274,7 +274,9 @@ def test_a_gpu_that_is_not_here_is_told_in_three_lines(tmp_path):
     write_workflow(tmp_path)
     (tmp_path / "mine.yaml").write_text("study: mine\nhardware: {gpu: 1}\n")
     command = [*COMMAND, "--configfile", "mine.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     lines = done.stderr.strip().splitlines()
-    assert done.returncode == 1 and len(lines) <= 3 and "hardware.gpu: 1" in lines[0]
-    assert "Nothing was started" in lines[0]
+    first = next(place for place, line in enumerate(lines) if line.startswith("hardware.gpu: 1"))
+    assert done.returncode == 1 and len(lines[first:]) <= 3
+    assert "Nothing was started" in lines[first]
+    assert "Execute" not in done.stderr and "Traceback" not in done.stderr
