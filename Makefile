@@ -173,8 +173,9 @@ clean:  # remove results, logs, state and .snakemake, after a question that name
 $(VENV)/.ready: requirements.txt requirements-torch.txt requirements-torch-cpu.txt tools/install.sh pyproject.toml $(wildcard packages/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python >= 3.11 is needed, {sys.version.split()[0]} found: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
-	@{ sh tools/install.sh $(BIN)/python && touch $@.whole; } | $(BIN)/python tools/install_progress.py
-	@mv $@.whole $@ 2> /dev/null || { echo "Packages are missing: pip said above which, and why. Then: make $(MAKECMDGOALS)" >&2; exit 1; }
+	@{ sh tools/install.sh $(BIN)/python 2> $(VENV)/install.log && touch $@.whole; } | $(BIN)/python tools/install_progress.py
+	@mv $@.whole $@ 2> /dev/null || { cat $(VENV)/install.log >&2; \
+	  echo "Packages are missing: pip says above which, and why. Then: make $(MAKECMDGOALS)" >&2; exit 1; }
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 	$(PIP) --no-deps --require-hashes -r requirements-dev.txt
