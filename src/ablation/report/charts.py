@@ -177,7 +177,7 @@ def model_names(frame: pd.DataFrame) -> pd.Series:
 
 
 def in_short_lines(name: str, width: int = 13) -> str:
-    """A name whose lines, broken by `|` after hyphens, have up to `width` characters if possible."""
+    """A name in lines of up to `width` characters if possible, broken by `|` after hyphens."""
     lines = [""]
     for part in re.findall("[^-|]*[-|]|[^-|]+", name):
         if lines[-1] and len(lines[-1]) + len(part) > width and not lines[-1].endswith("|"):
