@@ -18,7 +18,7 @@ LIVE  = $(shell test -t 2 && echo --logger live)
 STUDY ?=
 WHICH = $(if $(STUDY),--configfile $(STUDY))
 FILE  = $(or $(STUDY),config/default.yaml)
-NAME  = $(or $(shell sed -n 's/^study: *\([a-z0-9_-]*\).*/\1/p' $(FILE)),micro)
+NAME  = $(or $(shell sed -n 's/^study: *"\{0,1\}\([a-z0-9_-]*\).*/\1/p' $(FILE)),micro)
 
 demo: hello $(VENV)/.ready  # run the micro study in small, one seed of five recipes, with all that `make study` gives
 	@$(MAKE) --no-print-directory study STUDY=config/demo.yaml

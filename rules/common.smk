@@ -12,7 +12,7 @@ from ablation.vocabulary.interventions import LIFTED
 from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
 from ablation.vocabulary.recipes import stage_of
 from ablation.workflow.load import start, stop_counting_jobs
-from ablation.workflow.stopping import stop_in_three_lines
+from ablation.workflow.stopping import stop_in_three_lines, stop_without_terminal
 
 LOADED = start(
     config,
@@ -31,11 +31,11 @@ onstart:  # A dry run checks neither pins nor GPUs.
     if workflow.local_exec:
         stop_counting_jobs(workflow.scheduler)
         stop_in_three_lines(logger, STUDY.study)
-
-
-# Ctrl-C reaches jobs too. They ignore it until their imports are done, which could print a
-# traceback; by then Snakemake has ended them by SIGTERM.
-shell.prefix("set -euo pipefail; trap '' INT; ")
+        # Ctrl-C reaches jobs too. They ignore it while they import, which would print a
+        # traceback; Snakemake ends them by SIGTERM.
+        shell.prefix("set -euo pipefail; trap '' INT; ")
+    else:
+        stop_without_terminal()
 
 
 wildcard_constraints:

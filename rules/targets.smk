@@ -6,9 +6,6 @@
 
 
 rule study:
-    """Every table, figure and page of the first study."""
-    message:
-        "Every table, figure and page of the study {STUDY.study} is made"
     input:
         LOADED.named,
         PATHS.every_metrics,
@@ -16,6 +13,9 @@ rule study:
         [f"{RESULTS}/figures/{figure}.svg" for figure in PATHS.figures],
         [f"{RESULTS}/report/{page}.html" for page in [*PATHS.pages, "costs", "environment"]],
     localrule: True
+    """Every table, figure and page of the first study."""
+    message:
+        "Every table, figure and page of the study {STUDY.study} is made"
 
 
 rule stage1:

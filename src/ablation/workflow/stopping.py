@@ -40,6 +40,12 @@ def stop_in_three_lines(log: logging.Logger, study: str) -> None:
     os.environ[RUN] = str(os.getpid())
 
 
+def stop_without_terminal() -> None:
+    """Let a lost terminal end this process as Ctrl-C does; its executor then cancels its jobs."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
 class _Stopping(logging.Filter):
     """The handler of signals, and the filter that drops what Snakemake says of reported jobs."""
 
@@ -84,7 +90,7 @@ class _Stopping(logging.Filter):
             return True
         if status_of_job == REPORTED:
             return False
-        if text.startswith(LAST_WORDS):
+        if any(words in text for words in LAST_WORDS):
             return self.failed_otherwise
         self.failed_otherwise = True
         return True

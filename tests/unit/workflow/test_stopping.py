@@ -240,6 +240,7 @@ def test_the_same_command_goes_on(runs, ending, monkeypatch, capsys):
 
 BEGIN_AGAIN = "Finished results are kept; this job begins again."
 KEPT = "Finished results are kept; no step of an unfinished training is saved yet."
+REMARKS = ("Shutting down, this might", "Select jobs", "Execute ", "Complete log")
 ENDED_JOBS = [
     "disk: the disk is full ([Errno 28] No space left on device).",
     BEGIN_AGAIN,
@@ -263,8 +264,8 @@ def test_jobs_that_the_machine_ends_say_three_lines_each(tmp_path):
         timeout=300,
     )
     assert done.returncode == 1
-    _, _, after_start = done.stderr.partition("Execute ")
-    lines = after_start.strip().splitlines()[1:]
+    _, _, after_start = done.stderr.partition("jobs...\n")
+    lines = [line for line in after_start.splitlines() if line and not line.startswith(REMARKS)]
     assert sorted(lines) == sorted(ENDED_JOBS)
 
 
