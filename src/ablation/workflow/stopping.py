@@ -20,7 +20,8 @@ from ablation.provenance.endings import AGAIN, REPORTED, RUN, STOPS
 from ablation.training.checkpoints import complete_checkpoints
 
 STATE = Path("state")
-KILLED = 128 + signal.SIGKILL  # exit status of a shell whose job was killed
+# How Snakemake says that a job was killed, or the shell around it says so.
+KILLED = re.compile(r"died with <Signals\.SIGKILL|non-zero exit status 137\.")
 # What Snakemake says at the end of a run in which a job failed.
 LAST_WORDS = ("Exiting because a job execution failed", "At least one job did not complete")
 PATIENCE = 20.0  # seconds until a job that does not end is killed; checkpoints are safe from that
@@ -81,11 +82,14 @@ class _Stopping(logging.Filter):
             return text == self.message
         if record.levelno < logging.ERROR:
             return True
-        if status := re.search(rf"non-zero exit status ({REPORTED}|{KILLED})\.", text):
-            self.status.of_job = int(status[1])
+        if KILLED.search(text):
+            self.status.of_job = signal.SIGKILL
+            return False
+        if f"non-zero exit status {REPORTED}." in text:
+            self.status.of_job = REPORTED
             return False
         status_of_job, self.status.of_job = getattr(self.status, "of_job", None), None
-        if status_of_job == KILLED:
+        if status_of_job == signal.SIGKILL:
             record.msg, record.args, record.event = self._killed(record), (), None
             return True
         if status_of_job == REPORTED:

@@ -66,3 +66,15 @@ def test_snakemake_has_the_targets_of_such_commands():
     command = [sys.executable, "-m", *command, "-n", "--quiet", "all"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_sample_of_a_study_that_is_not_here_is_refused_before_torch_is_imported(root, made):
+    if made:
+        (root / "results/mine").mkdir(parents=True)
+    code = "import sys; from ablation.cli.main import main; code = main(); "
+    code += "sys.exit(9 if 'torch' in sys.modules else code)"
+    command = [sys.executable, "-c", code, "sample", "--study", "mine"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert ("config/my_study.yaml" if made else "was not found") in done.stderr

@@ -240,7 +240,7 @@ def test_the_same_command_goes_on(runs, ending, monkeypatch, capsys):
 
 BEGIN_AGAIN = "Finished results are kept; this job begins again."
 KEPT = "Finished results are kept; no step of an unfinished training is saved yet."
-REMARKS = ("Shutting down, this might", "Select jobs", "Execute ", "Complete log")
+REMARKS = ("Shutting down, this might", "Select jobs", "Execute ", "Complete log", "Elapsed")
 ENDED_JOBS = [
     "disk: the disk is full ([Errno 28] No space left on device).",
     BEGIN_AGAIN,
