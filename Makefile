@@ -91,7 +91,7 @@ CAP ?= 0.50
 smoke-vast: $(VENV)/.ready-dev  # rent one cheap GPU of Vast.ai for minutes, after a question; record its answers (CAP=0.50)
 	@PYTHONPATH=$(VAST)/tests $(BIN)/python -m vast_support.smoke --cap $(CAP)
 
-test-models: $(VENV)/.ready-dev  # try a tiny checkpoint of every decoder family of transformers; update docs/models.md (10 minutes)
+test-models: $(VENV)/.ready-dev  # try a tiny checkpoint of every decoder family of transformers; update docs/models.md (two to ten minutes)
 	$(BIN)/python -m tests.support.models_page docs/models.md
 
 test-slurm: $(VENV)/.ready-dev  # test on a real SLURM cluster of one node (as root; installs SLURM with apt-get)

@@ -11,8 +11,9 @@ from ablation.report.html_tables import Marked, Section, html_page
 NAMED = ("recipe", "seed", "mask")  # facts of a manifest that name a job
 NOTES = [
     "Seconds are of the work itself, without waiting, imports and transfers. Joules are of the "
-    "GPUs, where their driver says them. Dollars stand in the ledger of rented machines; a job is "
-    "charged for its failed attempts too. Nothing is put in for what was not measured.",
+    "GPUs, where their driver says them: those of one record are of all that ran on its GPUs "
+    "meanwhile, and sums count a shared GPU once. Dollars stand in the ledger of rented machines; "
+    "a job is charged for its failed attempts too. Nothing is put in for what was not measured.",
 ]
 
 
