@@ -103,7 +103,7 @@ def _stoppable() -> Iterator[None]:
     """Raise Stopped in this block at the first signal of `STOPS`, and ignore further ones.
 
     The end of the Snakemake that `RUN` names counts as a signal. A signal that is ignored already
-    stays so, such as SIGHUP below nohup; but for SIGINT, which rules/common.smk lets jobs ignore
+    stays so, such as SIGHUP below nohup; but for SIGINT, which Snakemake's shells ignore for jobs
     while they import.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -115,7 +115,9 @@ def _stoppable() -> Iterator[None]:
         for each in before:  # SIG_IGN would let Python complain of a signal that is here already
             signal.signal(each, lambda *_: None)
         raise Stopped(
-            "stopped, because its Snakemake has ended" if lost.is_set() else STOPS[number]
+            "stopped, because its Snakemake has ended"
+            if lost.is_set()
+            else STOPS[signal.Signals(number)]
         )
 
     kept = [n for n in STOPS if n != signal.SIGINT and signal.getsignal(n) == signal.SIG_IGN]

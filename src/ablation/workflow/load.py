@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from ablation.workflow.elsewhere import WrongPlace, link_shipped
 from ablation.workflow.fingerprints import StudyFingerprints
 from ablation.workflow.living import StudyLocked, leave_to_other_run, refuse_locked_study
 from ablation.workflow.paths import Paths
+from ablation.workflow.stopping import JOB_PREFIX, stop_in_three_lines, stop_without_terminal
 
 # Jobs run side by side and print their progress in whole lines, so progress bars of the libraries
 # would overwrite each other. Jobs are processes of their own and inherit the environment.
@@ -84,6 +86,19 @@ class StudyWorkflow:
     def run_records(self) -> list[str]:
         """The run records beside those manifests."""
         return [run_record_path(manifest).as_posix() for manifest in self.recorded]
+
+    def begin(self, workflow: Any, log: logging.Logger, shell: Any) -> None:
+        """Check that a real run can succeed, and prepare how it ends early.
+
+        The arguments are Snakemake's workflow, logger and `shell`. Ends Snakemake with a message.
+        """
+        self.check(workflow.local_exec)
+        if not workflow.local_exec:
+            stop_without_terminal()
+            return
+        stop_counting_jobs(workflow.scheduler)
+        stop_in_three_lines(log, self.study.study)
+        shell.prefix(JOB_PREFIX)
 
     def check(self, local: bool) -> None:
         """End Snakemake with a message if a real run cannot succeed.

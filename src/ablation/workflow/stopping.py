@@ -22,6 +22,9 @@ from ablation.training.checkpoints import complete_checkpoints
 STATE = Path("state")
 # How Snakemake says that a job was killed, or the shell around it says so.
 KILLED = re.compile(r"died with <Signals\.SIGKILL|non-zero exit status 137\.")
+# Of the shells of jobs. Ctrl-C reaches jobs too, and they ignore it while they import, which would
+# print a traceback; their Snakemake ends them by SIGTERM.
+JOB_PREFIX = "set -euo pipefail; trap '' INT; "
 # What Snakemake says at the end of a run in which a job failed.
 LAST_WORDS = ("Exiting because a job execution failed", "At least one job did not complete")
 PATIENCE = 20.0  # seconds until a job that does not end is killed; checkpoints are safe from that
