@@ -230,7 +230,8 @@ def test_the_same_command_goes_on(runs, ending, monkeypatch, capsys):
     folder = runs[ending].folder
     monkeypatch.chdir(folder)
     if ending == "SIGKILL":
-        assert "its Snakemake has ended" in Path("logs/training.log").read_text()
+        # Its Snakemake has ended, and with that leader of a session the terminal.
+        assert Path("logs/training.log").read_text().startswith("training: stopped, because its ")
         assert living.main() == 0  # make unlock
     done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -240,7 +241,14 @@ def test_the_same_command_goes_on(runs, ending, monkeypatch, capsys):
 
 BEGIN_AGAIN = "Finished results are kept; this job begins again."
 KEPT = "Finished results are kept; no step of an unfinished training is saved yet."
-REMARKS = ("Shutting down, this might", "Select jobs", "Execute ", "Complete log", "Elapsed")
+REMARKS = (
+    "Using shell",
+    "Shutting down, this might",
+    "Select jobs",
+    "Execute ",
+    "Complete log",
+    "Elapsed",
+)
 ENDED_JOBS = [
     "disk: the disk is full ([Errno 28] No space left on device).",
     BEGIN_AGAIN,
