@@ -12,6 +12,7 @@ from click.shell_completion import shell_complete
 from ablation.cli import (
     accept,
     check,
+    compare,
     diff,
     dose,
     pin,
@@ -33,7 +34,7 @@ from ablation.cli.options import Command, CommandFailed
 COMMANDS: tuple[Command, ...] = (
     *(plan.plan, check.check, table.table, sample.sample, accept.accept, pin.pin, reap.reap),
     *(trace.trace, diff.diff, reproduce.reproduce, verify.verify, seal.seal, push.push, pull.pull),
-    *(worlds.worlds, dose.dose),
+    *(worlds.worlds, dose.dose, compare.compare),
 )
 INTERRUPTED = 130  # the exit status that shells give for Ctrl-C
 COMPLETE = "_ABLATION_COMPLETE"  # a shell sets it when it asks for completions

@@ -1,7 +1,8 @@
-"""Tables as text: recovered accuracy, claims of a bridge, worlds and doses.
+"""Tables as text: recovered accuracy, claims of a bridge, paired differences, worlds and doses.
 
-The first two have the same cells in every form: on a terminal, in Markdown for a page of
-documentation, in LaTeX (with the package booktabs) for a paper. As CSV they are the file's rows.
+`TextTables` have the same cells in every form: on a terminal, in Markdown for a page of
+documentation, in LaTeX (with the package booktabs) for a paper. As CSV they are the rows behind
+them, with all digits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from ablation.analysis.paired_samples import Comparison
 from ablation.console.printable import printable
 from ablation.console.tables import TextConsole
 from ablation.provenance.manifests import load_manifest
@@ -26,6 +28,7 @@ from ablation.report.recovery_columns import (
     Cell,
     interval,
     measured_losses,
+    p_text,
     warnings_of,
 )
 from ablation.vocabulary.masks import CAUSAL
@@ -40,6 +43,12 @@ LEFT = (
     "regime",
     "claim",
     "verdict",
+    "metric",
+    "filter",
+    "study",
+    "base",
+    "recipes",
+    "state",
 )  # columns of words
 # Columns of claims.csv, and those that only a recovery table has together.
 CLAIMS = ("regime", "claim", "value", "low", "high", "p", "design_effect", "verdict")
@@ -50,7 +59,7 @@ RECOVERY = (
 
 
 class TextTables(NamedTuple):
-    """rows: of the file; tables: {title: texts}; warnings: one line each; legend: how to read."""
+    """rows: for CSV; tables: {title: texts}; warnings: one line each; legend: how to read."""
 
     rows: pd.DataFrame
     tables: dict[str, pd.DataFrame]
@@ -91,6 +100,37 @@ def claims_tables(file: str | Path) -> TextTables:
     return TextTables(rows, {f"{rows.study.iloc[0]}: claims": cells}, [], "")
 
 
+PAIRED: Mapping[str, Cell] = {
+    "task": lambda row: str(row.task),
+    "metric": lambda row: str(row.metric),
+    "filter": lambda row: str(row["filter"]),
+    "n": lambda row: str(row.n),
+    "clusters": lambda row: "-" if row.clusters == row.n else str(row.clusters),
+    "A": lambda row: f"{row.a:.3f}",
+    "B": lambda row: f"{row.b:.3f}",
+    "B - A": interval("difference"),
+    "p": lambda row: p_text(row.p),
+    "p (Holm)": lambda row: p_text(row.p_holm),
+    "only A right": lambda row: "" if pd.isna(row.only_a) else f"{row.only_a:.0f}",
+    "only B right": lambda row: "" if pd.isna(row.only_b) else f"{row.only_b:.0f}",
+}
+PAIRED_LEGEND = """\
+brackets: {level:g} % intervals of the paired difference; p: exact McNemar test of metrics of 0 and 1
+on independent items, otherwise one minus the confidence at which the interval would end at 0;
+clusters: independent draws, where items share a cluster; Holm: adjusted over the tasks."""
+
+
+def paired_tables(found: Comparison, a: Path, b: Path, confidence: float) -> TextTables:
+    """The paired differences of two sample files, or of the tasks of two folders."""
+    alone = found.rows.p_holm.isna().all()
+    cells = {head: cell for head, cell in PAIRED.items() if not (alone and head == "p (Holm)")}
+    lines = [{head: cell(row) for head, cell in cells.items()} for _, row in found.rows.iterrows()]
+    title = f"A: {a}, B: {b}"
+    tables = {title: pd.DataFrame(lines, columns=list(cells))}
+    legend = PAIRED_LEGEND.format(level=100 * confidence)
+    return TextTables(found.rows, tables, found.warnings, legend)
+
+
 def _cells(rows: pd.DataFrame, cells: Mapping[str, Cell]) -> pd.DataFrame:
     shown = [head for head in cells if head != "task" or set(rows.task) - {MACRO}]
     lines = [{head: cells[head](row) for head in shown} for _, row in rows.iterrows()]
@@ -109,8 +149,16 @@ def _legend(home: Path, study: str) -> str:
 # ---- on a terminal ---------------------------------------------------------------------------
 
 
+def print_as(form: str, found: TextTables) -> None:
+    """Print the tables in one of FORMS, or as `text`, for a terminal."""
+    if form == "text":
+        print_tables(found)
+    else:
+        print(FORMS[form](found), end="")
+
+
 def print_tables(found: TextTables) -> None:
-    """Print the tables of a recovery.csv or a claims.csv, then what must be known to read them."""
+    """Print the tables, then what must be known to read them."""
     console = TextConsole()
     for title, cells in found.tables.items():
         console.print(_table(title, cells))
