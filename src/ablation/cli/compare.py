@@ -19,8 +19,8 @@ from ablation.cli.options import PATH, Command, Several, format_option, report_e
         "ablation compare a.jsonl b.jsonl --cluster activity_label --shared",
     ),
 )
-@click.argument("a", type=PATH, metavar="A")
-@click.argument("b", type=PATH, metavar="B")
+@click.argument("a", type=PATH, metavar="A", help="A sample file or a folder, the first model's.")
+@click.argument("b", type=PATH, metavar="B", help="The second model's, of the same items.")
 @click.option("--metric", cls=Several, help="The metrics (default: all that are numbers).")
 @click.option(
     "--cluster",

@@ -15,6 +15,8 @@ from ablation.cli import (
     compare,
     diff,
     dose,
+    export,
+    list_studies,
     pin,
     plan,
     pull,
@@ -34,7 +36,7 @@ from ablation.cli.options import Command, CommandFailed
 COMMANDS: tuple[Command, ...] = (
     *(plan.plan, check.check, table.table, sample.sample, accept.accept, pin.pin, reap.reap),
     *(trace.trace, diff.diff, reproduce.reproduce, verify.verify, seal.seal, push.push, pull.pull),
-    *(worlds.worlds, dose.dose, compare.compare),
+    *(worlds.worlds, dose.dose, compare.compare, export.export, list_studies.studies),
 )
 INTERRUPTED = 130  # the exit status that shells give for Ctrl-C
 COMPLETE = "_ABLATION_COMPLETE"  # a shell sets it when it asks for completions

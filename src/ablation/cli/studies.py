@@ -24,7 +24,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def _complete_study(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    names = {*_configured().values(), *studies_in(RESULTS)}
+    names = {*configured().values(), *studies_in(RESULTS)}
     return sorted(name for name in names if name.startswith(incomplete))
 
 
@@ -65,7 +65,7 @@ def configfile_of(configfile: Path | None, study: str | None) -> Path | None:
     """
     from ablation.config.merging import ConfigError, did_you_mean
 
-    known = _configured()
+    known = configured()
     if configfile:
         if not configfile.exists():
             raise ConfigError(
@@ -113,7 +113,7 @@ def snakemake_options_of(configfile: Path | None, study: str | None) -> list[str
     return ["--configfile", str(file.resolve())] if file else []
 
 
-def _configured() -> dict[Path, str]:
+def configured() -> dict[Path, str]:
     """{configuration file: its study}, by the line `study: NAME`."""
     found = {}
     for file in sorted(CONFIG.glob("*.yaml")):

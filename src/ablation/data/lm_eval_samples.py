@@ -24,6 +24,14 @@ UNFILTERED = "none"  # lm-eval's name of the filter that changes nothing
 NO_LEAK = "-"
 
 
+class ItemText(NamedTuple):
+    """The texts of an item: its document, its target, and (context, continuation) a choice."""
+
+    doc: Mapping[str, Any]
+    target: str
+    arguments: list[tuple[str, str]]
+
+
 class InvalidSamples(ValueError):
     """A file is no sample file of lm-eval; the message says where, and what was expected."""
 

@@ -50,6 +50,7 @@ LEFT = (
     "recipes",
     "state",
 )  # columns of words
+WRAPPED = ("base", "recipes")  # whose long texts take several lines on a terminal
 # Columns of claims.csv, and those that only a recovery table has together.
 CLAIMS = ("regime", "claim", "value", "low", "high", "p", "design_effect", "verdict")
 RECOVERY = (
@@ -115,8 +116,8 @@ PAIRED: Mapping[str, Cell] = {
     "only B right": lambda row: "" if pd.isna(row.only_b) else f"{row.only_b:.0f}",
 }
 PAIRED_LEGEND = """\
-brackets: {level:g} % intervals of the paired difference; p: exact McNemar test of metrics of 0 and 1
-on independent items, otherwise one minus the confidence at which the interval would end at 0;
+brackets: {level:g} % intervals of the paired difference; p: McNemar's exact test if the metric is
+0 or 1 on independent items, otherwise one minus the confidence at which the interval ends at 0;
 clusters: independent draws, where items share a cluster; Holm: adjusted over the tasks."""
 
 
@@ -212,7 +213,8 @@ def _table(title: str, cells: pd.DataFrame) -> Table:
         table.add_column(
             head,
             justify="left" if head in LEFT else "right",
-            no_wrap=" " not in head,
+            no_wrap=" " not in head and head not in WRAPPED,
+            overflow="fold" if head in WRAPPED else "ellipsis",
             min_width=max(map(len, head.split())),
         )
     for row in cells.itertuples(index=False):
@@ -238,13 +240,25 @@ def latex(found: TextTables) -> str:
     """The tables for a paper, which needs `\\usepackage{booktabs}`; the legend is in comments."""
     parts = []
     for title, cells in found.tables.items():
-        plain = cells.map(printable).rename(columns=str)
+        plain = cells.map(_escaped).rename(columns=_escaped)
         form = "".join("l" if head in LEFT else "r" for head in cells)
-        body = plain.to_latex(index=False, escape=True, column_format=form)
-        caption = printable(title).replace("_", r"\_")
+        body = plain.to_latex(index=False, escape=False, column_format=form)
+        caption = _escaped(title)
         parts.append(f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{body}\\end{{table}}")
-    notes = [*found.warnings, *found.legend.splitlines()]
+    notes = [line for text in (*found.warnings, found.legend) for line in text.splitlines()]
     return "\n".join([*(f"% {printable(line)}" for line in notes), *parts]) + "\n"
+
+
+_LATEX = str.maketrans(
+    {char: f"\\{char}" for char in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+
+
+def _escaped(text: str) -> str:
+    """A text in LaTeX. After the end of a row, a bracket or star would belong to its command."""
+    line = " ".join(printable(text).split()).translate(_LATEX)
+    return "{}" * line.startswith(("[", "*")) + line
 
 
 def rows_as_csv(found: TextTables) -> str:
