@@ -211,19 +211,20 @@ def paired_difference(
 ) -> tuple[Difference, np.ndarray]:
     """The mean of b - a over items, with its interval and p; and the means of a and b.
 
-    values: [2, 1, items], in the metric's own unit. Those outside of [0, 1] are brought there by
-    their smallest and largest value first, for `paired_means`, and its results are brought back.
+    values: [2, 1, items], in the metric's own unit. `paired_means` expects values in [0, 1], and
+    adds z² coin flips to them. Other values are divided by √2 times the standard deviation of the
+    differences first, so that it adds z² differences like those of the items.
     """
-    low, high = float(values.min()), float(values.max())
-    if low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    size = high - low or 1.0
+    size, bounded = 1.0, values.min() >= 0 and values.max() <= 1
+    if not bounded:
+        spread = math.sqrt(2) * float(np.std(values[1] - values[0]))
+        size = spread or float(np.ptp(values)) or 1.0
     if not math.isfinite(size):
         raise ValueError("the values of a metric are too large to be compared")
-    means = paired_means([(values - low) / size], confidence, [groups])
-    scaled = means.difference(1, 0)
-    interval = Interval(*(size * end for end in scaled.interval))
-    return Difference(size * scaled.value, interval, scaled.p), low + size * means.values
+    means = paired_means([values / size], confidence, [groups])
+    found = means.difference(1, 0) if bounded else means.contrast(np.array([-1.0, 1.0]))
+    interval = Interval(*(size * end for end in found.interval))
+    return Difference(size * found.value, interval, found.p), size * means.values
 
 
 def _macros(scored: Sequence[_Scored], confidence: float) -> list[dict[str, object]]:

@@ -142,8 +142,8 @@ def _refuse_other_facts(path: Path, facts: Mapping[str, Any], tasks: set[str]) -
         found = facts.get(key)
         if not isinstance(found, dict) or not tasks <= set(found):
             raise CannotExport(
-                f"{path.with_name(FACTS)} has no `{key}` of every task in {SAMPLES}, which lm-eval's "
-                "files need. Score the condition again."
+                f"{path.with_name(FACTS)} has no `{key}` of every task in {SAMPLES}, which "
+                "lm-eval's files need. Score the condition again."
             )
     if bad := [task for task in tasks if not re.fullmatch(r"[\w.+-]{1,120}", task)]:
         raise CannotExport(f"{path}: the task {bad[0]!r} has a name that no file may have")

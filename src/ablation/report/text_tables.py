@@ -227,7 +227,7 @@ def _table(title: str, cells: pd.DataFrame) -> Table:
 
 def markdown(found: TextTables) -> str:
     """The tables for a page in Markdown, with the legend in one paragraph."""
-    parts = [f"**{line}**" for line in found.warnings]
+    parts = [f"**{' '.join(printable(line).split())}**" for line in found.warnings]
     for title, cells in found.tables.items():
         plain = cells.map(lambda cell: printable(cell).replace("|", r"\|"))
         align = ["left" if head in LEFT else "right" for head in cells]
