@@ -85,5 +85,5 @@ def manifest(path, stage, config, outputs, upstream=None, **facts):
     body = {"stage": stage, "code": "c", "config": config, "packages": {}}
     body["upstream"] = upstream or {}
     fingerprint = body | {"hash": sha256_text(canonical_json(body))}
-    writemanifest(path, fingerprint, outputs, **facts)
+    write_manifest(path, fingerprint, outputs, **facts)
     return {path.as_posix(): fingerprint["hash"]}

@@ -245,7 +245,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(root, capsys):
     manifest = json.loads((home / "manifest.json").read_text())
     kept = {key: manifest[key] for key in ("mask", "eval_leaks", "circumstances")}
     outputs = [home / name for name in ("samples.parquet", "evaluation.json")]
-    writescored_study.manifest(home / "manifest.json", manifest["fingerprint"], outputs, **kept)
+    write_manifest(home / "manifest.json", manifest["fingerprint"], outputs, **kept)
     assert main(["export", "lm-eval", HOME, "--out", "out", "--mask", "causal"]) == 1
     assert "'../../x' has a name that no file may have" in capsys.readouterr().err
     assert not list(root.rglob("*x_2026*"))
