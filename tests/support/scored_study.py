@@ -7,6 +7,7 @@ import lm_eval
 
 from ablation.data.task_files import task_hashes
 from ablation.provenance.files import canonical_json, sha256_text, write_json
+from ablation.provenance.manifests import write_manifest
 from ablation.scoring.evaluate import evaluate
 from ablation.scoring.items import Items
 from tests.support.tiny import tiny_model

@@ -19,6 +19,7 @@ from lm_eval.utils import get_file_datetime, get_file_task_name, make_table
 
 from ablation.cli.main import main
 from ablation.data.lm_eval_samples import CLUSTER_FIELDS, read_samples
+from ablation.provenance.manifests import write_manifest
 from ablation.remote.lm_eval_files import sanitized
 from ablation.scoring import items as scoring_items
 from tests.support import scored_study
