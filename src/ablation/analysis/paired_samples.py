@@ -16,7 +16,7 @@ import pandas as pd
 
 from ablation.analysis.conditions import UnpairedItems
 from ablation.analysis.statistics import Difference, Interval, Means, holm, mcnemar, paired_means
-from ablation.data.lm_eval_samples import Item, Metric, Samples
+from ablation.data.lm_eval_samples import NO_LEAK, UNFILTERED, Item, Metric, Samples
 from ablation.vocabulary.protocols import MACRO
 
 MCNEMAR, INTERVAL = "McNemar", "interval"  # the tests that `test` names
@@ -110,7 +110,7 @@ def _common(
         )
     pairs = [(first[key], second[key]) for key in common]
     for one, other in pairs:
-        if None not in (one.target_hash, other.target_hash) and one[3] != other[3]:
+        if _differ(one.target_hash, other.target_hash):
             raise UnpairedItems(
                 f"{task}: document {one.doc_id} has another expected answer in {b.path} than in "
                 f"{a.path}: they are of different versions of the task"
@@ -170,9 +170,9 @@ def _warnings(task: str, a: Samples, b: Samples, items: Pairs) -> list[str]:
         f"LEAKS ({file.leaks}), {file.path}: {file.condition or 'the model'} was trained or scored "
         "under a mask that shows it what it has to predict"
         for file in (a, b)
-        if file.leaks != "-"
+        if file.leaks != NO_LEAK
     ]
-    prompts = sum(None not in (x[2], y[2]) and x[2] != y[2] for x, y in items)
+    prompts = sum(_differ(x.prompt_hash, y.prompt_hash) for x, y in items)
     if prompts:
         found.append(
             f"{task}: {prompts} of {len(items)} items have another prompt in the second file, so a "
@@ -184,8 +184,13 @@ def _warnings(task: str, a: Samples, b: Samples, items: Pairs) -> list[str]:
     return found
 
 
+def _differ(one: str | None, other: str | None) -> bool:
+    """Whether two hashes differ; of one that is missing nothing is known."""
+    return one is not None and other is not None and one != other
+
+
 def _named(metric: Metric) -> str:
-    return metric[0] if metric[1] == "none" else f"{metric[0]} ({metric[1]})"
+    return metric[0] if metric[1] == UNFILTERED else f"{metric[0]} ({metric[1]})"
 
 
 # ---- statistics -----------------------------------------------------------------------------

@@ -70,6 +70,7 @@ class Scored:
 
     @property
     def name(self) -> str:
+        """The name of the model."""
         recipe, seed = (self.manifest.get(key) for key in ("recipe", "seed"))
         parts = ["base" if recipe is None else f"{recipe}-seed{seed}", self.manifest["mask"]]
         parts += [PUBLISHED_PROTOCOL] * (self.protocol == PUBLISHED_PROTOCOL)
@@ -93,18 +94,21 @@ def scored_conditions(
     none, and StaleInput for an edited manifest.
     """
     found = {file.with_name("manifest.json") for file in home.rglob(SAMPLES)}
-    chosen, names = [], set()
+    chosen: dict[str, Path] = {}
+    names = set()
     for path in sorted(found):
         manifest = load_manifest(path)
         name, mask = str(manifest.get("recipe") or "base"), str(manifest.get("mask"))
         names.add(f"{name} under {mask}")
         if (not recipes or name in recipes) and (not masks or mask in masks):
-            chosen.append(path)
+            model = Scored(home.name, path, manifest, LM_EVAL_PROTOCOL).name
+            if (other := chosen.setdefault(model, path)) != path:
+                raise CannotExport(f"{other} and {path} are both of {model}: one was expected")
     if not chosen:
         raise CannotExport(
             f"{home} has no such scored conditions. It has: {', '.join(sorted(names)) or 'none'}"
         )
-    return chosen
+    return list(chosen.values())
 
 
 def write_condition(
@@ -158,7 +162,7 @@ def _write(
     out: Path,
     task_folder: Path,
 ) -> Path:
-    run = {}
+    run: dict[str, Any] = {}
     with suppress(OSError):
         run = read_run_record(run_record_path(scored.path))
     folder, date = out / sanitized(scored.name), _date_id(run)
