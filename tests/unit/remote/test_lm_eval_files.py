@@ -40,7 +40,7 @@ def study(tmp_path_factory, tokenizer):
 @pytest.fixture
 def root(study, tmp_path, monkeypatch):
     """A copy of the study, which a test may change, as the working directory."""
-    shutil.copytree(study, tmp_path / "root")
+    shutil.copytree(study, tmp_path / "root", ignore=shutil.ignore_patterns("out"))
     monkeypatch.chdir(tmp_path / "root")
     return tmp_path / "root"
 
