@@ -87,9 +87,9 @@ def _paired_items(task: str, a: Samples, b: Samples, shared: bool) -> Pairs:
     """The items of both files, by hash and index; by hash alone where the indices differ."""
     first, second = a.items, b.items
     if set(first) != set(second):
-        by_hash = [{item.doc_hash: item for item in file.items.values()} for file in (a, b)]
-        if all(len(x) == len(f.items) for x, f in zip(by_hash, (a, b), strict=True)):
-            return _common(task, a, b, *by_hash, shared)
+        of_a, of_b = ({item.doc_hash: item for item in file.items.values()} for file in (a, b))
+        if len(of_a) == len(first) and len(of_b) == len(second):
+            return _common(task, a, b, of_a, of_b, shared)
     return _common(task, a, b, first, second, shared)
 
 

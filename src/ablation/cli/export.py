@@ -105,7 +105,8 @@ class _Texts:
             return {}
         texts, hashes = built
         found = {}
-        for task, rows in items.groupby("task"):
+        for name, rows in items.groupby("task"):
+            task = str(name)
             scored = rows.set_index(["task", "doc_id"])[list(hashes)]
             if task in texts and scored.astype(str).equals(hashes.loc[[task]].astype(str)):
                 found[task] = texts[task]

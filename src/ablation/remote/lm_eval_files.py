@@ -230,7 +230,8 @@ def _samples(
     right choice, if that is what its hash is of.
     """
     values = {name: right[name].to_numpy(float) for name in metrics}
-    items = groupby(rows.itertuples(index=False), lambda row: int(row.doc_id))
+    every_row: Iterator[Any] = rows.itertuples(index=False)
+    items = groupby(every_row, lambda row: int(row.doc_id))
     for index, (doc_id, of_item) in enumerate(items):
         choices = list(of_item)
         first = choices[0]
@@ -357,7 +358,8 @@ def _results(
 
 
 def _environment(used: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    facts = {key: run.get(key) for key in ("platform", "processor", "python", "driver")} | used
+    facts = {key: run.get(key) for key in ("platform", "processor", "python", "driver")}
+    facts |= used
     return "\n".join(f"{key}: {value}" for key, value in facts.items() if value is not None)
 
 
