@@ -35,7 +35,7 @@ def item_texts(
     tokenizer = None
     if options.get("chat_template"):
         folder = hub.model_folder(checkpoint, manifest, weights=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     items = Items(
         cast(PreTrainedTokenizerBase, tokenizer),  # without a chat template it is not used
         task_folder=task_folder,
