@@ -4,7 +4,13 @@ import pandas as pd
 import pytest
 
 from ablation.provenance.tables import InvalidTable
-from ablation.report.text_tables import FORMS, claims_tables, print_tables, recovery_tables
+from ablation.report.text_tables import (
+    FORMS,
+    TextTables,
+    claims_tables,
+    print_tables,
+    recovery_tables,
+)
 
 ROW = {
     "study": "t",
@@ -168,3 +174,18 @@ def test_as_csv_the_chosen_rows_have_all_their_digits(tmp_path):
     (tmp_path / "chosen.csv").write_text(FORMS["csv"](recovery_tables(file, "9", "macro")))
     (chosen,) = pd.read_csv(tmp_path / "chosen.csv").to_dict("records")
     assert chosen["damage_p"] == 1e-200 and chosen["seed"] == 9
+
+
+def test_no_text_is_a_command_of_latex():
+    """Names of files and tasks reach captions, heads and cells; the legend stays a comment."""
+    cells = pd.DataFrame({"a_b %": ["50 % & $x$ #1", "[1] {z}", "*~^\\input{x}\n\nend"]})
+    found = TextTables(cells, {"100 % of a_b & $c$\n\nnext": cells}, ["LEAKS\n\\input{y}"], "p\nq")
+    lines = FORMS["latex"](found).splitlines()
+    assert r"\caption{100 \% of a\_b \& \$c\$ next}" in lines and r"a\_b \% \\" in lines
+    assert r"50 \% \& \$x\$ \#1 \\" in lines
+    # after the end of a row, LaTeX takes a bracket or a star for a part of its command
+    assert r"{}[1] \{z\} \\" in lines
+    written = r"{}*\textasciitilde{}\textasciicircum{}\textbackslash{}input\{x\} end \\"
+    assert written in lines
+    assert lines[:4] == ["% LEAKS", "% \\input{y}", "% p", "% q"]
+    assert "**LEAKS \\input{y}**" in FORMS["markdown"](found)
