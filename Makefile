@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-exports test-image lint format config dag bench bench-gpu coverage lock unlock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-exports test-docs test-image lint format config dag bench bench-gpu coverage lock unlock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -106,6 +106,9 @@ test-metadata: $(VENV)/.ready-dev  # test the metadata of a deposit with mlcrois
 
 test-exports: $(VENV)/.ready-dev  # test exports with Every Eval Ever's own converter and validator (needs Python 3.12 and a package registry)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_every_eval_ever.py
+
+test-docs: $(VENV)/.ready-dev  # run every command of README and docs that needs no GPU, cluster or account (half an hour at most)
+	$(BIN)/python -m pytest -s -m e2e tests/workflow/test_docs.py
 
 test-image: $(VENV)/.ready-dev  # run the steps of the Dockerfile in a copy of this machine, without Docker (as root; needs a package registry)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_image.py

@@ -6,6 +6,7 @@
 
 
 rule study:
+    """Every table, figure and page of the first study."""
     input:
         LOADED.named,
         PATHS.every_metrics,
@@ -13,7 +14,6 @@ rule study:
         [f"{RESULTS}/figures/{figure}.svg" for figure in PATHS.figures],
         [f"{RESULTS}/report/{page}.html" for page in [*PATHS.pages, "costs", "environment"]],
     localrule: True
-    """Every table, figure and page of the first study."""
     message:
         "Every table, figure and page of the study {STUDY.study} is made"
 

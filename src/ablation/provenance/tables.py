@@ -98,7 +98,7 @@ def read_table(file: str | Path, columns: Iterable[str], **options: Any) -> pd.D
     """
     next_action = f"Give another file, or make this one again: {command_for(file)}"
     if not has_rule(file):
-        there = sorted(map(str, Path(file).parent.glob("*.csv")))[:10]
+        there = sorted(map(str, {*Path(file).parent.glob("*.csv")} - {Path(file)}))[:10]
         next_action = f"Give a table of a study. Tables there: {', '.join(there) or 'none'}"
     if Path(file).suffix != ".csv":
         next_action = "Give a table of a study, which is a .csv file"
