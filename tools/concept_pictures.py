@@ -182,28 +182,31 @@ def bars(
     bars: (letter, description, height from 0 to 1, colour).
     steps: (lower bar, higher bar, name, place): a difference, drawn at `place` in pixels.
     """
-    floor, scale, step = 214, 170, 76
-    pieces, top = [line(16, floor, 234, floor)], {}
+    floor, scale, step = 214, 170, 68
+    pieces, top = [line(6, floor, 206, floor)], {}
     for i, (letter, words, height, colour) in enumerate(bars):
-        x = 22 + i * step
+        x = 12 + i * step
         top[letter] = floor - height * scale
         pieces.append(box(x, top[letter], 50, height * scale, colour))
         pieces.append(text(x + 25, top[letter] - 8, letter, "strong"))
         for row, word in enumerate(words.split("|")):
             pieces.append(text(x + 25, floor + 18 + 16 * row, word))
     for low, high, name, place in steps:
-        pieces += [line(place, top[low], place, top[high]), line(place - 5, top[low], place + 5, top[low])]
+        pieces += [
+            line(place, top[low], place, top[high]),
+            line(place - 5, top[low], place + 5, top[low]),
+        ]
         pieces += [line(place - 5, top[high], place + 5, top[high])]
         pieces.append(text(place + 9, (top[low] + top[high]) / 2 + 5, name, "start"))
-    pieces.append(text(180, 288, formula, "strong"))
-    return picture(374, 300, pieces, title)
+    pieces.append(text(155, 288, formula, "strong"))
+    return picture(318, 300, pieces, title)
 
 
 def recovery() -> str:
     """R: how much of what the base lost comes back."""
     three = [("B", "base,|whole", 0.95, BLUE), ("A", "base,|ablated", 0.5, ALARM)]
     three += [("P", "finetuned,|ablated", 0.85, GREEN)]
-    steps = [("A", "B", "B - A", 250), ("A", "P", "P - A", 314)]
+    steps = [("A", "B", "B - A", 216), ("A", "P", "P - A", 270)]
     return bars(three, steps, "R = (P - A) / (B - A)", "Recovery R from the accuracies B, A and P")
 
 
@@ -211,7 +214,7 @@ def net_recovery() -> str:
     """Net R: the same between two models that were finetuned equally."""
     three = [("C", "control,|whole", 0.9, BLUE), ("D", "control,|ablated", 0.45, ALARM)]
     three += [("P", "finetuned,|ablated", 0.85, GREEN)]
-    steps = [("D", "C", "C - D", 250), ("D", "P", "P - D", 314)]
+    steps = [("D", "C", "C - D", 216), ("D", "P", "P - D", 270)]
     title = "Net recovery from the accuracies C, D and P"
     return bars(three, steps, "net R = (P - D) / (C - D)", title)
 

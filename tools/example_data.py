@@ -1,4 +1,4 @@
-"""Writes the data of config/example.yaml into resources/example: records and items (`make example`).
+"""Writes the data of config/example.yaml into resources/example (`make pictures`).
 
 They are of the micro-world, whose facts the shipped base has learned, so the example shows damage
 and recovery in minutes. The items are of scenes that no record and no pretraining text tells.

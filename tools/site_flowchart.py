@@ -33,7 +33,8 @@ def flowchart(text: str) -> str:
     drawn += [_box(labels[node], place[node], size[node]) for node in place]
     width, height = (f"{side:.0f}" for side in total)
     return (
-        f'<div class="flowchart"><svg viewBox="0 0 {width} {height}" style="width:{width}px" role="img">'
+        f'<div class="flowchart"><svg viewBox="0 0 {width} {height}" '
+        f'style="width:{width}px" role="img">'
         f"<title>{escape(named)}</title><defs>"
         '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path d="M0 0L8 4L0 8Z"/></marker></defs>'
@@ -99,7 +100,8 @@ def _box(lines: list[str], corner: tuple[float, float], size: tuple[float, float
     x, y = corner
     middle = x + size[0] / 2
     texts = "".join(
-        f'<text x="{middle:.0f}" y="{y + PADDING / 2 + LINE * (i + 0.74):.0f}">{escape(line)}</text>'
+        f'<text x="{middle:.0f}" y="{y + PADDING / 2 + LINE * (i + 0.74):.0f}">'
+        f"{escape(line)}</text>"
         for i, line in enumerate(lines)
     )
     box = f'x="{x:.0f}" y="{y:.0f}" width="{size[0]:.0f}" height="{size[1]:.0f}"'

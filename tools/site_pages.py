@@ -1,4 +1,4 @@
-"""Adds pages to the documentation site (`hooks:` of mkdocs.yml) that other files of the repository hold.
+"""Adds pages to the documentation site, as a hook of mkdocs.yml.
 
 The pages in docs/ link to files of the repository, as a reader of the repository needs it. In the
 site such a link leads to a page with the content of the file. The command line is described by its
@@ -35,6 +35,7 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 MERMAID = re.compile(r"^```mermaid\n(.*?)^```\n", re.M | re.S)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".smk": "python"}
 CLI_PAGE = "cli.md"
+ALONE = ("index.md", "troubleshooting.md")  # Pages without others beside them in the menu.
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -57,6 +58,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Lead links to files of the repository to their pages, and draw graphs."""
+    if page.file.src_uri in ALONE:
+        page.meta["hide"] = ["navigation"]
     here, place = source_of(page.file.src_uri), posixpath.dirname(page.file.src_uri)
 
     def led(link: re.Match) -> str:

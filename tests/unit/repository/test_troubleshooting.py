@@ -30,7 +30,9 @@ def text(node):
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else ""
     if isinstance(node, ast.JoinedStr):
-        return "".join(text(part) if isinstance(part, ast.Constant) else GAP for part in node.values)
+        return "".join(
+            text(part) if isinstance(part, ast.Constant) else GAP for part in node.values
+        )
     return ""
 
 
