@@ -35,6 +35,7 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 MERMAID = re.compile(r"^```mermaid\n(.*?)^```\n", re.M | re.S)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".smk": "python"}
 CLI_PAGE = "cli.md"
+SEARCH = 'data-md-component="search" role="dialog" aria-label="Search"'
 ALONE = ("index.md", "troubleshooting.md")  # Pages without others beside them in the menu.
 
 
@@ -70,6 +71,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     markdown = LINK.sub(led, markdown)
     return MERMAID.sub(lambda graph: f"\n{flowchart(graph[1])}\n", markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Name the search for screen readers, which the theme leaves out."""
+    return output.replace('data-md-component="search" role="dialog"', SEARCH, 1)
 
 
 # ---- links between files ------------------------------------------------------------------------
