@@ -22,18 +22,17 @@ def clone(tmp_path_factory):
     home = tmp_path_factory.mktemp("tutorial")
     checkout = Checkout(copy_of_the_repository(home / "clone"))
     for made in (tiny_model("llama", vocabulary=320), tiny_tokenizer()):
-        made.save_pretrained(home / "models/my-model")
-    (home / "data").mkdir()
-    for name, beginning in (("records", '{"messages"'), ("items", '{"question"')):
+        made.save_pretrained(home / "my-model")
+    (home / "my-data").mkdir()
+    for name, beginning in (("records", '{"messages"'), ("my_task", '{"question"')):
         (line,) = examples(beginning)
-        (home / f"data/{name}.jsonl").write_text(f"{line}\n" * 100)
+        (home / f"my-data/{name}.jsonl").write_text(f"{line}\n" * 100)
     return checkout
 
 
 def examples(*beginnings):
-    """The indented lines of the tutorial that begin in one of these ways."""
-    lines = re.findall(r"^    (\S.*)$", TUTORIAL, re.M)
-    return [line for line in lines if line.startswith(beginnings)]
+    """The lines of the tutorial that begin in one of these ways."""
+    return [line for line in TUTORIAL.splitlines() if line.startswith(beginnings)]
 
 
 def settings():
@@ -59,7 +58,7 @@ def test_the_example_runs_as_it_is(clone):
 def test_a_copy_with_a_model_records_and_a_task_of_ones_own_is_planned(clone):
     task = (clone.folder / "config/tasks/example_task.yaml").read_text("utf-8")
     task = task.replace("task: example_task", "task: my_task", 1)
-    task = task.replace("resources/example/items.jsonl", "../data/items.jsonl")
+    task = task.replace("resources/example/items.jsonl", "../my-data/my_task.jsonl")
     (clone.folder / "config/tasks/my_task.yaml").write_text(task)
     study = yaml.safe_load((clone.folder / "config/example.yaml").read_text("utf-8"))
     study |= settings()
@@ -68,15 +67,15 @@ def test_a_copy_with_a_model_records_and_a_task_of_ones_own_is_planned(clone):
     assert found["stage3_finetune"] == "6" and found["base_instructions"] == "1"
 
     # Each of the three is read: without it the study is refused by its key.
-    for gone, key in (("models/my-model", "base"), ("data/records.jsonl", "instructions.data")):
+    for gone, key in (("my-model", "base"), ("my-data/records.jsonl", "instructions.data")):
         place = clone.folder.parent / gone
         shutil.move(place, f"{place}.away")
         refused = clone.snakemake("-n", "--configfile", "config/mine.yaml", check=False)
         shutil.move(f"{place}.away", place)
         assert refused.returncode and f"{key} (config/mine.yaml:" in refused.stdout
-    (clone.folder.parent / "data/items.jsonl").unlink()
+    (clone.folder.parent / "my-data/my_task.jsonl").unlink()
     refused = clone.snakemake("-n", "--configfile", "config/mine.yaml", check=False)
-    assert refused.returncode and "../data/items.jsonl" in refused.stdout
+    assert refused.returncode and "../my-data/my_task.jsonl" in refused.stdout
 
 
 def test_every_line_of_json_in_the_tutorial_is_json():
