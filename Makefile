@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock unlock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-docs test-image lint format config dag bench bench-gpu coverage lock unlock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -98,6 +98,9 @@ test-slurm: $(VENV)/.ready-dev  # test on a real SLURM cluster of one node (as r
 test-plugins: $(VENV)/.ready-dev  # test each plugin without ablation and with Snakemake's own tests (needs a package registry)
 	$(BIN)/python -m pytest -m e2e packages/snakemake-logger-plugin-live \
 	  packages/snakemake-report-plugin-runcrate $(VAST)/tests/e2e/test_kit.py $(VAST)/tests/e2e/test_foreign.py
+
+test-docs: $(VENV)/.ready-dev  # run every command of README and docs that needs no GPU, cluster or account (MINUTES minutes)
+	$(BIN)/python -m pytest -s -m e2e tests/workflow/test_docs.py
 
 test-image: $(VENV)/.ready-dev  # run the steps of the Dockerfile in a copy of this machine, without Docker (as root; needs a package registry)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_image.py

@@ -222,7 +222,7 @@ def wrong_mention(text: str) -> str:
     program, name, *rest = text.split()
     options = {w.partition("=")[0] for w in [name, *rest] if re.match(r"--\w", w)}
     if program == "make":
-        return _wrong_make([name]) if "=" not in name and not name[0] == "-" else ""
+        return _wrong_make([name]) if "=" not in name and name[0] != "-" else ""
     if program == "snakemake":
         known = set(_snakemake()._option_string_actions)
     else:
