@@ -150,6 +150,11 @@ def _targets() -> tuple[set[str], set[str]]:
 
 
 @cache
+def _shown() -> set[str]:
+    return {path for page in pages() for path in files(page)}
+
+
+@cache
 def _snakemake():
     from snakemake.cli import get_argument_parser
 
@@ -207,9 +212,8 @@ READ |= {"python": _wrong_python, "pip": _wrong_pip}
 def wrong(command: Command) -> str:
     """What is wrong with a command, found without running it; empty if nothing is."""
     program, *words = command.words
-    shown = {path for page in pages() for path in files(page)}
     lost = {w for w in words if re.fullmatch(r"config/[\w/.-]+\.yaml", w)
-            and not (ROOT / w).is_file() and w not in shown}  # fmt: skip
+            and not (ROOT / w).is_file() and w not in _shown()}  # fmt: skip
     if lost:
         return f"there is no {', '.join(lost)}, and no page shows it"
     if program in PLAIN:
