@@ -59,7 +59,7 @@ def own_study(clone: Path, short: bool) -> None:
     for name, text in documented.files(README).items():
         if short:
             text = text.replace("seeds: [1, 2, 3]", "seeds: [1]")
-            text = text.replace("{max_steps: 300,", "{stops: {no_learning: null}, max_steps: 40,")
+            text = text.replace("{max_steps: 300,", "{stops: {no_learning: null}, max_steps: 60,")
         (clone / name).write_text(text, encoding="utf-8")
 
 
