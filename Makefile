@@ -102,6 +102,9 @@ test-plugins: $(VENV)/.ready-dev  # test each plugin without ablation and with S
 test-metadata: $(VENV)/.ready-dev  # test the metadata of a deposit with mlcroissant, datacite, cffconvert and codecarbon (needs a package registry)
 	$(BIN)/python -m pytest -m e2e tests/unit/publication/test_formats.py
 
+test-docs: $(VENV)/.ready-dev  # run every command of README and docs that needs no GPU, cluster or account (half an hour at most)
+	$(BIN)/python -m pytest -s -m e2e tests/workflow/test_docs.py
+
 test-image: $(VENV)/.ready-dev  # run the steps of the Dockerfile in a copy of this machine, without Docker (as root; needs a package registry)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_image.py
 
