@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-docs test-image lint format config docs pictures dag bench bench-gpu coverage lock unlock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-exports test-docs test-image lint format config docs pictures dag bench bench-gpu coverage lock unlock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -17,6 +17,8 @@ help:
 LIVE  = $(shell test -t 2 && echo --logger live)
 STUDY ?=
 WHICH = $(if $(STUDY),--configfile $(STUDY))
+FILE  = $(or $(STUDY),config/default.yaml)
+NAME  = $(or $(shell sed -n 's/^study: *"\{0,1\}\([a-z0-9_-]*\).*/\1/p' $(FILE)),micro)
 
 demo: hello $(VENV)/.ready  # run the micro study in small, one seed of five recipes, with all that `make study` gives
 	@$(MAKE) --no-print-directory study STUDY=config/demo.yaml
@@ -30,10 +32,10 @@ hello:
 study: $(VENV)/.ready  # run the micro study: report, recovery table, RO-Crate; verify it (STUDY=config/mine.yaml)
 	$(BIN)/snakemake $(WHICH) --cores all --quiet reason host $(LIVE)
 	@$(MAKE_REPORT)
-	@$(BIN)/ablation table results/recovery.csv
+	@$(BIN)/ablation table --configfile $(FILE)
 	@$(BIN)/snakemake $(WHICH) --reporter runcrate 2> logs/crate.log || { cat logs/crate.log >&2; exit 1; }
-	@$(BIN)/ablation verify results/$(shell sed -n 's/^study: //p' $(or $(STUDY),config/default.yaml))
-	@$(BIN)/python -m ablation.report.finding results/recovery.csv
+	@$(BIN)/ablation verify --configfile $(FILE)
+	@$(BIN)/python -m ablation.report.finding results/$(NAME)/recovery.csv
 
 MAKE_REPORT = $(BIN)/snakemake $(WHICH) --quiet all --report results/report.html \
   --report-stylesheet workflow/report/style.css
@@ -101,6 +103,9 @@ test-plugins: $(VENV)/.ready-dev  # test each plugin without ablation and with S
 
 test-metadata: $(VENV)/.ready-dev  # test the metadata of a deposit with mlcroissant, datacite, cffconvert and codecarbon (needs a package registry)
 	$(BIN)/python -m pytest -m e2e tests/unit/publication/test_formats.py
+
+test-exports: $(VENV)/.ready-dev  # test exports with Every Eval Ever's own converter and validator (needs Python 3.12 and a package registry)
+	$(BIN)/python -m pytest -m e2e tests/workflow/test_every_eval_ever.py
 
 test-docs: $(VENV)/.ready-dev  # run every command of README and docs that needs no GPU, cluster or account (half an hour at most)
 	$(BIN)/python -m pytest -s -m e2e tests/workflow/test_docs.py
@@ -189,8 +194,9 @@ clean:  # remove results, logs, state and .snakemake, after a question that name
 $(VENV)/.ready: requirements.txt requirements-torch.txt requirements-torch-cpu.txt tools/install.sh pyproject.toml $(wildcard packages/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python >= 3.11 is needed, {sys.version.split()[0]} found: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
-	@{ sh tools/install.sh $(BIN)/python && touch $@.whole; } | $(BIN)/python tools/install_progress.py
-	@mv $@.whole $@ 2> /dev/null || { echo "Packages are missing: pip said above which, and why. Then: make $(MAKECMDGOALS)" >&2; exit 1; }
+	@{ sh tools/install.sh $(BIN)/python 2> $(VENV)/install.log && touch $@.whole; } | $(BIN)/python tools/install_progress.py
+	@mv $@.whole $@ 2> /dev/null || { cat $(VENV)/install.log >&2; \
+	  echo "Packages are missing: pip says above which, and why. Then: make $(MAKECMDGOALS)" >&2; exit 1; }
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 	$(PIP) --no-deps --require-hashes -r requirements-dev.txt

@@ -32,6 +32,7 @@ NEEDS = {
     "vast": "a paid account of Vast.ai, or a bucket (make test-faults runs a fake of it)",
     "hub": "a network and, for some models, an accepted licence",
     "network": "a package registry or a price service",
+    "change": "a change of code before it (tests/workflow/test_staleness.py makes one)",
     "folder": "a folder outside of the repository, such as the base model's",
     "docker": "Docker (make test-image runs the steps of the Dockerfile)",
     "apptainer": "Apptainer (tests/unit/repository/test_apptainer.py reads the definition)",

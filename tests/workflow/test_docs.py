@@ -29,6 +29,7 @@ README, *REST = documented.pages()
 OTHERS = [page for page in REST if any(not c.need or c.harmless for c in documented.commands(page))]
 # What has to be done before a command, which its page does not show because its reader has done it.
 BEFORE = {
+    "ablation pull docs/studies/": "rm -r results",  # the page says: in a fresh clone
     "ablation push study.zip": "snakemake --cores all --quiet --configfile config/mine.yaml",
     "ablation diff s3://": "ablation push s3://bucket/ours",
 }

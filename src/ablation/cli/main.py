@@ -12,9 +12,12 @@ from click.shell_completion import shell_complete
 from ablation.cli import (
     accept,
     check,
+    compare,
     deposit,
     diff,
     dose,
+    export,
+    list_studies,
     pin,
     plan,
     publish,
@@ -36,7 +39,7 @@ COMMANDS: tuple[Command, ...] = (
     *(plan.plan, check.check, table.table, sample.sample, accept.accept, pin.pin, reap.reap),
     *(trace.trace, diff.diff, reproduce.reproduce, verify.verify, seal.seal, push.push, pull.pull),
     *(publish.publish, deposit.deposit),
-    *(worlds.worlds, dose.dose),
+    *(worlds.worlds, dose.dose, compare.compare, export.export, list_studies.studies),
 )
 INTERRUPTED = 130  # the exit status that shells give for Ctrl-C
 COMPLETE = "_ABLATION_COMPLETE"  # a shell sets it when it asks for completions

@@ -132,6 +132,17 @@ def column_and_value(text: str) -> tuple[str, str]:
     return column, value
 
 
+# ---- forms of tables ------------------------------------------------------------------------
+
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(("text", "markdown", "latex", "csv")),
+    default="text",
+    help="How the table is printed: for a terminal, a page, a paper (with the package "
+    "booktabs), or the rows with all their digits (default: text).",
+)
+
 # ---- output as JSON -------------------------------------------------------------------------
 
 json_option = click.option(

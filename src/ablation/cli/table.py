@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ablation.cli.options import PATH, Command, report_errors
+from ablation.cli.options import PATH, Command, format_option, report_errors
 from ablation.cli.studies import find_table, study_options
 from ablation.vocabulary.protocols import ALL_SEEDS, MACRO
 
@@ -37,14 +37,7 @@ from ablation.vocabulary.protocols import ALL_SEEDS, MACRO
     default=MACRO,
     help=f"One task, `{MACRO}` for the mean over tasks, or `each` (default: {MACRO}).",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("text", "markdown", "latex", "csv")),
-    default="text",
-    help="How the table is printed: for a terminal, a page, a paper (with the package "
-    "booktabs), or the rows with all their digits (default: text).",
-)
+@format_option
 @study_options
 def table(
     file: Path | None,
@@ -61,17 +54,14 @@ def table(
     from ablation.lineage.trace import verify_table
     from ablation.provenance.accepted import UNCHECKED
     from ablation.provenance.manifests import StaleInput
-    from ablation.report.text_tables import FORMS, claims_tables, print_tables, recovery_tables
+    from ablation.report.text_tables import claims_tables, print_as, recovery_tables
 
     with report_errors(StaleInput, ValueError):  # edited, no table, or text in place of numbers
         chosen = find_table(file, configfile, study)
         unchecked = verify_table(chosen)
         claims = chosen.name == "claims.csv"
         found = claims_tables(chosen) if claims else recovery_tables(chosen, seed, task)
-        if form == "text":
-            print_tables(found)
-        else:
-            print(FORMS[form](found), end="")
+        print_as(form, found)
     for stage in unchecked:
         print(UNCHECKED.format(stage=stage), file=sys.stderr if form != "text" else None)
     return 0

@@ -24,7 +24,8 @@ from typing import Any, TypedDict
 from pydantic import BaseModel, ConfigDict
 
 from ablation.provenance.files import SCHEMA_VERSION, write_json
-from ablation.provenance.manifests import StaleInput, command_for
+from ablation.provenance.manifests import StaleInput
+from ablation.provenance.remedies import command_for
 
 RunRecord = dict[str, Any]
 

@@ -1,4 +1,7 @@
-"""Writes tables as one self-contained HTML page, on which every column can be sorted."""
+"""Writes tables as one self-contained HTML page, on which every column can be sorted.
+
+A page can have a field that filters the rows of all its tables, too.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,17 @@ class Section:
     figure: tuple[bytes, str] | None = None
 
 
-def html_page(title: str, notes: Iterable[str], sections: Iterable[Section]) -> str:
-    """The page with all sections. Equal tables give equal bytes; all text is escaped."""
+def html_page(
+    title: str, notes: Iterable[str], sections: Iterable[Section], filtered: bool = False
+) -> str:
+    """The page with all sections. Equal tables give equal bytes; all text is escaped.
+
+    filtered: whether it has a field that filters rows.
+    """
     body = "".join(f"<p>{escape(note)}</p>" for note in notes if note)
-    body += "".join(map(_section, sections))
-    return PAGE.substitute(title=escape(title), body=body)
+    body += FILTER * filtered + "".join(map(_section, sections))
+    page = PAGE.substitute(title=escape(title), body=body)
+    return page.replace("</body>", f"<script>{FILTER_SCRIPT}</script></body>") if filtered else page
 
 
 def _figure(figure: tuple[bytes, str] | None) -> str:
@@ -107,7 +116,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-WORDS_FOR_NOTHING = ("-", "not estimable")
+WORDS_FOR_NOTHING = ("-", "not estimable", "no control")
 WIDEST = 64  # characters of the longest line that is not broken
 
 PAGE = Template("""<!DOCTYPE html>
@@ -173,3 +182,25 @@ for (const head of document.querySelectorAll("th")) head.firstChild.onclick = ()
 };
 </script></body></html>
 """)
+
+FILTER = (
+    '<p><label>Show rows with <input type="search" id="filter" '
+    'placeholder="prefill_bidir -eval" autocomplete="off"></label> '
+    '<output for="filter" aria-live="polite"></output></p>'
+)
+FILTER_SCRIPT = """
+// Every word must occur in a row; a word after a minus must not.
+const field = document.getElementById("filter"), rows = [...document.querySelectorAll("tbody tr")];
+field.oninput = () => {
+  const words = field.value.toLowerCase().split(/\\s+/).filter(word => word && word !== "-");
+  for (const row of rows) {
+    const text = row.textContent.toLowerCase();
+    row.hidden = !words.every(word =>
+      word.startsWith("-") ? !text.includes(word.slice(1)) : text.includes(word));
+  }
+  const shown = rows.filter(row => !row.hidden).length;
+  document.querySelector("output").textContent =
+    words.length ? `${shown} of ${rows.length} rows` : "";
+};
+field.oninput();
+"""

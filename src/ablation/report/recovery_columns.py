@@ -67,12 +67,13 @@ def interval(name: str, decimals: int = 3) -> Cell:
     return text
 
 
-def _p(name: str) -> Cell:
-    def text(row: pd.Series) -> str:
-        p = row[f"{name}_p"]
-        return "" if pd.isna(p) else "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+def p_text(p: float) -> str:
+    """A p value to three decimals; nothing if there is none."""
+    return "" if pd.isna(p) else "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
-    return text
+
+def _p(name: str) -> Cell:
+    return lambda row: p_text(row[f"{name}_p"])
 
 
 def _task(row: pd.Series) -> str:

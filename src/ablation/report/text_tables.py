@@ -1,7 +1,8 @@
-"""Tables as text: recovered accuracy, claims of a bridge, worlds and doses.
+"""Tables as text: recovered accuracy, claims of a bridge, paired differences, worlds and doses.
 
-The first two have the same cells in every form: on a terminal, in Markdown for a page of
-documentation, in LaTeX (with the package booktabs) for a paper. As CSV they are the file's rows.
+`TextTables` have the same cells in every form: on a terminal, in Markdown for a page of
+documentation, in LaTeX (with the package booktabs) for a paper. As CSV they are the rows behind
+them, with all digits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from ablation.analysis.paired_samples import Comparison
 from ablation.console.printable import printable
 from ablation.console.tables import TextConsole
 from ablation.provenance.manifests import load_manifest
@@ -26,6 +28,7 @@ from ablation.report.recovery_columns import (
     Cell,
     interval,
     measured_losses,
+    p_text,
     warnings_of,
 )
 from ablation.vocabulary.masks import CAUSAL
@@ -40,7 +43,14 @@ LEFT = (
     "regime",
     "claim",
     "verdict",
+    "metric",
+    "filter",
+    "study",
+    "base",
+    "recipes",
+    "state",
 )  # columns of words
+WRAPPED = ("base", "recipes")  # whose long texts take several lines on a terminal
 # Columns of claims.csv, and those that only a recovery table has together.
 CLAIMS = ("regime", "claim", "value", "low", "high", "p", "design_effect", "verdict")
 RECOVERY = (
@@ -50,7 +60,7 @@ RECOVERY = (
 
 
 class TextTables(NamedTuple):
-    """rows: of the file; tables: {title: texts}; warnings: one line each; legend: how to read."""
+    """rows: for CSV; tables: {title: texts}; warnings: one line each; legend: how to read."""
 
     rows: pd.DataFrame
     tables: dict[str, pd.DataFrame]
@@ -75,10 +85,13 @@ def recovery_tables(file: str | Path, seed: str, task: str) -> TextTables:
         raise InvalidTable(printable(f"{problem}tasks {tasks}, or `each`."))
     study, masked = frame.study.iloc[0], rows[rows["mask"] != CAUSAL]
     causal = rows[rows["mask"] == CAUSAL]
+    named = sorted(set(frame.seed.dropna()) - {ALL_SEEDS})
+    every = f"seed {named[0]}" if len(named) == 1 else "all seeds"
+    said = every if seed == ALL_SEEDS else f"seed {seed}"
     tables = {
         f"{study}: what was lost": _cells(measured_losses(masked), LOST),
-        f"{study}: what came back (seed {seed})": _cells(masked, BACK),
-        f"{study}: side effect on ordinary, causal use (seed {seed})": _cells(causal, SIDE),
+        f"{study}: what came back ({said})": _cells(masked, BACK),
+        f"{study}: side effect on ordinary, causal use ({said})": _cells(causal, SIDE),
     }
     return TextTables(rows, tables, warnings_of(rows), _legend(Path(file).parent, study))
 
@@ -89,6 +102,37 @@ def claims_tables(file: str | Path) -> TextTables:
     cells = rows[list(CLAIMS)].map(lambda x: f"{x:.3g}" if isinstance(x, float) else str(x))
     cells = cells.replace("nan", "").rename(columns=lambda name: name.replace("_", " "))
     return TextTables(rows, {f"{rows.study.iloc[0]}: claims": cells}, [], "")
+
+
+PAIRED: Mapping[str, Cell] = {
+    "task": lambda row: str(row.task),
+    "metric": lambda row: str(row.metric),
+    "filter": lambda row: str(row["filter"]),
+    "n": lambda row: str(row.n),
+    "clusters": lambda row: "-" if row.clusters == row.n else str(row.clusters),
+    "A": lambda row: f"{row.a:.3f}",
+    "B": lambda row: f"{row.b:.3f}",
+    "B - A": interval("difference"),
+    "p": lambda row: p_text(row.p),
+    "p (Holm)": lambda row: p_text(row.p_holm),
+    "only A right": lambda row: "" if pd.isna(row.only_a) else f"{row.only_a:.0f}",
+    "only B right": lambda row: "" if pd.isna(row.only_b) else f"{row.only_b:.0f}",
+}
+PAIRED_LEGEND = """\
+brackets: {level:g} % intervals of the paired difference; p: McNemar's exact test if the metric is
+0 or 1 on independent items, otherwise one minus the confidence at which the interval ends at 0;
+clusters: independent draws, where items share a cluster; Holm: adjusted over the tasks."""
+
+
+def paired_tables(found: Comparison, a: Path, b: Path, confidence: float) -> TextTables:
+    """The paired differences of two sample files, or of the tasks of two folders."""
+    alone = found.rows.p_holm.isna().all()
+    cells = {head: cell for head, cell in PAIRED.items() if not (alone and head == "p (Holm)")}
+    lines = [{head: cell(row) for head, cell in cells.items()} for _, row in found.rows.iterrows()]
+    title = f"A: {a}, B: {b}"
+    tables = {title: pd.DataFrame(lines, columns=list(cells))}
+    legend = PAIRED_LEGEND.format(level=100 * confidence)
+    return TextTables(found.rows, tables, found.warnings, legend)
 
 
 def _cells(rows: pd.DataFrame, cells: Mapping[str, Cell]) -> pd.DataFrame:
@@ -109,8 +153,16 @@ def _legend(home: Path, study: str) -> str:
 # ---- on a terminal ---------------------------------------------------------------------------
 
 
+def print_as(form: str, found: TextTables) -> None:
+    """Print the tables in one of FORMS, or as `text`, for a terminal."""
+    if form == "text":
+        print_tables(found)
+    else:
+        print(FORMS[form](found), end="")
+
+
 def print_tables(found: TextTables) -> None:
-    """Print the tables of a recovery.csv or a claims.csv, then what must be known to read them."""
+    """Print the tables, then what must be known to read them."""
     console = TextConsole()
     for title, cells in found.tables.items():
         console.print(_table(title, cells))
@@ -164,7 +216,8 @@ def _table(title: str, cells: pd.DataFrame) -> Table:
         table.add_column(
             head,
             justify="left" if head in LEFT else "right",
-            no_wrap=" " not in head,
+            no_wrap=" " not in head and head not in WRAPPED,
+            overflow="fold" if head in WRAPPED else "ellipsis",
             min_width=max(map(len, head.split())),
         )
     for row in cells.itertuples(index=False):
@@ -177,7 +230,7 @@ def _table(title: str, cells: pd.DataFrame) -> Table:
 
 def markdown(found: TextTables) -> str:
     """The tables for a page in Markdown, with the legend in one paragraph."""
-    parts = [f"**{line}**" for line in found.warnings]
+    parts = [f"**{' '.join(printable(line).split())}**" for line in found.warnings]
     for title, cells in found.tables.items():
         plain = cells.map(lambda cell: printable(cell).replace("|", r"\|"))
         align = ["left" if head in LEFT else "right" for head in cells]
@@ -190,13 +243,25 @@ def latex(found: TextTables) -> str:
     """The tables for a paper, which needs `\\usepackage{booktabs}`; the legend is in comments."""
     parts = []
     for title, cells in found.tables.items():
-        plain = cells.map(printable).rename(columns=str)
+        plain = cells.map(_escaped).rename(columns=_escaped)
         form = "".join("l" if head in LEFT else "r" for head in cells)
-        body = plain.to_latex(index=False, escape=True, column_format=form)
-        caption = printable(title).replace("_", r"\_")
+        body = plain.to_latex(index=False, escape=False, column_format=form)
+        caption = _escaped(title)
         parts.append(f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{body}\\end{{table}}")
-    notes = [*found.warnings, *found.legend.splitlines()]
+    notes = [line for text in (*found.warnings, found.legend) for line in text.splitlines()]
     return "\n".join([*(f"% {printable(line)}" for line in notes), *parts]) + "\n"
+
+
+_LATEX = str.maketrans(
+    {char: f"\\{char}" for char in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+
+
+def _escaped(text: str) -> str:
+    """A text in LaTeX. After the end of a row, a bracket or star would belong to its command."""
+    line = " ".join(printable(text).split()).translate(_LATEX)
+    return "{}" * line.startswith(("[", "*")) + line
 
 
 def rows_as_csv(found: TextTables) -> str:

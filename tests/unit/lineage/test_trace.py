@@ -244,7 +244,7 @@ def test_what_is_no_table_is_refused_by_its_name(tmp_path, capsys, content):
     for command in (["table", str(file)], ["trace", str(file), "--column", "gain"]):
         assert main(command) > 0
         told = capsys.readouterr().err
-        assert str(file) in told and "make this one again" in told, told
+        assert str(file) in told and "Give a table of a study. Tables there: none" in told, told
 
 
 def test_the_command_table_believes_no_edited_table(here, capsys):

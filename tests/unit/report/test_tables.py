@@ -4,7 +4,13 @@ import pandas as pd
 import pytest
 
 from ablation.provenance.tables import InvalidTable
-from ablation.report.text_tables import FORMS, claims_tables, print_tables, recovery_tables
+from ablation.report.text_tables import (
+    FORMS,
+    TextTables,
+    claims_tables,
+    print_tables,
+    recovery_tables,
+)
 
 ROW = {
     "study": "t",
@@ -55,6 +61,12 @@ def test_damage_is_printed_once_a_mask_with_interval_and_p(printed):
     out = printed({}, {"recipe": "3A"})
     assert "< .001" in line(out, "-0.340 [-0.361, -0.319]")
     assert out.index("what was lost") < out.index("what came back") < out.index("side effect")
+
+
+def test_the_titles_name_the_seed_of_a_study_with_one(printed):
+    assert "what came back (seed 31)" in printed({}, {"seed": "31"})
+    assert "what came back (all seeds)" in printed({}, {"seed": "31"}, {"seed": "32"})
+    assert "what came back (seed 32)" in printed({}, {"seed": "31"}, {"seed": "32"}, seed="32")
 
 
 def test_every_recipe_says_whether_it_meets_the_criteria(printed):
@@ -162,3 +174,18 @@ def test_as_csv_the_chosen_rows_have_all_their_digits(tmp_path):
     (tmp_path / "chosen.csv").write_text(FORMS["csv"](recovery_tables(file, "9", "macro")))
     (chosen,) = pd.read_csv(tmp_path / "chosen.csv").to_dict("records")
     assert chosen["damage_p"] == 1e-200 and chosen["seed"] == 9
+
+
+def test_no_text_is_a_command_of_latex():
+    """Names of files and tasks reach captions, heads and cells; the legend stays a comment."""
+    cells = pd.DataFrame({"a_b %": ["50 % & $x$ #1", "[1] {z}", "*~^\\input{x}\n\nend"]})
+    found = TextTables(cells, {"100 % of a_b & $c$\n\nnext": cells}, ["LEAKS\n\\input{y}"], "p\nq")
+    lines = FORMS["latex"](found).splitlines()
+    assert r"\caption{100 \% of a\_b \& \$c\$ next}" in lines and r"a\_b \% \\" in lines
+    assert r"50 \% \& \$x\$ \#1 \\" in lines
+    # after the end of a row, LaTeX takes a bracket or a star for a part of its command
+    assert r"{}[1] \{z\} \\" in lines
+    written = r"{}*\textasciitilde{}\textasciicircum{}\textbackslash{}input\{x\} end \\"
+    assert written in lines
+    assert lines[:4] == ["% LEAKS", "% \\input{y}", "% p", "% q"]
+    assert "**LEAKS \\input{y}**" in FORMS["markdown"](found)

@@ -1,0 +1,72 @@
+"""`ablation studies`: all studies in results/, in a table and as a page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ablation.cli.options import FILE_TO_WRITE, Command, format_option, report_errors
+from ablation.cli.studies import CONFIG, RESULTS, studies_in
+from ablation.provenance.remedies import configured_studies
+
+PAGE = RESULTS / "studies.html"
+
+
+@click.command(
+    cls=Command,
+    short_help="List all studies in results/, and write them as a page.",
+    examples=(
+        "ablation studies",
+        "ablation studies --format markdown",
+        "ablation studies --page shown/studies.html",
+    ),
+)
+@click.option(
+    "--page", type=FILE_TO_WRITE, default=PAGE, help=f"The page to write (default: {PAGE})."
+)
+@format_option
+def studies(page: Path, form: str) -> int:
+    """List what the records of each study in results/ say: its base, recipes and seeds, whether it
+    is whole, what came back by its finding, what leaks, when it ran, how long, and its size. The
+    page has every recipe and mask, too; its rows can be sorted and filtered.
+    """
+    from ablation.lineage.studies import overview, read_study, state_of
+    from ablation.lineage.studies import page as page_of
+    from ablation.provenance.files import write_text
+    from ablation.report.text_tables import print_as
+
+    with report_errors(ValueError, OSError):
+        names = studies_in(RESULTS)
+        if not names:
+            raise ValueError(f"{RESULTS}/ holds no results of a study; `make demo` makes one")
+        found = [read_study(RESULTS / name) for name in names]
+        states = {study.name: state_of(study, _expected(study.name)) for study in found}
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_text(page, page_of(found, states))
+        print_as(form, overview(found, states))
+    print(f"{page} has every recipe and mask", file=sys.stderr if form != "text" else None)
+    return 0
+
+
+def _expected(study: str) -> list[dict[str, str]]:
+    """{manifest: fingerprint hash} of the table's inputs, for each configuration file."""
+    from ablation.config.load import load_study
+    from ablation.config.merging import ConfigError, read_config_file
+    from ablation.workflow.fingerprints import StudyFingerprints
+    from ablation.workflow.paths import Paths
+
+    found, root = [], Path()
+    for file, name in configured_studies(CONFIG).items():
+        if name != study:
+            continue
+        try:
+            loaded = load_study(read_config_file(file).values, CONFIG, [file], False)
+            paths = Paths(loaded, root)
+            prints = StudyFingerprints(loaded, paths, root)
+            wanted = prints.measured | {paths.manifest_of("recovery"): prints.of("recovery")}
+        except (ConfigError, KeyError, OSError, ValueError):
+            continue  # its model or data are not here
+        found.append({path: str(made["hash"]) for path, made in wanted.items()})
+    return found
