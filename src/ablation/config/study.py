@@ -41,14 +41,16 @@ REPOSITORY = r"^[\w.-]+/[\w.-]+$"  # owner/name on the hub
 
 # Requests to a scheduler or market: no result depends on them, so a change makes nothing stale.
 MACHINE_REQUESTS = ("gpu_model", "gpu_mem_mb", "mem_mb", "disk_mb", "runtime")
+# How many machines and cards share a job, likewise: its results are the same.
+SHARED_BY = ("nodes", "scoring_gpus")
 
 
 class ComputeSettings(Strict):
     """The part of the `hardware:` block on which results may depend; fingerprints hold it."""
 
     gpu: int = described_field(
-        "Number of GPUs of a finetuning, which share its weights and examples; scoring uses one. "
-        "0 runs on the CPU.",
+        "Number of GPUs of a finetuning, which share its weights and examples; scoring uses "
+        "`scoring_gpus`. 0 runs on the CPU.",
         ge=0,
     )
     threads: int = described_field(
@@ -87,6 +89,16 @@ class ComputeSettings(Strict):
 class Hardware(ComputeSettings):
     """The `hardware:` block: how a job computes, and what it requests from a scheduler."""
 
+    nodes: int = described_field(
+        "Number of machines on which the GPUs of a finetuning are, as many on each; all of them "
+        "must see this folder (docs/slurm.md).",
+        ge=1,
+    )
+    scoring_gpus: int = described_field(
+        "Number of GPUs of one machine that share the items of a scoring job. Its results are the "
+        "same.",
+        ge=1,
+    )
     gpu_model: str | None = described_field(
         "Name of the GPU model, as the profile's scheduler or market has it; null takes any GPU "
         "with `gpu_mem_mb`.",
@@ -105,16 +117,52 @@ class Hardware(ComputeSettings):
         ge=1,
     )
 
+    @field_validator("nodes")
+    @classmethod
+    def _has_gpus_for_all(cls, nodes: int, info: ValidationInfo) -> int:
+        gpus = info.data.get("gpu")
+        if gpus is not None and nodes > 1 and (gpus == 0 or gpus % nodes):
+            raise ValueError(
+                f"{gpus} GPUs (hardware.gpu, of all machines together) cannot be on {nodes} "
+                f"machines, as many on each: give a multiple of {nodes}"
+            )
+        return nodes
+
+    @field_validator("scoring_gpus")
+    @classmethod
+    def _needs_gpus(cls, scoring: int, info: ValidationInfo) -> int:
+        if scoring > 1 and info.data.get("gpu") == 0:
+            raise ValueError("the study runs on the CPU: ask for a GPU (hardware.gpu), or give 1")
+        return scoring
+
     def affecting_results(self) -> dict:
         """The keys that a result may depend on, without requests to a market."""
         others = {"instructions"} if self.gpu else set()
-        return self.model_dump(exclude={*MACHINE_REQUESTS, *others})
+        return self.model_dump(exclude={*MACHINE_REQUESTS, *SHARED_BY, *others})
+
+    def of_scoring(self) -> Hardware:
+        """What a scoring job needs, on which results may depend; `scoring_resources` has more."""
+        return self.model_copy(update={"gpu": min(self.gpu, 1), "nodes": 1})
 
     def resources(self) -> dict[str, int | str]:
-        """Snakemake's resources of a job that runs a model, without those that are null."""
+        """Snakemake's resources of a job that runs a model, without those that are null.
+
+        For several machines they are those of an MPI job, since the SLURM executor starts others by
+        `srun` as one task on one machine. The job itself starts its ranks on the other machines.
+        """
         resources = self.model_dump(include={"gpu", *MACHINE_REQUESTS}, exclude_none=True)
         without = () if self.gpu else ("gpu_model", "gpu_mem_mb")
-        return {k: v for k, v in resources.items() if k not in without}
+        resources = {k: v for k, v in resources.items() if k not in without}
+        if self.nodes > 1:
+            resources |= {"nodes": self.nodes, "mpi": "srun", "tasks": self.nodes}
+            # `gpu` is the sum; SLURM would else give any number of them on each machine.
+            each = f"--gpus-per-node={self.gpu // self.nodes}"
+            resources |= {"tasks_per_gpu": 0, "slurm_extra": each}
+        return resources
+
+    def scoring_resources(self) -> dict[str, int | str]:
+        """As `resources`, of a scoring job."""
+        return self.of_scoring().resources() | {"gpu": self.scoring_gpus if self.gpu else 0}
 
 
 class Evaluation(Strict):

@@ -17,7 +17,8 @@ import torch
 from transformers.optimization import Adafactor
 
 from ablation.model.packing import Example
-from ablation.training import fsdp, launch, trainer
+from ablation.parallel import launch
+from ablation.training import fsdp, trainer
 from ablation.training.callbacks import Watch
 from ablation.training.checkpoints import MARKER
 from ablation.training.finetune import finetune
@@ -230,7 +231,7 @@ def test_the_traceback_of_a_rank_is_seen_and_those_that_wait_for_it_are_ended(ca
 @pytest.mark.parametrize("generations", [1, 2], ids=["parent", "grandparent"])
 def test_no_rank_outlives_its_parent_or_the_snakemake_that_started_it(tmp_path, death, generations):
     program = (
-        f"from tests.support.rank_jobs import hold; from ablation.training import launch\n"
+        f"from tests.support.rank_jobs import hold; from ablation.parallel import launch\n"
         f"import os, signal\n"
         f"if {generations} == 2 and os.fork(): signal.pause()\n"
         f"launch.run(hold, {str(tmp_path)!r}, ranks=2, gpu=False)"

@@ -1,0 +1,39 @@
+"""Starts this machine's ranks of a job that began on another one, and waits for their end.
+
+python -m ablation.parallel.join FOLDER, where the job has named FOLDER; both machines must see it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ablation.parallel.launch import Meeting, RankFailed, report, run_ranks
+
+
+def main(folder: str) -> int:
+    """The exit code: 0 if all ranks here have finished their work."""
+    try:
+        meeting = Meeting.read(folder)
+    except FileNotFoundError:
+        print(
+            f"{folder} holds no job that waits for machines: it has ended, or this machine does "
+            "not see its folder. Take the command from the job's log.",
+            file=sys.stderr,
+        )
+        return 1
+    store = meeting.store()
+    try:
+        failed = run_ranks(meeting, str(Path(folder)), store)
+        if failed:
+            report(store, failed)
+    except RankFailed as why:
+        print(f"join: {why}", file=sys.stderr)
+        return 1
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    sys.exit(main(sys.argv[1]))
