@@ -40,7 +40,7 @@ def run_by_server(path: str, words: list[str]) -> int:
 
 servers, words = os.environ.get("ABLATION_TESTS_PRELOADED"), sys.orig_argv[1:]
 is_job = bool(words) and "/.snakemake/scripts/" in words[0]
-is_rank = words[:2] == ["-m", "ablation.parallel.rank"]
+is_rank = words[:1] == ["-m"] and words[1] in ("ablation.parallel.rank", "ablation.parallel.join")
 is_snakemake = words[:2] == ["-m", "snakemake"] or words[:1] == [f"{sys.prefix}/bin/snakemake"]
 if servers and (is_job or is_rank):
     os._exit(run_by_server(f"{servers}/jobs", words))

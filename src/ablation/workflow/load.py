@@ -80,9 +80,9 @@ class StudyWorkflow:
             key = max(asked, key=asked.__getitem__)
             if found is not None and found < asked[key]:
                 raise WrongPlace(
-                    f"hardware.{key}: {asked[key]} found, but this machine has {found} GPUs that NVIDIA's "
-                    "driver shows. Nothing was started.\nGive `hardware: {gpu: 0}` in the study's "
-                    "file for a small model on the processor, or run where GPUs are "
+                    f"hardware.{key}: {asked[key]} found, but this machine has {found} GPUs that "
+                    "NVIDIA's driver shows. Nothing was started.\nGive `hardware: {gpu: 0}` in the "
+                    "study's file for a small model on the processor, or run where GPUs are "
                     "(--profile slurm, docs/vast.md)."
                 )
 
