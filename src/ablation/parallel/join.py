@@ -6,7 +6,7 @@ python -m ablation.parallel.join FOLDER, where the job has named FOLDER; both ma
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from contextlib import suppress
 
 from ablation.parallel.launch import Meeting, RankFailed, report, run_ranks
 
@@ -24,13 +24,15 @@ def main(folder: str) -> int:
         return 1
     store = meeting.store()
     try:
-        failed = run_ranks(meeting, str(Path(folder)), store)
-        if failed:
-            report(store, failed)
+        failed = run_ranks(meeting, folder, store)
+        if not failed:
+            return 0
     except RankFailed as why:
         print(f"join: {why}", file=sys.stderr)
-        return 1
-    return int(bool(failed))
+        failed = {}
+    with suppress(RuntimeError):  # the machine where the job began may have ended
+        report(store, failed)
+    return 1
 
 
 if __name__ == "__main__":

@@ -106,13 +106,21 @@ def run(
         Path(shared, JOB).write_bytes(pickle.dumps((function, arguments)))
         Path(shared, MEETING).write_text(json.dumps(asdict(meeting)), "utf-8")
         with _others(meeting, shared):
-            failed = run_ranks(meeting, shared, store)
-            if failed and nodes > 1:
-                failed |= _reports(store, nodes - 1)
+            silent = 0
+            try:
+                failed = run_ranks(meeting, shared, store)
+                if failed and nodes > 1:
+                    others, silent = _reports(store, nodes - 1, REPORTS_SECONDS)
+                    failed |= others
+            except RankFailed:  # ended by the watch; another machine may have said why
+                failed, _ = _reports(store, nodes - 1, 0)
+                if not failed:
+                    raise
         if OUT_OF_MEMORY in failed.values():
             raise torch.OutOfMemoryError("a rank has too little memory")
         if failed:
-            raise RankFailed(f"of {ranks} ranks {_causes(failed)}; its output is above")
+            lost = f"; {silent} other machine(s) no longer answered" if silent else ""
+            raise RankFailed(f"of {ranks} ranks {_causes(failed)}{lost}; its output is above")
         return pickle.loads(Path(shared, ANSWER).read_bytes())
 
 
@@ -158,8 +166,9 @@ def run_ranks(meeting: Meeting, folder: str, store: distributed.TCPStore) -> dic
             os.kill(os.getpid(), ended.sigval)
         except (RendezvousError, distributed.DistError) as error:
             raise RankFailed(
-                f"{meeting.nodes} machines did not find each other at {meeting.address} "
-                f"within {JOIN_MINUTES} minutes ({type(error).__name__})"
+                f"the meeting of {meeting.nodes} machines at {meeting.address} failed "
+                f"({type(error).__name__}): not all came within {JOIN_MINUTES} minutes, or the one "
+                "where the job began has ended"
             ) from None
     return {}
 
@@ -247,13 +256,19 @@ def report(store: distributed.TCPStore, failed: Mapping[int, int]) -> None:
     store.add("reports", 1)  # seen by every machine's Watch
 
 
-def _reports(store: distributed.TCPStore, machines: int) -> dict[int, int]:
-    """{rank: exit code} of the ranks that failed on other machines, as far as they still answer."""
-    end = time.monotonic() + REPORTS_SECONDS
+def _reports(
+    store: distributed.TCPStore, machines: int, seconds: float
+) -> tuple[dict[int, int], int]:
+    """{rank: exit code} of those that failed on other machines, and how many machines are silent.
+
+    Waits at most so many seconds for the reports of so many machines.
+    """
+    end = time.monotonic() + seconds
     while (count := store.add("reports", 0)) < machines and time.monotonic() < end:
         time.sleep(0.1)
     found = [json.loads(store.get(f"report/{number + 1}")) for number in range(count)]
-    return {int(rank): code for failed in found for rank, code in failed.items()}
+    failed = {int(rank): code for ranks in found for rank, code in ranks.items()}
+    return failed, machines - count
 
 
 def _causes(failed: Mapping[int, int]) -> str:
