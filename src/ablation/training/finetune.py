@@ -177,8 +177,9 @@ def _resumed_steps(home: Path, newest: Path | None, processes: int) -> list[int]
 def _on_ranks(attempt: Attempt, processes: int, nodes: int) -> Finetuned:
     """`_finetune` in several processes, which share weights and examples."""
     file, gpu = attempt.home / TRAINED, attempt.hardware.gpu > 0
-    where = {"ranks": processes, "gpu": gpu, "nodes": nodes, "folder": attempt.home}
-    records = launch.run(_as_rank, file, attempt, **where)
+    records = launch.run(
+        *(_as_rank, file, attempt), ranks=processes, gpu=gpu, nodes=nodes, folder=attempt.home
+    )
     return Finetuned(*_with_weights(attempt.load, file), *records)
 
 
