@@ -133,8 +133,8 @@ def run_ranks(meeting: Meeting, folder: str, store: distributed.TCPStore) -> dic
         tempfile.TemporaryDirectory(prefix="ranks-") as logs,
         _rank_environment(),
         _signals_as_exceptions(),
-        Watch(store, meeting.nodes) as watch,
     ):
+        watch = Watch(store, meeting.nodes)
         config = LaunchConfig(
             min_nodes=meeting.nodes,
             max_nodes=meeting.nodes,
@@ -151,7 +151,8 @@ def run_ranks(meeting: Meeting, folder: str, store: distributed.TCPStore) -> dic
             shutdown_timeout=1,  # checkpoints are safe from a kill at any moment
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "ablation.parallel.rank", folder)
+            with watch:
+                elastic_launch(config, sys.executable)("-m", "ablation.parallel.rank", folder)
         except ChildFailedError as error:
             for failure in error.failures.values():
                 with suppress(ProcessLookupError):  # compilers of a rank that was killed

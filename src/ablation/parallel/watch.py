@@ -32,6 +32,7 @@ class Watch:
         self._parent = os.getppid()
         self._heard: dict[str, float] = {}  # {host: time of its last sign of life}
         self._failure: str | None = None
+        self._lock = threading.Lock()  # no signal is sent once the block has ended
 
     def __enter__(self) -> Watch:
         threads = [self._look, *([self._beat] if self._nodes > 1 else [])]
@@ -40,13 +41,16 @@ class Watch:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._over.set()
+        with self._lock:
+            self._over.set()
 
     def _look(self) -> None:
         while not self._over.wait(LOOK):
-            self.why = self._reason()
-            if self.why:
-                os.kill(os.getpid(), signal.SIGTERM)
+            if why := self._reason():
+                with self._lock:
+                    if not self._over.is_set():
+                        self.why = why
+                        os.kill(os.getpid(), signal.SIGTERM)
                 return
 
     def _reason(self) -> str | None:
@@ -63,7 +67,6 @@ class Watch:
         try:
             own = self._store.add("machines", 1)
             self._store.set(f"host/{own}", f"{socket.gethostname()} (machine {own})")
-            self._store.add(f"named/{own}", 1)
             beats: dict[int, int] = {}
             while not self._over.wait(LOOK):
                 self._store.add(f"beat/{own}", 1)
