@@ -31,6 +31,7 @@ class Watch:
         self._store, self._nodes, self._over = store, nodes, threading.Event()
         self._parent = os.getppid()
         self._heard: dict[str, float] = {}  # {host: time of its last sign of life}
+        self._own = ""  # the name of this machine there
         self._failure: str | None = None
         self._lock = threading.Lock()  # no signal is sent once the block has ended
 
@@ -58,6 +59,8 @@ class Watch:
             return PARENT_ENDED
         now = time.monotonic()
         lost = [host for host, heard in list(self._heard.items()) if now - heard > SILENCE]
+        if self._own in lost:  # this one is heard only through the store
+            lost = ["the machine where the job began"]
         if lost:
             return f"{', '.join(lost)} has not answered for {SILENCE:.0f} s, so all ranks ended"
         return self._failure
@@ -66,7 +69,8 @@ class Watch:
         """Give signs of life, and listen to those of the others, at the store."""
         try:
             own = self._store.add("machines", 1)
-            self._store.set(f"host/{own}", f"{socket.gethostname()} (machine {own})")
+            self._own = f"{socket.gethostname()} (machine {own})"
+            self._store.set(f"host/{own}", self._own)
             beats: dict[int, int] = {}
             while not self._over.wait(LOOK):
                 self._store.add(f"beat/{own}", 1)

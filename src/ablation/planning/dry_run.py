@@ -185,7 +185,15 @@ def work_of(
             recipe = study.recipes[job.recipe]
             found.append(training_work(*named, recipe, rates, speed, overheads))
         elif stage and stage.kind == "scoring":
-            known = (study.evaluation, stage.masks, rates, speed, overheads)
-            count, cards = study.world.items.count, study.hardware.scoring_gpus
-            found.append(scoring_work(*named, *known, count, cards))
+            made = scoring_work(
+                *named,
+                study.evaluation,
+                stage.masks,
+                rates,
+                speed,
+                overheads,
+                study.world.items.count,
+                study.hardware.scoring_gpus,
+            )
+            found.append(made)
     return found

@@ -161,10 +161,10 @@ class MaskedLM(BatchEncodingLM):
         loglikelihood, exact = np.full(requests, -np.inf), np.full(requests, -np.inf)
         is_greedy = np.zeros(requests, dtype=bool)
         columns = (loglikelihood, exact, is_greedy)
-        found = [torch.cat(parts).cpu().numpy() for parts in zip(*scores, strict=True)]
-        for members, of_rank in gathered((owners, found)):
+        own = [torch.cat(parts).cpu().numpy() for parts in zip(*scores, strict=True)]
+        for scored, of_rank in gathered((owners, own)):
             for column, part in zip(columns, of_rank, strict=False):
-                column[members] = part
+                column[scored] = part
         if ranks() > 1 and rank() == 0:
             progress.update(requests)
         return Scores(*columns, tokens, truncated)
