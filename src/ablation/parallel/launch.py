@@ -110,10 +110,10 @@ def run(
             try:
                 failed = run_ranks(meeting, shared, store)
                 if failed and nodes > 1:
-                    others, silent = _reports(store, nodes - 1, REPORTS_SECONDS)
-                    failed |= others
+                    report(store, failed)  # which ends the ranks of the others
+                    failed, silent = _reports(store, nodes, REPORTS_SECONDS)
             except RankFailed:  # ended by the watch; another machine may have said why
-                failed, _ = _reports(store, nodes - 1, 0)
+                failed, _ = _reports(store, nodes, 0)
                 if not failed:
                     raise
         if OUT_OF_MEMORY in failed.values():
@@ -252,7 +252,7 @@ def srun(meeting: Meeting) -> list[str]:
 
 
 def report(store: distributed.TCPStore, failed: Mapping[int, int]) -> None:
-    """Tell the process that called `run` which ranks of another machine have failed."""
+    """Tell all machines which ranks of this one have failed."""
     store.set(f"report/{store.add('reporting', 1)}", json.dumps(failed))
     store.add("reports", 1)  # seen by every machine's Watch
 
@@ -260,7 +260,7 @@ def report(store: distributed.TCPStore, failed: Mapping[int, int]) -> None:
 def _reports(
     store: distributed.TCPStore, machines: int, seconds: float
 ) -> tuple[dict[int, int], int]:
-    """{rank: exit code} of those that failed on other machines, and how many machines are silent.
+    """{rank: exit code} of those that failed, and how many machines have not reported.
 
     Waits at most so many seconds for the reports of so many machines.
     """
