@@ -27,6 +27,22 @@ ALL_LINEAR = "all-linear"
 MaskName = Annotated[str, OneOf(MASKS)]
 
 
+class Instructions(Strict):
+    """Instruction data of the hub, or on this machine."""
+
+    data: str = described_field(
+        "Hub data set (owner/name) with a train split of Alpaca records; or a file or folder here, "
+        "as JSON Lines, JSON or parquet, with Alpaca's fields or chats (docs/own_data.md).",
+        min_length=1,
+    )
+    count: int | None = described_field(
+        "Number of records; the first ones are taken. null takes all, of local files only.",
+        ge=2,
+        default=None,
+        exclude_if=is_null,
+    )
+
+
 class Leak(Strict):
     """Detects a training mask that shows the model its targets."""
 

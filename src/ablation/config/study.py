@@ -13,7 +13,6 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from ablation.config.bridge import Bridge
 from ablation.config.fields import (
-    GroupedShape,
     OneOf,
     Seed,
     Strict,
@@ -23,8 +22,8 @@ from ablation.config.fields import (
     without_repeats,
 )
 from ablation.config.interventions import AnyIntervention, InterventionName
-from ablation.config.recipes import Leak, Recipe, StopRules, Training
-from ablation.config.world import MicroWorld
+from ablation.config.recipes import Instructions, Leak, Recipe, StopRules, Training
+from ablation.config.world import MicroWorld, RandomBase
 from ablation.data.local_files import is_local
 from ablation.vocabulary.instructions import INSTRUCTIONS
 from ablation.vocabulary.interventions import LIFTED
@@ -33,15 +32,15 @@ from ablation.vocabulary.metrics import METRICS
 from ablation.vocabulary.protocols import PUBLISHED_PROTOCOL, protocol_of
 from ablation.vocabulary.recipes import NAME, RECIPES
 
-__all__ = ["ComputeSettings", "Leak", "Recipe", "StopRules", "Study", "Training"]
+__all__ = ["ComputeSettings", "Leak", "RandomBase", "Recipe", "StopRules", "Study", "Training"]
 
 Examples = Annotated[int, Field(ge=0)]
 MetricName = Annotated[str, OneOf(METRICS)]
 REPOSITORY = r"^[\w.-]+/[\w.-]+$"  # owner/name on the hub
 
-# Requests to a scheduler or market: no result depends on them, so a change makes nothing stale.
+# No result depends on requests to a scheduler or market, nor on how many machines and cards share a
+# job: a change makes nothing stale.
 MACHINE_REQUESTS = ("gpu_model", "gpu_mem_mb", "mem_mb", "disk_mb", "runtime")
-# How many machines and cards share a job, likewise: its results are the same.
 SHARED_BY = ("nodes", "scoring_gpus")
 
 
@@ -122,10 +121,8 @@ class Hardware(ComputeSettings):
     def _has_gpus_for_all(cls, nodes: int, info: ValidationInfo) -> int:
         gpus = info.data.get("gpu")
         if gpus is not None and nodes > 1 and (gpus == 0 or gpus % nodes):
-            raise ValueError(
-                f"{gpus} GPUs (hardware.gpu, of all machines together) cannot be on {nodes} "
-                f"machines, as many on each: give a multiple of {nodes}"
-            )
+            text = f"{gpus} GPUs (hardware.gpu, of all machines together) cannot be on {nodes}"
+            raise ValueError(f"{text} machines, as many on each: give a multiple of {nodes}")
         return nodes
 
     @field_validator("scoring_gpus")
@@ -141,23 +138,22 @@ class Hardware(ComputeSettings):
         return self.model_dump(exclude={*MACHINE_REQUESTS, *SHARED_BY, *others})
 
     def of_scoring(self) -> Hardware:
-        """What a scoring job needs, on which results may depend; `scoring_resources` has more."""
+        """That of a scoring job on one card."""
         return self.model_copy(update={"gpu": min(self.gpu, 1), "nodes": 1})
 
     def resources(self) -> dict[str, int | str]:
         """Snakemake's resources of a job that runs a model, without those that are null.
 
-        For several machines they are those of an MPI job, since the SLURM executor starts others by
-        `srun` as one task on one machine. The job itself starts its ranks on the other machines.
+        Those for several machines are an MPI job's: the SLURM executor starts any other as one task
+        on one machine. The job itself starts its ranks on the others.
         """
         resources = self.model_dump(include={"gpu", *MACHINE_REQUESTS}, exclude_none=True)
         without = () if self.gpu else ("gpu_model", "gpu_mem_mb")
         resources = {k: v for k, v in resources.items() if k not in without}
         if self.nodes > 1:
-            resources |= {"nodes": self.nodes, "mpi": "srun", "tasks": self.nodes}
-            # `gpu` is the sum; SLURM would else give any number of them on each machine.
-            each = f"--gpus-per-node={self.gpu // self.nodes}"
-            resources |= {"tasks_per_gpu": 0, "slurm_extra": each}
+            resources |= {"nodes": self.nodes, "tasks": self.nodes, "tasks_per_gpu": 0}
+            each = self.gpu // self.nodes  # by `gpu`, the sum, SLURM may give any number on each
+            resources |= {"mpi": "srun", "slurm_extra": f"--gpus-per-node={each}"}
         return resources
 
     def scoring_resources(self) -> dict[str, int | str]:
@@ -263,31 +259,6 @@ class Samples(Strict):
         "Texts to continue. An empty list takes one item of each task of the micro-world."
     )
     max_new_tokens: int = described_field("Largest number of tokens of a continuation.", ge=1)
-
-
-class Instructions(Strict):
-    """Instruction data of the hub, or on this machine."""
-
-    data: str = described_field(
-        "Hub data set (owner/name) with a train split of Alpaca records; or a file or folder here, "
-        "as JSON Lines, JSON or parquet, with Alpaca's fields or chats (docs/own_data.md).",
-        min_length=1,
-    )
-    count: int | None = described_field(
-        "Number of records; the first ones are taken. null takes all, of local files only.",
-        ge=2,
-        default=None,
-        exclude_if=is_null,
-    )
-
-
-class RandomBase(GroupedShape):
-    """A base with random weights."""
-
-    seed: Seed = described_field("Seed of the weights and texts.")
-    vocabulary: int = described_field(
-        "Rows of the embeddings; the tokenizer may have fewer tokens.", ge=512
-    )
 
 
 class Study(Strict):

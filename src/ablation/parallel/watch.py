@@ -13,6 +13,7 @@ from torch import distributed
 
 SILENCE = 30.0  # seconds after which a machine that says nothing counts as lost
 LOOK = 0.5  # seconds between two looks
+GRACE = 4.0  # seconds in which ranks may see for themselves that others have failed
 PARENT_ENDED = "Snakemake has ended without this job, so its ranks were ended"
 
 
@@ -81,7 +82,7 @@ class Watch:
                         if beat:
                             host = self._store.get(f"host/{other}").decode()
                             self._heard[host] = time.monotonic()
-                if self._store.add("reports", 0) and not self._over.wait(2 * LOOK):
+                if self._store.add("reports", 0) and not self._over.wait(GRACE):
                     self._failure = "ranks of another machine have failed, so these were ended"
         except (RuntimeError, distributed.DistError):
             if not self._over.wait(4 * LOOK):  # at the end of a run the store may go first

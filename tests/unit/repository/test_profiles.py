@@ -146,7 +146,8 @@ def test_only_a_dry_run_may_leave_pins_open():
 
 
 def hardware(**changed):
-    return load_study({"hardware": changed}, ROOT / "config").hardware
+    values = {"hardware": changed, "finetune": {"micro_batch_examples": 3}}
+    return load_study(values, ROOT / "config").hardware
 
 
 def test_a_gpu_job_requests_hardware_and_no_place():
