@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-image lint format config dag bench bench-gpu coverage lock unlock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-image lint format config dag bench bench-gpu coverage lock unlock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -17,6 +17,8 @@ help:
 LIVE  = $(shell test -t 2 && echo --logger live)
 STUDY ?=
 WHICH = $(if $(STUDY),--configfile $(STUDY))
+FILE  = $(or $(STUDY),config/default.yaml)
+NAME  = $(or $(shell sed -n 's/^study: *"\{0,1\}\([a-z0-9_-]*\).*/\1/p' $(FILE)),micro)
 
 demo: hello $(VENV)/.ready  # run the micro study in small, one seed of five recipes, with all that `make study` gives
 	@$(MAKE) --no-print-directory study STUDY=config/demo.yaml
@@ -30,10 +32,10 @@ hello:
 study: $(VENV)/.ready  # run the micro study: report, recovery table, RO-Crate; verify it (STUDY=config/mine.yaml)
 	$(BIN)/snakemake $(WHICH) --cores all --quiet reason host $(LIVE)
 	@$(MAKE_REPORT)
-	@$(BIN)/ablation table results/recovery.csv
+	@$(BIN)/ablation table --configfile $(FILE)
 	@$(BIN)/snakemake $(WHICH) --reporter runcrate 2> logs/crate.log || { cat logs/crate.log >&2; exit 1; }
-	@$(BIN)/ablation verify results/$(shell sed -n 's/^study: //p' $(or $(STUDY),config/default.yaml))
-	@$(BIN)/python -m ablation.report.finding results/recovery.csv
+	@$(BIN)/ablation verify --configfile $(FILE)
+	@$(BIN)/python -m ablation.report.finding results/$(NAME)/recovery.csv
 
 MAKE_REPORT = $(BIN)/snakemake $(WHICH) --quiet all --report results/report.html \
   --report-stylesheet workflow/report/style.css
@@ -89,7 +91,7 @@ CAP ?= 0.50
 smoke-vast: $(VENV)/.ready-dev  # rent one cheap GPU of Vast.ai for minutes, after a question; record its answers (CAP=0.50)
 	@PYTHONPATH=$(VAST)/tests $(BIN)/python -m vast_support.smoke --cap $(CAP)
 
-test-models: $(VENV)/.ready-dev  # try a tiny checkpoint of every decoder family of transformers; update docs/models.md (10 minutes)
+test-models: $(VENV)/.ready-dev  # try a tiny checkpoint of every decoder family of transformers; update docs/models.md (two to ten minutes)
 	$(BIN)/python -m tests.support.models_page docs/models.md
 
 test-slurm: $(VENV)/.ready-dev  # test on a real SLURM cluster of one node (as root; installs SLURM with apt-get)
@@ -98,6 +100,9 @@ test-slurm: $(VENV)/.ready-dev  # test on a real SLURM cluster of one node (as r
 test-plugins: $(VENV)/.ready-dev  # test each plugin without ablation and with Snakemake's own tests (needs a package registry)
 	$(BIN)/python -m pytest -m e2e packages/snakemake-logger-plugin-live \
 	  packages/snakemake-report-plugin-runcrate $(VAST)/tests/e2e/test_kit.py $(VAST)/tests/e2e/test_foreign.py
+
+test-metadata: $(VENV)/.ready-dev  # test the metadata of a deposit with mlcroissant, datacite, cffconvert and codecarbon (needs a package registry)
+	$(BIN)/python -m pytest -m e2e tests/unit/publication/test_formats.py
 
 test-image: $(VENV)/.ready-dev  # run the steps of the Dockerfile in a copy of this machine, without Docker (as root; needs a package registry)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_image.py
@@ -171,8 +176,9 @@ clean:  # remove results, logs, state and .snakemake, after a question that name
 $(VENV)/.ready: requirements.txt requirements-torch.txt requirements-torch-cpu.txt tools/install.sh pyproject.toml $(wildcard packages/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python >= 3.11 is needed, {sys.version.split()[0]} found: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
-	@{ sh tools/install.sh $(BIN)/python && touch $@.whole; } | $(BIN)/python tools/install_progress.py
-	@mv $@.whole $@ 2> /dev/null || { echo "Packages are missing: pip said above which, and why. Then: make $(MAKECMDGOALS)" >&2; exit 1; }
+	@{ sh tools/install.sh $(BIN)/python 2> $(VENV)/install.log && touch $@.whole; } | $(BIN)/python tools/install_progress.py
+	@mv $@.whole $@ 2> /dev/null || { cat $(VENV)/install.log >&2; \
+	  echo "Packages are missing: pip says above which, and why. Then: make $(MAKECMDGOALS)" >&2; exit 1; }
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 	$(PIP) --no-deps --require-hashes -r requirements-dev.txt

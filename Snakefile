@@ -34,3 +34,5 @@ rule all:
     input:
         rules.bridge.input if STUDY.bridge else rules.study.input,
     localrule: True
+    message:
+        "Everything of the study {STUDY.study} is made"

@@ -11,7 +11,7 @@ from ablation.vocabulary.catalogue import FIGURES, FINDINGS, FIRST, RECORD_PAGES
 from ablation.vocabulary.interventions import LIFTED
 from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
 from ablation.vocabulary.recipes import stage_of
-from ablation.workflow.load import start, stop_counting_jobs
+from ablation.workflow.load import start
 
 LOADED = start(
     config,
@@ -26,9 +26,7 @@ for warning in LOADED.warnings:
 
 
 onstart:  # A dry run checks neither pins nor GPUs.
-    LOADED.check(workflow.local_exec)
-    if workflow.local_exec:
-        stop_counting_jobs(workflow.scheduler)
+    LOADED.begin(workflow, logger, shell)
 
 
 wildcard_constraints:

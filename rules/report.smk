@@ -89,6 +89,8 @@ rule runs:
     localrule: True
     conda:
         "../environment.yml"
+    params:
+        carbon_region=STUDY.carbon_region,
     message:
         "Report: costs, environment and hashes of the study"
     script:

@@ -6,13 +6,16 @@
 
 
 rule study:
-    """Every table, figure and page of the first study."""
     input:
-        "results/recovery.csv",
+        LOADED.named,
+        PATHS.every_metrics,
         [PATHS.table(name) for name in FIRST.tables if PATHS.has_table(name)],
         [f"{RESULTS}/figures/{figure}.svg" for figure in PATHS.figures],
         [f"{RESULTS}/report/{page}.html" for page in [*PATHS.pages, "costs", "environment"]],
     localrule: True
+    """Every table, figure and page of the first study."""
+    message:
+        "Every table, figure and page of the study {STUDY.study} is made"
 
 
 rule stage1:

@@ -1,5 +1,7 @@
 """A fake of the Hugging Face hub without a network: repositories in the layout of its cache.
 
+Uploads by the real client go to `tests.support.hub_server`.
+
 Names, blobs and hashes are those of huggingface_hub: the hash of a large file is the SHA-256 of its
 content, and that of a small file is the SHA-1 of its git blob.
 """

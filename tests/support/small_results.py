@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from ablation.provenance.files import (
 )
 from ablation.provenance.manifests import write_manifest
 from ablation.vocabulary.masks import ABLATED_MASKS, CAUSAL, LEAKING_MASKS, MASKS
+from ablation.vocabulary.recipes import train_mask_of
 
 STUDY = "small"
 HOME = f"results/{STUDY}"
@@ -33,31 +35,52 @@ CONFIG = {
 }
 
 
-def make(root: Path, attempt: str = "run-1", learned: float = 0.8) -> None:
+def make(
+    root: Path,
+    attempt: str = "run-1",
+    learned: float = 0.8,
+    recipes: Sequence[str] = RECIPES,
+    write_model: Callable[[Path], object] | None = None,
+    base: Mapping | None = None,
+    scoring: Mapping | None = None,
+) -> None:
     """Write the study below `root`, which must be the working directory.
 
-    `learned` is how often 3B is right under an ablated mask.
+    `learned` is how often 3B is right under an ablated mask; a recipe with `leaky` in its name has
+    trained under a leaking one. write_model: fills the folder of a checkpoint (default: bytes that
+    are no model). base: facts of the base's manifest. scoring: the configuration of scoring jobs.
     """
     assert root.samefile(".")
+    scoring = scoring or {}
     write_json_lines(f"{HOME}/base/items/a.jsonl", [{"query": "q"}])
     manifest("base/items/manifest.json", "base_items", {}, ["base/items/a.jsonl"])
     Path(f"{HOME}/base/weights.json").write_text("{}")
-    manifest("base/manifest.json", "base", {"base": "x"}, ["base/weights.json"])
+    outputs = ["base/weights.json"]
+    manifest("base/manifest.json", "base", {"base": "x"}, outputs, **(base or {}))
     scored = ["base/items/manifest.json", "base/manifest.json"]
-    paths = [_scored("stage1_baseline", "stage1_baseline", scored, CAUSAL, 0.95)]
+    paths = [_scored("stage1_baseline", "stage1_baseline", scored, CAUSAL, 0.95, scoring)]
     paths += [
-        _scored(f"stage2_ablation/{m}", "stage2_ablation", scored, m, 0.5) for m in ABLATED_MASKS
+        _scored(f"stage2_ablation/{m}", "stage2_ablation", scored, m, 0.5, scoring)
+        for m in ABLATED_MASKS
     ]
-    for recipe in RECIPES:
+    for recipe in recipes:
+        leaks = "leaky" in recipe
         for seed in SEEDS:
             name = f"{recipe}/seed{seed}"
             home = Path(f"{HOME}/stage3_finetune/{name}")
             (home / "model").mkdir(parents=True)
-            (home / "model/model.safetensors").write_bytes(f"weights of {name}".encode() * 9)
-            (home / "model/config.json").write_text("{}")
+            if write_model:
+                write_model(home / "model")
+            else:
+                weights = f"weights of {name}".encode() * 9
+                (home / "model/model.safetensors").write_bytes(weights)
+                (home / "model/config.json").write_text("{}")
             checkpoint = f"stage3_finetune/{name}/manifest.json"
-            facts = {"recipe": recipe, "seed": seed, "train_leaks": False, "model": "model"}
-            config = {"name": recipe, "seed": seed, "recipe": {"learning_rate": 1e-3}}
+            facts = {"recipe": recipe, "seed": seed, "train_leaks": leaks, "model": "model"}
+            trained = {"learning_rate": 1e-3}
+            if write_model:
+                trained["train_mask"] = train_mask_of(recipe)
+            config = {"name": recipe, "seed": seed, "recipe": trained}
             manifest(
                 checkpoint,
                 "stage3_finetune",
@@ -72,7 +95,9 @@ def make(root: Path, attempt: str = "run-1", learned: float = 0.8) -> None:
                 rate = 0.9 if mask == CAUSAL else learned if recipe == "3B" else 0.5
                 folder = f"stage4_posteval/{name}/{mask}"
                 upstream = [checkpoint, "base/items/manifest.json"]
-                paths.append(_scored(folder, "stage4_posteval", upstream, mask, rate, **facts))
+                paths.append(
+                    _scored(folder, "stage4_posteval", upstream, mask, rate, scoring, **facts)
+                )
     _tables(paths)
 
 
@@ -104,7 +129,7 @@ def _note(output):
     (folder / name).write_text(json.dumps({"rule": "r", "params": [output], "starttime": 1.5}))
 
 
-def _scored(folder, stage, upstream, mask, rate, **facts):
+def _scored(folder, stage, upstream, mask, rate, config, **facts):
     # the same draw for the same condition, whatever else is changed
     rng = np.random.default_rng([ord(c) for c in folder])
     rows = []
@@ -136,7 +161,7 @@ def _scored(folder, stage, upstream, mask, rate, **facts):
     outputs = [f"{folder}/samples.parquet", f"{folder}/evaluation.json"]
     circumstances = {"device": "cpu", "dtype": "float32"}
     path = f"{folder}/manifest.json"
-    manifest(path, stage, {}, outputs, upstream, circumstances=circumstances, **facts)
+    manifest(path, stage, config, outputs, upstream, circumstances=circumstances, **facts)
     return path
 
 

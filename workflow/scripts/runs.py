@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ablation.lineage.ledger import LEDGERS, ledger_attempts
+from ablation.provenance.energy import region
 from ablation.provenance.files import write_text
 from ablation.provenance.job import Job, run
 from ablation.provenance.run_records import read_run_record
@@ -19,7 +20,8 @@ def main(job: Job) -> None:
         facts = {"stage": manifest["fingerprint"]["stage"], "run": record}
         facts |= {name: manifest.get(name) for name in run_pages.NAMED}
         jobs.append(facts | {"attempts": attempts.get(record.get("attempt"), [])})
-    write_text(job.output.costs, run_pages.costs(jobs))
+    named = job.params.carbon_region
+    write_text(job.output.costs, run_pages.costs(jobs, region(named) if named else None))
     happened = [facts["run"] for facts in jobs]
     write_text(job.output.environment, run_pages.environment(manifests, happened))
 

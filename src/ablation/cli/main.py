@@ -12,10 +12,12 @@ from click.shell_completion import shell_complete
 from ablation.cli import (
     accept,
     check,
+    deposit,
     diff,
     dose,
     pin,
     plan,
+    publish,
     pull,
     push,
     reap,
@@ -33,6 +35,7 @@ from ablation.cli.options import Command, CommandFailed
 COMMANDS: tuple[Command, ...] = (
     *(plan.plan, check.check, table.table, sample.sample, accept.accept, pin.pin, reap.reap),
     *(trace.trace, diff.diff, reproduce.reproduce, verify.verify, seal.seal, push.push, pull.pull),
+    *(publish.publish, deposit.deposit),
     *(worlds.worlds, dose.dose),
 )
 INTERRUPTED = 130  # the exit status that shells give for Ctrl-C

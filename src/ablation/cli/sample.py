@@ -114,8 +114,7 @@ def sample(
     from ablation.data.continuations import FORMATS, CannotSample
     from ablation.data.hub import HubError
     from ablation.provenance.manifests import StaleInput
-    from ablation.report.continuations import print_continuations, write_continuations
-    from ablation.scoring import generate
+    from ablation.provenance.remedies import command_for
 
     with report_errors(CannotSample, ConfigError, HubError, StaleInput, OSError):
         if max_new_tokens < 1 or not 0 <= temperature < math.inf:
@@ -123,6 +122,13 @@ def sample(
         if out and out.suffix not in FORMATS:
             raise CannotSample(f"--out {out}: expected {', '.join(FORMATS)}")
         results = results_of(name_of(configfile, study) or "micro")
+        if not (base := results / "base/manifest.json").is_file():
+            raise CannotSample(f"{base} was not found. Make it: {command_for(base)}")
+        from ablation.report.continuations import print_continuations, write_continuations
+        from ablation.scoring import (
+            generate,
+        )  # imports torch, after what the user may have mistyped
+
         models = generate.models_of(results, recipe, seed)
         prompts = generate.prompts_of(results, prompt, file, instruction)
         continuations = list(

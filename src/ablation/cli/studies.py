@@ -6,7 +6,6 @@ results reads those in results/NAME.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ablation.cli.options import PATH
+from ablation.provenance.remedies import configured_studies, files_of_study
 
 if TYPE_CHECKING:
     from ablation.config.study import Study
@@ -24,7 +24,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def _complete_study(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    names = {*_configured().values(), *studies_in(RESULTS)}
+    names = {*configured_studies(CONFIG).values(), *studies_in(RESULTS)}
     return sorted(name for name in names if name.startswith(incomplete))
 
 
@@ -65,7 +65,7 @@ def configfile_of(configfile: Path | None, study: str | None) -> Path | None:
     """
     from ablation.config.merging import ConfigError, did_you_mean
 
-    known = _configured()
+    known = configured_studies(CONFIG)
     if configfile:
         if not configfile.exists():
             raise ConfigError(
@@ -79,8 +79,7 @@ def configfile_of(configfile: Path | None, study: str | None) -> Path | None:
         return configfile
     if not study:
         return None
-    files = [file for file, name in known.items() if name == study]
-    files = [file for file in files if file.stem in (study, "default")] or files
+    files = files_of_study(CONFIG, study)
     if not files:
         names = sorted(set(known.values()))
         raise ConfigError(
@@ -111,15 +110,6 @@ def snakemake_options_of(configfile: Path | None, study: str | None) -> list[str
     """The options by which Snakemake reads the chosen study. Raises ConfigError."""
     file = configfile_of(configfile, study)
     return ["--configfile", str(file.resolve())] if file else []
-
-
-def _configured() -> dict[Path, str]:
-    """{configuration file: its study}, by the line `study: NAME`."""
-    found = {}
-    for file in sorted(CONFIG.glob("*.yaml")):
-        if line := re.search(r"^study:\s*([\w.-]+)", file.read_text("utf-8", "replace"), re.M):
-            found[file] = line[1]
-    return found
 
 
 def _name_in(file: Path) -> str:

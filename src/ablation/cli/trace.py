@@ -46,12 +46,18 @@ from ablation.cli.studies import find_table, study_options
     type=PATH,
     help="The ledger of rented machines with the cost of each job (default: all in ledger/).",
 )
+@click.option(
+    "--carbon-region",
+    metavar="COUNTRY",
+    help="The country whose electricity the machines used, such as DEU: the sum has its CO2 too.",
+)
 @study_options
 def trace(
     table: Path | None,
     where: tuple[tuple[str, str], ...],
     column: str,
     ledger: Path | None,
+    carbon_region: str | None,
     configfile: Path | None,
     study: str | None,
     json: Path | None,
@@ -62,10 +68,12 @@ def trace(
     """
     from ablation.lineage.trace import trace
     from ablation.lineage.trace_tree import print_trace
+    from ablation.provenance.energy import region
     from ablation.provenance.manifests import StaleInput
 
     with report_errors(StaleInput, OSError, ValueError, status=2):
+        place = region(carbon_region) if carbon_region else None
         chosen = find_table(table, configfile, study)
         found = trace(chosen, dict(where), column, ledger)
-        show_or_save(found, json, print_trace)
+        show_or_save(found, json, lambda traced: print_trace(traced, place))
     return 0

@@ -25,6 +25,7 @@ from ablation.config.interventions import AnyIntervention, InterventionName
 from ablation.config.recipes import Instructions, Leak, Recipe, StopRules, Training
 from ablation.config.world import MicroWorld, RandomBase
 from ablation.data.local_files import is_local
+from ablation.provenance.energy import region
 from ablation.vocabulary.instructions import INSTRUCTIONS
 from ablation.vocabulary.interventions import LIFTED
 from ablation.vocabulary.masks import CAUSAL
@@ -298,6 +299,11 @@ class Study(Strict):
         "Whether `ablation push` also sends the weights of checkpoints. Tables and figures need "
         "none; without weights, a new evaluation needs a new training."
     )
+    carbon_region: str | None = described_field(
+        "The country whose electricity the machines used, by its ISO 3166-1 code of three letters "
+        "such as DEU, for CO2 beside the energy in the report; null shows none. It changes no "
+        "result."
+    )
     hardware: Hardware = described_field("What a job that runs a model needs.")
     finetune: Training = described_field("Training keys that all recipes share.")
     recipes: dict[Annotated[str, Field(pattern=NAME)], Recipe] = described_field(
@@ -326,6 +332,13 @@ class Study(Strict):
     bridge: Bridge | None = described_field(
         "The second study (docs/bridge.md); null runs the first alone."
     )
+
+    @field_validator("carbon_region")
+    @classmethod
+    def _known_region(cls, code: str | None) -> str | None:
+        if code is not None:
+            region(code)
+        return code
 
     @field_validator("seeds")
     @classmethod

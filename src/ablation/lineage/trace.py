@@ -18,10 +18,10 @@ from ablation.lineage.recomputed import check_row, mean_accuracies, read_scored
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import (
     StaleInput,
-    command_for,
     load_manifest,
     verify_outputs,
 )
+from ablation.provenance.remedies import command_for
 from ablation.provenance.run_records import sum_runs
 from ablation.provenance.tables import UNCHECKED_COLUMN, InvalidTable, read_table
 from ablation.vocabulary.catalogue import FIRST, MARKED
@@ -174,8 +174,8 @@ def _table_manifest(table: Path, row: Mapping) -> tuple[str, Path]:
     if row.get("study") and named.is_file():
         if sha256_file(named) != sha256_file(table):
             raise StaleInput(
-                f"{table} is not the table of {row['study']}: {named} holds other bytes. Make it "
-                f"again: snakemake --cores all --force {table}"
+                f"{table} is not the table of {row['study']}: {named} holds other bytes. Make "
+                f"it again: {command_for(table, study=row['study'])}"
             )
         for path in home.glob(f"{row['study']}/*.manifest.json"):
             if table.name in load_manifest(path)["outputs"]:

@@ -12,11 +12,15 @@ from ablation.console.tables import TextConsole, styled
 from ablation.lineage.lineage import count_of
 from ablation.lineage.trace import LETTERS
 from ablation.provenance.accepted import UNCHECKED
+from ablation.provenance.energy import WHAT, Region, co2_text, kwh_text
 from ablation.provenance.run_records import describe_machine, sum_runs
 
 
-def print_trace(found: Mapping) -> None:
-    """Print the result of `ablation.lineage.trace.trace` as a tree."""
+def print_trace(found: Mapping, place: Region | None = None) -> None:
+    """Print the result of `ablation.lineage.trace.trace` as a tree.
+
+    place: where the electricity came from; without it no CO2 is printed.
+    """
     cell, nodes = found["cell"], found["manifests"]
     row = " ".join(f"{key}={value}" for key, value in cell["row"].items())
     formula = ""
@@ -42,7 +46,9 @@ def print_trace(found: Mapping) -> None:
         tree.add("a published number: resources/published/, docs/published.md")
     for stage in found["unchecked"]:
         tree.add(styled(UNCHECKED.format(stage=stage), "bold red"))
-    tree.add(_totals(found["totals"]))
+    tree.add(_totals(found["totals"], place))
+    if place:
+        tree.add(f"{WHAT} Electricity of {place}.")
     TextConsole().print(tree)
 
 
@@ -106,7 +112,7 @@ def _ran(node: Mapping) -> str:
         + describe_machine(run)
         + commit
         + (" with changes" if run.get("git_dirty") else ""),
-        f"{energy:,.0f} J" if energy is not None else "",
+        _energy(energy) if energy is not None else "",
         f"resumed at steps {run['resumes']}" if run.get("resumes") else "",
         f"attempt {run['attempt']}" if run.get("attempt") else "",
         f"{cost['attempts']} attempts, ${cost['dollars']:.2f}" if cost["attempts"] else "",
@@ -133,12 +139,17 @@ def _short(config: Mapping) -> str:
     return text if len(text) <= 400 else f"{text[:396]} ..."
 
 
-def _totals(found: Mapping) -> Text:
+def _energy(joules: float, place: Region | None = None) -> str:
+    co2 = f", {co2_text(joules, place)} of CO2" if place else ""
+    return f"{joules:,.0f} J ({kwh_text(joules)}{co2})"
+
+
+def _totals(found: Mapping, place: Region | None) -> Text:
     energy, dollars = found["energy_joules"], found["dollars"]
     return styled("in all", "bold") + styled(
         f": {found['runs']} runs, {found['seconds']:,.1f} s on "
         f"{', '.join(found['machines']) or 'no machine on record'}; "
-        + (f"{energy:,.0f} J; " if energy is not None else "no energy on record; ")
+        + (f"{_energy(energy, place)}; " if energy is not None else "no energy on record; ")
         + (
             f"{found['attempts']} attempts, {found['failed_attempts']} failed, ${dollars:.2f}"
             if dollars is not None

@@ -18,11 +18,11 @@ from ablation.provenance.manifests import (
     SEAL,
     SIGNATURE,
     StaleInput,
-    command_for,
     load_manifest,
     output_problems,
     outputs_here,
 )
+from ablation.provenance.remedies import command_for
 from ablation.provenance.tables import read_table
 
 
@@ -101,7 +101,10 @@ def _other_copy(home: Path) -> Iterator[str]:
         if study != home.name and (home.parent / study).is_dir():
             return
         if sha256_file(copy) != load_manifest(manifest)["outputs"]["recovery.csv"]["sha256"]:
-            yield f"{copy} is not the table of {manifest}. Make it again: {command_for(copy)}"
+            yield (
+                f"{copy} is not the table of {manifest}. Make it again: "
+                f"{command_for(copy, study=home.name)}"
+            )
     except (StaleInput, ValueError) as error:
         yield str(error)
 

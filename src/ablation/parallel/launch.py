@@ -132,7 +132,7 @@ def run_ranks(meeting: Meeting, folder: str, store: distributed.TCPStore) -> dic
     with (
         tempfile.TemporaryDirectory(prefix="ranks-") as logs,
         _rank_environment(),
-        _signals_as_exceptions(),
+        _signals_as_exceptions() as signals,
     ):
         watch = Watch(store, meeting.nodes)
         config = LaunchConfig(
@@ -148,6 +148,7 @@ def run_ranks(meeting: Meeting, folder: str, store: distributed.TCPStore) -> dic
             logs_specs=DefaultLogsSpecs(log_dir=logs, tee=Std.ALL),
             log_line_prefix_template="rank ${rank}: ",
             local_addr=HOST if meeting.nodes == 1 else None,
+            signals_to_handle=",".join(each.name for each in signals),
             shutdown_timeout=1,  # checkpoints are safe from a kill at any moment
         )
         try:
@@ -161,17 +162,17 @@ def run_ranks(meeting: Meeting, folder: str, store: distributed.TCPStore) -> dic
         except SignalException as ended:
             if watch.why:
                 raise RankFailed(watch.why) from None
-            if ended.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            signal.signal(ended.sigval, signal.SIG_DFL)
-            os.kill(os.getpid(), ended.sigval)
+            stopped = ended.sigval
         except (RendezvousError, distributed.DistError) as error:
             raise RankFailed(
                 f"the meeting of {meeting.nodes} machines at {meeting.address} failed "
                 f"({type(error).__name__}): not all came within {JOIN_MINUTES} minutes, or the one "
                 "where the job began has ended"
             ) from None
-    return {}
+        else:
+            return {}
+    os.kill(os.getpid(), stopped)  # to the handler that was there before
+    raise RankFailed(f"{stopped.name} has ended the ranks")
 
 
 @contextmanager
@@ -195,18 +196,20 @@ def _rank_environment() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
+def _signals_as_exceptions() -> Iterator[list[signal.Signals]]:
     """Let signals that end this process end its ranks first, and restore the handlers after it.
 
-    torchrun does so only once the ranks are started, and leaves its handlers in place.
+    Yields these signals: SIGNALS without those that are ignored, as under nohup. torchrun does so
+    only once the ranks are started, and leaves its handlers in place.
     """
 
     def end(number: int, frame: Any) -> None:
         raise SignalException("", signal.Signals(number))
 
-    before = {number: signal.signal(number, end) for number in SIGNALS}
+    wanted = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in wanted}
     try:
-        yield
+        yield wanted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

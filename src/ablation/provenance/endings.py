@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+import select
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,28 +17,55 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 # What safetensors and torch say instead of raising an OSError.
 FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
 
+# Signals that stop a job, with what its message says.
+STOPS = {
+    signal.SIGINT: "stopped by Ctrl-C",
+    signal.SIGTERM: "stopped by SIGTERM",
+    signal.SIGHUP: "stopped, because its terminal was lost (SIGHUP)",
+}
+# Environment variable with the process number of a Snakemake that reports stops for its jobs.
+RUN = "ABLATION_RUN"
+REPORTED = 75  # exit status of a job that has said itself why it ended
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal of `STOPS` has reached this job."""
+
+
+class Ended(SystemExit):
+    """The job ends with a message. stopped: whether a signal has stopped it."""
+
+    def __init__(self, message: str, stopped: bool) -> None:
+        super().__init__(message)
+        self.stopped = stopped
+
+
+# ---- the message ---------------------------------------------------------------------------------
+
 
 @contextmanager
 def told_in_three_lines(rule: str) -> Iterator[None]:
-    """End the process with what happened to the job of `rule`, what is kept and what goes on.
+    """Raise Ended with what happened to the job of `rule`, what is kept and what goes on.
 
-    This holds for Ctrl-C, a full disk and too little memory; other errors pass. Notes on the error
-    (`BaseException.add_note`) say what is kept.
+    This holds for the signals of `STOPS`, a full disk and too little memory; other errors pass.
+    Notes on the error (`BaseException.add_note`) say what is kept.
     """
     try:
-        yield
+        with _stoppable():
+            yield
     except BaseException as error:
         if (found := _ending(error)) is None:
             raise
         what, remedy = found
         kept = " ".join(getattr(error, "__notes__", ())) or KEPT
-        raise SystemExit(f"{rule}: {what}\n{kept}\n{remedy}{AGAIN}") from None
+        message = f"{rule}: {what}\n{kept}\n{remedy}{AGAIN}"
+        raise Ended(message, isinstance(error, KeyboardInterrupt)) from None
 
 
 def _ending(error: BaseException) -> tuple[str, str] | None:
     """What happened, and what to do before the next run; None for an error of another kind."""
     if isinstance(error, KeyboardInterrupt):
-        return "stopped by Ctrl-C.", ""
+        return f"{error if isinstance(error, Stopped) else STOPS[signal.SIGINT]}.", ""
     first = str(error).partition("\n")[0]
     if getattr(error, "errno", None) in FULL or any(text in first for text in FULL_TEXTS):
         return f"the disk is full ({first}).", "Make room on it first (df -h .). "
@@ -45,3 +77,72 @@ def _ending(error: BaseException) -> tuple[str, str] | None:
     if isinstance(error, MemoryError):
         return "this machine has too little memory.", "Give Snakemake fewer --cores. "
     return None
+
+
+@contextmanager
+def reported_once() -> Iterator[None]:
+    """End with the status `REPORTED`, where Snakemake says nothing more of the job.
+
+    Snakemake itself reports that a run was stopped, so the message of a stop is in the log alone.
+    """
+    try:
+        yield
+    except Ended as ended:
+        if RUN not in os.environ:
+            raise
+        if not ended.stopped:
+            print(ended.code, file=sys.stderr)
+        raise SystemExit(REPORTED) from None
+
+
+# ---- signals -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Raise Stopped in this block at the first signal of `STOPS`, and ignore further ones.
+
+    The end of the Snakemake that `RUN` names counts as a signal. A signal that is ignored already
+    stays so, such as SIGHUP below nohup; but for SIGINT, which Snakemake's shells ignore for jobs
+    while they import.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    lost = threading.Event()
+
+    def stop(number: int, _: object) -> None:
+        for each in before:  # SIG_IGN would let Python complain of a signal that is here already
+            signal.signal(each, lambda *_: None)
+        raise Stopped(
+            "stopped, because its Snakemake has ended"
+            if lost.is_set()
+            else STOPS[signal.Signals(number)]
+        )
+
+    kept = [n for n in STOPS if n != signal.SIGINT and signal.getsignal(n) == signal.SIG_IGN]
+    before = {n: signal.signal(n, stop) for n in STOPS if n not in kept}
+    if run := os.environ.get(RUN):
+        threading.Thread(target=_stop_after, args=(int(run), lost), daemon=True).start()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop_after(run: int, lost: threading.Event) -> None:
+    """Wait for the end of the process `run`, then stop this one. Needs Linux."""
+    if not hasattr(os, "pidfd_open"):
+        return
+    try:
+        descriptor = os.pidfd_open(run)
+    except OSError as error:
+        if error.errno != errno.ESRCH:  # a system without this call
+            return
+    else:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll()
+    lost.set()
+    os.kill(os.getpid(), signal.SIGTERM)

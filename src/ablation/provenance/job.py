@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablation.console.progress import copy_output_to
 from ablation.provenance.cards import own_cards
-from ablation.provenance.endings import told_in_three_lines
+from ablation.provenance.endings import reported_once, told_in_three_lines
 from ablation.provenance.manifests import read_inputs, verify_history, write_manifest
 from ablation.provenance.run_records import run_record
 
@@ -79,7 +79,8 @@ def run(
     record, (gpus, nodes) = snakemake.output.get("run"), gpus_and_nodes(snakemake.resources)
     recorded: AbstractContextManager[dict] = run_record(record) if record else nullcontext({})
     ends, cards = told_in_three_lines(snakemake.rule), own_cards(gpus // nodes)
-    with copy_output_to(snakemake.log[0]), ends, cards, recorded as facts:
+    log = copy_output_to(snakemake.log[0])
+    with reported_once(), log, ends, cards, recorded as facts:
         job = Job(snakemake, only)
         if history:
             verify_history(job.inputs.values())

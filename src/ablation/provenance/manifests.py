@@ -25,6 +25,7 @@ from ablation.provenance.files import (
     visible_files,
     write_json,
 )
+from ablation.provenance.remedies import command_for
 
 # The folder in results/ with the files of the workflow that an RO-Crate contains; it is no study.
 WORKFLOW_COPY = "_workflow"
@@ -254,14 +255,3 @@ def output_problems(
 
 def _next_action(path: str | Path) -> str:
     return f"Restore it, or make it again: {command_for(path)}"
-
-
-def command_for(path: str | Path) -> str:
-    """The command that makes `path`, to be typed in the root of the repository."""
-    parts = Path(path).parts
-    if "results" not in parts:
-        return f"snakemake --cores all --force {path}"
-    below = parts[len(parts) - parts[::-1].index("results") :]
-    another = len(below) > 1 and below[0] != "micro"
-    study = f" --configfile (the file of {below[0]})" if another else ""
-    return f"snakemake --cores all --force {'/'.join(('results', *below))}{study}"

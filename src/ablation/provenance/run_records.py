@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypedDict
@@ -23,7 +24,8 @@ from typing import Any, TypedDict
 from pydantic import BaseModel, ConfigDict
 
 from ablation.provenance.files import SCHEMA_VERSION, write_json
-from ablation.provenance.manifests import StaleInput, command_for
+from ablation.provenance.manifests import StaleInput
+from ablation.provenance.remedies import command_for
 
 RunRecord = dict[str, Any]
 
@@ -37,6 +39,7 @@ ARCHIVED_COMMIT_FILE = ".git_archival.txt"
 class _Gpu(BaseModel):
     model_config = ConfigDict(strict=True)
     name: str
+    uuid: str = ""
 
 
 class _Form(BaseModel):
@@ -45,6 +48,7 @@ class _Form(BaseModel):
     model_config = ConfigDict(strict=True)
     host: str = ""
     started: str = ""
+    date: float = 0
     seconds: float = 0
     energy_joules: float = 0
     tokens_per_second: float | None = None
@@ -112,22 +116,53 @@ def sum_runs(nodes: Iterable[Mapping]) -> dict[str, Any]:
     """The machines, seconds, joules and dollars of several results together.
 
     Each node has `run`, its run record or None, and `attempts`, lines of a ledger. An attempt that
-    several nodes have counts once. A sum without any part is None.
+    several nodes have counts once, and so does the energy of a GPU that several runs shared. A sum
+    without any part is None.
     """
     nodes = list(nodes)
     runs = [node["run"] for node in nodes if node["run"]]
     attempts = {line["attempt"]: line for node in nodes for line in node["attempts"]}
-    joules = [run["energy_joules"] for run in runs if "energy_joules" in run]
     sums = {
         "machines": sorted({describe_machine(run) for run in runs}),
         "runs": len(runs),
         "seconds": round(sum(run.get("seconds", 0) for run in runs), 3),
-        "energy_joules": round(sum(joules), 3) if joules else None,
+        "energy_joules": energy_of(runs),
         "attempts": len(attempts),
         "failed_attempts": sum(line.get("why") != "done" for line in attempts.values()),
         "dollars": round(sum(line.get("dollars", 0) for line in attempts.values()), 6),
     }
     return sums if attempts else sums | {"dollars": None}
+
+
+def energy_of(runs: Iterable[Mapping]) -> float | None:
+    """The joules of all GPUs behind run records; None if no record has any.
+
+    A record has the energy that its GPUs used while the job ran, whatever else ran on them. So
+    where several jobs shared a GPU, the power at a moment is taken to be the mean of their average
+    powers, and energies of jobs that shared none are added up.
+    """
+    total, measured = 0.0, False
+    changes: dict[str, list[tuple[float, int, float]]] = {}  # {GPU: (time, 1 or -1 job, watts)}
+    for run in runs:
+        joules, seconds = run.get("energy_joules"), run.get("seconds", 0)
+        if joules is None:
+            continue
+        measured = True
+        cards = [gpu["uuid"] for gpu in run.get("gpus", ()) if gpu.get("uuid")]
+        if not cards or "date" not in run or seconds <= 0:
+            total += joules
+            continue
+        watts = joules / seconds / len(cards)
+        for card in cards:
+            begin, end = (run["date"], 1, watts), (run["date"] + seconds, -1, -watts)
+            changes.setdefault(card, []).extend((begin, end))
+    for of_card in changes.values():
+        of_card.sort()
+        jobs, power = 0, 0.0
+        for (since, more, watts), (until, _, _) in pairwise(of_card):
+            jobs, power = jobs + more, power + watts
+            total += (until - since) * power / jobs if jobs else 0.0
+    return round(total, 3) if measured else None
 
 
 # ---- the machine ----------------------------------------------------------------------------

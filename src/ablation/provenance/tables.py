@@ -14,7 +14,7 @@ from typing import IO, Any
 import pandas as pd
 
 from ablation.provenance.files import write_text
-from ablation.provenance.manifests import command_for
+from ablation.provenance.remedies import command_for, has_rule
 
 # The start of a formula; texts that have an apostrophe before it get one more, to be read back.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -97,6 +97,9 @@ def read_table(file: str | Path, columns: Iterable[str], **options: Any) -> pd.D
     `options` are those of `pandas.read_csv`. Raises InvalidTable for any other file.
     """
     next_action = f"Give another file, or make this one again: {command_for(file)}"
+    if not has_rule(file):
+        there = sorted(map(str, Path(file).parent.glob("*.csv")))[:10]
+        next_action = f"Give a table of a study. Tables there: {', '.join(there) or 'none'}"
     if Path(file).suffix != ".csv":
         next_action = "Give a table of a study, which is a .csv file"
     if Path(file).is_dir():

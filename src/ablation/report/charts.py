@@ -176,6 +176,18 @@ def model_names(frame: pd.DataFrame) -> pd.Series:
     return frame.recipe.fillna("base") + leaks
 
 
+def in_short_lines(name: str, width: int = 13) -> str:
+    """A name in lines of up to `width` characters if possible, broken by `|` after hyphens."""
+    lines = [""]
+    for part in re.findall("[^-|]*[-|]|[^-|]+", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width and not lines[-1].endswith("|"):
+            lines[-1] += "|"
+        if lines[-1].endswith("|"):
+            lines.append("")
+        lines[-1] += part
+    return "".join(lines)
+
+
 def stars(p: float) -> str:
     """The stars of a p value; none if it is missing or not below .05."""
     return next((mark for level, mark in LEVELS if p < level), "")

@@ -21,6 +21,7 @@ from ablation.report.charts import (
     are_true,
     blank,
     few_recipes,
+    in_short_lines,
     items,
     leak_note,
     line,
@@ -76,6 +77,7 @@ def accuracy(
         return blank(per_task, title)
     per_task, few = few_recipes(per_task)
     frame, slots = placed(per_task)
+    frame["model"] = frame.model.map(in_short_lines)
     frame["mark"] = frame.accuracy.isna().map({True: "not measured", False: "one seed"})
     models = list(dict.fromkeys(frame.sort_values("recipe", na_position="first").model))
     known = {}

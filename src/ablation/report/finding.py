@@ -1,6 +1,7 @@
 """The finding of a study in two sentences, each with its scope, from its recovery table.
 
-`python -m ablation.report.finding results/recovery.csv` prints it in a box, with what to do next.
+`python -m ablation.report.finding results/demo/recovery.csv` prints it in a box, with what to do
+next.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.protocols import ALL_SEEDS, MACRO, TRAINED
 
 ESTIMABLE = "estimable"
-WIDTH = 110  # characters
+WIDTH = 110  # characters, but for longer commands
 NUMBERS = ("damage", "recovered", "net_recovered")
 COLUMNS = (
     *("study", "recipe", "seed", "mask", "task", "train_leaks", "eval_leaks", "exposure"),
@@ -73,13 +74,15 @@ def show(file: Path) -> None:
     frame = read_table(file, COLUMNS, dtype=dict.fromkeys(("seed", "recipe", "control"), str))
     study, row = str(frame.study.iloc[0]), chosen_row(frame)
     home = file.parent if file.parent.name == study else file.parent / study
+    here = home == Path("results") / study
+    table, folder = (f"--study {study}",) * 2 if here else (str(file), str(home))
     next_steps = {
-        f"ablation table {file} --task each": "Every task:",
-        f"ablation verify {home}": "Is all as it was made?",
+        f"ablation table {table} --task each": "Every task:",
+        f"ablation verify {folder}": "Is all as it was made?",
     }
     if row is not None:
         where = " ".join(f"{key}={row[key]}" for key in ("recipe", "seed", "mask", "task"))
-        trace = f"ablation trace {file} --column recovered --where {where}"
+        trace = f"ablation trace {table} --column recovered --where {where}"
         next_steps[trace] = "Where does the number come from?"
     text = [
         *finding(frame),
@@ -87,7 +90,10 @@ def show(file: Path) -> None:
         f"All of it, with figures, in a browser: {home.parent / 'report.html'}",
         *(f"\n{what}\n    {command}" for command, what in next_steps.items()),
     ]
-    TextConsole().print(Panel(printable_lines(text), title=printable(study), width=WIDTH))
+    lines = printable_lines(text)
+    widest = max(len(line) for line in lines.splitlines() if line.startswith("    "))
+    width = max(WIDTH, widest + 4)  # no command is broken
+    TextConsole().print(Panel(lines, title=printable(study), width=width))
 
 
 def printable_lines(lines: Sequence[str]) -> str:

@@ -5,38 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ablation.provenance.energy import WHAT, Region, co2_text, kwh_text
 from ablation.provenance.run_records import describe_machine, sum_runs
 from ablation.report.html_tables import Marked, Section, html_page
 
 NAMED = ("recipe", "seed", "mask")  # facts of a manifest that name a job
 NOTES = [
     "Seconds are of the work itself, without waiting, imports and transfers. Joules are of the "
-    "GPUs, where their driver says them. Dollars stand in the ledger of rented machines; a job is "
-    "charged for its failed attempts too. Nothing is put in for what was not measured.",
+    "GPUs, where their driver says them: those of one record are of all that ran on its GPUs "
+    "meanwhile, and sums count a shared GPU once. Dollars stand in the ledger of rented machines; "
+    "a job is charged for its failed attempts too. Nothing is put in for what was not measured.",
 ]
 
 
-def costs(jobs: Sequence[Mapping]) -> str:
+def costs(jobs: Sequence[Mapping], region: Region | None = None) -> str:
     """The page of time, energy and money, for each stage and each run record.
 
     A job has `stage`, `recipe`, `seed`, `mask` (these three may be None), `run` (its run record)
-    and `attempts` (its lines of the ledger).
+    and `attempts` (its lines of the ledger). region: where the electricity came from; without it
+    the page has no CO2.
     """
     stages: dict[str, list[Mapping]] = {}
     for job in jobs:
         stages.setdefault(job["stage"], []).append(job)
-    rows = [{"stage": stage} | _sums(of_stage) for stage, of_stage in sorted(stages.items())]
-    rows.append({"stage": "all"} | _sums(jobs))
-    parts = [Section("Each stage", rows), Section("Each record", [_record(job) for job in jobs])]
-    return html_page("What the study took", NOTES, parts)
+    named = sorted(stages.items())
+    rows = [{"stage": stage} | _sums(of_stage, region) for stage, of_stage in named]
+    rows.append({"stage": "all"} | _sums(jobs, region))
+    records = [_record(job, region) for job in jobs]
+    parts = [Section("Each stage", rows), Section("Each record", records)]
+    notes = [*NOTES, f"{WHAT} Electricity of {region}."] if region else NOTES
+    return html_page("What the study took", notes, parts)
 
 
-def _sums(jobs: Sequence[Mapping]) -> dict:
+def _sums(jobs: Sequence[Mapping], region: Region | None) -> dict:
     sums = sum_runs(jobs)
+    joules = sums["energy_joules"]
     return {
         "records": str(sums["runs"]),
         "seconds": f"{sums['seconds']:,.1f}",
-        "joules": _known(sums["energy_joules"], ",.0f"),
+        "joules": _known(joules, ",.0f"),
+        "energy": "-" if joules is None else kwh_text(joules),
+        **({"CO2": "-" if joules is None else co2_text(joules, region)} if region else {}),
         "attempts": str(sums["attempts"]) if sums["attempts"] else "-",
         "failed": str(sums["failed_attempts"]) if sums["attempts"] else "-",
         "dollars": _known(sums["dollars"], ".2f"),
@@ -44,13 +53,13 @@ def _sums(jobs: Sequence[Mapping]) -> dict:
     }
 
 
-def _record(job: Mapping) -> dict:
+def _record(job: Mapping, region: Region | None) -> dict:
     run = job["run"]
     return {
         "stage": job["stage"],
         **{name: str(job[name] if job[name] is not None else "") for name in NAMED},
         "started (UTC)": run["started"].replace("T", " ").removesuffix("+00:00"),
-        **{name: text for name, text in _sums([job]).items() if name != "records"},
+        **{name: text for name, text in _sums([job], region).items() if name != "records"},
         "tokens/s": _known(run.get("tokens_per_second"), ",.0f"),
         "resumed": str(len(run.get("resumes") or ())),
     }

@@ -75,10 +75,13 @@ def recovery_tables(file: str | Path, seed: str, task: str) -> TextTables:
         raise InvalidTable(printable(f"{problem}tasks {tasks}, or `each`."))
     study, masked = frame.study.iloc[0], rows[rows["mask"] != CAUSAL]
     causal = rows[rows["mask"] == CAUSAL]
+    named = sorted(set(frame.seed.dropna()) - {ALL_SEEDS})
+    every = f"seed {named[0]}" if len(named) == 1 else "all seeds"
+    said = every if seed == ALL_SEEDS else f"seed {seed}"
     tables = {
         f"{study}: what was lost": _cells(measured_losses(masked), LOST),
-        f"{study}: what came back (seed {seed})": _cells(masked, BACK),
-        f"{study}: side effect on ordinary, causal use (seed {seed})": _cells(causal, SIDE),
+        f"{study}: what came back ({said})": _cells(masked, BACK),
+        f"{study}: side effect on ordinary, causal use ({said})": _cells(causal, SIDE),
     }
     return TextTables(rows, tables, warnings_of(rows), _legend(Path(file).parent, study))
 

@@ -7,14 +7,12 @@ Snakemake's own message for a file that is no YAML names neither the file nor th
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from ablation.config.merging import ConfigError, read_config_file
 from ablation.console.printable import printable
-from ablation.workflow.living import lock_message
 
 CONFIG_OPTIONS = ("--configfile", "--configfiles")
 SLURM_PLUGIN = "snakemake_executor_plugin_slurm"
@@ -27,9 +25,11 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """End the process with a message if Snakemake cannot run with `arguments`."""
     if problem := argument_problem(arguments):
         raise SystemExit(printable(problem))
-    starts = not any(argument.startswith(STARTS_NOTHING) for argument in arguments)
-    if starts and (known := lock_message()):
-        print(known, file=sys.stderr)
+
+
+def starts_a_run(arguments: Sequence[str]) -> bool:
+    """Whether Snakemake locks files with these arguments."""
+    return not any(argument.startswith(STARTS_NOTHING) for argument in arguments)
 
 
 def argument_problem(arguments: Sequence[str]) -> str | None:

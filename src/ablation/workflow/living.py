@@ -12,6 +12,10 @@ from pathlib import Path
 LOCKS = Path(".snakemake/locks")
 
 
+class StudyLocked(RuntimeError):
+    """Another run has locked the results of a study."""
+
+
 def living_runs(folder: str | Path = ".") -> list[int]:
     """The process numbers of other runs of Snakemake in `folder`, on this machine.
 
@@ -45,21 +49,48 @@ def _ancestors() -> set[int]:
     return found
 
 
-def lock_message(folder: str | Path = ".") -> str | None:
-    """What to know of the lock in `folder` before a run starts; None without a lock."""
-    if not any((Path(folder) / LOCKS).glob("*")):
-        return None
-    if runs := living_runs(folder):
-        numbers = ", ".join(map(str, runs))
-        return (
-            f"Another run works in this folder (process {numbers}). A study beside it needs a name "
-            "and a target of its own\n(results/NAME/recovery.csv); otherwise wait for that run."
+def locked_outputs(folder: str | Path = ".") -> set[str]:
+    """The files that runs of Snakemake in `folder`, alive or killed, have locked to write them."""
+    locks = (Path(folder) / LOCKS).glob("*.output.lock")
+    return {line for lock in locks for line in lock.read_text("utf-8").splitlines()}
+
+
+def refuse_locked_study(home: str, study: str) -> None:
+    """Raise StudyLocked if another run makes results in the folder `home`, or was killed there.
+
+    The results of a bridge are in a folder below those of its study.
+    """
+    locked = {file for file in locked_outputs() if file.startswith(f"{home}/")}
+    if not any(home.endswith("/bridge") or not f.startswith(f"{home}/bridge/") for f in locked):
+        return
+    if runs := living_runs():
+        raise StudyLocked(
+            f"Another run of the study {study} works in this folder ({_numbers(runs)}). Nothing "
+            f"was started.\nWait for it, or end it (kill -INT {runs[0]}); then the same command "
+            "goes on."
         )
-    return (
-        "A run in this folder was killed and has left its lock; its finished results and saved "
-        "steps are kept.\n`make unlock` removes the lock (first see that none runs on another "
-        "machine), then the same command goes on."
+    raise StudyLocked(
+        f"A run of the study {study} was killed and has left its lock; its finished results and "
+        "saved steps are kept.\n`make unlock` removes the lock (first see that none runs on "
+        "another machine), then the same command goes on."
     )
+
+
+def leave_to_other_run(table: str, own: str) -> str | None:
+    """What to know before a run that leaves `table` to another run, which has locked it."""
+    if table not in locked_outputs():
+        return None
+    runs = living_runs()
+    other = (
+        f"Another run works in this folder ({_numbers(runs)})"
+        if runs
+        else ("A run of another study was killed and has left its lock (`make unlock` removes it)")
+    )
+    return f"{other}, so {table} is left to it.\nThe table of this study is {own}."
+
+
+def _numbers(runs: list[int]) -> str:
+    return f"process {', '.join(map(str, runs))}"
 
 
 def main() -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,12 @@ from ablation.provenance.run_records import GIT_STATE, git_state, nvml_devices, 
 from ablation.vocabulary.instructions import environment
 from ablation.workflow.bridge_fingerprints import BridgeFingerprints
 from ablation.workflow.bridge_paths import BridgePaths
+from ablation.workflow.command_line import starts_a_run
 from ablation.workflow.elsewhere import WrongPlace, link_shipped
 from ablation.workflow.fingerprints import StudyFingerprints
+from ablation.workflow.living import StudyLocked, leave_to_other_run, refuse_locked_study
 from ablation.workflow.paths import Paths
+from ablation.workflow.stopping import JOB_PREFIX, stop_in_three_lines, stop_without_terminal
 
 # Jobs run side by side and print their progress in whole lines, so progress bars of the libraries
 # would overwrite each other. Jobs are processes of their own and inherit the environment.
@@ -29,6 +35,8 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+
+NAMED = "results/recovery.csv"  # the recovery table of the study that ran last
 
 
 class StudyWorkflow:
@@ -45,6 +53,7 @@ class StudyWorkflow:
         Raises ConfigError for a configuration that cannot be used.
         """
         self.overrides, self.root, self.files = dict(overrides), root, list(files)
+        self.main = main
         self.study: Study = load_study(overrides, root / "config", self.files, False, main)
         self.paths = Paths(self.study, root)
         self.fingerprints = StudyFingerprints(self.study, self.paths, root)
@@ -58,6 +67,17 @@ class StudyWorkflow:
         return self.bridge_paths.results if self.study.bridge else self.paths.results
 
     @property
+    def named(self) -> list[str]:
+        """The copy of the recovery table, unless another run has locked it."""
+        return [] if self.left_to_other_run else [NAMED]
+
+    @cached_property
+    def left_to_other_run(self) -> str | None:
+        if self.study.bridge or not self.main:
+            return None
+        return leave_to_other_run(NAMED, f"{self.paths.results}/recovery.csv")
+
+    @property
     def recorded(self) -> list[str]:
         """The manifests whose run records the report shows."""
         return self.bridge.recorded if self.study.bridge else self.fingerprints.recorded
@@ -66,6 +86,19 @@ class StudyWorkflow:
     def run_records(self) -> list[str]:
         """The run records beside those manifests."""
         return [run_record_path(manifest).as_posix() for manifest in self.recorded]
+
+    def begin(self, workflow: Any, log: logging.Logger, shell: Any) -> None:
+        """Check that a real run can succeed, and prepare how it ends early.
+
+        The arguments are Snakemake's workflow, logger and `shell`. Ends Snakemake with a message.
+        """
+        self.check(workflow.local_exec)
+        if not workflow.local_exec:
+            stop_without_terminal()
+            return
+        stop_counting_jobs(workflow.scheduler)
+        stop_in_three_lines(log, self.study.study)
+        shell.prefix(JOB_PREFIX)
 
     def check(self, local: bool) -> None:
         """End Snakemake with a message if a real run cannot succeed.
@@ -98,7 +131,7 @@ class StudyWorkflow:
     @property
     def warnings(self) -> list[str]:
         """What the user should know before anything runs."""
-        found = []
+        found = [self.left_to_other_run] if self.left_to_other_run else []
         if self.files and "study" not in self.overrides:
             named = ", ".join(map(str, self.files))
             found.append(
@@ -125,7 +158,7 @@ def errors_as_messages() -> Iterator[None]:
     """End the process with the message alone: Snakemake would add lines of its own files."""
     try:
         yield
-    except (ConfigError, WrongPlace) as error:
+    except (ConfigError, WrongPlace, StudyLocked) as error:
         raise SystemExit(printable(error)) from None
 
 
@@ -176,6 +209,11 @@ def _start(
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     loaded = StudyWorkflow(overrides, root, files, workflow.is_main_process)
+    if workflow.is_main_process and starts_a_run(sys.argv[1:]):
+        refuse_locked_study(loaded.reported, loaded.study.study)
+        if NAMED in sys.argv and not loaded.named:
+            own = f"{loaded.paths.results}/{Path(NAMED).name}"
+            raise StudyLocked(f"{loaded.left_to_other_run}\nNothing was started; ask for {own}.")
     hardware = loaded.study.hardware
     if not hardware.gpu:  # torch and numpy read them when a job imports them
         os.environ |= environment(hardware.instructions)

@@ -22,7 +22,6 @@ from ablation.provenance.files import (
 from ablation.provenance.fingerprints import make_fingerprint, package_versions
 from ablation.provenance.manifests import (
     StaleInput,
-    command_for,
     load_manifest,
     read_manifest,
     write_manifest,
@@ -281,20 +280,6 @@ def test_a_file_never_replaces_a_folder(tmp_path):
         write_text(tmp_path / "results", "x")
     assert content(tmp_path / "results") == before
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
-
-
-@pytest.mark.parametrize(
-    "path, command",
-    [
-        ("results/micro/recovery.csv", "snakemake --cores all --force results/micro/recovery.csv"),
-        ("/a/results/b/results/micro/x/manifest.json", "--force results/micro/x/manifest.json"),
-        ("/a/results/mine/x/m.json", "results/mine/x/m.json --configfile (the file of mine)"),
-        ("results/recovery.csv", "--force results/recovery.csv"),
-        ("elsewhere/base/manifest.json", "--force elsewhere/base/manifest.json"),
-    ],
-)
-def test_the_next_action_is_a_command_for_the_root_of_the_repository(path, command):
-    assert command_for(path).endswith(command)
 
 
 def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from ablation.provenance.run_records import (
     ARCHIVED_COMMIT_FILE,
     ATTEMPT,
     GIT_STATE,
+    energy_of,
     git_state,
     read_run_record,
     run_record,
@@ -162,6 +163,8 @@ def test_the_run_record_is_beside_the_manifest(manifest, run):
         '{"gpus": [{"name": null}]}',
         '{"seconds": "x"}',
         '{"energy_joules": "x"}',
+        '{"date": "today"}',
+        '{"gpus": [{"name": "x", "uuid": []}]}',
         '{"started": 5}',
         '{"attempt": [1]}',
         '{"git_hash": 5}',
@@ -178,3 +181,22 @@ def test_a_run_record_is_read_back(tmp_path):
     with run_record(tmp_path / "run.json", tokens_per_second=2.5) as facts:
         facts["resumes"] = [5]
     assert read_run_record(tmp_path / "run.json")["resumes"] == [5]
+
+
+def ran(start, seconds, joules, *cards):
+    gpus = [{"name": "H100", "uuid": card} for card in cards]
+    return {"date": start, "seconds": seconds, "energy_joules": joules, "gpus": gpus}
+
+
+def test_the_energy_of_a_shared_card_counts_once():
+    """Each record has the energy of the whole card, whatever else ran on it."""
+    assert energy_of([]) is None and energy_of([{"seconds": 3.0}]) is None
+    alone = [ran(0, 10, 4000, "a"), ran(10, 10, 3000, "a"), ran(5, 10, 1000, "b")]
+    assert energy_of(alone) == 8000
+    shared = [ran(0, 10, 4000, "a"), ran(0, 10, 4000, "a"), ran(5, 5, 2000, "a")]
+    assert energy_of(shared) == 4000
+    assert energy_of([ran(0, 10, 4000, "a"), ran(5, 10, 2000, "a")]) == 5 * 400 + 5 * 300 + 5 * 200
+    assert energy_of([ran(0, 10, 0, "a"), ran(0, 10, 0, "a"), ran(20, 1, 7, "a")]) == 7
+    assert energy_of([ran(0, 10, 6000, "a", "b"), ran(0, 10, 3000, "b")]) == 6000
+    old = {"seconds": 1.0, "energy_joules": 5.0}  # records without times or cards are added up
+    assert energy_of([old, old, ran(0, 10, 4000, "a")]) == 4010

@@ -2,19 +2,22 @@
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ablation.analysis.conditions import Condition, per_task_table
 from ablation.analysis.curves import curves_table
 from ablation.analysis.flips import flips_table
 from ablation.analysis.recovery import study_tables, table
 from ablation.report import figures
-from ablation.report.charts import read, render
+from ablation.report.charts import in_short_lines, read, render
 from ablation.vocabulary.masks import MASKS
 from ablation.vocabulary.metrics import METRICS
 from tests.support.settings import recovery_settings
@@ -158,6 +161,15 @@ def test_an_empty_table_says_so(tables, figure):
 def test_an_unknown_form_is_refused(tables):
     with pytest.raises(ValueError, match=r"'\.pdf'.*\.svg, \.png or \.html"):
         render(figures.masks(*tables["masks"]), ".pdf")
+
+
+@given(st.lists(st.text("ab3", min_size=1, max_size=20), min_size=1).map("-".join))
+def test_a_long_name_is_broken_after_hyphens_alone(name):
+    lines = in_short_lines(name, 13).split("|")
+    assert "".join(lines) == name
+    assert all(len(line) <= 13 or "-" not in line[:-1] for line in lines)
+    for before, after in pairwise(lines):  # no line has room for more
+        assert before.endswith("-") and len(before + after.partition("-")[0]) >= 13
 
 
 # ---- accuracy and recovery --------------------------------------------------------------------

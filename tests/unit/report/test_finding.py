@@ -47,10 +47,27 @@ def test_no_leak_and_nothing_that_cannot_be_estimated_is_a_finding(recovery):
     assert "net R" not in alone
 
 
-def test_the_box_fits_a_terminal_and_controls_none(recovery, tmp_path, capsys):
-    file = tmp_path / "recovery.csv"
+def test_the_box_breaks_no_command_and_controls_no_terminal(
+    recovery, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    file = Path("recovery.csv")
     recovery.assign(study="small\x1b[2J").to_csv(file, index=False)
     show(file)
     shown = capsys.readouterr().out
     assert "\x1b" not in shown and "ablation trace" in shown and "report.html" in shown
-    assert max(map(len, shown.splitlines())) == 110
+    assert len({len(line) for line in shown.splitlines()}) == 1
+    (trace,) = [line for line in shown.splitlines() if "ablation trace" in line]
+    assert trace.rstrip("│ ").endswith("task=macro")
+
+
+def test_the_box_names_the_study_and_not_the_table_that_studies_share(recovery, capsys, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        Path("results/small").mkdir(parents=True)
+        recovery.assign(study="small").to_csv("results/small/recovery.csv", index=False)
+        show(Path("results/small/recovery.csv"))
+    shown = capsys.readouterr().out
+    for command in ("table", "verify", "trace"):
+        assert f"ablation {command} --study small" in shown
+    assert max(map(len, shown.splitlines())) < 120

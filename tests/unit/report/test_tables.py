@@ -57,6 +57,12 @@ def test_damage_is_printed_once_a_mask_with_interval_and_p(printed):
     assert out.index("what was lost") < out.index("what came back") < out.index("side effect")
 
 
+def test_the_titles_name_the_seed_of_a_study_with_one(printed):
+    assert "what came back (seed 31)" in printed({}, {"seed": "31"})
+    assert "what came back (all seeds)" in printed({}, {"seed": "31"}, {"seed": "32"})
+    assert "what came back (seed 32)" in printed({}, {"seed": "31"}, {"seed": "32"}, seed="32")
+
+
 def test_every_recipe_says_whether_it_meets_the_criteria(printed):
     out = printed({}, {"recipe": "3A", "criteria_met": False})
     assert line(out, "3B", "+0.88 [+0.81, +0.97]", ".021").split()[-1] == "yes"

@@ -136,7 +136,7 @@ def test_a_rented_machine_gets_the_locked_packages_and_this_repository(installed
 
 def test_make_and_conda_install_what_is_locked(installed, tmp_path):
     makefile = (ROOT / "Makefile").read_text()
-    assert "sh tools/install.sh $(BIN)/python && " in makefile
+    assert "sh tools/install.sh $(BIN)/python 2> $(VENV)/install.log && " in makefile
     others = re.findall(r"^\t.*(?:\$\(PIP\)|pip install).*$", makefile, re.M)
     assert others and all("--require-hashes" in line for line in others)
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())

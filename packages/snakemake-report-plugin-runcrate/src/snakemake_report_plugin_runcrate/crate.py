@@ -135,7 +135,9 @@ class _Writer:
             resourceUsage=self.entities.usage(
                 "workflow",
                 seconds=total([run.seconds for run in runs]),
-                energy_joules=total([run.facts.energy_joules for run in runs]),
+                energy_joules=total([run.facts.energy_joules for run in runs])
+                if crate.energy_joules is None
+                else crate.energy_joules,
                 dollars=crate.dollars,
             ),
             **times(runs),

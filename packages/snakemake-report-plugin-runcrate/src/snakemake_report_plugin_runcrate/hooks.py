@@ -115,6 +115,7 @@ class RunFacts:
     commit: str | None = None  # of the workflow files
     dirty: bool | None = None  # they differ from that commit
     dollars: float | None = None  # of everything that was paid for
+    energy_joules: float | None = None  # of all jobs; None: the sum of those of the jobs
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ class Crate:
     dirty: bool | None = None
     agent: str | None = None
     dollars: float | None = None
+    energy_joules: float | None = None
 
 
 def iso(seconds: float) -> str:

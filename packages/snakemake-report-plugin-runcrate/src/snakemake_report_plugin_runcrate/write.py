@@ -51,6 +51,7 @@ def write_crate(recorded: Recorded, folder: str | None, agent: str | None = None
         dirty=facts.dirty,
         agent=agent,
         dollars=facts.dollars,
+        energy_joules=facts.energy_joules,
     )
     path = Path(home, DESCRIPTOR)
     write_json(path, build(runs, crate))

@@ -55,13 +55,15 @@ class StudyRecords:
             return None
         from ablation.lineage.ledger import ledger_attempts
         from ablation.provenance.manifests import SEAL, SIGNATURE
-        from ablation.provenance.run_records import git_state
+        from ablation.provenance.run_records import energy_of, git_state, read_run_record
 
+        home = Path(HOME, study.study)
         ledger = Path((workflow.ledger or LEDGER).format(study=study.study))
         with _stale_results():
             self._attempts = ledger_attempts([ledger] if ledger.is_file() else [])
+            energy = energy_of(map(read_run_record, sorted(home.rglob("*run.json"))))
         code = git_state()
-        seals = [f"{HOME}/{study.study}/{name}" for name in (SEAL, SIGNATURE)]
+        seals = [str(home / name) for name in (SEAL, SIGNATURE)]
         return RunFacts(
             name=f"study {study.study}",
             folder=HOME,
@@ -70,6 +72,7 @@ class StudyRecords:
             commit=code["git_hash"],
             dirty=code["git_dirty"],
             dollars=spent(ledger),
+            energy_joules=energy,
         )
 
     def job_facts(self, job: Job) -> JobFacts:

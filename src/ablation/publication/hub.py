@@ -1,0 +1,129 @@
+"""Sends a checkpoint to a model repository on the Hugging Face hub, in one commit.
+
+The hub stores large files by their hash before the commit: an interrupted upload goes on where it
+ended, a second one sends nothing, and readers never see half a model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablation.publication.card import model_card, own_tables
+from ablation.publication.checkpoint import REPOSITORY, Checkpoint, NotPublishable
+from ablation.publication.eval_results import FILE, eval_results
+from ablation.publication.licence import licence_of
+
+TOKEN = "HF_TOKEN"
+SCHEME = "hf://"
+CARD, MANIFEST = "README.md", "ablation/manifest.json"
+# Files of a repository that the hub itself makes.
+OF_THE_HUB = {".gitattributes", CARD}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What would be sent: {name in the repository: a file, or a text} with sizes in bytes."""
+
+    repository: str
+    card: str
+    content: Mapping[str, Path | str]
+    sizes: Mapping[str, int]
+
+    @property
+    def missing(self) -> list[str]:
+        """The names of files that are not here, such as removed weights."""
+        return [n for n, c in self.content.items() if isinstance(c, Path) and not c.is_file()]
+
+
+def repository_of(uri: str) -> str:
+    """`owner/model` of `hf://owner/model`. Raises NotPublishable."""
+    repository = uri.removeprefix(SCHEME)
+    if not uri.startswith(SCHEME) or not REPOSITORY.fullmatch(repository):
+        raise NotPublishable(
+            f"{uri}: hf://OWNER/MODEL was expected. `ablation push` sends studies to data sets"
+        )
+    return repository
+
+
+def prepare(
+    repository: str, checkpoint: Checkpoint, license: str | None, config: Path
+) -> Publication:
+    """Everything that the repository will hold; config: the folder with the files of tasks.
+
+    Raises NotPublishable if the licence is unknown or the study has no table.
+    """
+    licence = licence_of(checkpoint, license)
+    own = own_tables(checkpoint, str(checkpoint.seed))
+    results = eval_results(checkpoint, own.rows, config)
+    card = model_card(repository, checkpoint, licence, own, bool(results))
+    content: dict[str, Path | str] = {CARD: card, MANIFEST: checkpoint.path, **checkpoint.files}
+    content |= {FILE: results} if results else {}
+    sizes = {
+        name: checkpoint.size_of(name)
+        if name in checkpoint.files
+        else len(found.encode())
+        if isinstance(found, str)
+        else found.stat().st_size
+        for name, found in content.items()
+    }
+    return Publication(repository, card, content, sizes)
+
+
+def upload(publication: Publication, public: bool) -> str:
+    """Send what the hub lacks in one commit; returns the address of the commit.
+
+    public: whether a new repository is public; an existing one stays as it is. Raises
+    NotPublishable if weights are not here, without a token, if the repository holds another model,
+    or if the hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HTTPError
+
+    if gone := publication.missing:
+        raise NotPublishable(
+            f"{len(gone)} files are not here, such as {gone[0]}: `ablation pull` brings weights "
+            "that were pushed with --weights; or train again"
+        )
+    token = os.environ.get(TOKEN)
+    if not token:
+        raise NotPublishable(
+            f"The environment has no {TOKEN}: set it to a token of the hub that may write to "
+            f"{publication.repository}. It is read from nowhere else"
+        )
+    hub, name = HfApi(token=token), publication.repository
+    try:
+        hub.create_repo(name, private=not public, exist_ok=True)
+        _refuse_other(name, set(hub.list_repo_files(name)), publication)
+        commit = hub.create_commit(
+            name,
+            [
+                CommitOperationAdd(place, found.encode() if isinstance(found, str) else found)
+                for place, found in publication.content.items()
+            ],
+            commit_message=f"ablation publish: {len(publication.content)} files",
+        )
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, NotPublishable):
+            raise
+        said = getattr(error, "server_message", None) or str(error) or type(error).__name__
+        first = said.strip().splitlines()[0]
+        raise NotPublishable(
+            f"{name} could not be published: {first}\nNothing in the repository has changed. "
+            "Run the same command again: what the hub has stored is not sent a second time"
+        ) from error
+    return str(commit.commit_url)
+
+
+def _refuse_other(repository: str, there: set[str], publication: Publication) -> None:
+    """Raise NotPublishable if the repository holds files that this publication does not write.
+
+    Weights of another model among them would be loaded in place of these, or with them.
+    """
+    if others := sorted(there - set(publication.content) - OF_THE_HUB):
+        raise NotPublishable(
+            f"{repository} holds {len(others)} files of something else, such as {others[0]}. "
+            "Publish under another name, or remove them there first"
+        )
