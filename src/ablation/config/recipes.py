@@ -1,4 +1,7 @@
-"""What a finetuning is: the `finetune:` block, its early stops, and the keys of one recipe."""
+"""What a finetuning is: its data, the `finetune:` block, early stops, the keys of one recipe.
+
+Also how what it brings back is judged: `statistics:` and `criteria:`.
+"""
 
 from __future__ import annotations
 
@@ -187,3 +190,18 @@ class Recipe(Training):
         default=None,
         exclude_if=is_null,
     )
+
+
+class Statistics(Strict):
+    """How intervals are computed."""
+
+    confidence: float = described_field(
+        "Confidence level of all intervals (docs/statistics.md).", gt=0, lt=1
+    )
+
+
+class Criteria(Strict):
+    """When a recipe counts as having recovered."""
+
+    retention: float = described_field("Least P / B.", ge=0)
+    gain: float = described_field("Least P - A.", ge=-1, le=1)

@@ -22,7 +22,15 @@ from ablation.config.fields import (
     without_repeats,
 )
 from ablation.config.interventions import AnyIntervention, InterventionName
-from ablation.config.recipes import Instructions, Leak, Recipe, StopRules, Training
+from ablation.config.recipes import (
+    Criteria,
+    Instructions,
+    Leak,
+    Recipe,
+    Statistics,
+    StopRules,
+    Training,
+)
 from ablation.config.world import MicroWorld, RandomBase
 from ablation.data.local_files import is_local
 from ablation.provenance.energy import region
@@ -236,21 +244,6 @@ class Evaluation(Strict):
         if batch < (info.data.get("row_tokens") or batch):
             raise ValueError(f"less than one row (row_tokens {info.data['row_tokens']})")
         return batch
-
-
-class Statistics(Strict):
-    """How intervals are computed."""
-
-    confidence: float = described_field(
-        "Confidence level of all intervals (docs/statistics.md).", gt=0, lt=1
-    )
-
-
-class Criteria(Strict):
-    """When a recipe counts as having recovered."""
-
-    retention: float = described_field("Least P / B.", ge=0)
-    gain: float = described_field("Least P - A.", ge=-1, le=1)
 
 
 class Samples(Strict):
