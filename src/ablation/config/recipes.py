@@ -1,13 +1,13 @@
 """What a finetuning is: its data, the `finetune:` block, early stops, the keys of one recipe.
 
-Also how what it brings back is judged: `statistics:` and `criteria:`.
+Also how what it brings back is judged and shown: `statistics:`, `criteria:` and `samples:`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from ablation.config.fields import (
     Learning,
@@ -205,3 +205,12 @@ class Criteria(Strict):
 
     retention: float = described_field("Least P / B.", ge=0)
     gain: float = described_field("Least P - A.", ge=-1, le=1)
+
+
+class Samples(Strict):
+    """The continuations that the report shows."""
+
+    prompts: list[Annotated[str, Field(pattern=r"\S")]] = described_field(
+        "Texts to continue. An empty list takes one item of each task of the micro-world."
+    )
+    max_new_tokens: int = described_field("Largest number of tokens of a continuation.", ge=1)

@@ -27,6 +27,7 @@ from ablation.config.recipes import (
     Instructions,
     Leak,
     Recipe,
+    Samples,
     Statistics,
     StopRules,
     Training,
@@ -244,15 +245,6 @@ class Evaluation(Strict):
         if batch < (info.data.get("row_tokens") or batch):
             raise ValueError(f"less than one row (row_tokens {info.data['row_tokens']})")
         return batch
-
-
-class Samples(Strict):
-    """The continuations that the report shows."""
-
-    prompts: list[Annotated[str, Field(pattern=r"\S")]] = described_field(
-        "Texts to continue. An empty list takes one item of each task of the micro-world."
-    )
-    max_new_tokens: int = described_field("Largest number of tokens of a continuation.", ge=1)
 
 
 class Study(Strict):
