@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-exports test-docs test-image lint format config dag bench bench-gpu coverage lock unlock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-exports test-docs test-image lint format config docs pictures dag bench bench-gpu coverage lock unlock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -120,6 +120,7 @@ lint: $(VENV)/.ready-dev  # run the checks that .ci/run has in addition to the t
 	$(BIN)/lint-imports --no-cache > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
+	@$(BUILD_SITE)
 
 format: $(VENV)/.ready-dev  # format every file
 	$(BIN)/ruff check --fix .
@@ -128,6 +129,17 @@ format: $(VENV)/.ready-dev  # format every file
 
 config: $(VENV)/.ready  # write comments, schema and manual of config/ from src/ablation/config
 	$(BIN)/python tools/config_files.py
+
+docs: $(VENV)/.ready-dev  # build the documentation site, which a browser opens from build/site/index.html
+	@$(BUILD_SITE)
+	@echo "build/site/index.html"
+
+# The variable stops a notice of the theme about the next major version of its generator.
+BUILD_SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+pictures: $(VENV)/.ready  # write the pictures of docs/concepts.md and the data of config/example.yaml
+	$(BIN)/python tools/concept_pictures.py
+	$(BIN)/python tools/example_data.py
 
 dag: $(VENV)/.ready  # write the rule graph as mermaid text to docs/rulegraph.md
 	{ printf '# The rule graph\n\nMade by `make dag`.\n\n```mermaid\n'; \

@@ -1,6 +1,7 @@
 """Scoring, generation and training of a 3.4 billion weight model on one GPU, with alternatives.
 
     python benchmarks/gpu.py [--out benchmarks/results/h100.json] [--seconds 1500] [--only NAME ...]
+    python benchmarks/gpu.py --only one_gpu two_gpus four_gpus  # on a machine with several
     python benchmarks/gpu.py --toy      # the same at toy size on a CPU; its numbers mean nothing
 
 One section after the other; a finished one is kept in <out>.sections.json and not run again on the
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 from gpu_generation import generation_hflm, generation_ours
 from gpu_jobs import end_to_end, scoring_job, shapes
+from gpu_ranks import four_gpus, one_gpu, scaling, two_gpus
 from gpu_scoring import scoring_error, scoring_growth, scoring_hflm, scoring_ours, scoring_seed_loop
 from gpu_training import (
     training_16,
@@ -139,6 +141,7 @@ def report(done: dict, size: Size) -> dict:
             "model_tflops": at("training_16k", "model_tflops"),
             "peak_gib": at("training_16k", "peak_gib"),
         },
+        "efficiency": scaling(sections),
         "job_items": size.job_items,
         **{
             job: {
@@ -191,9 +194,16 @@ JOBS = {job.__name__: job for job in (scoring_job, end_to_end)}
 
 
 def sections_of(size: Size) -> dict[str, Callable[[Size], dict]]:
-    """{name: section}, in the order in which they are run."""
+    """{name: section}, in the order in which they are run.
+
+    Sections of several GPUs are left out on a machine with fewer.
+    """
     jobs = ((job, shape) for job in JOBS for shape in shapes(size))
-    return SECTIONS | {f"{job} {shape}": partial(JOBS[job], shape) for job, shape in jobs}
+    found = SECTIONS | {f"{job} {shape}": partial(JOBS[job], shape) for job, shape in jobs}
+    here = 2 if size.toy else torch.cuda.device_count()
+    several = {2: two_gpus, 4: four_gpus}
+    fitting = {section.__name__: section for n, section in several.items() if n <= here}
+    return found | ({"one_gpu": one_gpu} | fitting if fitting else {})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ if STUDY.interventions:
             "../environment.yml"
         threads: STUDY.hardware.threads
         resources:
-            **FINGERPRINTS.scoring_hardware.resources(),
+            **STUDY.hardware.scoring_resources(),
         params:
             fingerprint=lambda w: FINGERPRINTS.text("stage2_intervention", w.condition),
             folders=[f"{RESULTS}/stage2_ablation/{{condition}}"],
@@ -51,7 +51,7 @@ if STUDY.interventions:
             "../environment.yml"
         threads: STUDY.hardware.threads
         resources:
-            **FINGERPRINTS.scoring_hardware.resources(),
+            **STUDY.hardware.scoring_resources(),
         params:
             fingerprint=lambda w: FINGERPRINTS.text("stage4_intervention", *w),
             folders=[f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{{condition}}"],

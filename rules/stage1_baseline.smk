@@ -20,7 +20,7 @@ rule stage1_baseline:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **FINGERPRINTS.scoring_hardware.resources(),
+        **STUDY.hardware.scoring_resources(),
     params:
         fingerprint=FINGERPRINTS.text("stage1_baseline"),
         folders=[PATHS.baseline],

@@ -20,7 +20,7 @@ rule stage2_ablation:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **FINGERPRINTS.scoring_hardware.resources(),
+        **STUDY.hardware.scoring_resources(),
     params:
         fingerprint=FINGERPRINTS.text("stage2_ablation"),
         folders=[f"{RESULTS}/stage2_ablation/{mask}" for mask in ABLATED_MASKS],

@@ -22,7 +22,7 @@ rule stage4_posteval:
         "../environment.yml"
     threads: STUDY.hardware.threads
     resources:
-        **FINGERPRINTS.scoring_hardware.resources(),
+        **STUDY.hardware.scoring_resources(),
     params:
         fingerprint=lambda w: FINGERPRINTS.text("stage4_posteval", w.recipe, w.seed),
         folders=[f"{RESULTS}/stage4_posteval/{{recipe}}/seed{{seed}}/{mask}" for mask in MASKS],

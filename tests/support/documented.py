@@ -33,7 +33,6 @@ NEEDS = {
     "hub": "a network and, for some models, an accepted licence",
     "network": "a package registry or a price service",
     "change": "a change of code before it (tests/workflow/test_staleness.py makes one)",
-    "folder": "a folder outside of the repository, such as the base model's",
     "docker": "Docker (make test-image runs the steps of the Dockerfile)",
     "apptainer": "Apptainer (tests/unit/repository/test_apptainer.py reads the definition)",
     "conda": "conda (tests/unit/repository/test_locked_packages.py reads the environment)",

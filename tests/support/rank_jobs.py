@@ -1,6 +1,7 @@
 """Functions that ranks run in tests of their processes. They need no model, so they start fast."""
 
 import fcntl
+import os
 import signal
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def hold(folder):
     """Lock a file of this rank until its process ends."""
     lock = open(Path(folder) / str(distributed.get_rank()), "w")  # noqa: SIM115
     fcntl.flock(lock, fcntl.LOCK_EX)
+    print(os.getpid(), file=lock, flush=True)
     distributed.barrier()
-    if distributed.get_rank() == 0:
-        print("held", flush=True)
+    print("held", flush=True)
     signal.pause()

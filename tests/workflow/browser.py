@@ -4,6 +4,7 @@ No port, no driver and no package is needed, only Debian's `chromium` (or any ot
 """
 
 import base64
+import importlib.util
 import json
 import os
 import shutil
@@ -12,12 +13,26 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# What axe finds serious in one document; documents in frames are looked at by themselves.
+SERIOUS = """axe.run(document, {iframes: false}).then(found => found.violations
+  .filter(one => ['serious', 'critical'].includes(one.impact))
+  .map(one => [one.id, one.nodes.map(node => node.html)]))"""
 HERE = ("file:", "data:", "blob:", "about:", "chrome:")  # what is no request to another machine
 
 
 def installed() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def axe():
+    """The source of axe-core, from the package in requirements-dev.txt that carries it."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    if not found:
+        pytest.skip("no axe: pip install --no-deps -r requirements-dev.txt")
+    return (Path(found.origin).parent / "axe.min.js").read_text() + ";0"
 
 
 class Browser:

@@ -5,13 +5,12 @@ micro study is looked at where there is one.
 """
 
 import base64
-import importlib.util
 import os
 import re
 from pathlib import Path
 
 import pytest
-from browser import Browser, installed
+from browser import SERIOUS, Browser, axe, installed
 
 PREBUILT = os.environ.get("ABLATION_REPORT")
 pytestmark = [pytest.mark.study, pytest.mark.xdist_group("micro"), pytest.mark.timeout(1800)]
@@ -27,10 +26,6 @@ OPEN = """(async () => {
   while (!link()) await new Promise(done => setTimeout(done, 20));
   link().click();
 })()"""
-# What axe finds serious in one document; documents in frames are looked at by themselves.
-SERIOUS = """axe.run(document, {iframes: false}).then(found => found.violations
-  .filter(one => ['serious', 'critical'].includes(one.impact))
-  .map(one => [one.id, one.nodes.map(node => node.html)]))"""
 # The order in which a column stands after each of two clicks on its head, for every column.
 SORTED = """[...document.querySelectorAll('table')].flatMap(table => [...table.tHead.rows[0].cells]
   .map((head, place) => [1, 2].map(() => {
@@ -128,14 +123,6 @@ def test_on_a_narrow_screen_the_page_has_its_whole_width(report):
         title = "document.querySelector('#app h1.title').getBoundingClientRect()"
         assert browser.run(f"{title}.left") < 40
         assert browser.run(f"{title}.width") > 340
-
-
-def axe():
-    """The source of axe-core, from the package in requirements-dev.txt that carries it."""
-    found = importlib.util.find_spec("axe_playwright_python")
-    if not found:
-        pytest.skip("no axe: pip install --no-deps -r requirements-dev.txt")
-    return (Path(found.origin).parent / "axe.min.js").read_text() + ";0"
 
 
 def test_the_first_page_answers_on_one_screen_and_axe_finds_nothing_serious(report):

@@ -22,7 +22,7 @@ def main(job: Job) -> None:
     data = Path(job.input.data).parent / "finetune.jsonl"
     load, label = partial(load_under, hardware, weights, under), f"{name} seed {seed}"
     with claimed(home, keep=job.options["keep_states"]):
-        tuned = finetune(load, data, recipe, seed, hardware, label, home, intervention=under)
+        tuned = finetune(load, data, recipe, seed, hardware, label, home, None, under, job.nodes)
         job.record |= tuned.record
         form = save_under(hardware, tuned.model, tuned.tokenizer, output.model, under)
         if tuned.adapter is not None:  # in a folder of its own: beside the weights it is refused

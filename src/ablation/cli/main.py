@@ -42,6 +42,7 @@ COMMANDS: tuple[Command, ...] = (
     *(worlds.worlds, dose.dose, compare.compare, export.export, list_studies.studies),
 )
 INTERRUPTED = 130  # the exit status that shells give for Ctrl-C
+BROKEN_PIPE = 141  # that for a program whose reader has ended
 COMPLETE = "_ABLATION_COMPLETE"  # a shell sets it when it asks for completions
 
 
@@ -89,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # click's own `main` would take an EOFError in a command for Ctrl-C.
         with ablation.make_context("ablation", list(sys.argv[1:] if argv is None else argv)) as ctx:
-            return ablation.invoke(ctx) or 0
+            status = ablation.invoke(ctx) or 0
+            sys.stdout.flush()
+            return status
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
@@ -97,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(error.exit_code) from None
     except CommandFailed as failed:
         return failed.status
+    except BrokenPipeError:  # the reader, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED

@@ -38,8 +38,7 @@ from ablation.console.printable import printable_json
 @click.option(
     "--machines",
     type=int,
-    default=1,
-    help="The largest number of machines that work at the same time (default: 1).",
+    help="The largest number of machines that work at the same time (default: 1, 2 and 4).",
 )
 @click.option(
     "--live",
@@ -82,7 +81,7 @@ def plan(
     targets: tuple[str, ...],
     profile: str | None,
     config: tuple[str, ...],
-    machines: int,
+    machines: int | None,
     live: bool,
     benchmark: Path,
     startup_minutes: float,
@@ -121,7 +120,8 @@ def plan(
         offers = market.prices
         if live:
             offers = prices.live_offers(market, configured.hardware.gpu_mem_mb)
-        plan = dry_run.plan_jobs(jobs, configured, market, offers, overheads, machines, benchmark)
+        counts = (1, 2, 4) if machines is None else (machines,)
+        plan = dry_run.plan_jobs(jobs, configured, market, offers, overheads, counts, benchmark)
     if json:
         print(printable_json(plan.as_json()))
     else:

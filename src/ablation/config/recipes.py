@@ -1,10 +1,13 @@
-"""What a finetuning is: the `finetune:` block, its early stops, and the keys of one recipe."""
+"""What a finetuning is: its data, the `finetune:` block, early stops, the keys of one recipe.
+
+Also how what it brings back is judged and shown: `statistics:`, `criteria:` and `samples:`.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from ablation.config.fields import (
     Learning,
@@ -25,6 +28,22 @@ from ablation.vocabulary.optimizers import OPTIMIZERS
 
 ALL_LINEAR = "all-linear"
 MaskName = Annotated[str, OneOf(MASKS)]
+
+
+class Instructions(Strict):
+    """Instruction data of the hub, or on this machine."""
+
+    data: str = described_field(
+        "Hub data set (owner/name) with a train split of Alpaca records; or a file or folder here, "
+        "as JSON Lines, JSON or parquet, with Alpaca's fields or chats (docs/own_data.md).",
+        min_length=1,
+    )
+    count: int | None = described_field(
+        "Number of records; the first ones are taken. null takes all, of local files only.",
+        ge=2,
+        default=None,
+        exclude_if=is_null,
+    )
 
 
 class Leak(Strict):
@@ -171,3 +190,27 @@ class Recipe(Training):
         default=None,
         exclude_if=is_null,
     )
+
+
+class Statistics(Strict):
+    """How intervals are computed."""
+
+    confidence: float = described_field(
+        "Confidence level of all intervals (docs/statistics.md).", gt=0, lt=1
+    )
+
+
+class Criteria(Strict):
+    """When a recipe counts as having recovered."""
+
+    retention: float = described_field("Least P / B.", ge=0)
+    gain: float = described_field("Least P - A.", ge=-1, le=1)
+
+
+class Samples(Strict):
+    """The continuations that the report shows."""
+
+    prompts: list[Annotated[str, Field(pattern=r"\S")]] = described_field(
+        "Texts to continue. An empty list takes one item of each task of the micro-world."
+    )
+    max_new_tokens: int = described_field("Largest number of tokens of a continuation.", ge=1)

@@ -13,7 +13,6 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from ablation.config.bridge import Bridge
 from ablation.config.fields import (
-    GroupedShape,
     OneOf,
     Seed,
     Strict,
@@ -23,8 +22,17 @@ from ablation.config.fields import (
     without_repeats,
 )
 from ablation.config.interventions import AnyIntervention, InterventionName
-from ablation.config.recipes import Leak, Recipe, StopRules, Training
-from ablation.config.world import MicroWorld
+from ablation.config.recipes import (
+    Criteria,
+    Instructions,
+    Leak,
+    Recipe,
+    Samples,
+    Statistics,
+    StopRules,
+    Training,
+)
+from ablation.config.world import MicroWorld, RandomBase
 from ablation.data.local_files import is_local
 from ablation.provenance.energy import region
 from ablation.vocabulary.instructions import INSTRUCTIONS
@@ -34,22 +42,24 @@ from ablation.vocabulary.metrics import METRICS
 from ablation.vocabulary.protocols import PUBLISHED_PROTOCOL, protocol_of
 from ablation.vocabulary.recipes import NAME, RECIPES
 
-__all__ = ["ComputeSettings", "Leak", "Recipe", "StopRules", "Study", "Training"]
+__all__ = ["ComputeSettings", "Leak", "RandomBase", "Recipe", "StopRules", "Study", "Training"]
 
 Examples = Annotated[int, Field(ge=0)]
 MetricName = Annotated[str, OneOf(METRICS)]
 REPOSITORY = r"^[\w.-]+/[\w.-]+$"  # owner/name on the hub
 
-# Requests to a scheduler or market: no result depends on them, so a change makes nothing stale.
+# No result depends on requests to a scheduler or market, nor on how many machines and cards share a
+# job: a change makes nothing stale.
 MACHINE_REQUESTS = ("gpu_model", "gpu_mem_mb", "mem_mb", "disk_mb", "runtime")
+SHARED_BY = ("nodes", "scoring_gpus")
 
 
 class ComputeSettings(Strict):
     """The part of the `hardware:` block on which results may depend; fingerprints hold it."""
 
     gpu: int = described_field(
-        "Number of GPUs of a finetuning, which share its weights and examples; scoring uses one. "
-        "0 runs on the CPU.",
+        "Number of GPUs of a finetuning, which share its weights and examples; scoring uses "
+        "`scoring_gpus`. 0 runs on the CPU.",
         ge=0,
     )
     threads: int = described_field(
@@ -88,6 +98,16 @@ class ComputeSettings(Strict):
 class Hardware(ComputeSettings):
     """The `hardware:` block: how a job computes, and what it requests from a scheduler."""
 
+    nodes: int = described_field(
+        "Number of machines on which the GPUs of a finetuning are, as many on each; all of them "
+        "must see this folder (docs/slurm.md).",
+        ge=1,
+    )
+    scoring_gpus: int = described_field(
+        "Number of GPUs of one machine that share the items of a scoring job. Its results are the "
+        "same.",
+        ge=1,
+    )
     gpu_model: str | None = described_field(
         "Name of the GPU model, as the profile's scheduler or market has it; null takes any GPU "
         "with `gpu_mem_mb`.",
@@ -106,16 +126,49 @@ class Hardware(ComputeSettings):
         ge=1,
     )
 
+    @field_validator("nodes")
+    @classmethod
+    def _has_gpus_for_all(cls, nodes: int, info: ValidationInfo) -> int:
+        gpus = info.data.get("gpu")
+        if gpus is not None and nodes > 1 and (gpus == 0 or gpus % nodes):
+            text = f"{gpus} GPUs (hardware.gpu, of all machines together) cannot be on {nodes}"
+            raise ValueError(f"{text} machines, as many on each: give a multiple of {nodes}")
+        return nodes
+
+    @field_validator("scoring_gpus")
+    @classmethod
+    def _needs_gpus(cls, scoring: int, info: ValidationInfo) -> int:
+        if scoring > 1 and info.data.get("gpu") == 0:
+            raise ValueError("the study runs on the CPU: ask for a GPU (hardware.gpu), or give 1")
+        return scoring
+
     def affecting_results(self) -> dict:
         """The keys that a result may depend on, without requests to a market."""
         others = {"instructions"} if self.gpu else set()
-        return self.model_dump(exclude={*MACHINE_REQUESTS, *others})
+        return self.model_dump(exclude={*MACHINE_REQUESTS, *SHARED_BY, *others})
+
+    def of_scoring(self) -> Hardware:
+        """That of a scoring job on one card."""
+        return self.model_copy(update={"gpu": min(self.gpu, 1), "nodes": 1})
 
     def resources(self) -> dict[str, int | str]:
-        """Snakemake's resources of a job that runs a model, without those that are null."""
+        """Snakemake's resources of a job that runs a model, without those that are null.
+
+        Those for several machines are an MPI job's: the SLURM executor starts any other as one task
+        on one machine. The job itself starts its ranks on the others.
+        """
         resources = self.model_dump(include={"gpu", *MACHINE_REQUESTS}, exclude_none=True)
         without = () if self.gpu else ("gpu_model", "gpu_mem_mb")
-        return {k: v for k, v in resources.items() if k not in without}
+        resources = {k: v for k, v in resources.items() if k not in without}
+        if self.nodes > 1:
+            resources |= {"nodes": self.nodes, "tasks": self.nodes, "tasks_per_gpu": 0}
+            each = self.gpu // self.nodes  # by `gpu`, the sum, SLURM may give any number on each
+            resources |= {"mpi": "srun", "slurm_extra": f"--gpus-per-node={each}"}
+        return resources
+
+    def scoring_resources(self) -> dict[str, int | str]:
+        """As `resources`, of a scoring job."""
+        return self.of_scoring().resources() | {"gpu": self.scoring_gpus if self.gpu else 0}
 
 
 class Evaluation(Strict):
@@ -193,55 +246,6 @@ class Evaluation(Strict):
         if batch < (info.data.get("row_tokens") or batch):
             raise ValueError(f"less than one row (row_tokens {info.data['row_tokens']})")
         return batch
-
-
-class Statistics(Strict):
-    """How intervals are computed."""
-
-    confidence: float = described_field(
-        "Confidence level of all intervals (docs/statistics.md).", gt=0, lt=1
-    )
-
-
-class Criteria(Strict):
-    """When a recipe counts as having recovered."""
-
-    retention: float = described_field("Least P / B.", ge=0)
-    gain: float = described_field("Least P - A.", ge=-1, le=1)
-
-
-class Samples(Strict):
-    """The continuations that the report shows."""
-
-    prompts: list[Annotated[str, Field(pattern=r"\S")]] = described_field(
-        "Texts to continue. An empty list takes one item of each task of the micro-world."
-    )
-    max_new_tokens: int = described_field("Largest number of tokens of a continuation.", ge=1)
-
-
-class Instructions(Strict):
-    """Instruction data of the hub, or on this machine."""
-
-    data: str = described_field(
-        "Hub data set (owner/name) with a train split of Alpaca records; or a file or folder here, "
-        "as JSON Lines, JSON or parquet, with Alpaca's fields or chats (docs/own_data.md).",
-        min_length=1,
-    )
-    count: int | None = described_field(
-        "Number of records; the first ones are taken. null takes all, of local files only.",
-        ge=2,
-        default=None,
-        exclude_if=is_null,
-    )
-
-
-class RandomBase(GroupedShape):
-    """A base with random weights."""
-
-    seed: Seed = described_field("Seed of the weights and texts.")
-    vocabulary: int = described_field(
-        "Rows of the embeddings; the tokenizer may have fewer tokens.", ge=512
-    )
 
 
 class Study(Strict):

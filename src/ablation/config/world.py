@@ -1,4 +1,4 @@
-"""The `world:` block of a study: the micro-world that items and texts are generated from."""
+"""The `world:` block, the micro-world that items and texts are generated from; and `random:`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ablation.config.fields import OneOf, Seed, Shape, Strict, described_field, leaves_some
+from ablation.config.fields import (
+    GroupedShape,
+    OneOf,
+    Seed,
+    Shape,
+    Strict,
+    described_field,
+    leaves_some,
+)
 from ablation.vocabulary.micro_families import FAMILIES
 from ablation.vocabulary.micro_tasks import TASKS
 
@@ -178,3 +186,12 @@ def not_all_zero(weights: dict[str, int]) -> dict[str, int]:
     if not any(weights.values()):
         raise ValueError("one of them must be more than 0")
     return weights
+
+
+class RandomBase(GroupedShape):
+    """A base with random weights."""
+
+    seed: Seed = described_field("Seed of the weights and texts.")
+    vocabulary: int = described_field(
+        "Rows of the embeddings; the tokenizer may have fewer tokens.", ge=512
+    )

@@ -27,7 +27,7 @@ from ablation.planning.estimate import (
     scoring_work,
     training_work,
 )
-from ablation.planning.prices import Market, measured_rates
+from ablation.planning.prices import Market, measured_rates, with_measured
 from ablation.vocabulary.stages import STAGES, stage_names
 
 CHECKPOINT = re.compile(r"/([^/]+)/seed(\d+)/")  # recipe and seed in a path of results
@@ -143,17 +143,20 @@ def plan_jobs(
     market: Market,
     offers: Sequence[Offer],
     overheads: Overheads,
-    machines: int,
+    machines: Sequence[int],
     benchmark: Path = BENCHMARK,
 ) -> Plan:
-    """The plan for stale jobs of a study on `offers`, which are `market.prices` or today's."""
+    """The plan for stale jobs of a study on `offers`, which are `market.prices` or today's.
+
+    machines: see `plan`.
+    """
     needs = study.hardware
     known = measured_rates(market, needs, benchmark, Path("results") / study.study)
     found = plan(
         work_of(jobs, study, known, market, overheads),
         offers,
         known,
-        market.efficiency,
+        with_measured(market.scaling, benchmark),
         overheads,
         machines=machines,
         gpu_model=needs.gpu_model,
@@ -197,8 +200,15 @@ def work_of(
             recipe = study.recipes[job.recipe]
             found.append(training_work(*named, recipe, rates, speed, overheads))
         elif stage and stage.kind == "scoring":
-            count = study.world.items.count
-            found.append(
-                scoring_work(*named, evaluation, stage.masks, rates, speed, overheads, count)
+            made = scoring_work(
+                *named,
+                evaluation,
+                stage.masks,
+                rates,
+                speed,
+                overheads,
+                study.world.items.count,
+                study.hardware.scoring_gpus,
             )
+            found.append(made)
     return found

@@ -80,11 +80,23 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """{number of GPUs: its parallel efficiency}, of a training and of a scoring.
+
+    note: where the numbers come from, and whether they were measured.
+    """
+
+    training: Mapping[int, float]
+    scoring: Mapping[int, float]
+    note: str
+
+
+@dataclass(frozen=True)
 class Work:
     """The work of one job. Jobs of a `chain` run one after the other, on one machine.
 
     training, scoring: seconds on one GPU of speed 1; training uses all GPUs of a machine, scoring
-    one. fixed: seconds that do not depend on the GPU.
+    at most `cards` of them. fixed: seconds that do not depend on the GPU.
     """
 
     name: str
@@ -93,11 +105,14 @@ class Work:
     scoring: float = 0.0
     fixed: float = 0.0
     alone: float = 0.0  # seconds of the whole job on the GPU of the measured rates
+    cards: int = 1
 
-    def seconds(self, offer: Offer, efficiency: float) -> float:
-        """Seconds of the job on an offer, with the parallel efficiency of its GPUs."""
-        fast = self.training / (offer.speed * offer.gpus * efficiency)
-        return fast + self.scoring / offer.speed + self.fixed
+    def seconds(self, offer: Offer, scaling: Scaling) -> float:
+        """Seconds of the job on an offer."""
+        scored_by = min(self.cards, offer.gpus)
+        trained = offer.speed * offer.gpus * efficiency(offer.gpus, scaling.training)
+        scored = offer.speed * scored_by * efficiency(scored_by, scaling.scoring)
+        return self.training / trained + self.scoring / scored + self.fixed
 
 
 @dataclass(frozen=True)
@@ -151,16 +166,17 @@ def scoring_work(
     speed: float,
     overheads: Overheads,
     micro_items: int = 300,
+    cards: int = 1,
 ) -> Work:
     """The work of scoring one checkpoint under some masks.
 
-    `micro_items` is the number of items of each task of the micro-world.
+    `micro_items` is the number of items of each task of the micro-world, `cards` that of the GPUs
+    that share the items.
     """
     items = sum(items_of(task, evaluation.limit, micro_items) for task in evaluation.tasks)
     seconds = items * len(masks) / rates.items_per_second
-    return Work(
-        name, chain, scoring=seconds * speed, fixed=overheads.job, alone=seconds + overheads.job
-    )
+    alone, fixed = seconds + overheads.job, overheads.job
+    return Work(name, chain, scoring=seconds * speed, fixed=fixed, alone=alone, cards=cards)
 
 
 def items_of(task: str, limit: int | None, micro_items: int) -> int:
@@ -181,7 +197,7 @@ def estimate(
     works: Iterable[Work],
     offer: Offer,
     machines: int,
-    table: Mapping[int, float],
+    scaling: Scaling,
     overheads: Overheads,
 ) -> Estimate:
     """Time and cost of all work on at most `machines` machines of one class.
@@ -191,10 +207,9 @@ def estimate(
     """
     if machines < 1:
         raise ValueError(f"{machines} machines: at least one is needed")
-    share = efficiency(offer.gpus, table)
     chains: dict[str, float] = {}
     for work in works:
-        chains[work.chain] = chains.get(work.chain, 0.0) + work.seconds(offer, share)
+        chains[work.chain] = chains.get(work.chain, 0.0) + work.seconds(offer, scaling)
     busy = [0.0] * min(machines, len(chains))
     for seconds in sorted(chains.values(), reverse=True):
         busy[busy.index(min(busy))] += seconds
@@ -212,6 +227,14 @@ class Plan:
     rates: Rates
     notes: list[str]
 
+    def worth_taking(self) -> list[Estimate]:
+        """The estimates to which no other is both cheaper and faster, cheapest first."""
+        found: list[Estimate] = []
+        for one in self.estimates:
+            if not found or one.hours < found[-1].hours:
+                found.append(one)
+        return found
+
     def as_json(self) -> dict:
         """The plan as `ablation plan --json` prints it."""
         estimates = [asdict(e) | {"class": e.offer.name} for e in self.estimates]
@@ -225,13 +248,16 @@ def plan(
     works: Sequence[Work],
     offers: Iterable[Offer],
     rates: Rates,
-    table: Mapping[int, float],
+    scaling: Scaling,
     overheads: Overheads,
-    machines: int = 1,
+    machines: Sequence[int] = (1,),
     gpu_model: str | None = None,
     gpu_mem_mb: int = 0,
 ) -> Plan:
-    """The plan for all work on the cheapest offer of each class that fits the study's hardware."""
+    """The plan for all work on the cheapest offer of each class that fits the study's hardware.
+
+    machines: the largest numbers of machines, each of which gives an estimate of each class.
+    """
     offers = list(offers)
     small = [o for o in offers if o.memory_mb < gpu_mem_mb]
     other = [o for o in offers if gpu_model and o.gpu != gpu_model]
@@ -242,8 +268,12 @@ def plan(
         known = best.get(offer.name)
         if known is None or offer.dollars_per_hour < known.dollars_per_hour:
             best[offer.name] = offer
-    estimates = [estimate(works, offer, machines, table, overheads) for offer in best.values()]
-    shares = ", ".join(f"{n} GPUs {table[n]:.0%}" for n in sorted(table) if n > 1)
+    found = [
+        estimate(works, offer, count, scaling, overheads)
+        for offer in best.values()
+        for count in machines
+    ]
+    estimates = list(dict.fromkeys(found))  # there may be fewer chains than machines
     seconds = {
         "start": overheads.startup,
         "setup": overheads.setup,
@@ -253,8 +283,7 @@ def plan(
     minutes = {name: f"{value / 60:.0f}" for name, value in seconds.items()}
     notes = [
         f"Speed: {rates.source}",
-        f"Several GPUs share a training at an efficiency of {shares} (published, not measured "
-        "here); scoring uses one of them.",
+        scaling.note,
         f"Each machine: {minutes['start']} min to start, {minutes['setup']} min to set up, "
         f"{minutes['base']} min for the base; each training {minutes['checkpoint']} min for its "
         "checkpoint. Trainings are counted to max_steps; they may stop before.",

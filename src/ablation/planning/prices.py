@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ablation.config.study import Hardware
-from ablation.planning.estimate import STEP_EXAMPLES, Offer, Rates, multiplied
+from ablation.planning.estimate import STEP_EXAMPLES, Offer, Rates, Scaling, multiplied
 from ablation.provenance.manifests import StaleInput
 from ablation.provenance.run_records import read_run_record
 from ablation.vocabulary.stages import stage_names
@@ -31,15 +31,15 @@ class NoOffers(RuntimeError):
 
 @dataclass(frozen=True)
 class Market:
-    """The content of resources/planning/offers.json: GPUs, parallel efficiency and prices."""
+    """The content of resources/planning: GPUs and prices, and what several GPUs give together."""
 
     gpus: Mapping[str, Mapping]
-    efficiency: Mapping[int, float]
+    scaling: Scaling
     prices: list[Offer]
 
     @classmethod
     def read(cls, file: str | Path) -> Market:
-        """Read the table of offers."""
+        """Read the table of offers, and scaling.json beside it."""
         table = json.loads(Path(file).read_text("utf-8"))
         gpus: dict[str, Mapping] = table["gpus"]
         prices: list[Offer] = []
@@ -50,7 +50,8 @@ class Market:
                 row["gpu"], 1, row["dollars_per_hour"], known["speed"], known["memory_mb"], source
             )
             prices += multiplied(one, COUNTS)
-        return cls(gpus, {int(n): e for n, e in table["parallel_efficiency"].items()}, prices)
+        scaling = json.loads(Path(file).with_name("scaling.json").read_text("utf-8"))
+        return cls(gpus, assumed_scaling(scaling), prices)
 
     def gpu(self, name: str) -> str | None:
         """The key of a GPU with one of its names ("NVIDIA H100 80GB HBM3"), or None."""
@@ -104,6 +105,51 @@ def _offer(market: Market, item: Any) -> Offer | None:
     memory = round(item.gpu_memory * 1024)
     source = f"{item.provider} now, {item.location}"
     return Offer(gpu, item.gpu_count, item.price, market.speed(gpu), memory, source, item.spot)
+
+
+# ---- several GPUs ----------------------------------------------------------------------------
+
+TO_MEASURE = "python benchmarks/gpu.py --only one_gpu two_gpus four_gpus"
+# The work of benchmarks/gpu_ranks.py whose efficiency is that of each kind of job here.
+MEASURED_WORK = {"training": "published", "scoring": "scoring"}
+
+
+def assumed_scaling(table: Mapping[str, Any]) -> Scaling:
+    """What resources/planning/scaling.json says, none of which was measured."""
+    shares = {
+        kind: {1: 1.0} | {int(n): row["efficiency"] for n, row in table[kind].items()}
+        for kind in MEASURED_WORK
+    }
+    note = (
+        "Several GPUs: NOT MEASURED, but assumed. A training on "
+        f"{_listed(shares['training'])} of as many times the speed of one, a scoring "
+        f"(hardware.scoring_gpus) on {_listed(shares['scoring'])}. `{TO_MEASURE}` measures it"
+    )
+    return Scaling(shares["training"], shares["scoring"], note)
+
+
+def with_measured(scaling: Scaling, benchmark: Path) -> Scaling:
+    """`scaling` with the efficiencies that a file of benchmarks/results holds, if any."""
+    try:
+        record = json.loads(benchmark.read_text("utf-8"))
+        measured = {int(n): dict(shares) for n, shares in record["efficiency"].items()}
+        name = record["machine"]["name"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return scaling
+    if not measured:
+        return scaling
+    found = {
+        kind: {n: shares[work] for n, shares in measured.items() if work in shares}
+        for kind, work in MEASURED_WORK.items()
+    }
+    told = "; ".join(f"a {kind} on {_listed(shares)}" for kind, shares in found.items())
+    note = f"Several GPUs, measured on {name} ({benchmark.name}): {told}. Else {scaling.note}"
+    training = {**scaling.training, **found["training"]}
+    return Scaling(training, {**scaling.scoring, **found["scoring"]}, note)
+
+
+def _listed(shares: Mapping[int, float]) -> str:
+    return ", ".join(f"{n} GPUs at {shares[n]:.0%}" for n in sorted(shares) if n > 1)
 
 
 # ---- speeds ----------------------------------------------------------------------------------

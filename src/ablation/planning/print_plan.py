@@ -38,12 +38,16 @@ def _jobs(plan: Plan, study: str) -> Table:
 
 
 def _estimates(plan: Plan) -> Table:
-    costs = Table(title="what they come to, cheapest first", box=box.SIMPLE_HEAD)
+    shown = plan.worth_taking()
+    title = "what they come to, cheapest first; each further line is faster"
+    costs = Table(title=title, box=box.SIMPLE_HEAD)
     for column in ("machine", "machines", "$/h each", "hours", "dollars"):
         costs.add_column(column, justify="left" if column == "machine" else "right")
     costs.add_column("price")
-    for e in plan.estimates:
+    for e in shown:
         price = f"{e.offer.dollars_per_hour:.2f}"
         figures = (str(e.machines), price, f"{e.hours:.2f}", f"{e.dollars:.2f}")
         costs.add_row(e.offer.name, *figures, e.offer.source)
+    if left := len(plan.estimates) - len(shown):
+        costs.caption = f"{left} more are slower and dearer than one of these (--json has all)"
     return costs

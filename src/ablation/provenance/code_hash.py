@@ -14,12 +14,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# Modules and packages that copy bytes, read the configuration, refuse models, write records or
-# print messages, but change no number. They are not hashed, so that a change in them makes no
-# result stale. The values that a stage gets from the configuration are in its fingerprint already.
+# Modules and packages that copy bytes, read the configuration, refuse models, start processes,
+# write records or print messages, but change no number. They are not hashed, so that a change in
+# them makes no result stale. The values that a stage gets from the configuration are in its
+# fingerprint already.
 NOT_HASHED = (
     *("config", "console", "provenance", "data.hub"),
     "model.checks",
+    *(f"parallel.{module}" for module in ("launch", "rank", "join", "watch")),
 )
 
 # Modules that scripts import, but execute only with a module that the configuration names.

@@ -23,6 +23,7 @@ class Job:
 
     input, output, params, wildcards, rule: the attributes of Snakemake's job.
     options: Snakemake's `config`.
+    gpus, nodes: how many GPUs the job may use, and on how many machines.
     fingerprint: the fingerprint of the job; empty for a rule without one.
     config: the part of the configuration that is in the fingerprint.
     inputs: {path: manifest} of all inputs that have a manifest, each one verified.
@@ -34,6 +35,7 @@ class Job:
         self.input, self.output = snakemake.input, snakemake.output
         self.params, self.wildcards = snakemake.params, snakemake.wildcards
         self.rule, self.options = snakemake.rule, snakemake.config
+        self.gpus, self.nodes = gpus_and_nodes(snakemake.resources)
         text = snakemake.params.get("fingerprint")
         self.fingerprint: dict[str, Any] = json.loads(text) if text else {}
         self.config: dict[str, Any] = self.fingerprint.get("config", {})
@@ -57,6 +59,11 @@ class Job:
         write_manifest(self.output.manifest, self.fingerprint, outputs, **facts)
 
 
+def gpus_and_nodes(resources: Any) -> tuple[int, int]:
+    """The numbers of GPUs and of machines that Snakemake's resources give to a job."""
+    return int(resources.get("gpu", 0)), int(resources.get("nodes", 1))
+
+
 def run(
     main: Callable[[Job], None],
     snakemake: Any,
@@ -69,9 +76,9 @@ def run(
     outputs of upstream jobs may be missing, such as weights that were left on another machine.
     With `history`, everything that the inputs were made from is verified too.
     """
-    record, gpus = snakemake.output.get("run"), int(snakemake.resources.get("gpu", 0))
+    record, (gpus, nodes) = snakemake.output.get("run"), gpus_and_nodes(snakemake.resources)
     recorded: AbstractContextManager[dict] = run_record(record) if record else nullcontext({})
-    ends, cards = told_in_three_lines(snakemake.rule), own_cards(gpus)
+    ends, cards = told_in_three_lines(snakemake.rule), own_cards(gpus // nodes)
     log = copy_output_to(snakemake.log[0])
     with reported_once(), log, ends, cards, recorded as facts:
         job = Job(snakemake, only)

@@ -204,13 +204,26 @@ def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | N
 
 
 def outputs_here(path: str | Path, manifest: Mapping) -> set[str]:
-    """The names of all outputs of a manifest, but for removed weights and data left out."""
+    """The names of all outputs of a manifest, but for removed weights and data left out.
+
+    The files of a base in a folder outside the repository are left out, too, if it is not here.
+    """
     home = Path(path).parent
     gone = {name for name in manifest["outputs"] if not (home / name).is_file()}
     weights = {name for name in gone if Path(name).suffix in WEIGHT_SUFFIXES}
     left_out = _left_out(home) if gone > weights else set()
     may_lack = weights | {n for n in gone if os.path.normpath(home / n) in left_out}
+    may_lack |= {n for n in gone if _is_in_an_absent_folder_elsewhere(home, n)}
     return set(manifest["outputs"]) - may_lack
+
+
+def _is_in_an_absent_folder_elsewhere(home: Path, name: str) -> bool:
+    """Whether an output is in a folder outside the repository that does not exist here."""
+    folder = Path(os.path.abspath(home / name)).parent
+    repository = next(
+        (f.parent for f in Path(os.path.abspath(home)).parents if f.name == "results"), None
+    )
+    return repository is not None and not folder.is_relative_to(repository) and not folder.is_dir()
 
 
 def _left_out(folder: Path) -> set[str]:

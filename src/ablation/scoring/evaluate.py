@@ -64,6 +64,7 @@ def evaluate(
     label: str = "scoring",
     intervention: Intervention | None = None,
     condition: str | None = None,
+    halved: int = 0,
 ) -> EvaluationResult:
     """Audit `mask` for leaks, then score `items` under it.
 
@@ -73,6 +74,7 @@ def evaluate(
     logits_dtype: see `MaskedLM`; None for the dtype of each task's protocol.
     intervention: what was taken away from `model` beside the mask; it is seen in force first.
     condition: the name in results of what is scored; by default that of the intervention or mask.
+    halved: how often the capacity of rows is halved.
 
     Raises NotInForce if the intervention is not in force, MaskNotObeyed if the model does not use
     the mask, and the errors of `require_agreement` if it differs from its stock forward.
@@ -91,6 +93,8 @@ def evaluate(
         )
         for part in items.by_protocol
     ]
+    for lm in lms:
+        lm.row_tokens, lm.batch_tokens = lm.row_tokens >> halved, lm.batch_tokens >> halved
     audit = leak_audit(model, mask, lms[0].row_tokens)
     scored_under = condition or (intervention.name if intervention else mask)
     rows: list[pd.DataFrame] = []

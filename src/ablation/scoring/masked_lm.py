@@ -24,6 +24,7 @@ from ablation.model.masks import forward_inputs, mask_rule, taken_window, uses_f
 from ablation.model.output_head import RowScores, score_rows
 from ablation.model.packing import Example, Rows, fixed_rows, pack, padded_prompts, token_count
 from ablation.model.positions import switch_position, widest_row
+from ablation.parallel.collectives import gathered, own_share, rank, ranks
 from ablation.scoring.encoding import BatchEncodingLM, EncodedBlocks, EncodedRequest
 from ablation.scoring.row_capacity import fill_batches, row_capacity
 from ablation.vocabulary.masks import CAUSAL, MASK
@@ -56,11 +57,15 @@ class Scores(NamedTuple):
 class MaskedLM(BatchEncodingLM):
     """`HFLM` with a mask: it scores choices in packed rows and generates after a masked prefill.
 
+    Several ranks pack the same rows and share out the forwards, so each row is computed as one rank
+    would compute it. All ranks get all scores.
+
     mask: one of `ablation.vocabulary.masks.MASKS`; it may be changed between calls.
     row_tokens, batch_tokens: capacity of a row and of a forward. On a CPU rows as long as one item
         are fastest, because attention is quadratic in a row. Under flex attention a forward is one
         long row of one of few widths, and `row_tokens` None chooses a length that fits into the
-        GPU's memory. If memory runs out, both are halved for this batch and all later ones.
+        GPU's memory. If memory runs out, both are halved for this batch and all later ones; of
+        several ranks, the one that has too little raises torch.OutOfMemoryError.
     logits_dtype: float32 or bfloat16, see `score_rows`.
     protocol: see `BatchEncodingLM`. Under `published` the first token of a continuation without a
         prompt is not scored, and a continuation that is merged completely into the prompt scores
@@ -98,7 +103,8 @@ class MaskedLM(BatchEncodingLM):
         self.mask = mask
         self._widest = widest_row(model) or sys.maxsize
         self._switch = switch_position(model.config) or sys.maxsize
-        self.row_tokens = min(row_tokens or row_capacity(model), self._widest)
+        # Ranks must pack the same rows, and one card may have less memory left than the others.
+        self.row_tokens = min(gathered(min(row_tokens or row_capacity(model), self._widest)))
         self.batch_tokens = batch_tokens
         self.logits_dtype = getattr(torch, logits_dtype)
         self.label = label
@@ -155,8 +161,12 @@ class MaskedLM(BatchEncodingLM):
         loglikelihood, exact = np.full(requests, -np.inf), np.full(requests, -np.inf)
         is_greedy = np.zeros(requests, dtype=bool)
         columns = (loglikelihood, exact, is_greedy)
-        for column, parts in zip(columns, zip(*scores, strict=True), strict=False):
-            column[owners] = torch.cat(parts).cpu().numpy()
+        own = [torch.cat(parts).cpu().numpy() for parts in zip(*scores, strict=True)]
+        for scored, of_rank in gathered((owners, own)):
+            for column, part in zip(columns, of_rank, strict=False):
+                column[scored] = part
+        if ranks() > 1 and rank() == 0:
+            progress.update(requests)
         return Scores(*columns, tokens, truncated)
 
     def _examples(
@@ -224,6 +234,13 @@ class MaskedLM(BatchEncodingLM):
 
         done: the number of requests that were scored before.
         """
+        together = ranks()
+        last = progress.total - (together > 1)  # of several ranks, this one may be done first
+
+        def show(done: int) -> None:
+            if rank() == 0:
+                progress.update(done)
+
         running: deque[tuple[torch.cuda.Event, int]] = deque()
         waiting = set(range(len(examples)))
         while waiting:
@@ -231,19 +248,21 @@ class MaskedLM(BatchEncodingLM):
                 for batch, rows in self._batches(examples, sorted(waiting)):
                     found = score_rows(self.model, rows, self.mask, self.logits_dtype)
                     waiting.difference_update(batch)
-                    done += rows.continuations
+                    done = min(done + rows.continuations * together, last)
                     yield batch, found
                     if self.device.type != "cuda":
-                        progress.update(done)
+                        show(done)
                         continue
                     running.append((torch.cuda.Event(), done))
                     running[-1][0].record()
                     if len(running) > IN_FLIGHT:  # progress counts what the GPU has finished
                         event, past = running.popleft()
                         event.synchronize()
-                        progress.update(past)
-                continue
+                        show(past)
+                break
             except torch.OutOfMemoryError:
+                if together > 1:
+                    raise
                 longest = max(token_count(examples[i], self._keep_last) for i in waiting)
                 if (
                     self.row_tokens if uses_fixed_rows(self.model) else self.batch_tokens
@@ -253,7 +272,7 @@ class MaskedLM(BatchEncodingLM):
             print(f"{self.label}: out of memory, now rows of {self.row_tokens}", file=sys.stderr)
             torch.cuda.empty_cache()
         if running:
-            progress.update(done)
+            show(done)
 
     def _batches(
         self, examples: Sequence[Example], indices: Sequence[int]
@@ -282,7 +301,7 @@ class MaskedLM(BatchEncodingLM):
         else:
             capacity = max(self.row_tokens, longest)
             batches = ((batch, None) for batch in fill_batches(lengths, self.batch_tokens))
-        for members, width in batches:
+        for members, width in own_share(batches):
             batch = [indices[member] for member in members]
             rows = pack(
                 [examples[index] for index in batch],

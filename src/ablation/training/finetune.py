@@ -26,7 +26,8 @@ from ablation.model.leak_audit import LeakAudit, leak_audit
 from ablation.model.masks import uses_fixed_rows
 from ablation.model.packing import token_count
 from ablation.model.positions import switch_position, widest_row
-from ablation.training import fsdp, launch
+from ablation.parallel import collectives, launch
+from ablation.training import fsdp
 from ablation.training.callbacks import Watch
 from ablation.training.checkpoints import newest_checkpoint, resumed_steps
 from ablation.training.early_stopping import MAX_STEPS, Stops
@@ -102,6 +103,7 @@ def finetune(
     home: str | Path,
     processes: int | None = None,
     intervention: Intervention | None = None,
+    nodes: int = 1,
 ) -> Finetuned:
     """Finetune the model that `load` returns, resuming from a checkpoint if there is one.
 
@@ -114,6 +116,8 @@ def finetune(
         calls `load`, which must then be picklable.
     intervention: what `load` has taken away from the model beside the recipe's mask. It is seen in
         force before the training and after it, and brought back into force after every step.
+    nodes: on how many machines the ranks are, as many on each; all of them must see `home`, and
+        what `load` reads.
 
     If memory runs out, the capacity of rows is halved, then the micro-batch, and the training goes
     on from the newest checkpoint. The optimizer step stays the same; it is also the same with
@@ -121,10 +125,11 @@ def finetune(
     checkpoints are of another number of processes, and NotInForce.
     """
     processes = max(1, hardware.gpu) if processes is None else processes
-    if hardware.gpu > torch.cuda.device_count():
+    if hardware.gpu > nodes * torch.cuda.device_count():
+        where = f" on {nodes} machines (hardware.nodes)" if nodes > 1 else ""
         raise RuntimeError(
             f"{label}: {torch.cuda.device_count()} GPUs are visible, but hardware.gpu is "
-            f"{hardware.gpu}: lower it, or train on a machine with as many GPUs"
+            f"{hardware.gpu}{where}: lower it, or train on a machine with as many GPUs"
         )
     home = Path(home)
     home.mkdir(parents=True, exist_ok=True)
@@ -139,7 +144,7 @@ def finetune(
         attempt = replace(attempt, newest=newest)
         record = {"resumes": _resumed_steps(home, newest, processes), "ranks": processes}
         try:
-            tuned = _finetune(attempt) if processes == 1 else _on_ranks(attempt, processes)
+            tuned = _finetune(attempt) if processes == 1 else _on_ranks(attempt, processes, nodes)
             return tuned._replace(record=record | tuned.record)
         except torch.OutOfMemoryError:
             if (attempt.row_tokens, attempt.micro_batch) == (shortest, 1):
@@ -169,10 +174,12 @@ def _resumed_steps(home: Path, newest: Path | None, processes: int) -> list[int]
     return resumed_steps(home, at=trainer_state(newest).global_step)
 
 
-def _on_ranks(attempt: Attempt, processes: int) -> Finetuned:
+def _on_ranks(attempt: Attempt, processes: int, nodes: int) -> Finetuned:
     """`_finetune` in several processes, which share weights and examples."""
     file, gpu = attempt.home / TRAINED, attempt.hardware.gpu > 0
-    records = launch.run(_as_rank, file, attempt, ranks=processes, gpu=gpu)
+    records = launch.run(
+        *(_as_rank, file, attempt), ranks=processes, gpu=gpu, nodes=nodes, folder=attempt.home
+    )
     return Finetuned(*_with_weights(attempt.load, file), *records)
 
 
@@ -225,7 +232,7 @@ def _finetune(attempt: Attempt) -> Finetuned:
     audit = leak_audit(model, recipe.train_mask, row_tokens)
     stops = Stops(recipe.stops.no_learning, recipe.stops.plateau, recipe.stops.leak)
     past = past_of(attempt.newest, stops)
-    ranks = fsdp.ranks()
+    ranks = collectives.ranks()
     optimizer = sharded_optimizer if ranks > 1 else custom_optimizer
     trainer = MaskedTrainer(
         model=model,

@@ -15,7 +15,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -36,20 +36,11 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from ablation.model.packing import WIDTHS, Example, Rows, fixed_rows, forwards, token_count
+from ablation.parallel.collectives import dealt, rank, ranks, sum_over_ranks
 
 SHARDS = "shards"  # the folder of a checkpoint to which all ranks write
 
 GATHERED = "gathered"  # the method of a shared model that calls a function with gathered weights
-
-
-def ranks() -> int:
-    """The number of processes that train together; 1 without a process group."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def rank() -> int:
-    """The index of this process among the ranks, from 0."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def shard(model: PreTrainedModel, float32: bool = True) -> None:
@@ -126,8 +117,7 @@ def rank_forwards(
     """
     if ranks() == 1:
         return forwards(examples, capacity, fixed, widths)
-    ordered = sorted(examples, key=token_count)  # so that shares have about the same size
-    shares = [ordered[first :: ranks()] for first in range(ranks())]
+    shares = dealt(examples, [token_count(example) for example in examples], ranks())
 
     def count(share: list[Example]) -> int:
         lengths = [token_count(example) for example in share]
@@ -135,23 +125,14 @@ def rank_forwards(
 
     own = shares[rank()]
     parts = forwards(own, capacity, fixed, widths) if own else []
-    idle = _without_targets(forwards(ordered[:1], capacity, fixed, widths)[0])
+    shortest = min(examples, key=token_count)
+    idle = _without_targets(forwards([shortest], capacity, fixed, widths)[0])
     return parts + [idle] * (max(map(count, shares)) - len(parts))
 
 
 def _without_targets(rows: Rows) -> Rows:
     names = ("target_row", "target_position", "target_id", "target_owner")
     return replace(rows, **{name: getattr(rows, name)[:0] for name in names})
-
-
-def sum_over_ranks(numbers: Sequence[float], device: torch.device) -> list[float]:
-    """The sums of `numbers` over all ranks, the same bits on each."""
-    if ranks() == 1:
-        return list(numbers)
-    own = torch.tensor(numbers, dtype=torch.float64, device=device)
-    parts = [torch.empty_like(own) for _ in range(ranks())]
-    distributed.all_gather(parts, own)
-    return torch.stack(parts).sum(0).tolist()
 
 
 # ---- weights and checkpoints -------------------------------------------------------------------

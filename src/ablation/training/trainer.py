@@ -20,6 +20,7 @@ from ablation.model.forward import last_states, target_logits
 from ablation.model.masks import uses_fixed_rows
 from ablation.model.output_head import summed_cross_entropy
 from ablation.model.packing import IGNORED_LABEL, Example, Rows, token_count
+from ablation.parallel.collectives import sum_over_ranks
 from ablation.training import fsdp
 from ablation.training.optimizers.master_weights import ExactState
 from ablation.training.resumable_trainer import ResumableTrainer
@@ -54,7 +55,7 @@ def mean_loss(
             loss, n = fsdp.with_whole_weights(model, summed_loss, rows.to(model.device), mask)
             total, count = total + loss.item(), count + n
     model.train(was_training)
-    all_losses, all_tokens = fsdp.sum_over_ranks([total, count], model.device)
+    all_losses, all_tokens = sum_over_ranks([total, count], model.device)
     return all_losses / all_tokens
 
 

@@ -35,9 +35,8 @@ class StudyFingerprints(Fingerprints):
 
     @cached_property
     def scoring_hardware(self) -> Hardware:
-        """Finetuning takes all GPUs that a job may have; scoring takes one."""
-        gpu = min(self.study.hardware.gpu, 1)
-        return self.study.hardware.model_copy(update={"gpu": gpu})
+        """That of one card: its scores do not depend on how many cards share the items."""
+        return self.study.hardware.of_scoring()
 
     # ---- stage 0: base, items, finetuning records -----------------------------------------------
 

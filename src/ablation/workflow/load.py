@@ -107,12 +107,15 @@ class StudyWorkflow:
         """
         with errors_as_messages():
             load_study(self.overrides, self.root / "config", self.files)
-            asked, found = self.study.hardware.gpu, gpus_here() if local else None
-            if found is not None and found < asked:
+            hardware, found = self.study.hardware, gpus_here() if local else None
+            asked = {"gpu": hardware.gpu // hardware.nodes}
+            asked["scoring_gpus"] = hardware.scoring_gpus if hardware.gpu else 0
+            key = max(asked, key=asked.__getitem__)
+            if found is not None and found < asked[key]:
                 raise WrongPlace(
-                    f"hardware.gpu: {asked} found, but this machine has {found} GPUs that NVIDIA's "
-                    "driver shows. Nothing was started.\nGive `hardware: {gpu: 0}` in the study's "
-                    "file for a small model on the processor, or run where GPUs are "
+                    f"hardware.{key}: {asked[key]} found, but this machine has {found} GPUs that "
+                    "NVIDIA's driver shows. Nothing was started.\nGive `hardware: {gpu: 0}` in the "
+                    "study's file for a small model on the processor, or run where GPUs are "
                     "(--profile slurm, docs/vast.md)."
                 )
 

@@ -1,5 +1,6 @@
 """Promises of the command line: fast help in whole sentences, errors as messages."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -74,6 +75,18 @@ def test_the_end_of_an_input_is_no_ctrl_c(monkeypatch):
     monkeypatch.setattr("ablation.lineage.reproduce.reproduce", cut)
     with pytest.raises(EOFError):
         main(["reproduce", "recovery"])
+
+
+def test_a_reader_that_has_ended_gets_no_traceback():
+    """As in `ablation trace ... | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "ablation", "table", "--help"],
+        stdout=write, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_help_loads_no_heavy_library():

@@ -1,6 +1,7 @@
 """Promises of `ablation plan`: the published formula, every overhead, no dollar without a yes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,10 @@ def test_the_six_published_setups_by_the_published_formula(name):
     gpus, gpu = int(name[0]), name.partition(" ")[2]
     over = Overheads(startup=600, setup=0, base_gb=0)
     pair = [Work(m, m, training=1200 * s) for m, s in (("causal", 3.318), ("bidir", 3.908))]
-    both = estimate(pair, offer(gpu, gpus), 2, MARKET.efficiency, over)
+    both = estimate(pair, offer(gpu, gpus), 2, MARKET.scaling, over)
     assert both.hours == pytest.approx(bidir, abs=1e-6)  # side by side: the longer one
     assert both.dollars == pytest.approx(dollars, abs=2e-6)
-    alone = estimate(pair[:1], offer(gpu, gpus), 2, MARKET.efficiency, over)
+    alone = estimate(pair[:1], offer(gpu, gpus), 2, MARKET.scaling, over)
     assert (alone.hours, alone.machines) == (pytest.approx(causal, abs=1e-6), 1)
 
 
@@ -74,11 +75,12 @@ def test_speeds_and_efficiencies_are_the_published_ones():
         "H100_NVL": 3.8,
         "H100_SXM": 4.0,
     }
-    assert MARKET.efficiency == {1: 1.0, 2: 0.9, 4: 0.85, 8: 0.78}
-    assert [efficiency(n, MARKET.efficiency) for n in (1, 2, 3, 5, 8)] == [1, 0.9, 0.85, 0.78, 0.78]
+    shares = MARKET.scaling.training
+    assert shares == {1: 1.0, 2: 0.9, 4: 0.85, 8: 0.78}
+    assert [efficiency(n, shares) for n in (1, 2, 3, 5, 8)] == [1, 0.9, 0.85, 0.78, 0.78]
     for gpus in (0, 9):
         with pytest.raises(ValueError, match="an efficiency is known for 1, 2, 4, 8"):
-            efficiency(gpus, MARKET.efficiency)
+            efficiency(gpus, shares)
 
 
 # ---- identities --------------------------------------------------------------------------------
@@ -104,20 +106,19 @@ OFFERS = st.builds(
 @given(WORKS, OFFERS, st.integers(1, 8))
 def test_dollars_are_all_seconds_of_all_machines(works, one, machines):
     over = Overheads()
-    found = estimate(works, one, machines, MARKET.efficiency, over)
-    share = efficiency(one.gpus, MARKET.efficiency)
-    busy = sum(w.seconds(one, share) for w in works) + found.machines * over.machine()
+    found = estimate(works, one, machines, MARKET.scaling, over)
+    busy = sum(w.seconds(one, MARKET.scaling) for w in works) + found.machines * over.machine()
     assert found.dollars == pytest.approx(busy / 3600 * one.dollars_per_hour)
     assert found.machines <= min(machines, len({w.chain for w in works}))
     assert busy / 3600 / found.machines <= found.hours * (1 + 1e-9)
-    longest = max(w.seconds(one, share) for w in works)
+    longest = max(w.seconds(one, MARKET.scaling) for w in works)
     assert found.hours * 3600 >= longest + over.machine() - 1e-6
 
 
 @given(WORKS, OFFERS, st.integers(1, 7))
 def test_another_machine_is_never_slower_and_never_cheaper(works, one, machines):
     few, more = (
-        estimate(works, one, n, MARKET.efficiency, Overheads()) for n in (machines, machines + 1)
+        estimate(works, one, n, MARKET.scaling, Overheads()) for n in (machines, machines + 1)
     )
     assert more.hours <= few.hours * (1 + 1e-9)
     assert more.dollars >= few.dollars * (1 - 1e-9)
@@ -126,7 +127,7 @@ def test_another_machine_is_never_slower_and_never_cheaper(works, one, machines)
 @given(WORKS, st.sampled_from(sorted(MARKET.gpus)))
 def test_more_gpus_are_faster_but_cost_more(works, gpu):
     found = [
-        estimate(works, o, 1, MARKET.efficiency, NOTHING)
+        estimate(works, o, 1, MARKET.scaling, NOTHING)
         for o in multiplied(offer(gpu), prices.COUNTS)
     ]
     for few, more in zip(found, found[1:], strict=False):
@@ -135,9 +136,9 @@ def test_more_gpus_are_faster_but_cost_more(works, gpu):
 
 
 def test_no_work_costs_nothing_and_no_machine_is_an_error():
-    assert estimate([], offer(), 3, MARKET.efficiency, Overheads()).dollars == 0
+    assert estimate([], offer(), 3, MARKET.scaling, Overheads()).dollars == 0
     with pytest.raises(ValueError, match="at least one"):
-        estimate([], offer(), 0, MARKET.efficiency, Overheads())
+        estimate([], offer(), 0, MARKET.scaling, Overheads())
 
 
 # ---- what a job takes ----------------------------------------------------------------------------
@@ -170,10 +171,12 @@ def test_scoring_counts_items_and_masks_and_uses_one_gpu():
         "s", "c", evaluation, ["causal", "full_bidir"], RATES, 4.0, Overheads(), 300
     )
     assert work.scoring == pytest.approx((1838 + 500 + 300) * 2 / 400 * 4)
-    one, eight = (
-        work.seconds(offer("H100_SXM", n), efficiency(n, MARKET.efficiency)) for n in (1, 8)
-    )
+    one, eight = (work.seconds(offer("H100_SXM", n), MARKET.scaling) for n in (1, 8))
     assert one == eight == pytest.approx(60 + 2638 * 2 / 400)
+    shared = replace(work, cards=4)  # of eight GPUs four score, at 85 % of four times the speed
+    four = shared.seconds(offer("H100_SXM", 8), MARKET.scaling)
+    assert four == pytest.approx(60 + 2638 * 2 / 400 / 3.4)
+    assert shared.seconds(offer("H100_SXM", 1), MARKET.scaling) == one
 
 
 @pytest.mark.parametrize(
@@ -199,14 +202,46 @@ def test_only_machines_that_fit_are_offered_cheapest_first():
     dear, cheap = offer("H100_SXM", 1, 9.0), offer("H100_SXM", 1, 2.0)
     works = [Work("t", "c", training=3600)]
     market = [offer("RTX_3090", 1, 0.1), dear, cheap, offer("A100_SXM4", 1, 0.9)]
-    found = plan(works, market, RATES, MARKET.efficiency, NOTHING, gpu_mem_mb=79000)
+    found = plan(works, market, RATES, MARKET.scaling, NOTHING, gpu_mem_mb=79000)
     assert [(e.offer.name, e.dollars) for e in found.estimates] == [
         ("1x A100_SXM4", pytest.approx(0.45)),
         ("1x H100_SXM", pytest.approx(0.5)),
     ]
     assert any("79000 MB" in note and "RTX_3090" in note for note in found.notes)
-    named = plan(works, market, RATES, MARKET.efficiency, NOTHING, gpu_model="RTX_3090")
+    named = plan(works, market, RATES, MARKET.scaling, NOTHING, gpu_model="RTX_3090")
     assert [e.offer.gpu for e in named.estimates] == ["RTX_3090"]
+
+
+def test_one_and_several_machines_are_offered_and_only_what_is_worth_taking_is_shown():
+    works = [Work(name, name, training=3600) for name in "abc"]
+    market = [o for gpu in ("A100_SXM4", "H100_SXM") for o in multiplied(offer(gpu), (1, 2, 4))]
+    found = plan(works, market, RATES, MARKET.scaling, Overheads(), machines=(1, 2, 4))
+    counts = {(e.offer.name, e.machines) for e in found.estimates}
+    assert len(found.estimates) == len(counts) == 2 * 3 * 3  # three chains take three machines
+    shown = found.worth_taking()
+    assert shown[0] == found.estimates[0] and len(shown) > 2
+    for left in found.estimates:
+        better = [e for e in shown if e.dollars <= left.dollars and e.hours <= left.hours]
+        assert better, left
+    hours = [e.hours for e in shown]
+    fastest = min(e.hours for e in found.estimates)
+    assert hours == sorted(hours, reverse=True) and hours[-1] == fastest
+
+
+def test_what_several_gpus_give_is_never_said_to_be_measured_unless_it_was(tmp_path):
+    assert "NOT MEASURED" in MARKET.scaling.note and "gpu.py --only one_gpu" in MARKET.scaling.note
+    rows = json.loads((ROOT / "resources/planning/scaling.json").read_text())
+    for kind in ("training", "scoring"):
+        assert all(row["measured"] is False and row["source"] for row in rows[kind].values())
+    one_gpu = prices.with_measured(MARKET.scaling, ROOT / "benchmarks/results/h100.json")
+    assert one_gpu == MARKET.scaling  # that machine had one
+    file = tmp_path / "h200.json"
+    shares = {"published": 0.7, "tokens_64k": 0.95, "weak_16k_a_gpu": 0.9, "scoring": 0.99}
+    file.write_text(json.dumps({"machine": {"name": "H200"}, "efficiency": {"2": shares}}))
+    measured = prices.with_measured(MARKET.scaling, file)
+    assert measured.training == {1: 1.0, 2: 0.7, 4: 0.85, 8: 0.78} and measured.scoring[2] == 0.99
+    assert "measured on H200 (h200.json): a training on 2 GPUs at 70%" in measured.note
+    assert "NOT MEASURED" in measured.note  # of the others
 
 
 def test_every_price_has_a_date_and_a_source():

@@ -23,6 +23,7 @@ from ablation.provenance.fingerprints import make_fingerprint, package_versions
 from ablation.provenance.manifests import (
     StaleInput,
     load_manifest,
+    outputs_here,
     read_manifest,
     write_manifest,
 )
@@ -371,3 +372,17 @@ def test_a_manifest_of_lists_in_lists_is_refused_by_its_name(tmp_path):
     (tmp_path / "manifest.json").write_text("[" * 100_000)
     with pytest.raises(StaleInput, match=f"{tmp_path}/manifest.json is no manifest"):
         load_manifest(tmp_path / "manifest.json")
+
+
+def test_a_base_elsewhere_may_be_absent_but_not_in_part(tmp_path):
+    """In a clone that pulled an archive, the folder of a base outside the repository is absent."""
+    home, base = tmp_path / "clone/results/study/base", tmp_path / "models/base"
+    names = {"../../../../models/base/config.json", "../../../tiny/config.json", "items.json"}
+    manifest = {"outputs": dict.fromkeys(names)}
+    home.mkdir(parents=True)
+    assert outputs_here(home / "manifest.json", manifest) == {
+        "../../../tiny/config.json",
+        "items.json",
+    }
+    base.mkdir(parents=True)
+    assert outputs_here(home / "manifest.json", manifest) == names

@@ -76,6 +76,13 @@ CASES = {
         "Decrease it",
         set(),
     ),
+    "how ranks are started": ("parallel/launch.py", "JOIN_MINUTES = 10", "JOIN_MINUTES = 9", set()),
+    "how ranks share work": (
+        "parallel/collectives.py",
+        "turn % 2",
+        "turn % 3",
+        TRAINED | {"evaluate", "samples"},
+    ),
     "a message of the scorer": ("scoring/items.py", "cannot be tabulated", "is refused", set()),
     "a comment": ("training/finetune.py", "\nimport", "\n# A comment.\nimport", set()),
     "a colour of the charts": ("report/charts.py", '"#2e3440"', '"#222222"', DRAWN),

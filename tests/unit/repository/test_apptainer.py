@@ -10,7 +10,16 @@ from tests.support.dockerfile import read_dockerfile
 ROOT = Path(__file__).resolve().parents[3]
 # What no run needs: tests, documentation, and what only a clone or another image uses.
 NOT_IN_THE_IMAGE = {
-    *("tests", "docs", "benchmarks", "results", "Makefile", "Dockerfile", "apptainer.def"),
+    *(
+        "tests",
+        "docs",
+        "mkdocs.yml",
+        "benchmarks",
+        "results",
+        "Makefile",
+        "Dockerfile",
+        "apptainer.def",
+    ),
     *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LOG.md", "requirements-dev.in"),
     *(
         "requirements-dev.txt",

@@ -63,7 +63,9 @@ def test_workflows_are_pinned_and_may_only_read(file):
 
 
 def test_tests_run_on_every_supported_version_of_python():
-    assert {file.name for file in WORKFLOWS} == {"build.yml", "images.yml", "test.yml"}
+    assert {file.name for file in WORKFLOWS} == {
+        *("build.yml", "images.yml", "pages.yml", "test.yml")
+    }
     workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
     job = workflow["jobs"]["test"]
     assert job["strategy"]["matrix"]["python"] == PYTHONS

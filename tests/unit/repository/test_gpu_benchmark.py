@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import preloaded
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -17,7 +19,8 @@ def folder(tmp_path_factory):
     """A folder in which the benchmark has run once."""
     folder = tmp_path_factory.mktemp("bench")
     command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--toy", "--commit", "abc"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", preloaded.VARIABLE: preloaded.servers()}
+    environment["PYTHONPATH"] = f"{preloaded.START}:{ROOT / 'src'}"
     command += ["--out", str(folder / "toy.json")]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -43,6 +46,22 @@ def test_every_section_runs_and_is_in_the_record(folder):
     assert min(record["end_to_end"]["toy"]["ours_s"].values()) > 0
     growth = record["sections"]["scoring_growth"]
     assert [g["times"] for g in growth["work"]] == [1, 2, 4]
+
+
+def test_two_gpus_are_compared_with_one_of_the_same_machine(folder):
+    record = json.loads((folder / "toy.json").read_text())
+    one, two = record["sections"]["one_gpu"], record["sections"]["two_gpus"]
+    assert set(one["training"]) == {"published", "tokens_64k", "weak_16k_a_gpu"}
+    for work in ("published", "tokens_64k"):  # the same work
+        alone, shared = one["training"][work], two["training"][work]
+        assert alone["tokens_per_step"] == shared["tokens_per_step"]
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+        assert len(shared["peak_gib"]) == 2 and len(alone["peak_gib"]) == 1
+    grown = two["training"]["weak_16k_a_gpu"]["tokens_per_step"]
+    assert grown > 1.5 * one["training"]["weak_16k_a_gpu"]["tokens_per_step"]
+    assert two["scoring"]["sum"] == one["scoring"]["sum"] and two["scoring"]["repeatable"]
+    share = two["scoring"]["items_per_s"] / one["scoring"]["items_per_s"] / 2
+    assert record["efficiency"]["2"]["scoring"] == pytest.approx(share, abs=1e-3)
 
 
 def test_the_page_is_made_from_the_record_with_or_without_trl(monkeypatch, tmp_path):

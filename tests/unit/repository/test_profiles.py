@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -145,7 +146,8 @@ def test_only_a_dry_run_may_leave_pins_open():
 
 
 def hardware(**changed):
-    return load_study({"hardware": changed}, ROOT / "config").hardware
+    values = {"hardware": changed, "finetune": {"micro_batch_examples": 3}}
+    return load_study(values, ROOT / "config").hardware
 
 
 def test_a_gpu_job_requests_hardware_and_no_place():
@@ -170,6 +172,51 @@ def test_requested_memory_disk_time_and_model_make_nothing_stale():
     assert (
         plain.affecting_results() == more.affecting_results() != hardware(gpu=1).affecting_results()
     )
+
+
+def test_how_many_machines_and_cards_share_a_job_makes_nothing_stale():
+    plain, shared = hardware(gpu=4), hardware(gpu=4, nodes=2, scoring_gpus=4)
+    assert plain.affecting_results() == shared.affecting_results()
+    assert plain.of_scoring().affecting_results() == shared.of_scoring().affecting_results()
+    scored = shared.scoring_resources()
+    assert scored["gpu"] == 4 and not {"nodes", "mpi", "tasks", "slurm_extra"} & set(scored)
+    assert plain.scoring_resources()["gpu"] == 1 and hardware().scoring_resources()["gpu"] == 0
+
+
+class Resources(dict):
+    """Resources as the SLURM executor reads them."""
+
+    __getattr__ = dict.get
+
+
+def test_slurm_is_asked_for_machines_with_as_many_gpus_each():
+    from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+    from snakemake_executor_plugin_slurm.utils import set_gres_string
+    from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
+
+    asked = hardware(gpu=8, nodes=2, gpu_model="h100", mem_mb=90_000, runtime=60).resources()
+    job = SimpleNamespace(resources=Resources(asked), threads=8)
+    names = ("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir")
+    validate_slurm_extra(job)
+    command = get_submit_command(job, dict.fromkeys(names, ""), None) + set_gres_string(job)
+    words = command.split()
+    assert asked["mpi"] == "srun"  # otherwise the plugin would start the job as one task by srun
+    for word in ("--nodes=2", "--ntasks=2", "--gpus-per-node=4", "--gpus=h100:8"):
+        assert words.count(word) == 1, command
+    assert "--ntasks-per-gpu" not in command and "--cpus-per-task=8" in words
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"gpu": 3, "nodes": 2}, "3 GPUs .* cannot be on 2 machines, as many on each"),
+        ({"gpu": 0, "nodes": 2}, "0 GPUs .* cannot be on 2 machines"),
+        ({"gpu": 0, "scoring_gpus": 2}, "the study runs on the CPU"),
+    ],
+)
+def test_machines_and_cards_without_gpus_are_refused(changes, told):
+    with pytest.raises(ConfigError, match=told):
+        hardware(**changes)
 
 
 def test_rules_name_no_partition_account_price_or_region():

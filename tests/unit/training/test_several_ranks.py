@@ -14,10 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers.optimization import Adafactor
 
 from ablation.model.packing import Example
-from ablation.training import fsdp, launch, trainer
+from ablation.parallel import launch
+from ablation.parallel.collectives import dealt
+from ablation.training import fsdp, trainer
 from ablation.training.callbacks import Watch
 from ablation.training.checkpoints import MARKER
 from ablation.training.finetune import finetune
@@ -230,7 +234,7 @@ def test_the_traceback_of_a_rank_is_seen_and_those_that_wait_for_it_are_ended(ca
 @pytest.mark.parametrize("generations", [1, 2], ids=["parent", "grandparent"])
 def test_no_rank_outlives_its_parent_or_the_snakemake_that_started_it(tmp_path, death, generations):
     program = (
-        f"from tests.support.rank_jobs import hold; from ablation.training import launch\n"
+        f"from tests.support.rank_jobs import hold; from ablation.parallel import launch\n"
         f"import os, signal\n"
         f"if {generations} == 2 and os.fork(): signal.pause()\n"
         f"launch.run(hold, {str(tmp_path)!r}, ranks=2, gpu=False)"
@@ -268,6 +272,29 @@ def test_ranks_share_out_every_example_and_make_as_many_forwards(monkeypatch, fi
     assert sorted(targets) == sorted(t for e in examples for t in e.continuations[0])
     shares = [sum(len(rows.target_id) for rows in part) for part in parts]
     assert max(shares) - min(shares) <= 2  # an example more, of two targets
+
+
+LENGTHS = st.lists(st.integers(1, 4096), min_size=1, max_size=40)
+
+
+@given(LENGTHS, st.integers(1, 8))
+def test_ranks_have_about_the_same_to_compute(lengths, count):
+    shares = dealt(lengths, lengths, count)
+    assert sorted(n for share in shares for n in share) == sorted(lengths)
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    for power in (1, 2):  # what grows with tokens, and attention, which grows with their square
+        costs = [sum(n**power for n in share) for share in shares]
+        assert max(costs) - min(costs) <= max(lengths) ** power
+
+
+@given(st.lists(st.integers(1, 4096), min_size=4, max_size=40), st.integers(2, 4))
+def test_no_rank_gets_the_longer_example_of_every_round(lengths, count):
+    ordered = sorted(lengths[: len(lengths) // count * count])
+    in_turn = [sum(ordered[first::count]) for first in range(count)]
+    back_and_forth = [sum(share) for share in dealt(ordered, ordered, count)]
+    spreads = [max(costs) - min(costs) for costs in (back_and_forth, in_turn)]
+    assert spreads[0] <= spreads[1]
 
 
 def test_rounded_weights_are_the_same_on_one_two_and_four_ranks(forked_ranks):

@@ -41,6 +41,11 @@ class StudyHook(Hook):
         study = self._study(workflow)
         if study is None:
             return None
+        if study.hardware.nodes > 1:
+            raise NotAllowed(
+                f"hardware.nodes: {study.hardware.nodes} found, but rented machines share no "
+                "folder: give 1, and GPUs of one machine, or use a cluster (docs/slurm.md)"
+            )
         chosen, budget = request.settings, request.settings.budget or None
         plan = make_plan(study, request)
         planned = plan.estimates[0].dollars if plan.estimates else 0.0
@@ -96,7 +101,7 @@ def make_plan(study: Study, request: RentalRequest) -> Plan:
         and (not models or offer.gpu in models)
     ]
     jobs = stale_jobs(request.jobs)
-    return plan_jobs(jobs, study, market, offers, Overheads(), chosen.max_machines)
+    return plan_jobs(jobs, study, market, offers, Overheads(), [chosen.max_machines])
 
 
 def todays_offers(market: Market, request: RentalRequest) -> list[Offer]:

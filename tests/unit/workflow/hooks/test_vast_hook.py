@@ -178,3 +178,12 @@ def test_ablation_reap_is_the_command_of_the_executor(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     assert main(["reap"]) == 0
     assert f"{tmp_path}: no run has rented machines" in capsys.readouterr().out
+
+
+def test_nothing_is_rented_for_a_training_on_several_machines():
+    changes = {"hardware": STUDY.config["hardware"] | {"gpu": 4, "nodes": 2}}
+    changes["finetune"] = STUDY.config["finetune"] | {"micro_batch_examples": 4}
+    changes["recipes"] = {"3B": {"train_mask": "prefill_bidir"}}
+    spread = replace(STUDY, config={**STUDY.config, **changes})
+    with pytest.raises(NotAllowed, match="hardware.nodes: 2 found, but rented machines share no"):
+        StudyHook().permit(spread, request(yes=True))

@@ -1,0 +1,1 @@
+"""Several processes that work together, on one machine or several; nothing here is about models."""
