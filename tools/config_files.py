@@ -21,7 +21,7 @@ import yaml
 from ablation.analysis.published_training import deviation_table
 from ablation.analysis.recovery_columns import COLUMN
 from ablation.config.load import load_study, schema, schema_keys
-from ablation.data.generation_tasks import GENERATION_TYPE
+from ablation.data.generation.tasks import GENERATION_TYPE
 from ablation.data.task_data import source_of
 from ablation.data.task_files import LM_EVAL_NAMES, output_type, unscorable_reason
 from ablation.provenance.files import write_bytes, write_text

@@ -13,8 +13,8 @@ import pandas as pd
 from ablation.analysis.conditions import per_task_table, read_conditions
 from ablation.analysis.recovery import CONTRAST_COLUMNS, study_tables, table
 from ablation.analysis.recovery_columns import RecoverySettings
-from ablation.data.exact_match import reference
-from ablation.data.generation_rows import ROWS, TEXTS
+from ablation.data.generation.exact_match import reference
+from ablation.data.generation.rows import ROWS, TEXTS
 from ablation.provenance.files import (
     canonical_json,
     sha256_text,

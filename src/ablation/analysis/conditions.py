@@ -26,7 +26,7 @@ from ablation.analysis.metrics import (
     truncated_items,
 )
 from ablation.analysis.statistics import clustered_wilson, wilson
-from ablation.data.generation_rows import ROWS
+from ablation.data.generation.rows import ROWS
 from ablation.provenance.files import sha256_file
 from ablation.vocabulary.generation import EXACT_MATCH, metric_of_row
 from ablation.vocabulary.protocols import MACROS

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ablation.analysis.metrics import Correct, MetricsDisagree
-from ablation.data.exact_match import answers, is_match
-from ablation.data.generation_rows import ROWS, TEXTS
+from ablation.data.generation.exact_match import answers, is_match
+from ablation.data.generation.rows import ROWS, TEXTS
 from ablation.provenance.files import sha256_text
 from ablation.vocabulary.generation import EXACT_MATCH, row_name
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from ablation.data.generation_tasks import GENERATION_TYPE, OWN_METRICS, generation_reason
+from ablation.data.generation.tasks import GENERATION_TYPE, OWN_METRICS, generation_reason
 from ablation.provenance.code_hash import code_closure, code_tokens, module_file
 from ablation.provenance.files import display_path, sha256_file, sha256_text
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from ablation.data.generation_rows import ROWS
+from ablation.data.generation.rows import ROWS
 from ablation.lineage.ledger import LEDGERS, ledger_attempts
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import (

@@ -17,7 +17,7 @@ from ablation.analysis.metrics import accuracies
 from ablation.analysis.published import PublishedSettings, side_by_side
 from ablation.analysis.recovery import CONTRAST_COLUMNS, study_tables, table
 from ablation.analysis.recovery_columns import RecoverySettings
-from ablation.data.generation_rows import ROWS
+from ablation.data.generation.rows import ROWS
 from ablation.provenance.manifests import StaleInput, load_manifest
 from ablation.provenance.tables import read_csv, table_text
 from ablation.vocabulary.catalogue import FIRST

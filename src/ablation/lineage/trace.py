@@ -12,7 +12,7 @@ from pathlib import Path
 from ablation.analysis.conditions import Condition
 from ablation.analysis.published import PUBLISHED_SOURCE
 from ablation.analysis.recovery_columns import COLUMN
-from ablation.data.generation_rows import ROWS
+from ablation.data.generation.rows import ROWS
 from ablation.lineage.accept import unchecked_behind
 from ablation.lineage.lineage import check_input, lineage, run_beside
 from ablation.lineage.recomputed import check_row, mean_accuracies, read_scored

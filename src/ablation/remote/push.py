@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ablation.data.generation_rows import TEXTS
+from ablation.data.generation.rows import TEXTS
 from ablation.provenance.files import canonical_json, sha256_file, visible_files, write_json
 from ablation.provenance.manifests import (
     LEFT_OUT,

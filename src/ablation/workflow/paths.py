@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ablation.config.study import Study
 from ablation.data import local_files
-from ablation.data.generation_rows import ROWS, TEXTS
+from ablation.data.generation.rows import ROWS, TEXTS
 from ablation.data.task_data import Parts, data_sets
 from ablation.data.task_files import data_files, generation_tasks
 from ablation.provenance.files import visible_files

@@ -12,8 +12,8 @@ from ablation.analysis.conditions import read_conditions
 from ablation.analysis.flips import flips_table
 from ablation.analysis.generations import TextsDisagree, read_generations
 from ablation.cli.main import main
-from ablation.data.exact_match import answers, is_match, normalized, reference
-from ablation.data.generation_rows import ROWS, TEXTS
+from ablation.data.generation.exact_match import answers, is_match, normalized, reference
+from ablation.data.generation.rows import ROWS, TEXTS
 from ablation.lineage.recomputed import check_tables
 from ablation.lineage.trace import trace
 from ablation.provenance.manifests import StaleInput, load_manifest

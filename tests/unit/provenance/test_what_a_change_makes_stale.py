@@ -45,7 +45,7 @@ CASES = {
         {"generate"},
     ),
     "how generated texts are judged again": (
-        "data/exact_match.py",
+        "data/generation/exact_match.py",
         "text = text.lower()",
         "text = text.casefold()",
         ACCURACIES - {"metrics"} | {"pages", "generate"},
@@ -81,12 +81,12 @@ CASES = {
         "parallel/collectives.py",
         "turn % 2",
         "turn % 3",
-        TRAINED | {"evaluate", "samples"},
+        TRAINED | {"evaluate", "generate", "samples"},
     ),
     "a message of the scorer": ("scoring/items.py", "cannot be tabulated", "is refused", set()),
     "a comment": ("training/finetune.py", "\nimport", "\n# A comment.\nimport", set()),
     "a colour of the charts": ("report/charts.py", '"#2e3440"', '"#222222"', DRAWN),
-    "a key of the configuration": ("config/study.py", "class Samples(", "class Prompts(", set()),
+    "a key of the configuration": ("config/recipes.py", "class Samples(", "class Prompts(", set()),
     "the optimizer of one recipe": (
         "training/optimizers/stochastic_adafactor.py",
         "NORM_EPS = 1e-6",

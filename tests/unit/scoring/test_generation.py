@@ -14,7 +14,7 @@ from lm_eval.models.utils_hf import MultiTokenEOSCriteria
 from lm_eval.tasks import TaskManager
 
 from ablation.config.interventions import read_settings
-from ablation.data.generation_rows import ROW_COLUMNS, TEXT_COLUMNS
+from ablation.data.generation.rows import ROW_COLUMNS, TEXT_COLUMNS
 from ablation.interventions.registry import make
 from ablation.model.checkpoints import load
 from ablation.model.forward import target_logits

@@ -12,7 +12,7 @@ from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix
 from transformers import GenerationConfig, PreTrainedModel
 
 from ablation.console.progress import Progress
-from ablation.data.generation_rows import ROW_COLUMNS, ROWS, TEXT_COLUMNS, TEXTS
+from ablation.data.generation.rows import ROW_COLUMNS, ROWS, TEXT_COLUMNS, TEXTS
 from ablation.interventions.protocol import Intervention
 from ablation.model.checkpoints import circumstances
 from ablation.model.leak_audit import leak_audit

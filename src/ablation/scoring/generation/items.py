@@ -13,8 +13,8 @@ from lm_eval.evaluator import evaluate as lm_eval_evaluate
 from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import PreTrainedTokenizerBase
 
-from ablation.data.exact_match import FIRST, reference
-from ablation.data.generation_tasks import generation_reason
+from ablation.data.generation.exact_match import FIRST, reference
+from ablation.data.generation.tasks import generation_reason
 from ablation.data.shots import Shots
 from ablation.scoring.items import (  # renaming them would make every score of choices stale
     CLUSTER_FIELDS,

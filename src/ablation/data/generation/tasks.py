@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ablation.data.exact_match import FIRST, TEXT_FILTERS
+from ablation.data.generation.exact_match import FIRST, TEXT_FILTERS
 from ablation.vocabulary.generation import EXACT_MATCH
 
 GENERATION_TYPE = "generate_until"  # lm-eval's name of the output type
