@@ -46,7 +46,7 @@ class Left:
 
     listed: list[str] = field(default_factory=list)  # labels of machines that may be billed
     stopped: list[Instance] = field(default_factory=list)  # only their disks are billed
-    found: set[int] = field(default_factory=set)  # the ids of all machines of killed runs
+    found: set[str] = field(default_factory=set)  # the ids of all machines of killed runs
     problems: list[str] = field(default_factory=list)  # of runs whose machines may be left
 
     def __bool__(self) -> bool:
@@ -139,7 +139,7 @@ def reap(
     connect: Callable[[str], Market],
     log: Callable[[str], None],
     patience: float = 600.0,
-    give_up: Collection[int] = (),
+    give_up: Collection[str] = (),
 ) -> Left:
     """Save the states of killed runs and end their machines; the machines that are left.
 
@@ -164,7 +164,7 @@ def _reap(
     connect: Callable[[str], Market],
     log: Callable[[str], None],
     patience: float,
-    give_up: Collection[int],
+    give_up: Collection[str],
     all_left: Left,
 ) -> None:
     """End the machines of one killed run; add those that are left. Its folder stays for these."""
@@ -188,7 +188,7 @@ def _reap(
         for rental in rented.values():
             if rental.instance is not None:
                 keeper.know(rental.label, rental.instance)
-            if rental.instance in give_up:
+            if str(rental.instance) in give_up:
                 keeper.release(rental.label)
             keeper.unwant(rental.label)
         began = clock.wall()
@@ -199,7 +199,7 @@ def _reap(
         left, stopped = keeper.end_all(patience), keeper.stopped
         all_left.listed += left
         all_left.stopped += stopped.values()
-        all_left.found |= keeper.ids
+        all_left.found |= {str(id) for id in keeper.ids}
         if left:
             log(f"run {folder.name}: machines may be left: {keeper.failed}")
         ended = [label for label in keeper.seen if label not in (*left, *stopped)]
@@ -243,7 +243,7 @@ def _rescue(
     workdir: Path,
     clock: Clock,
     log: Callable[[str], None],
-    give_up: Collection[int] = (),
+    give_up: Collection[str] = (),
 ) -> None:
     """Save the states of the run, from all machines at the same time, and release these machines.
 
@@ -254,7 +254,7 @@ def _rescue(
     for instance in machines:
         if instance.id:
             keeper.know(instance.label, instance.id)
-        if instance.id in give_up:
+        if str(instance.id) in give_up:
             keeper.release(instance.label)
     if not (folder / "key").is_file():
         return
@@ -266,7 +266,7 @@ def _rescue(
             if running is None:
                 log(f"{instance.label}: the machine does not run, so no state could be saved")
                 return
-            try:  # Vast may have removed the key since
+            try:  # the market may have removed the key since
                 keeper.market.attach_key(running.id, keys.public)
             except MarketError as error:
                 log(f"{instance.label}: {error}")
@@ -288,7 +288,7 @@ def _rescue(
         threads = [
             threading.Thread(target=save_all, args=(instance, states), daemon=True)
             for instance in machines
-            if instance.id not in give_up and (states := places.at(instance.label))
+            if str(instance.id) not in give_up and (states := places.at(instance.label))
         ]
         for thread in threads:
             thread.start()
