@@ -25,7 +25,7 @@ OFFER = Offer(5, 7, "RTX 4090", 1, 24564, 64000, 200, 0.31, 0.15)
 ORDER = Order("label", "image", 40, "true")
 
 
-def client_of(monkeypatch, *replies):
+def client_of(monkeypatch, *replies, **more):
     """A client whose calls get these replies in turn: (status, body) or an exception."""
     left, sent = list(replies), []
 
@@ -40,7 +40,7 @@ def client_of(monkeypatch, *replies):
         return answer
 
     monkeypatch.setattr(requests.Session, "request", request)
-    client = vast.Vast(KEY, "http://fake", ManualClock(), jitter=lambda: 0.0)
+    client = vast.Vast(KEY, "http://fake", ManualClock(), lambda: 0.0, **more)
     return client, sent
 
 
@@ -239,8 +239,7 @@ def test_no_other_secret_of_an_order_is_in_a_message(monkeypatch):
     """The login of a private registry is sent with it, and the key of the machine comes back."""
     login = "-u me -p secret"
     replies = (400, {"msg": f"bad image_login: {login}"}), (200, {"instance_api_key": "secret"})
-    client, _ = client_of(monkeypatch, *replies)
-    client.image_login = login
+    client, _ = client_of(monkeypatch, *replies, image_login=login)
     for _ in replies:
         with pytest.raises(MarketError) as caught:
             client.create(OFFER, ORDER)

@@ -37,7 +37,8 @@ class WorkflowFolder:
     def __init__(self, fake, folder: Path, **settings):
         self.fake, self.folder = fake, folder
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-        self.settings = SETTINGS | {k.replace("_", "-"): v for k, v in settings.items()}
+        own = {k.replace("_", "-"): v for k, v in settings.items()}
+        self.settings = SETTINGS | {"market": fake.market} | own
         self.process: subprocess.Popen | None = None
         self.starts, self.others = 0, []
 

@@ -125,16 +125,17 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
     size = 0.0
     with contextlib.suppress(*UNREADABLE):
         size = float(raw["mounts"]["persistent"]["size"])
-    cost, disk = dollars(raw["cost"]), disk_rate(size, STOPPED_DISK_PRICE)
+    system, cost = float(raw["disk"]), dollars(raw["cost"])
     if cost is None:
         raise ValueError(f"cost: {str(raw['cost'])[:60]}")
+    disk = disk_rate(size, STOPPED_DISK_PRICE)
     return Instance(
         id=id,
         label=str(raw["name"]),
         status=STATUS.get(said, "offline"),
         message=said,
         machine_id=0,
-        price=cost,
+        price=cost + disk_rate(size + system),  # `cost` is that of the GPUs alone
         interruptible=False,
         addresses=tuple(dict.fromkeys(addresses)) if said == "RUNNING" else (),
         failed=said == "ERROR",

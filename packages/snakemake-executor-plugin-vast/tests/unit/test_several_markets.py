@@ -1,0 +1,156 @@
+"""Several markets as one: where a call goes, and what one market may prevent. No network."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from snakemake_executor_plugin_vast import market
+from snakemake_executor_plugin_vast.market import selection
+from snakemake_executor_plugin_vast.market.protocol import (
+    AccountRefused,
+    Order,
+    Refused,
+    Requirements,
+    SearchRules,
+    Unavailable,
+)
+from snakemake_executor_plugin_vast.market.several import Several
+from vast_support.memory_market import MemoryMarket, offer
+
+WANTED, RULES = Requirements(), SearchRules()
+
+
+def raising(error):
+    def call(*arguments):
+        raise error
+
+    return call
+
+
+@pytest.fixture
+def both():
+    """Two markets, the offers of which cost 10, 30 and 20 cents, and themselves as one."""
+    a, b = MemoryMarket([offer(1), offer(3)]), MemoryMarket([offer(2)])
+    return a, b, Several({"a": a, "b": b})
+
+
+def order(label="run-1-1"):
+    return Order(label, "image", 40, "true")
+
+
+def test_offers_of_all_markets_are_ranked_together(both):
+    *_, several = both
+    ranked = selection.rank(several.search(WANTED, RULES), WANTED, RULES)
+    assert [(o.market, o.id) for o in ranked] == [("a", 1), ("b", 2), ("a", 3)]
+
+
+def test_a_machine_s_calls_go_to_its_own_market(both):
+    a, b, several = both
+    called = []
+    for name, one in (("a", a), ("b", b)):
+        for call in ("start", "stop", "reboot", "attach_key"):
+            setattr(one, call, lambda *said, n=name, c=call: called.append((n, c, *said)))
+    offers = {o.id: o for o in several.search(WANTED, RULES)}
+    ids = [several.create(offers[n], order(f"run-1-{n}")) for n in (2, 1)]
+    assert ids == ["b:2", "a:1"]
+    assert [i.id for i in several.instances("run-")] == ["a:1", "b:2"]
+    for call in (several.start, several.stop, several.reboot):
+        call("b:2")
+    several.attach_key("a:1", "key")
+    assert called == [("b", c, "2") for c in ("start", "stop", "reboot")] + [
+        ("a", "attach_key", "1", "key")
+    ]
+
+
+@pytest.mark.parametrize("id", [7, "7", "c:7", "a:", "", 0])
+def test_a_machine_of_no_market_is_refused(both, id):
+    *_, several = both
+    for call in (several.destroy, several.stop, several.start, several.instance):
+        with pytest.raises(Refused, match="not a machine of a or b"):
+            call(id)
+
+
+def test_the_list_of_a_run_asks_the_markets_where_it_has_ordered(both):
+    """Else a market that is down would keep the machines of the other from being watched."""
+    a, b, several = both
+    cheap = selection.rank(several.search(WANTED, RULES), WANTED, RULES)[0]
+    several.create(cheap, order())
+    b.instances = raising(Unavailable("503"))
+    assert [i.id for i in several.instances("run-")] == ["a:1"]
+    with pytest.raises(Unavailable):  # of earlier runs nothing is known
+        several.instances("earlier-")
+    with pytest.raises(Unavailable):
+        several.instances("")
+
+
+def test_a_lost_order_is_looked_for_in_its_market(both):
+    a, b, several = both
+    cheap = several.search(WANTED, RULES)[0]
+    a.create = raising(Unavailable("lost"))
+    with pytest.raises(Unavailable):
+        several.create(cheap, order())
+    a.instances = raising(Unavailable("503"))
+    with pytest.raises(Unavailable):
+        several.instances("run-")
+
+
+def test_a_market_that_does_not_answer_is_left_out_until_the_run_has_machines_there(both):
+    a, b, several = both
+    offers = several.search(WANTED, RULES)
+    b.search = raising(Unavailable("503"))
+    assert {o.market for o in several.search(WANTED, RULES)} == {"a"}
+    assert several.problems == {"b": "503"}
+    several.create(next(o for o in offers if o.market == "b"), order())
+    with pytest.raises(Unavailable):
+        several.search(WANTED, RULES)
+
+
+def test_an_account_that_is_refused_leaves_the_other_market(both):
+    a, b, several = both
+    a.create = raising(AccountRefused("no credit"))
+    first, *rest = selection.rank(several.search(WANTED, RULES), WANTED, RULES)
+    with pytest.raises(Refused) as caught:
+        several.create(first, order())
+    assert not isinstance(caught.value, AccountRefused)
+    assert several.create(rest[0], order("run-1-2")) == "b:2"
+    assert {o.market for o in several.search(WANTED, RULES)} == {"b"}
+    assert "no credit" in several.problems["a"]
+
+
+@pytest.mark.parametrize("errors, kind", [
+    ((AccountRefused("key"), AccountRefused("key")), AccountRefused),
+    ((AccountRefused("key"), Unavailable("503")), Unavailable),
+])  # fmt: skip
+def test_without_any_market_the_search_says_why(both, errors, kind):
+    a, b, several = both
+    a.search, b.search = map(raising, errors)
+    with pytest.raises(kind, match="a: key\nb: "):
+        several.search(WANTED, RULES)
+
+
+def test_each_machine_gets_the_control_of_its_market(both):
+    a, b, several = both
+    a.machine_control, b.machine_control = lambda o: "of a", lambda o: "of b"
+    found = {o.market: several.machine_control(o) for o in several.search(WANTED, RULES)}
+    assert found == {"a": "of a", "b": "of b"}
+
+
+def test_a_row_without_an_id_gets_none(both):
+    a, _, several = both
+    several.create(several.search(WANTED, RULES)[0], order())
+    a.listed["run-1-1"] = replace(a.listed["run-1-1"], id=0)
+    assert [i.id for i in several.instances("run-")] == [0]
+
+
+def test_a_setting_names_several_markets(monkeypatch, tmp_path):
+    def module(name):
+        secrets = (f"{name.upper()}_KEY",)
+        return SimpleNamespace(SECRETS=secrets, connect=lambda *_: MemoryMarket([]))
+
+    monkeypatch.setattr(market, "find_market", module)
+    assert market.names_of(" a, b,a,") == ["a", "b"]
+    environment = {"A_KEY": "1", "B_KEY": "2", "OTHER": "3"}
+    assert market.take_secrets("a,b", environment) == {"A_KEY": "1", "B_KEY": "2", "OTHER": "3"}
+    assert environment == {"OTHER": "3"}
+    assert list(market.connect("a,b", {}, tmp_path, None).markets) == ["a", "b"]
+    assert isinstance(market.connect("a", {}, tmp_path, None), MemoryMarket)
