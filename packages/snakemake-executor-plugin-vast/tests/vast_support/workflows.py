@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 EXAMPLE = Path(__file__).parent / "example"
-SCALE = 60.0  # a minute per second, for the fake and for the executor
+# A minute per second, for the fake and for the executor; less on a computer that is busy.
+SCALE = float(os.environ.get("FAULT_SCALE", "60"))
 SETTINGS = {
     "yes": True,
     "time-scale": SCALE,
@@ -58,9 +59,9 @@ class WorkflowFolder:
         return self
 
     def finish(self, timeout: float = 150.0) -> int:
-        """Wait for Snakemake; its exit code."""
+        """Wait for Snakemake; its exit code. `timeout`: seconds at the usual scale."""
         try:
-            return self.process.wait(timeout)
+            return self.process.wait(timeout * 60 / SCALE)
         except subprocess.TimeoutExpired:
             os.kill(self.process.pid, signal.SIGKILL)
             raise AssertionError(self.output()) from None
@@ -79,7 +80,7 @@ class WorkflowFolder:
     # ---- looking -------------------------------------------------------------------------------
 
     def until(self, condition, timeout: float = 60.0, what: str = "") -> None:
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * 60 / SCALE
         while not condition():
             dead = self.process.poll() is not None
             if dead or time.monotonic() > deadline:

@@ -57,8 +57,11 @@ def names_of(names: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
 
 
-def connect(names: str, environment: Mapping[str, str], home: Path, clock: Clock) -> Market:
+def connect(
+    names: str, environment: Mapping[str, str], home: Path, clock: Clock | None = None
+) -> Market:
     """The market that a setting names, or several as one. Raises UnknownMarket and NoKey."""
+    clock = clock or Clock()
     found = {n: find_market(n).connect(environment, home, clock) for n in names_of(names)}
     return Several(found) if len(found) > 1 else next(iter(found.values()))
 
