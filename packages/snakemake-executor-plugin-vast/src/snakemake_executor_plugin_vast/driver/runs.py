@@ -38,6 +38,9 @@ from .waking import awake
 PLACE = Path(".snakemake/vast")
 FACTS, LOCK, STATES = "run.json", "lock", "states.json"
 RESCUE = 7200.0  # seconds that saving the states of a killed run may take
+# How often to try that, 20 seconds apart. A machine that was started may have to install its ssh
+# server first.
+TRIES, TRIES_AFTER_START = 3, 30
 
 
 @dataclass
@@ -276,7 +279,8 @@ def _rescue(
                 for address in running.addresses
             ]
             jobs = f"{workdir}/{PLACE}/jobs"
-            if any(_save_all(make, jobs, states, clock, log) for make in connects):
+            tries = TRIES if instance.status == "running" else TRIES_AFTER_START
+            if any(_save_all(make, jobs, states, clock, log, tries) for make in connects):
                 places.forget(states)
                 keeper.release(instance.label)
             else:
@@ -305,7 +309,7 @@ def _save_all(
     states: dict[str, float],
     clock: Clock,
     log: Callable[[str], None],
-    tries: int = 3,
+    tries: int,
 ) -> bool:
     """Save these states from a machine; whether that succeeded."""
     for left in reversed(range(tries)):
@@ -318,7 +322,7 @@ def _save_all(
         except (Unreachable, Failed, ValueError) as error:
             log(str(error))
             if left:
-                clock.wait(20.0)  # a machine that has just started refuses logins at first
+                clock.wait(20.0)
     return False
 
 
