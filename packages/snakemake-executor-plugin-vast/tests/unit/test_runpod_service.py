@@ -21,7 +21,7 @@ from snakemake_executor_plugin_vast.market.protocol import (
 from vast_support.stand_ins import ServiceClock
 
 WANTED, RULES = Requirements(disk_gb=40), SearchRules()
-ORDER = Order("label-1", "image", 40, "true\n", keep="/home/me/study")
+ORDER = Order("label-1", "image", 40, "true\n", keep="/study")
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_pod_runs_is_stopped_with_its_disk_and_ends(fake):
 def test_a_pod_has_the_driver_s_folder_on_the_disk_that_outlives_a_stop(fake):
     rent(fake)
     [create] = fake.calls("create")
-    assert create.body["mounts"] == {"persistent": {"size": 40, "path": "/home/me/study"}}
+    assert create.body["mounts"] == {"persistent": {"size": 40, "path": "/study"}}
     assert create.body["gpu"]["minCudaVersion"] == "12.8"
     assert create.body["cloud"] == "SECURE" and create.body["ports"] == ["22/tcp"]
     assert "env" not in create.body and "startSsh" not in create.body
