@@ -120,7 +120,7 @@ def _runpod_offers(market: Market) -> list[Offer]:
     return [
         Offer(
             gpu, offer.gpus, offer.price, market.speed(gpu), round(offer.gpu_mem_mb),
-            f"runpod now, {offer.location}",
+            f"runpod now, {offer.location}", market="runpod",
         )
         for offer in found
         if (gpu := market.gpu(offer.gpu_name))

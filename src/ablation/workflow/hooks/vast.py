@@ -117,7 +117,7 @@ def todays_offers(market: Market, request: RentalRequest) -> list[Offer]:
             place = f"{offer.location} of {offer.market}" if offer.market else offer.location
             first[gpu, offer.market] = Offer(
                 gpu, offer.gpus, priced.price, market.speed(gpu), round(offer.gpu_mem_mb),
-                f"today, {place}{sent}", request.most_demanding.interruptible,
+                f"today, {place}{sent}", request.most_demanding.interruptible, offer.market,
             )  # fmt: skip
     if not first:
         request.log("no offer meets the requirements now: the plan is made with the price table")

@@ -121,8 +121,9 @@ def test_the_plan_is_made_of_todays_offers(terminal, capsys):
     assert "today, SE" in shown
 
 
-def test_the_plan_shows_the_offers_of_each_market(terminal, capsys):
+def test_the_plan_shows_the_offers_of_each_market(terminal, capsys, monkeypatch):
     """Of each market the first one of a GPU, wherever it is ranked."""
+    monkeypatch.setenv("COLUMNS", "200")
     found = [
         replace(offered(n, "H100 SXM", price), offer=replace(
             offered(n, "H100 SXM", price).offer, market=market, location=place))
