@@ -48,8 +48,14 @@ WHY = {
     "budget reached": {"budget"},
     "two drivers at once": {"ended", "taken: never rented"},  # both may have asked for one offer
 }
-# RunPod starts a container again whose command has ended, and the job is gone.
-WHY_THERE = {"runpod": {"container exited in mid-job": {"killed", "silent"}}}
+# RunPod starts a container again whose command has ended, and the job is gone. Nothing but the job
+# fills its mounted disk, so there may be no room for an exit code.
+WHY_THERE = {
+    "runpod": {
+        "container exited in mid-job": {"killed", "silent"},
+        "disk full": {"failed", "killed"},
+    }
+}
 WELL = {"ended", "idle", "restarted"}  # of a machine without a fault
 CASES = [(name, market) for name, (_, markets, _) in SCENARIOS.items() for market in markets]
 
