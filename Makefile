@@ -82,10 +82,11 @@ test-study: $(VENV)/.ready-dev  # run the tests of the micro study on all its se
 test-bridge: $(VENV)/.ready-dev  # test the micro bridge on its frozen seeds and a toy of the 7B/8B study (half an hour)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_bridge_rehearsal.py tests/workflow/test_bridge_study.py
 
-test-faults: $(VENV)/.ready-dev  # test the vast executor with every fault of a fake Vast; update docs/vast.md
+test-faults: $(VENV)/.ready-dev  # test the vast executor with every fault of a fake Vast and RunPod; update their tables
 	@rm -rf .pytest_cache/faults
 	FAULT_RESULTS=$(CURDIR)/.pytest_cache/faults $(BIN)/python -m pytest -n 4 --dist loadgroup tests/e2e $(VAST)/tests -m e2e
-	PYTHONPATH=$(VAST)/tests $(BIN)/python -m vast_support.fault_table .pytest_cache/faults docs/vast.md
+	PYTHONPATH=$(VAST)/tests $(BIN)/python -m vast_support.fault_table .pytest_cache/faults docs/vast.md vast
+	PYTHONPATH=$(VAST)/tests $(BIN)/python -m vast_support.fault_table .pytest_cache/faults docs/runpod_contract.md runpod
 
 CAP ?= 0.50
 smoke-vast: $(VENV)/.ready-dev  # rent one cheap GPU of Vast.ai for minutes, after a question; record its answers (CAP=0.50)

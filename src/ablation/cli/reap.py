@@ -15,16 +15,16 @@ from ablation.cli.options import Command, Several
     examples=(
         "ablation reap",
         "ablation reap --destroy 4711",
+        "ablation reap --destroy runpod:7h9k2m4n6p",
     ),
 )
 @click.option(
     "--destroy",
     cls=Several,
-    type=int,
     metavar="ID",
     help="Destroy these machines even if their checkpoints could not be copied.",
 )
-def reap(destroy: tuple[int, ...]) -> int:
+def reap(destroy: tuple[str, ...]) -> int:
     """Copy the checkpoints of unfinished jobs from the rented machines of killed runs, destroy
     these machines, and wait until the market no longer lists them. A machine whose checkpoints
     cannot be copied is stopped instead, and listed with the price of its disk. Machines of a run

@@ -72,6 +72,7 @@ class Offer:
     memory_mb: int  # of one GPU
     source: str
     interruptible: bool = False
+    market: str = ""  # who rents it, where offers of several markets are compared
 
     @property
     def name(self) -> str:
@@ -254,20 +255,20 @@ def plan(
     gpu_model: str | None = None,
     gpu_mem_mb: int = 0,
 ) -> Plan:
-    """The plan for all work on the cheapest offer of each class that fits the study's hardware.
+    """The plan for all work on the cheapest offer of each class and market that fits the study.
 
     machines: the largest numbers of machines, each of which gives an estimate of each class.
     """
     offers = list(offers)
     small = [o for o in offers if o.memory_mb < gpu_mem_mb]
     other = [o for o in offers if gpu_model and o.gpu != gpu_model]
-    best: dict[str, Offer] = {}
+    best: dict[tuple[str, str], Offer] = {}
     for offer in offers:
         if offer in small or offer in other:
             continue
-        known = best.get(offer.name)
+        known = best.get(key := (offer.name, offer.market))
         if known is None or offer.dollars_per_hour < known.dollars_per_hour:
-            best[offer.name] = offer
+            best[key] = offer
     found = [
         estimate(works, offer, count, scaling, overheads)
         for offer in best.values()

@@ -1,12 +1,14 @@
 """Prices of machines and measured speeds, from which `ablation plan` makes its estimates.
 
-Prices come from a table in the repository or from today's offers (`gpuhunt`, an optional package).
-Speeds come from earlier runs of the study, or else from benchmarks/results.
+Prices come from a table in the repository, or from today's offers: those of Vast.ai by `gpuhunt`,
+an optional package, those of RunPod by the executor's client. Speeds come from earlier runs of the
+study, or else from benchmarks/results.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from ablation.provenance.run_records import read_run_record
 from ablation.vocabulary.stages import stage_names
 
 COUNTS = (1, 2, 4, 8)  # numbers of GPUs of a machine
-PROVIDERS = ["vastai"]  # the only provider of gpuhunt that a profile of this repository rents from
+PROVIDERS = ["vastai"]  # of gpuhunt, which has RunPod's offers of another day only
 MEASURED = "a model of 3.4 B weights"  # the model of benchmarks/gpu.py
 TRAININGS = stage_names("training")
 
@@ -94,7 +96,36 @@ def live_offers(market: Market, gpu_mem_mb: int = 0) -> list[Offer]:
         )
     except Exception as error:  # gpuhunt raises errors of many packages
         raise NoOffers(f"the market did not answer ({type(error).__name__}: {error})") from error
-    return [offer for item in found if (offer := _offer(market, item))]
+    offers = [offer for item in found if (offer := _offer(market, item))]
+    return offers + _runpod_offers(market)
+
+
+def _runpod_offers(market: Market) -> list[Offer]:
+    """Those of RunPod, whose catalogue is read with the key in RUNPOD_API_KEY; none without one."""
+    if not os.environ.get("RUNPOD_API_KEY"):
+        return []
+    from snakemake_executor_plugin_vast.market import connect
+    from snakemake_executor_plugin_vast.market.protocol import (
+        MarketError,
+        Requirements,
+        SearchRules,
+    )
+
+    try:
+        client = connect("runpod", os.environ, Path.home())
+        found = [
+            offer for n in COUNTS for offer in client.search(Requirements(gpus=n), SearchRules())
+        ]
+    except MarketError as error:
+        raise NoOffers(f"RunPod did not answer ({error})") from error
+    return [
+        Offer(
+            gpu, offer.gpus, offer.price, market.speed(gpu), round(offer.gpu_mem_mb),
+            f"runpod now, {offer.location}", market="runpod",
+        )
+        for offer in found
+        if (gpu := market.gpu(offer.gpu_name))
+    ]  # fmt: skip
 
 
 def _offer(market: Market, item: Any) -> Offer | None:

@@ -73,7 +73,8 @@ def row(gpu, count, price, memory, spot=False):
 
 @pytest.fixture
 def gpuhunt(monkeypatch):
-    """The parts of gpuhunt that are used, without a network."""
+    """The parts of gpuhunt that are used, without a network, and no key of another market."""
+    monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
 
     class Catalog:
         rows = []
@@ -127,3 +128,23 @@ def test_without_gpuhunt_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gpuhunt", None)
     with pytest.raises(prices.NoOffers, match=r"\.\[prices\]"):
         prices.live_offers(MARKET)
+
+
+def test_with_a_key_the_offers_of_runpod_are_live_ones_too(gpuhunt, monkeypatch):
+    from fakes.runpod import FakeRunPod
+
+    gpuhunt.rows = [row("H100NVL", 2, 5.0, 94.0)]
+    with FakeRunPod(time_scale=0, limits=False, machines=False) as fake:
+        for name, value in fake.environment.items():
+            monkeypatch.setenv(name, value)
+        found = {offer.source: offer for offer in prices.live_offers(MARKET)}
+        assert set(found) == {"vastai now, PL"} | {
+            f"runpod now, {place}" for place in ("EU-RO-1", "US-KS-2", "CA-MTL-1")
+        }
+        assert found["runpod now, CA-MTL-1"].name == "1x H100_SXM"
+        assert {call.status for call in fake.requests} == {200}
+        monkeypatch.setenv("RUNPOD_API_KEY", "wrong")
+        with pytest.raises(prices.NoOffers, match="RunPod did not answer"):
+            prices.live_offers(MARKET)
+    monkeypatch.delenv("RUNPOD_API_KEY")
+    assert len(prices.live_offers(MARKET)) == 1

@@ -44,9 +44,10 @@ from .driver.work import Pace
 from .hooks import Hooks, NotAllowed, RentalRequest, RentedJob, Workflow
 from .machine.files import manifest
 from .machine.transport import Keyring, Transport, check_programs
-from .market import find_market, take_secrets
+from .market import connect, secrets_of, take_secrets
 from .market.protocol import AccountRefused, Market, Requirements
 from .market.selection import PricedOffer, priced, rank, requirements_of
+from .market.several import parts, problems
 from .money import ledger as books
 from .money.permission import Permission, credit_note
 from .settings import (
@@ -113,7 +114,7 @@ class Executor(RemoteExecutor):
         info = SubmittedJobInfo(job, aux={})
         try:
             self._catch_signals()
-            secrets = find_market(self.settings.market).SECRETS
+            secrets = secrets_of(self.settings.market)
             environment = {k: v for k, v in self.envvars().items() if k not in secrets}
             task = task_of(job, self.format_job_exec(job), environment, self.dag)
             info.aux["task"] = task
@@ -167,9 +168,7 @@ class Executor(RemoteExecutor):
             check_image(self.settings.image, self.workdir)
             files = [Path(file) for file in self.workflow.overwrite_configfiles]
             hooks = Hooks(Workflow(self.workdir, self.workflow.config, files))
-            market = find_market(self.settings.market).connect(
-                self._environment, Path.home(), self.clock
-            )
+            market = self._connect(self.settings.market)
             self.permission.get(self._request(market), hooks)
             self.pool = self._make_pool(market, hooks)
         return self.pool
@@ -198,7 +197,8 @@ class Executor(RemoteExecutor):
     def _notes(self, market: Market) -> list[str]:
         """What the account has, and what machines of earlier runs in this folder cost."""
         try:
-            notes = [credit_note(market.credit())]
+            notes = [credit_note(one.credit(), name) for name, one in parts(market).items()]
+            notes += [f"{name} is left out: {said}" for name, said in problems(market).items()]
             if stopped := stopped_machines(self.workdir, market):
                 notes.append(
                     f"{len(stopped)} stopped machines of earlier runs cost "
@@ -230,6 +230,7 @@ class Executor(RemoteExecutor):
             silent=chosen.silent_minutes * 60,
             later=chosen.keep_hours * 3600,
             longest=LONGEST * chosen.max_hours * 3600,
+            market=chosen.market,
             bucket=chosen.state_uri.rstrip("/"),
             access={k: v for k, v in os.environ.items() if k.startswith(BUCKET_VARIABLES)},
             job_environment=hooks.job_environment,
@@ -267,12 +268,10 @@ class Executor(RemoteExecutor):
     def _reap_earlier_runs(self, market: Market) -> Left:
         """End the machines of earlier runs, and say what is left of them."""
 
-        def connect(name: str) -> Market:
-            if name == self.settings.market:
-                return market
-            return find_market(name).connect(self._environment, Path.home(), self.clock)
+        def known(names: str) -> Market:
+            return market if names == self.settings.market else self._connect(names)
 
-        left = reap(self.workdir, connect, self._log)
+        left = reap(self.workdir, known, self._log)
         for problem in left.problems:  # an old run must not stop a new one
             self._log(f"machines of an earlier run could not be ended: {problem}")
         for label in left.listed:
@@ -280,6 +279,9 @@ class Executor(RemoteExecutor):
         for text in next_steps(left.stopped):
             self._log(text)
         return left
+
+    def _connect(self, names: str) -> Market:
+        return connect(names, self._environment, Path.home(), self.clock)
 
     def _sources(self, known: list[str]) -> list[str]:
         kept, left_out = manifest(self.workdir, known, LARGEST_SOURCE)

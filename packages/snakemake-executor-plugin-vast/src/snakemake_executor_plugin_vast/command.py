@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .clock import Clock
 from .driver import runs
-from .market import find_market, take_secrets
+from .market import connect, take_secrets
 from .market.protocol import Market
 from .terminal import printable
 
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def add_reap_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `reap`."""
     parser.add_argument(
-        "--destroy", metavar="ID", type=int, nargs="+", default=[],
+        "--destroy", metavar="ID", nargs="+", default=[],
         help="destroy these machines of killed runs even if their states were not saved",
     )  # fmt: skip
 
 
-def reap(folder: Path, give_up: Collection[int] = ()) -> int:
+def reap(folder: Path, give_up: Collection[str] = ()) -> int:
     """End the machines of the runs that were started in `folder` and killed; an exit code.
 
     What happens is printed. The code is 1 if machines are left: those whose states could not be
@@ -56,9 +56,9 @@ def reap(folder: Path, give_up: Collection[int] = ()) -> int:
             "Run the command in the folder where Snakemake was started."
         )
         return 1 if give_up else 0
-    connect = functools.cache(_connect)  # the first call takes the key out of the environment
+    once = functools.cache(_connect)  # the first call takes the key out of the environment
     try:
-        left = runs.reap(folder, connect, lambda text: print(printable(text)), give_up=give_up)
+        left = runs.reap(folder, once, lambda text: print(printable(text)), give_up=give_up)
     except KeyboardInterrupt:
         print(
             "Interrupted: machines may be left and billed. Call `snakemake-vast reap` again.",
@@ -72,17 +72,15 @@ def reap(folder: Path, give_up: Collection[int] = ()) -> int:
     for text in runs.next_steps(left.stopped):
         print(printable(text))
     if unknown := sorted(set(give_up) - left.found):
-        numbers = " ".join(map(str, unknown))
-        print(
-            f"--destroy {numbers}: no killed run of this folder has such a machine", file=sys.stderr
-        )
+        ids = " ".join(unknown)
+        print(f"--destroy {ids}: no killed run of this folder has such a machine", file=sys.stderr)
     elif not left:
         print("No machine of a killed run is left.")
     return 1 if left or unknown else 0
 
 
-def _connect(name: str) -> Market:
-    return find_market(name).connect(take_secrets(name, os.environ), Path.home(), Clock())
+def _connect(names: str) -> Market:
+    return connect(names, take_secrets(names, os.environ), Path.home(), Clock())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.settings import ExecutorSettingsBase
 
-from .market import UnknownMarket, find_market
+from .market import UnknownMarket, find_market, names_of
 from .market.protocol import Requirements, SearchRules
 from .market.selection import models_of
 
@@ -43,7 +43,11 @@ def setting(default: Any, help: str, **more: Any) -> Any:
 class ExecutorSettings(ExecutorSettingsBase):
     budget: float = setting(0.0, "Dollars that this run may cost; 0: no limit.")
     yes: bool = setting(False, "Rent machines without asking at the terminal.")
-    market: str = setting("vast", "Market for machines.")
+    market: str = setting(
+        "vast",
+        "Market for machines: vast or runpod. Offers of several, separated by commas, are ranked "
+        "together.",
+    )
     max_price: float = setting(
         5.0, "Dollars per hour that a machine may cost, disk and transfers included."
     )
@@ -137,10 +141,13 @@ def check(chosen: ExecutorSettings) -> None:
         chosen.ledger.format(study="")
     except (KeyError, IndexError, ValueError):
         problems.append(f"--vast-ledger: {chosen.ledger} found, only {{study}} can be replaced")
-    try:
-        find_market(chosen.market)
-    except UnknownMarket as error:
-        problems.append(str(error))
+    if not names_of(chosen.market):
+        problems.append("--vast-market: no name found, such as vast or vast,runpod was expected")
+    for name in names_of(chosen.market):
+        try:
+            find_market(name)
+        except UnknownMarket as error:
+            problems.append(str(error))
     if problems:
         raise WorkflowError("\n".join(problems))
 

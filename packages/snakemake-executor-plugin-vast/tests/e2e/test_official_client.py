@@ -13,26 +13,13 @@ from pathlib import Path
 import pytest
 from fakes.client import Client
 from fakes.vast import FakeVast, what_is_missing
+from vast_support.programs import ONLY_THIS_COMPUTER
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing() or ""),
 ]
 VERSION = "1.9.1"
-ONLY_THIS_COMPUTER = """\
-import socket
-
-resolve = socket.getaddrinfo
-
-
-def getaddrinfo(host, *more, **options):
-    if host != "127.0.0.1":
-        raise OSError(f"{host} is another computer")
-    return resolve(host, *more, **options)
-
-
-socket.getaddrinfo = getaddrinfo
-"""
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOfTheAccount"
 
 

@@ -60,7 +60,7 @@ def test_the_smoke_test_makes_the_very_call_of_the_dead_man_switch(fake, client,
     monkeypatch.setenv("CONTAINER_ID", str(number))
     monkeypatch.setenv("CONTAINER_API_KEY", key)
     control = {}
-    exec(vast.Vast(fake.key, fake.url).machine_control, control)
+    exec(vast.Vast(fake.key, fake.url).machine_control(), control)
     control["check"]()
     Recorder(key, fake.url, ServiceClock(fake)).check(number)
     switch, smoke = ((c.method, c.path, c.body, c.agent, c.status) for c in fake.calls("state"))

@@ -172,10 +172,10 @@ def test_what_has_not_ended_is_open_even_when_its_create_was_never_answered():
 
 
 def test_machines_that_failed_are_left_alone_for_a_day():
-    lines = [intend(n, 0.0, machine=m) for m, n in enumerate("abcd")]
+    lines = [intend(n, 0.0, machine=m) for m, n in enumerate("abcd", 1)]
     lines += [end("a", 10.0, 0, why="boot: stuck"), end("b", 10.0, 0, why="idle")]
     lines += [end("c", 10.0, 0, why="silent"), end("d", 10.0, 0, why="outbid")]
-    assert ledger.bad_machines(lines, 20.0) == {0, 2}
+    assert ledger.bad_machines(lines, 20.0) == {1, 3}
     assert ledger.bad_machines(lines, 10.0 + ledger.AVOIDED) == set()
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import requests
-from snakemake_executor_plugin_vast.market import vast, vast_offers
+from snakemake_executor_plugin_vast.market import http, vast, vast_offers
 from snakemake_executor_plugin_vast.market.protocol import (
     AccountRefused,
     LostReply,
@@ -25,7 +25,7 @@ OFFER = Offer(5, 7, "RTX 4090", 1, 24564, 64000, 200, 0.31, 0.15)
 ORDER = Order("label", "image", 40, "true")
 
 
-def client_of(monkeypatch, *replies):
+def client_of(monkeypatch, *replies, **more):
     """A client whose calls get these replies in turn: (status, body) or an exception."""
     left, sent = list(replies), []
 
@@ -40,7 +40,7 @@ def client_of(monkeypatch, *replies):
         return answer
 
     monkeypatch.setattr(requests.Session, "request", request)
-    client = vast.Vast(KEY, "http://fake", ManualClock(), jitter=lambda: 0.0)
+    client = vast.Vast(KEY, "http://fake", ManualClock(), lambda: 0.0, **more)
     return client, sent
 
 
@@ -79,10 +79,10 @@ def test_what_may_be_repeated_is_with_growing_waits(monkeypatch):
 
 
 def test_it_gives_up_in_the_end(monkeypatch):
-    client, sent = client_of(monkeypatch, *[(503, "busy")] * vast.TRIES)
+    client, sent = client_of(monkeypatch, *[(503, "busy")] * http.TRIES)
     with pytest.raises(Unavailable):
         client.instances("")
-    assert len(sent) == vast.TRIES
+    assert len(sent) == http.TRIES
 
 
 def test_calls_keep_their_distance(monkeypatch):
@@ -178,7 +178,7 @@ def test_rows_of_other_people_are_not_read(monkeypatch, label):
 
 @pytest.mark.parametrize("body", ['{"instances": ' + "[" * 99999, "[" * 99999])
 def test_an_answer_that_is_nested_without_end_is_no_answer(monkeypatch, body):
-    client, _ = client_of(monkeypatch, *[(200, body)] * (2 * vast.TRIES + 1))
+    client, _ = client_of(monkeypatch, *[(200, body)] * (2 * http.TRIES + 1))
     for call in (client.instances, lambda: client.search(Requirements(), SearchRules())):
         with pytest.raises(Unavailable, match="no JSON object"):
             call()
@@ -239,8 +239,7 @@ def test_no_other_secret_of_an_order_is_in_a_message(monkeypatch):
     """The login of a private registry is sent with it, and the key of the machine comes back."""
     login = "-u me -p secret"
     replies = (400, {"msg": f"bad image_login: {login}"}), (200, {"instance_api_key": "secret"})
-    client, _ = client_of(monkeypatch, *replies)
-    client.image_login = login
+    client, _ = client_of(monkeypatch, *replies, image_login=login)
     for _ in replies:
         with pytest.raises(MarketError) as caught:
             client.create(OFFER, ORDER)
@@ -361,7 +360,7 @@ def test_a_machine_ends_itself_with_the_key_of_its_container(monkeypatch):
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     module = {}
-    exec(vast.Vast(KEY, "http://fake").machine_control, module)
+    exec(vast.Vast(KEY, "http://fake").machine_control(), module)
     module["stop"]()
     module["destroy"]()
     url, key = "http://fake/api/v0/instances/5/", "Bearer container-key"

@@ -99,8 +99,7 @@ def test_stopped_machines_are_listed_and_bounded_though_another_run_cannot_be_en
 
 def test_the_key_of_the_environment_serves_all_runs(tmp_path, monkeypatch):
     """It is taken out of the environment for the first one."""
-    for module in (markets, command):
-        monkeypatch.setattr(module, "find_market", lambda name: memory_market)
+    monkeypatch.setattr(markets, "find_market", lambda name: memory_market)
     monkeypatch.setenv("MEMORY_MARKET_KEY", "key")
     for _ in range(2):
         killed_run(tmp_path)

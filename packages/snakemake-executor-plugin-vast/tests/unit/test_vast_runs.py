@@ -164,8 +164,8 @@ def test_a_machine_whose_work_cannot_be_saved_is_stopped_and_listed_and_not_dest
         assert f"{label} (machine 7) is stopped" in said and "$0.75 a day" in said
         assert "`snakemake-vast reap --destroy 7`" in said
     assert account.labels == [label] and not account.destroyed and account.calls[-1][0] == "stop"
-    assert "no killed run" in refused(tmp_path, 8, capsys) and not account.destroyed
-    assert command.reap(tmp_path, [7]) == 0
+    assert "no killed run" in refused(tmp_path, "8", capsys) and not account.destroyed
+    assert command.reap(tmp_path, ["7"]) == 0
     assert not account.labels and not runs.dead_runs(tmp_path)
     assert books.open_rentals(books.read(book.path)) == []
 

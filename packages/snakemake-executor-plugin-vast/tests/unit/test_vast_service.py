@@ -88,7 +88,7 @@ def test_the_client_and_the_dead_man_switch_name_themselves(fake, client, monkey
     monkeypatch.setenv("CONTAINER_ID", str(number))
     monkeypatch.setenv("CONTAINER_API_KEY", fake.instance(number).key)
     switch = {}
-    exec(mine.machine_control, switch)
+    exec(mine.machine_control(), switch)
     switch["stop"]()
     switch["destroy"]()
     names = [(request.name, request.agent.partition("/")[0]) for request in fake.requests[1:]]

@@ -27,7 +27,7 @@ LIMIT = 4048  # characters, by the documentation of Vast.ai
 
 
 def start_script(workdir):
-    site, control = replace(SITE, workdir=str(workdir)), vast.Vast("k").machine_control
+    site, control = replace(SITE, workdir=str(workdir)), vast.Vast("k").machine_control()
     return machines.start_script(site, KEY, control, ManualClock(), 30.0)
 
 

@@ -30,7 +30,7 @@ def machine(fake, client, tmp_path):
     """A folder with the switch of a rented machine; it is started with changed variables."""
     number = client.rent()
     fake.advance(20)
-    (tmp_path / "machine_control.py").write_text(Vast(fake.key, fake.url).machine_control)
+    (tmp_path / "machine_control.py").write_text(Vast(fake.key, fake.url).machine_control())
     (tmp_path / "deadman.py").write_bytes(Path(deadman.__file__).read_bytes())
     own = {"CONTAINER_ID": str(number), "CONTAINER_API_KEY": fake.instance(number).key}
     started = []

@@ -84,9 +84,9 @@ def stopped_with_its_price(example, said: str) -> None:
     """The only machine is stopped, costs its disk alone, and is listed with what to do."""
     [instance] = example.fake.instances
     assert not instance.uses_gpu and instance.intended_status == "stopped"
-    price = 24 * instance.rates()["storage_total_cost"]
-    assert f"(machine {instance.id}) is stopped" in said and f"${price:.2f} a day" in said, said
-    assert f"reap --destroy {instance.id}`" in said
+    price, name = 24 * instance.rates()["storage_total_cost"], example.fake.name_of(instance)
+    assert f"(machine {name}) is stopped" in said and f"${price:.2f} a day" in said, said
+    assert f"reap --destroy {name}`" in said
 
 
 def killed_and_reaped(example, meanwhile=lambda instance: None):
@@ -100,7 +100,7 @@ def sigkill_reap(example):
     killed_and_reaped(example)
 
 
-@scenario("SIGKILL and keys forgotten, then `snakemake-vast reap`")
+@scenario("SIGKILL and keys forgotten, then `snakemake-vast reap`", ("vast",))
 def sigkill_keys_reap(example):
     killed_and_reaped(example, example.fake.forget_keys)
 
@@ -127,7 +127,7 @@ def sigkill_no_login_reap(example):
     instance = killed(example)
     example.fake.cut_ssh(instance.id)
     stopped_with_its_price(example, reap(example, code=1))
-    reap(example, "--destroy", str(instance.id))
+    reap(example, "--destroy", example.fake.name_of(instance))
     continued(example)
 
 

@@ -1,6 +1,7 @@
 """Writes the results of e2e/test_faults.py as a table into a page.
 
-`python -m vast_support.fault_table FOLDER PAGE`; FOLDER is the value of FAULT_RESULTS in the tests.
+`python -m vast_support.fault_table FOLDER PAGE MARKET`; FOLDER is the value of FAULT_RESULTS in the
+tests.
 """
 
 import json
@@ -25,16 +26,18 @@ def table(rows: dict[str, dict]) -> str:
     return HEAD + "".join(lines)
 
 
-def main(folder: str, page: Path) -> None:
+def main(folder: str, page: Path, market: str) -> None:
     rows = {}
     for file in Path(folder).glob("*.json"):
         row = json.loads(file.read_text())
-        rows[row["fault"]] = row
-    if missing := set(SCENARIOS) - set(rows):
+        if row["market"] == market:
+            rows[row["fault"]] = row
+    expected = {name for name, (_, markets, _) in SCENARIOS.items() if market in markets}
+    if missing := expected - set(rows):
         sys.exit(f"no result for {', '.join(sorted(missing))}: the table stays as it is")
     before, rest = page.read_text().split(BEGIN)
     page.write_text(before + BEGIN + table(rows) + END + rest.split(END)[1])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -49,7 +49,9 @@ class MemoryMarket:
     created: list[int] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
     attached: list[tuple[int, str]] = field(default_factory=list)
-    machine_control = "def stop():\n    pass\n\n\ndestroy = check = stop\n"
+
+    def machine_control(self, offer: Offer) -> str:
+        return "def stop():\n    pass\n\n\ndestroy = check = stop\n"
 
     def search(self, requirements: Requirements, rules: SearchRules) -> list[Offer]:
         return list(self.offers)

@@ -9,11 +9,14 @@ import time
 from vast_support.workflows import SCALE, ExampleWorkflow
 
 SCENARIOS = {}
+MARKETS = ("vast", "runpod")
 
 
-def scenario(name: str, **settings):
+def scenario(name: str, markets: tuple[str, ...] = MARKETS, **settings):
+    """A fault that machines of these markets can have."""
+
     def add(function):
-        SCENARIOS[name] = (function, settings)
+        SCENARIOS[name] = (function, markets, settings)
         return function
 
     return add
@@ -41,7 +44,7 @@ def contract_dearer(example):
     done(example)
 
 
-@scenario("search quota reached")
+@scenario("search quota reached", ("vast",))
 def search_quota(example):
     example.fake.api.daily_searches = 0
     assert example.run() != 0
@@ -98,7 +101,7 @@ def ssh_dead(example):
     done(example)
 
 
-@scenario("keys forgotten in mid-job")
+@scenario("keys forgotten in mid-job", ("vast",))
 def keys_forgotten(example):
     example.start().until_step(8)
     [instance] = example.fake.instances
@@ -124,7 +127,7 @@ def container_exited(example):
     done(example)
 
 
-@scenario("outbid in mid-job", interruptible=True)
+@scenario("outbid in mid-job", ("vast",), interruptible=True)
 def outbid(example):
     example.start().until_state()
     [instance] = example.fake.instances
@@ -255,12 +258,14 @@ def wrong_clock(example: ExampleWorkflow, seconds: float) -> None:
     assert "Nothing to be done" in example.output(), example.output()
 
 
-def run_scenario(name: str, folder) -> dict:
+def run_scenario(name: str, folder, market: str = "vast") -> dict:
     """Run a scenario on a fake of its own; what happened, and what it cost."""
+    from fakes.runpod import FakeRunPod
     from fakes.vast import FakeVast
 
-    function, settings = SCENARIOS[name]
-    with FakeVast(time_scale=SCALE, limits=True) as fake:
+    function, _, settings = SCENARIOS[name]
+    service = {"vast": FakeVast, "runpod": FakeRunPod}[market]
+    with service(time_scale=SCALE, limits=True) as fake:
         example = ExampleWorkflow(fake, folder / "example", **settings)
         began = time.monotonic()
         try:
@@ -273,6 +278,7 @@ def run_scenario(name: str, folder) -> dict:
         wasted = sum(x["dph"] * x["wasted"] / 3600 for x in lines if x["what"] == "attempt")
         return {
             "fault": name,
+            "market": market,
             "rented": sum(i.boots > 0 for i in fake.world.instances.values()),
             "attempts": sum(x["what"] == "attempt" for x in lines),
             "lost_steps": example.lost_steps(),

@@ -95,7 +95,7 @@ class Smoke:
     def rent(self, offer: selection.PricedOffer) -> None:
         """Rent the machine, record the answers and destroy it. Signals are exceptions here."""
         site = Site("/opt/smoke", IMAGE, (), "", "", list, LONGEST, 0.0, LONGEST)
-        control = self.market.machine_control
+        control = self.market.machine_control(offer.offer)
         script = start_script(site, "no-key", control, self.clock, 0.0)  # nobody logs in
         keeper = Keeper(self.market, self.label, self.clock)
         keeper.unwant(self.label)

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 EXAMPLE = Path(__file__).parent / "example"
-SCALE = 60.0  # a minute per second, for the fake and for the executor
+# A minute per second, for the fake and for the executor; less on a computer that is busy.
+SCALE = float(os.environ.get("FAULT_SCALE", "60"))
 SETTINGS = {
     "yes": True,
     "time-scale": SCALE,
@@ -37,7 +38,8 @@ class WorkflowFolder:
     def __init__(self, fake, folder: Path, **settings):
         self.fake, self.folder = fake, folder
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-        self.settings = SETTINGS | {k.replace("_", "-"): v for k, v in settings.items()}
+        own = {k.replace("_", "-"): v for k, v in settings.items()}
+        self.settings = SETTINGS | {"market": fake.market} | own
         self.process: subprocess.Popen | None = None
         self.starts, self.others = 0, []
 
@@ -57,9 +59,9 @@ class WorkflowFolder:
         return self
 
     def finish(self, timeout: float = 150.0) -> int:
-        """Wait for Snakemake; its exit code."""
+        """Wait for Snakemake; its exit code. `timeout`: seconds at the usual scale."""
         try:
-            return self.process.wait(timeout)
+            return self.process.wait(timeout * 60 / SCALE)
         except subprocess.TimeoutExpired:
             os.kill(self.process.pid, signal.SIGKILL)
             raise AssertionError(self.output()) from None
@@ -78,7 +80,7 @@ class WorkflowFolder:
     # ---- looking -------------------------------------------------------------------------------
 
     def until(self, condition, timeout: float = 60.0, what: str = "") -> None:
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * 60 / SCALE
         while not condition():
             dead = self.process.poll() is not None
             if dead or time.monotonic() > deadline:

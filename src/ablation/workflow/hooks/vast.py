@@ -105,11 +105,11 @@ def make_plan(study: Study, request: RentalRequest) -> Plan:
 
 
 def todays_offers(market: Market, request: RentalRequest) -> list[Offer]:
-    """The first offer of each GPU of known speed, with the price of its transfers.
+    """The first offer of each GPU of known speed at each market, with the price of its transfers.
 
-    The list is empty if the market lists no offer.
+    The list is empty if no market lists an offer.
     """
-    first: dict[str, Offer] = {}
+    first: dict[tuple[str, str], Offer] = {}
     try:
         found = request.offers()
     except MarketError as error:
@@ -119,9 +119,10 @@ def todays_offers(market: Market, request: RentalRequest) -> list[Offer]:
         offer = priced.offer
         if gpu := market.gpu(offer.gpu_name):
             sent = f", transfers ${priced.transfers:.2f}/h" if priced.transfers else ""
-            first[gpu] = Offer(
+            place = f"{offer.location} of {offer.market}" if offer.market else offer.location
+            first[gpu, offer.market] = Offer(
                 gpu, offer.gpus, priced.price, market.speed(gpu), round(offer.gpu_mem_mb),
-                f"today, {offer.location}{sent}", request.most_demanding.interruptible,
+                f"today, {place}{sent}", request.most_demanding.interruptible, offer.market,
             )  # fmt: skip
     if not first:
         request.log("no offer meets the requirements now: the plan is made with the price table")

@@ -121,6 +121,21 @@ def test_the_plan_is_made_of_todays_offers(terminal, capsys):
     assert "today, SE" in shown
 
 
+def test_the_plan_shows_the_offers_of_each_market(terminal, capsys, monkeypatch):
+    """Of each market the first one of a GPU, wherever it is ranked."""
+    monkeypatch.setenv("COLUMNS", "200")
+    found = [
+        replace(offered(n, "H100 SXM", price), offer=replace(
+            offered(n, "H100 SXM", price).offer, market=market, location=place))
+        for n, (price, market, place) in enumerate(
+            [(2.11, "vast", "SE"), (2.22, "vast", "NO"), (2.73, "runpod", "EU-RO-1")])
+    ]  # fmt: skip
+    StudyHook().permit(STUDY, request(lambda: found, yes=True))
+    shown = capsys.readouterr().out
+    assert "today, SE of vast" in shown and "today, EU-RO-1 of runpod" in shown
+    assert "2.11" in shown and "2.73" in shown and "2.22" not in shown
+
+
 def test_the_plan_counts_what_a_host_charges_for_transfers(terminal, capsys):
     """7 GB every 20 minutes at 2 cents a GB are 42 cents per hour."""
     needed = replace(NEEDED, upload_gb=21.0)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..clock import Clock
-from ..market.protocol import Instance, Market, MarketError, Status
+from ..market.protocol import Instance, MachineId, Market, MarketError, Status
 
 EVERY = 10.0
 OFF = ("stopped", "offline")
@@ -48,7 +48,7 @@ class Keeper:
         self._wanted: set[str] = set()
         self._held: set[str] = set()  # labels of machines with work that is not saved
         self._stopping: set[str] = set()  # held machines for which a stop was accepted
-        self._ids: dict[str, int] = {}  # by label
+        self._ids: dict[str, MachineId] = {}  # by label
         self._ending: dict[str, int] = {}  # label: successive lists without it
         self._changed_at: dict[str, tuple[Status, float]] = {}
         self._lock, self._wake, self._done = threading.Lock(), threading.Event(), threading.Event()
@@ -63,7 +63,7 @@ class Keeper:
             self._thread = threading.Thread(target=self._run, daemon=True, name="vast-keeper")
             self._thread.start()
 
-    def know(self, label: str, id: int) -> None:
+    def know(self, label: str, id: MachineId) -> None:
         """Note the instance id of a machine, with which it can be ended without a list."""
         with self._lock:
             self._ids[label] = id
@@ -102,7 +102,7 @@ class Keeper:
             return self._changed_at[label][1] if label in self._changed_at else None
 
     @property
-    def ids(self) -> set[int]:
+    def ids(self) -> set[MachineId]:
         """The instance ids of all machines that are known."""
         with self._lock:
             return set(self._ids.values())

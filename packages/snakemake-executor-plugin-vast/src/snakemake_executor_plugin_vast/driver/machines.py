@@ -17,7 +17,7 @@ from ..clock import Clock
 from ..machine import deadman
 from ..machine.transport import PYTHONS, Transport, Unreachable
 from ..market import selection
-from ..market.protocol import Offer, Requirements
+from ..market.protocol import MachineId, Offer, Requirements
 
 LONGEST_SCRIPT = 4048  # characters of a start script, by the documentation of Vast.ai
 # On a machine that starts, others may hold apt's locks, and the network may not be up.
@@ -38,6 +38,7 @@ class Site:
     silent: float  # seconds without the driver after which a machine stops itself
     later: float  # seconds after which a machine that was stopped so destroys itself
     longest: float  # seconds after which a machine destroys itself in any case
+    market: str = ""  # the name of the market, or of several
     bucket: str = ""  # where states are saved, instead of this computer
     access: dict[str, str] = field(default_factory=dict, repr=False)  # the bucket's keys
     # Environment variables of a job, from the name of its attempt.
@@ -58,11 +59,17 @@ class Machine:
     requirements: Requirements
     price: float  # dollars per hour
     rented: float
-    id: int = 0
+    id: MachineId = 0
     leased: float = math.inf  # when its dead-man switch last got a sign of life from here
     _connection: Transport | None = field(default=None, init=False)
     holds: dict[str, Any] = field(default_factory=dict)  # path: its signature when it was sent
     over: threading.Event = field(default_factory=threading.Event)
+    restarted: bool = False  # it has stopped itself, and was started again
+
+    @property
+    def worn(self) -> bool:
+        """Whether a restart has erased what `Site.setup` installed, so that no job may follow."""
+        return self.restarted and not self.offer.keeps_disk
 
     @property
     def connection(self) -> Transport:

@@ -175,6 +175,9 @@ class Pool:
 
     def _serve(self, task: Task, machine: Machine | None, slot: int) -> Machine | None:
         """Run a task until it has ended or waits again; the machine if it can still be used."""
+        if machine and machine.worn:
+            self.renter.end(machine, "restarted")
+            machine = None
         if machine and not self.renter.well(machine):
             self.renter.end(machine, "outbid" if machine.requirements.interruptible else "gone")
             machine = None

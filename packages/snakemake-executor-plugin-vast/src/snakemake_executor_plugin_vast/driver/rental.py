@@ -16,6 +16,7 @@ from ..market.protocol import (
     AccountRefused,
     Instance,
     LostReply,
+    MachineId,
     Market,
     MarketError,
     Offer,
@@ -82,6 +83,7 @@ class Renter:
             except Lost as lost:
                 problem = str(lost)
                 self.log(f"{machine.label}: {problem}; another machine")
+                self._used.add(machine.offer.id)
                 self.end(machine, lost.why)
             except BaseException:
                 self.end(machine, "ended")
@@ -124,23 +126,25 @@ class Renter:
         label = f"{self.keeper.prefix}{slot}-{self._slots}"
         price = selection.hourly(offer, requirements, self.rules)
         seconds = requirements.seconds + self.limits.boot + self.limits.setup
-        key, control = self.keys.public, self.market.machine_control
+        key, control = self.keys.public, self.market.machine_control(offer)
         try:
             script = start_script(self.site, key, control, self.clock, self.limits.grace)
         except ValueError as error:
             raise NothingToRent(str(error)) from None
         bid = selection.bid(offer, requirements, self.rules)
-        order = Order(label, self.site.image, requirements.disk_gb, script, bid)
+        site = self.site
+        order = Order(label, site.image, requirements.disk_gb, script, bid, site.workdir)
         with self._budget_lock:
             self.check_budget(books.cost(price, seconds))
             self.ledger.write(
                 "intend", label=label, offer=offer.id, machine=offer.machine_id, dph=price,
                 gpu=f"{offer.gpus}x {offer.gpu_name}", interruptible=requirements.interruptible,
-                seconds=seconds,
+                seconds=seconds, market=offer.market or site.market,
             )  # fmt: skip
         machine = Machine(label, offer, requirements, price, self.clock.now())
         self.machines[label] = machine
-        self._used.add(offer.id)
+        if not offer.many:
+            self._used.add(offer.id)
         self.keeper.want(label)
         try:
             machine.id = self._create(offer, order)
@@ -161,10 +165,11 @@ class Renter:
             raise
         kind = "interruptible" if requirements.interruptible else "on demand"
         place = f" in {offer.location}" if offer.location else ""
+        place += f" of {offer.market}" if offer.market else ""
         self.log(f"{label}: {offer.gpus}x {offer.gpu_name}{place}, ${price:.3f}/h, {kind}")
         return machine
 
-    def _create(self, offer: Offer, order: Order) -> int:
+    def _create(self, offer: Offer, order: Order) -> MachineId:
         """Order a machine once. After a lost reply, wait until the list shows whether it exists."""
         label = order.label
         for _ in range(4):
@@ -312,6 +317,7 @@ class Renter:
             return False
         machine.leased = self.clock.now()  # one attempt
         self.log(f"{machine.label} had no sign of life and stopped itself: its work is fetched")
+        machine.restarted = True
         self._try(self.market.start, machine.id)
         until = self.clock.now() + WAKING
         while not self.well(machine):
@@ -358,7 +364,7 @@ class Renter:
         if superseded:
             self.keeper.release(machine.label)
         machine.over.set()
-        if why in books.BAD:
+        if why in books.BAD and machine.offer.machine_id:
             self._bad.add(machine.offer.machine_id)
         self._why.setdefault(machine.label, why if rented else f"{why}: never rented")
         self.keeper.unwant(machine.label)

@@ -38,6 +38,9 @@ from .waking import awake
 PLACE = Path(".snakemake/vast")
 FACTS, LOCK, STATES = "run.json", "lock", "states.json"
 RESCUE = 7200.0  # seconds that saving the states of a killed run may take
+# How often to try that, 20 seconds apart. A machine that was started may have to install its ssh
+# server first.
+TRIES, TRIES_AFTER_START = 3, 30
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Left:
 
     listed: list[str] = field(default_factory=list)  # labels of machines that may be billed
     stopped: list[Instance] = field(default_factory=list)  # only their disks are billed
-    found: set[int] = field(default_factory=set)  # the ids of all machines of killed runs
+    found: set[str] = field(default_factory=set)  # the ids of all machines of killed runs
     problems: list[str] = field(default_factory=list)  # of runs whose machines may be left
 
     def __bool__(self) -> bool:
@@ -139,7 +142,7 @@ def reap(
     connect: Callable[[str], Market],
     log: Callable[[str], None],
     patience: float = 600.0,
-    give_up: Collection[int] = (),
+    give_up: Collection[str] = (),
 ) -> Left:
     """Save the states of killed runs and end their machines; the machines that are left.
 
@@ -164,7 +167,7 @@ def _reap(
     connect: Callable[[str], Market],
     log: Callable[[str], None],
     patience: float,
-    give_up: Collection[int],
+    give_up: Collection[str],
     all_left: Left,
 ) -> None:
     """End the machines of one killed run; add those that are left. Its folder stays for these."""
@@ -188,7 +191,7 @@ def _reap(
         for rental in rented.values():
             if rental.instance is not None:
                 keeper.know(rental.label, rental.instance)
-            if rental.instance in give_up:
+            if str(rental.instance) in give_up:
                 keeper.release(rental.label)
             keeper.unwant(rental.label)
         began = clock.wall()
@@ -199,7 +202,7 @@ def _reap(
         left, stopped = keeper.end_all(patience), keeper.stopped
         all_left.listed += left
         all_left.stopped += stopped.values()
-        all_left.found |= keeper.ids
+        all_left.found |= {str(id) for id in keeper.ids}
         if left:
             log(f"run {folder.name}: machines may be left: {keeper.failed}")
         ended = [label for label in keeper.seen if label not in (*left, *stopped)]
@@ -243,7 +246,7 @@ def _rescue(
     workdir: Path,
     clock: Clock,
     log: Callable[[str], None],
-    give_up: Collection[int] = (),
+    give_up: Collection[str] = (),
 ) -> None:
     """Save the states of the run, from all machines at the same time, and release these machines.
 
@@ -254,7 +257,7 @@ def _rescue(
     for instance in machines:
         if instance.id:
             keeper.know(instance.label, instance.id)
-        if instance.id in give_up:
+        if str(instance.id) in give_up:
             keeper.release(instance.label)
     if not (folder / "key").is_file():
         return
@@ -266,7 +269,7 @@ def _rescue(
             if running is None:
                 log(f"{instance.label}: the machine does not run, so no state could be saved")
                 return
-            try:  # Vast may have removed the key since
+            try:  # the market may have removed the key since
                 keeper.market.attach_key(running.id, keys.public)
             except MarketError as error:
                 log(f"{instance.label}: {error}")
@@ -276,7 +279,8 @@ def _rescue(
                 for address in running.addresses
             ]
             jobs = f"{workdir}/{PLACE}/jobs"
-            if any(_save_all(make, jobs, states, clock, log) for make in connects):
+            tries = TRIES if instance.status == "running" else TRIES_AFTER_START
+            if any(_save_all(make, jobs, states, clock, log, tries) for make in connects):
                 places.forget(states)
                 keeper.release(instance.label)
             else:
@@ -288,7 +292,7 @@ def _rescue(
         threads = [
             threading.Thread(target=save_all, args=(instance, states), daemon=True)
             for instance in machines
-            if instance.id not in give_up and (states := places.at(instance.label))
+            if str(instance.id) not in give_up and (states := places.at(instance.label))
         ]
         for thread in threads:
             thread.start()
@@ -305,7 +309,7 @@ def _save_all(
     states: dict[str, float],
     clock: Clock,
     log: Callable[[str], None],
-    tries: int = 3,
+    tries: int,
 ) -> bool:
     """Save these states from a machine; whether that succeeded."""
     for left in reversed(range(tries)):
@@ -318,7 +322,7 @@ def _save_all(
         except (Unreachable, Failed, ValueError) as error:
             log(str(error))
             if left:
-                clock.wait(20.0)  # a machine that has just started refuses logins at first
+                clock.wait(20.0)
     return False
 
 

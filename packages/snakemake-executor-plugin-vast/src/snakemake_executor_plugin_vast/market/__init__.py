@@ -20,9 +20,10 @@ from typing import Protocol, cast
 
 from ..clock import Clock
 from .protocol import Market
+from .several import Several
 
 GROUP = "snakemake_executor_plugin_vast.markets"
-NOT_A_MARKET = {"protocol", "selection", "vast_offers"}
+NOT_A_MARKET = {"http", "protocol", "selection", "several", "vast_offers", "runpod_offers"}
 
 
 class UnknownMarket(ValueError):
@@ -51,9 +52,28 @@ def find_market(name: str) -> MarketModule:
     )
 
 
-def take_secrets(name: str, environment: MutableMapping[str, str]) -> dict[str, str]:
-    """Remove the market's secrets from `environment`; a copy of what it held before."""
+def names_of(names: str) -> list[str]:
+    """The markets that a setting such as `vast,runpod` names."""
+    return list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+
+
+def connect(
+    names: str, environment: Mapping[str, str], home: Path, clock: Clock | None = None
+) -> Market:
+    """The market that a setting names, or several as one. Raises UnknownMarket and NoKey."""
+    clock = clock or Clock()
+    found = {n: find_market(n).connect(environment, home, clock) for n in names_of(names)}
+    return Several(found) if len(found) > 1 else next(iter(found.values()))
+
+
+def secrets_of(names: str) -> set[str]:
+    """The environment variables that no child process may inherit."""
+    return {secret for name in names_of(names) for secret in find_market(name).SECRETS}
+
+
+def take_secrets(names: str, environment: MutableMapping[str, str]) -> dict[str, str]:
+    """Remove the markets' secrets from `environment`; a copy of what it held before."""
     before = dict(environment)
-    for secret in find_market(name).SECRETS:
+    for secret in secrets_of(names):
         environment.pop(secret, None)
     return before

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Status = Literal["starting", "running", "stopped", "offline"]
+MachineId = int | str  # what a market calls a rented machine
 
 
 class MarketError(Exception):
@@ -80,7 +81,7 @@ class Offer:
     """A machine that can be rented now."""
 
     id: int
-    machine_id: int  # stays the same when the machine is offered again
+    machine_id: int  # stays the same when the machine is offered again; 0: not known
     gpu_name: str
     gpus: int
     gpu_mem_mb: float  # of one GPU
@@ -94,6 +95,10 @@ class Offer:
     reliability: float = 1.0
     score: float = 0.0  # the market's own measure of what the price buys; more is better
     location: str = ""
+    market: str = ""  # whose offer it is, where several markets are searched
+    reference: str = ""  # the market's own words for it, where the number is not enough
+    many: bool = False  # stands for several machines, so it can be rented again at once
+    keeps_disk: bool = True  # a stop keeps the whole disk; False: `Order.keep` alone
 
 
 @dataclass(frozen=True)
@@ -105,13 +110,14 @@ class Order:
     disk_gb: int
     start_script: str  # a shell script that the machine runs as root at each start
     bid: float | None = None  # None: on demand
+    keep: str = ""  # the folder whose files must outlive a stop
 
 
 @dataclass(frozen=True)
 class Instance:
     """A rented machine as the market lists it."""
 
-    id: int
+    id: MachineId
     label: str
     status: Status
     message: str  # the market's own words
@@ -130,13 +136,13 @@ class Market(Protocol):
     never does. All calls may come from several threads, and all may raise MarketError.
     """
 
-    @property
-    def machine_control(self) -> str:
+    def machine_control(self, offer: Offer) -> str:
         """Source of a Python module with functions `stop()`, `destroy()` and `check()`.
 
-        It is installed on each machine and ends the machine that it runs on, so it needs nothing
-        but the standard library and must work without this computer. `check` changes nothing. It
-        raises an OSError if the others would fail now, and KeyError without their variables.
+        It is installed on a machine of this offer and ends the machine that it runs on, so it needs
+        nothing but the standard library and must work without this computer. `check` changes
+        nothing. It raises an OSError if the others would fail now, and KeyError without their
+        variables.
         """
         ...
 
@@ -144,7 +150,7 @@ class Market(Protocol):
         """Offers that may meet the requirements; `selection.rank` checks them again."""
         ...
 
-    def create(self, offer: Offer, order: Order) -> int:
+    def create(self, offer: Offer, order: Order) -> MachineId:
         """Rent a machine; its instance id. Raises OfferGone, Refused, Unavailable or LostReply."""
         ...
 
@@ -155,30 +161,33 @@ class Market(Protocol):
         """
         ...
 
-    def instance(self, id: int) -> Instance | None:
+    def instance(self, id: MachineId) -> Instance | None:
         """One instance, or None when it no longer exists."""
         ...
 
-    def destroy(self, id: int) -> None:
+    def destroy(self, id: MachineId) -> None:
         """Request the end of an instance; it has ended once `instances` no longer lists it."""
         ...
 
-    def start(self, id: int) -> None:
+    def start(self, id: MachineId) -> None:
         """Start a stopped instance."""
         ...
 
-    def stop(self, id: int) -> None:
+    def stop(self, id: MachineId) -> None:
         """Stop an instance. Its disk stays, and is billed; a start that is under way is undone."""
         ...
 
-    def reboot(self, id: int) -> None:
+    def reboot(self, id: MachineId) -> None:
         """Restart a running instance."""
         ...
 
     def credit(self) -> float | None:
-        """Dollars that the account has; None if its key may not ask for that."""
+        """Dollars that the account has; None if the market does not tell this key."""
         ...
 
-    def attach_key(self, id: int, public_key: str) -> None:
-        """Let the holder of an ssh key log in as root."""
+    def attach_key(self, id: MachineId, public_key: str) -> None:
+        """Let the holder of an ssh key log in as root.
+
+        A market has nothing to do whose machines keep the key that their start script lets in.
+        """
         ...

@@ -135,12 +135,17 @@ def contract_error(instance: Instance, requirements: Requirements, expected: flo
     return ""
 
 
+def model_name(model: str) -> str:
+    """A GPU model in the form in which two names are compared: `H100_SXM` is `H100 SXM`."""
+    return re.sub(r"[_\s]+", " ", model).lower()
+
+
 def serves(offer: Offer, disk_gb: int, interruptible: bool, requirements: Requirements) -> bool:
     """Whether a machine that is already rented meets the requirements of another job."""
-    models = [re.sub(r"[_\s]+", " ", model).lower() for model in requirements.gpu_models]
+    models = [model_name(model) for model in requirements.gpu_models]
     return (
         offer.gpus == requirements.gpus
-        and (not models or offer.gpu_name.lower() in models)
+        and (not models or model_name(offer.gpu_name) in models)
         and offer.gpu_mem_mb >= requirements.gpu_mem_mb
         and (not offer.mem_mb or offer.mem_mb >= requirements.mem_mb)
         and disk_gb >= requirements.disk_gb

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from ..clock import Clock
+from .http import AGENT, UNREADABLE, Client, dollars, json_object, list_in
 from .protocol import (
     AccountRefused,
     Instance,
     LostReply,
+    MachineId,
     NoKey,
     Offer,
     OfferGone,
@@ -34,12 +34,9 @@ from .protocol import (
 from .vast_offers import order_body, read_offer, search_query
 
 URL = "https://console.vast.ai"
-AGENT = f"snakemake-executor-plugin-vast/{version('snakemake-executor-plugin-vast')}"
 SECRETS = ("VAST_API_KEY", "VAST_IMAGE_LOGIN")
 # Seconds between two calls, from the documentation; calls not named here are spaced by one second.
 PACE = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0, "user": 3.0}
-RATE = 0.9  # of the documented rates, since requests do not all take the same time to arrive
-TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 2.0, 60.0
 # The `error` of an answer decides, since Vast answers 404 and 410 to a wrong key and to a retired
 # request as well as for what no longer exists.
 GONE = ("no_such_ask", "no_such_instance")
@@ -64,8 +61,6 @@ STATUS: dict[str, Status] = {
     "unknown": "offline",
 }
 HALTED = ("stopped", "unloaded")  # of a contract, whose GPU may be let to somebody else
-# What reading a row raises when a field has not the documented form.
-UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 PAGES = 100  # of the list of machines, at most
 # Parts of a status message after which a machine never starts.
 FATAL = (
@@ -165,31 +160,8 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
         interruptible=bool(raw.get("is_bid")),
         addresses=tuple(address for address in dict.fromkeys(addresses) if address[0]),
         failed=any(words in message.lower() for words in FATAL),
-        disk_price=_dollars(raw.get("storage_total_cost")) or 0.0,
+        disk_price=dollars(raw.get("storage_total_cost")) or 0.0,
     )
-
-
-def _dollars(value: Any) -> float | None:
-    """An amount in an answer; None if it is anything else, such as 1e999."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
-    return float(value) if good else None
-
-
-def _json_object(reply: requests.Response) -> dict[str, Any]:
-    """The JSON object of an answer; empty if it is anything else, such as HTML or a list."""
-    try:
-        found = reply.json()
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _list_in(answer: Mapping[str, Any], key: str, what: str) -> list[Any]:
-    """The list in an answer. Raises Unavailable if there is none."""
-    found = answer.get(key)
-    if not isinstance(found, list):
-        raise Unavailable(f"{what}: a list was expected: {str(answer)[:300]}")
-    return found
 
 
 def read_row(raw: Mapping[str, Any]) -> Instance:
@@ -210,8 +182,10 @@ def has_label(raw: Any, prefix: str) -> bool:
     return isinstance(label, str) and label.startswith(prefix)
 
 
-class Vast:
+class Vast(Client):
     """The calls of the API."""
+
+    PACE = PACE
 
     def __init__(
         self,
@@ -221,15 +195,11 @@ class Vast:
         jitter: Callable[[], float] = random.random,
         image_login: str = "",
     ) -> None:
-        self.url = (url or URL).rstrip("/")
-        self.clock, self.jitter, self.image_login = clock or Clock(), jitter, image_login
-        self._key, self._local = key, threading.local()
-        self._lock = threading.Lock()
-        self._free_at: dict[str, float] = {}  # endpoint: when its next call may be made
+        super().__init__(key, url or URL, clock, jitter, (image_login,))
+        self.image_login = image_login
         self._quota_ends = 0.0  # wall-clock time before which no search is answered
 
-    @property
-    def machine_control(self) -> str:
+    def machine_control(self, offer: Offer | None = None) -> str:
         return MACHINE_CONTROL.format(url=self.url, agent=AGENT)
 
     def search(self, requirements: Requirements, rules: SearchRules) -> list[Offer]:
@@ -237,7 +207,7 @@ class Vast:
         if self.clock.wall() < self._quota_ends:
             raise AccountRefused(self._no_quota())
         path = "/api/v0/bundles/"
-        found = _list_in(self._repeat("search", "POST", path, query), "offers", f"POST {path}")
+        found = list_in(self._repeat("search", "POST", path, query), "offers", f"POST {path}")
         offers = []
         for raw in found:
             with contextlib.suppress(*UNREADABLE):  # one odd row hides no other offer
@@ -262,18 +232,18 @@ class Vast:
         for _ in range(PAGES):
             query = {"limit": 25} | ({"after_token": after} if after else {})
             page = self._repeat("list", "GET", path, query)
-            rows = _list_in(page, "instances", f"GET {path}")
+            rows = list_in(page, "instances", f"GET {path}")
             found += [read_row(row) for row in rows if has_label(row, prefix)]
             after = page.get("next_token")
             if not after:
                 return found
         raise Unavailable(f"GET {path}: the list has no end, {PAGES} pages were read")
 
-    def instance(self, id: int) -> Instance | None:
+    def instance(self, id: MachineId) -> Instance | None:
         raw = self._show(id)
         return None if raw is None else read_row(raw)
 
-    def _show(self, id: int) -> dict[str, Any] | None:
+    def _show(self, id: MachineId) -> dict[str, Any] | None:
         """The market's row of an instance, None if it no longer exists."""
         path = f"/api/v0/instances/{id}/"
         try:
@@ -285,20 +255,20 @@ class Vast:
             raise Unavailable(f"GET {path}: an instance or null was expected: {str(answer)[:300]}")
         return found
 
-    def destroy(self, id: int) -> None:
+    def destroy(self, id: MachineId) -> None:
         with contextlib.suppress(OfferGone):
             self._call("destroy", "DELETE", f"/api/v0/instances/{id}/", {})
 
-    def start(self, id: int) -> None:
+    def start(self, id: MachineId) -> None:
         shown = self._show(id) or {}
         if shown.get("cur_state") == "running":  # its container has exited by itself
             return self.reboot(id)
         self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "running"})
 
-    def stop(self, id: int) -> None:
+    def stop(self, id: MachineId) -> None:
         self._repeat("change", "PUT", f"/api/v0/instances/{id}/", {"state": "stopped"})
 
-    def reboot(self, id: int) -> None:
+    def reboot(self, id: MachineId) -> None:
         self._repeat("reboot", "PUT", f"/api/v0/instances/reboot/{id}/", {})
 
     def credit(self) -> float | None:
@@ -306,24 +276,15 @@ class Vast:
             user = self._repeat("user", "GET", "/api/v0/users/current/", {})
         except Refused:  # without the permission user_read
             return None
-        return _dollars(user.get("credit", user.get("balance")))
+        return dollars(user.get("credit", user.get("balance")))
 
-    def attach_key(self, id: int, public_key: str) -> None:
+    def attach_key(self, id: MachineId, public_key: str) -> None:
         self._repeat("attach", "POST", f"/api/v0/instances/{id}/ssh/", {"ssh_key": public_key})
 
     def _repeat(
         self, endpoint: str, method: str, path: str, body: dict[str, Any]
     ) -> dict[str, Any]:
-        wait = FIRST_WAIT
-        for left in reversed(range(TRIES)):
-            try:
-                return self._call(endpoint, method, path, body)
-            except Unavailable:
-                if not left:
-                    raise
-            self.clock.wait(wait * (1 + self.jitter()))
-            wait = min(2 * wait, LONGEST_WAIT)
-        raise AssertionError("unreachable")
+        return self._repeated(lambda: self._call(endpoint, method, path, body))
 
     def _call(self, endpoint: str, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         self._take_turn(endpoint)
@@ -331,15 +292,12 @@ class Vast:
         unanswered = LostReply if endpoint == "create" else Unavailable
         sent: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
         try:
-            # A redirect could turn an order into a search, or take the key to another host.
-            reply = self._session().request(
-                method, self.url + path, timeout=(10, 30), allow_redirects=False, **sent
-            )
+            reply = self._send(method, path, **sent)
         except requests.RequestException as error:
             raise unanswered(self._clean(f"{what}: {type(error).__name__}")) from None
         text = self._clean(reply.text)[:300]  # cleaned first: a key cut in two is not found
         said = f"{what}: {reply.status_code} {text}"
-        answer = _json_object(reply)
+        answer = json_object(reply)
         code = str(answer.get("error"))
         if code == QUOTA:
             self._quota_ends = (self.clock.wall() // DAY + 1) * DAY
@@ -349,7 +307,7 @@ class Vast:
         if code in GONE:
             raise OfferGone(said)
         if reply.status_code == 429:
-            self._put_off(endpoint)
+            self._put_off(endpoint, 3 * PACE.get(endpoint, 1.0))  # as documented
             raise Unavailable(said)
         if reply.status_code >= 500:
             raise unanswered(said)
@@ -362,36 +320,3 @@ class Vast:
     def _no_quota(self) -> str:
         ends = f"{datetime.fromtimestamp(self._quota_ends, UTC):%Y-%m-%d %H:%M} UTC"
         return f"{ACCOUNT_REFUSALS[QUOTA]}. They are allowed again from {ends} on"
-
-    def _session(self) -> requests.Session:
-        """One for each thread, since sessions are not safe to share."""
-        if not hasattr(self._local, "session"):
-            session = requests.Session()
-            session.headers["User-Agent"] = AGENT
-            session.auth = self._sign  # also keeps requests from reading ~/.netrc
-            self._local.session = session
-        found: requests.Session = self._local.session
-        return found
-
-    def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._key}"
-        return request
-
-    def _take_turn(self, endpoint: str) -> None:
-        """Wait until the endpoint may be called again."""
-        with self._lock:
-            now = self.clock.now()
-            turn = max(now, self._free_at.get(endpoint, now))
-            self._free_at[endpoint] = turn + PACE.get(endpoint, 1.0) / RATE
-        self.clock.wait(turn - now)
-
-    def _put_off(self, endpoint: str) -> None:
-        """Delay the next call as the documentation demands after a 429."""
-        with self._lock:
-            later = self.clock.now() + 3 * PACE.get(endpoint, 1.0)
-            self._free_at[endpoint] = max(later, self._free_at.get(endpoint, later))
-
-    def _clean(self, text: str) -> str:
-        for secret in filter(None, (self._key, self.image_login)):
-            text = text.replace(secret, "<key>")
-        return text

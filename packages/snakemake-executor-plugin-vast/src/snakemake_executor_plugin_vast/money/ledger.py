@@ -3,7 +3,8 @@
 Each line is one JSON object, and is synced to disk before anything depends on it. `what` is the
 kind of line, `dph` the price in dollars per hour:
 
-- `intend`  a machine is about to be rented: `label`, `offer`, `machine`, `dph`, `seconds` promised
+- `intend`  a machine is about to be rented: `label`, `market`, `offer`, `machine`, `dph`,
+            `seconds` promised
 - `rent`    it was rented: `label`, `instance`, `dph`
 - `promise` what its jobs may still take: `label`, `lived` so far, `seconds` from then on
 - `attempt` a job ended on it: `attempt`, `job`, `label`, `offer`, `dph`, `seconds`, `dollars`,
@@ -127,7 +128,7 @@ class Rental:
     dph: float
     since: float  # the time of its first line or of its stop, on the wall clock
     promised: float  # seconds that all its jobs together may take, from `since`
-    instance: int | None = None
+    instance: int | str | None = None
     dollars: float | None = None  # once it has ended
     seconds: float = 0.0  # until it was stopped or has ended
     paid: float = 0.0  # dollars until `since`
@@ -219,7 +220,7 @@ def bad_machines(lines: Iterable[dict[str, Any]], wall: float) -> set[int]:
         for line in lines
         if line["what"] == "end"
         and line.get("why", "").partition(":")[0] in BAD
-        and line.get("label") in machine
+        and machine.get(line.get("label"))
         and wall - line["time"] < AVOIDED
     }
 

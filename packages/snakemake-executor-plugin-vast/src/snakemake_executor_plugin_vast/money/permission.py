@@ -61,12 +61,17 @@ def ask(request: RentalRequest) -> None:
         raise NotAllowed("Nothing was rented: the answer was not yes.")
 
 
-def credit_note(credit: float | None) -> str:
-    """What to say of the account's credit."""
+def credit_note(credit: float | None, market: str = "") -> str:
+    """What to say of the account's credit at a market, which is named if there are several."""
+    place = f" at {market}" if market else ""
     if credit is None:
-        return "The credit is not known: the key lacks the permission to read it (user_read)."
+        return (
+            f"The credit{place} is not known: the key lacks the permission to read it (user_read "
+            "of Vast.ai)."
+        )
     return (
-        f"The account has ${credit:.2f} of credit. A card that is saved there is charged beyond it."
+        f"The account{place} has ${credit:.2f} of credit. A card that is saved there is charged "
+        "beyond it."
     )
 
 
@@ -89,6 +94,7 @@ def cheapest_offers(request: RentalRequest) -> list[str]:
     shown = [
         f"  ${priced.price:.3f} per hour: {priced.offer.gpus}x {priced.offer.gpu_name}"
         + (f", {priced.offer.location}" if priced.offer.location else "")
+        + (f", {priced.offer.market}" if priced.offer.market else "")
         + (f" (${priced.transfers:.3f} of it for transfers)" if priced.transfers else "")
         for priced in offers[:SHOWN]
     ]

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 
 from .account import Account
-from .faults import Plan
+from .faults import Plan, answer
 from .market import SECONDS_A_DAY, select
 from .world import Instance, World
 
@@ -106,6 +106,18 @@ class Api(Account):
         self.limits = Limits() if limits else None
         self.daily_searches, self._searched = daily_searches, (0.0, 0)  # the day, and how many
         self.results = []
+
+    def unknown(self, path: str) -> tuple[int, dict]:
+        """The answer to a request that the service does not have."""
+        return 404, {"success": False, "error": "not_found", "msg": path}
+
+    def failure(self, effect: dict) -> tuple[int, dict | str]:
+        """The answer of a planned fault."""
+        return answer(effect)
+
+    def headers(self, status: int) -> dict[str, str]:
+        """Headers of an answer with this status."""
+        return {}
 
     def answer(self, name, path, argument, query, body, token, address, effect) -> dict:
         if not isinstance(body, dict):

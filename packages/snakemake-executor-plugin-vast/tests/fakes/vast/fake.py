@@ -16,12 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from .api import ROUTES, Api, Refusal
-from .faults import Plan, answer
+from .faults import Plan
 from .machine import Machine, faketime, what_is_missing
 from .market import Clock, Offer, default_offers
 from .world import Instance, World
 
-PATTERNS = [(method, re.compile(path + "/?"), name) for method, path, name in ROUTES]
 # What POST /fake/<name> may call, with the body as keyword arguments.
 CONTROLS = (
     *("fault", "clear", "advance", "outbid", "set_min_bid", "vanish", "come_back", "take"),
@@ -53,6 +52,10 @@ class FakeVast:
     `daily_searches`: more of them in a day are refused until midnight UTC.
     """
 
+    market = "vast"  # how the executor names it
+    key = "master-key-of-the-fake"
+    routes, api_class, world_class = ROUTES, Api, World
+
     def __init__(
         self,
         time_scale: float = 60.0,
@@ -69,7 +72,6 @@ class FakeVast:
     ):
         if machines and (missing := what_is_missing()):
             raise RuntimeError(missing)
-        self.key = "master-key-of-the-fake"
         self._home = Path(tempfile.mkdtemp(prefix="fake-vast-"))
         self._server = ThreadingHTTPServer(
             ("127.0.0.1", port), type("H", (Handler,), {"fake": self})
@@ -80,11 +82,11 @@ class FakeVast:
         self._late, self._queue = itertools.cycle(jitter), threading.Lock()
         clock = Clock(time_scale)
         self.plan = Plan(clock.now)
-        market = list(default_offers() if offers is None else offers)
-        self.world = World(
+        market = list(self.default_offers() if offers is None else offers)
+        self.world = self.world_class(
             self._home, market, clock, balance, boot_seconds, visible, machines, card
         )
-        self.api = Api(self.world, self.plan, self.key, self.url, limits, daily_searches)
+        self.api = self.api_class(self.world, self.plan, self.key, self.url, limits, daily_searches)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
         )
@@ -108,6 +110,21 @@ class FakeVast:
     def environment(self) -> dict[str, str]:
         """What a client needs in its environment."""
         return {"VAST_URL": self.url, "VAST_API_KEY": self.key}
+
+    @staticmethod
+    def default_offers() -> list[Offer]:
+        return default_offers()
+
+    def route(self, method: str, path: str) -> tuple[str | None, str | None]:
+        """Name of the endpoint and the id in its path; (None, None): there is none."""
+        for its_method, pattern, name in self.routes:
+            if its_method == method and (match := re.fullmatch(pattern + "/?", path)):
+                return name, match[1] if match.groups() else None
+        return None, None
+
+    def name_of(self, instance: Instance) -> str:
+        """What the service calls a machine."""
+        return str(instance.id)
 
     def travel(self) -> None:
         """Let the time pass that the next request takes to arrive."""
@@ -266,14 +283,6 @@ class FakeVast:
             }
 
 
-def route(method: str, path: str) -> tuple[str | None, str | None]:
-    """Name of the endpoint and the number in its path; (None, None): there is none."""
-    for its_method, pattern, name in PATTERNS:
-        if its_method == method and (match := pattern.fullmatch(path)):
-            return name, match[1] if match.groups() else None
-    return None, None
-
-
 class Handler(BaseHTTPRequestHandler):
     """One connection. Faults strike before the request is looked at, or after it was done."""
 
@@ -293,16 +302,16 @@ class Handler(BaseHTTPRequestHandler):
             body = None
         if parts.path.startswith("/fake/"):
             return self.control(parts.path, query, body)
-        name, argument = route(self.command, parts.path)
+        name, argument = self.fake.route(self.command, parts.path)
         if name is None:
-            return self.send(404, {"success": False, "error": "not_found", "msg": self.path})
+            return self.send(*self.fake.api.unknown(self.path))
         self.fake.travel()
         effect = self.fake.plan.take(name, "api")
         status = 0
         if effect.get("drop"):
             self.cut()
         elif "status" in effect:
-            status, reply = answer(effect)
+            status, reply = self.fake.api.failure(effect)
         else:
             status, reply = self.answer(name, parts.path, argument, query, body, effect)
             if effect.get("lose_reply"):
@@ -313,7 +322,8 @@ class Handler(BaseHTTPRequestHandler):
             Request(self.fake.now, name, self.command, self.path, body or {}, status, agent)
         )
         if status:
-            self.send(status, reply, effect.get("location"))
+            headers = self.fake.api.headers(status)
+            self.send(status, reply, effect.get("location"), headers)
 
     def answer(self, name, path, argument, query, body, effect) -> tuple[int, dict | str]:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -325,7 +335,7 @@ class Handler(BaseHTTPRequestHandler):
                     name, path, argument, query, body, token, self.client_address[0], effect
                 )
                 world.changed.notify_all()
-                return 200, reply
+                return reply if isinstance(reply, tuple) else (200, reply)
         except Refusal as refusal:
             return refusal.status, refusal.body
 
@@ -348,12 +358,16 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, {"success": True})
         self.send(404, {"success": False, "msg": f"controls: {', '.join(CONTROLS)}"})
 
-    def send(self, status: int, body: dict | str, location: str | None = None) -> None:
+    def send(
+        self, status: int, body: dict | str, location: str | None = None, more: dict | None = None
+    ) -> None:
         text = isinstance(body, str)
         data = (body if text else json.dumps(body)).encode()
         self.send_response(status)
         kind = "text/html" if data.startswith(b"<") else "text/plain"
         self.send_header("Content-Type", kind if text else "application/json")
+        for name, value in (more or {}).items():
+            self.send_header(name, value)
         if location:
             self.send_header("Location", location)
         self.send_header("Content-Length", str(len(data)))

@@ -66,6 +66,10 @@ class Machine:
     clock off: both are faults, given before the first boot.
     """
 
+    sshd = "service"  # who starts the ssh server: the service, or the container's `command`
+    volume: Path | None = None  # what is at `mount` of the machine, beside the disk
+    mount = ""
+
     def __init__(
         self, home: Path, instance_id: int, offer: dict, direct: bool, visible: tuple = ()
     ):
@@ -96,6 +100,9 @@ class Machine:
         folders = {"DISK": "disk", "SKEL": "skel", "BIN": "bin", "KEYS": "keys"}
         own = {name: str(self.home / folder) for name, folder in folders.items()} | {
             "DISK_MB": str(self.disk_mb or ""),
+            "VOLUME": str(self.volume or ""),
+            "MOUNT": self.mount,
+            "SSHD": self.sshd,
             "LACKS": ":".join(self.lacks),
             "VISIBLE": ":".join(d for d in self._visible if not d.startswith("/usr")),
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

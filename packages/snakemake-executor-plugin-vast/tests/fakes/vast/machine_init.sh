@@ -6,13 +6,20 @@
 # DISK the machine's root folder   SKEL what a new disk holds   BIN its /usr/local/bin
 # KEYS root's .ssh   VISIBLE folders to show read-only, by ':'
 # LACKS programs to hide, by ':'
-# DISK_MB if set: a disk of that size, lost on stop
+# DISK_MB if set: a disk of that size, lost on stop   VOLUME if set: a folder for MOUNT
+# SSHD who starts the ssh server: the service, or the container's command
 set -eu
 exec 3<&0 </dev/null
 
 if [ -n "$DISK_MB" ]; then mount -t tmpfs -o "size=${DISK_MB}m" disk "$DISK"; else mount --bind "$DISK" "$DISK"; fi
 cd "$DISK"
 [ -e etc ] || cp -a "$SKEL/." .
+
+if [ -n "$VOLUME" ]; then
+    if [ -n "$DISK_MB" ]; then mount -t tmpfs -o "size=${DISK_MB}m" volume "$VOLUME"; fi
+    mkdir -p ".$MOUNT"
+    mount --bind "$VOLUME" ".$MOUNT"
+fi
 
 show() { # folder, where
     mkdir -p ".$2"
@@ -55,10 +62,11 @@ echo "$HOSTNAME" > /proc/sys/kernel/hostname
 pivot_root . mnt
 cd /root
 umount -l /mnt
-unset DISK SKEL BIN KEYS DISK_MB LACKS VISIBLE
+sshd=$SSHD
+unset DISK SKEL BIN KEYS DISK_MB LACKS VISIBLE VOLUME MOUNT SSHD
 
 # The environment of the container reaches onstart; sshd gives its sessions a fresh one.
-/usr/sbin/sshd -D -e 3<&- 2>> /var/log/sshd.log &
+if [ "$sshd" = service ]; then /usr/sbin/sshd -D -e 3<&- 2>> /var/log/sshd.log & fi
 if [ -s onstart.sh ]; then bash onstart.sh 3<&- >> /var/log/onstart.log 2>&1 & fi
 
 # The other end of fd 3 is held by the fake. Bash reaps orphans while it waits.

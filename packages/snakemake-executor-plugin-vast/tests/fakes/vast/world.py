@@ -78,6 +78,8 @@ class World:
     `card`: dollars that a saved card is charged when the balance reaches zero; 0: there is none.
     """
 
+    instance_class, machine_class = Instance, Machine
+
     def __init__(
         self,
         home: Path,
@@ -204,13 +206,13 @@ class World:
         home = self.home / f"C.{number}"
         home.mkdir(parents=True)
         direct = "direc" in request["runtype"] and offer.direct_port_count > 0
-        machine = Machine(home, number, offer.facts(), direct, self.visible)
+        machine = self.machine_class(home, number, offer.facts(), direct, self.visible)
         machine.disk_mb = faults.get("disk_mb")
         machine.clock_offset = faults.get("clock_offset", 0)
         machine.lacks, machine.apt_locked = faults.get("lacks", []), "apt_lock" in faults
         for key in self.account_keys:
             machine.attach(key)
-        instance = Instance(
+        instance = self.instance_class(
             number, offer, request, self._time, secrets.token_hex(32), machine,
             price=request.get("price"), faults=faults, dearer=dearer,
         )  # fmt: skip
@@ -264,17 +266,7 @@ class World:
         if not self.machines:
             return
         own = {k: str(v) for k, v in request.get("env", {}).items() if not k.startswith("-")}
-        environment = own | {
-            "CONTAINER_ID": str(instance.id),
-            "CONTAINER_API_KEY": instance.key,
-            "CONTAINER_LABEL": f"C.{instance.id}",
-            "VAST_CONTAINERLABEL": f"C.{instance.id}",
-            "PUBLIC_IPADDR": machine.direct.address,
-            "VAST_TCP_PORT_22": str(machine.direct.port),
-            "GPU_COUNT": str(instance.offer.num_gpus),
-            "DATA_DIRECTORY": "/workspace/",
-        }
-        machine.boot(environment, request.get("onstart") or "")
+        machine.boot(own | self.environment(instance), request.get("onstart") or "")
         self._refresh_keys_later(instance, instance.epoch)
         if machine.apt_locked:
             self.at(self._time + instance.faults["apt_lock"], machine.unlock_apt)
@@ -289,6 +281,20 @@ class World:
                 self._time + refused,
                 lambda: instance.epoch == epoch and machine.wires_up(),
             )
+
+    def environment(self, instance: Instance) -> dict[str, str]:
+        """The variables that the service gives to a container."""
+        direct = instance.machine.direct
+        return {
+            "CONTAINER_ID": str(instance.id),
+            "CONTAINER_API_KEY": instance.key,
+            "CONTAINER_LABEL": f"C.{instance.id}",
+            "VAST_CONTAINERLABEL": f"C.{instance.id}",
+            "PUBLIC_IPADDR": direct.address,
+            "VAST_TCP_PORT_22": str(direct.port),
+            "GPU_COUNT": str(instance.offer.num_gpus),
+            "DATA_DIRECTORY": "/workspace/",
+        }
 
     def _refresh_keys_later(self, instance: Instance, epoch: int) -> None:
         def refresh() -> None:
