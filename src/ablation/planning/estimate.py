@@ -11,6 +11,7 @@ If start-up is the only overhead, this is the formula of the published planner (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -229,10 +230,12 @@ class Plan:
     notes: list[str]
 
     def worth_taking(self) -> list[Estimate]:
-        """The estimates to which no other is both cheaper and faster, cheapest first."""
+        """The estimates to which no other of their market is cheaper and faster, cheapest first."""
         found: list[Estimate] = []
+        fastest: dict[str, float] = {}  # {market: hours of its fastest so far}
         for one in self.estimates:
-            if not found or one.hours < found[-1].hours:
+            if one.hours < fastest.get(one.offer.market, math.inf):
+                fastest[one.offer.market] = one.hours
                 found.append(one)
         return found
 
