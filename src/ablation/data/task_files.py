@@ -44,12 +44,17 @@ _Loader.add_constructor("!function", lambda loader, node: str(node.value))
 # ---- names of tasks -------------------------------------------------------------------------
 
 
-@cache
 def project_task_files(folder: Path) -> dict[Path, Any]:
     """{file: its content} of all task files in `folder`/tasks.
 
     The content of a file that is no YAML is the text of the error.
     """
+    return _task_files(folder, os.getcwd())
+
+
+@cache
+def _task_files(folder: Path, working_directory: str) -> dict[Path, Any]:
+    """What `project_task_files` returns; a relative folder is another one elsewhere."""
 
     def read(file: Path) -> Any:
         try:

@@ -64,8 +64,9 @@ def test_results_that_are_not_there_are_answered_with_those_that_are(here, capsy
 @pytest.mark.parametrize("command", ["plan", "reproduce stage4", "push store", "pin"])
 def test_a_study_without_a_file_is_answered_with_those_that_have_one(here, capsys, command):
     (here / "resources/planning").mkdir(parents=True)
-    prices = ROOT / "resources/planning/offers.json"
-    (here / "resources/planning/offers.json").write_text(prices.read_text())
+    for name in ("offers.json", "scaling.json"):
+        file = f"resources/planning/{name}"
+        (here / file).write_text((ROOT / file).read_text())
     assert main([*command.split(), "--study", "mime"]) > 0
     told = capsys.readouterr().err
     assert "`study: mime`, did you mean `mine`? Studies there: micro, mine, two" in told

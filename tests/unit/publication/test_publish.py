@@ -95,9 +95,9 @@ def test_a_checkpoint_whose_training_leaked_has_no_evaluation_results(hub):
 def test_a_task_file_that_is_not_the_one_that_was_scored_names_no_data_set(hub):
     with open("config/tasks/a.yaml", "a") as file:
         file.write("# edited since\n")
-    from ablation.data.task_files import project_task_files
+    from ablation.data.task_files import _task_files
 
-    project_task_files.cache_clear()
+    _task_files.cache_clear()
     assert publish("--yes") == 0 and entries(hub) == []
 
 

@@ -139,6 +139,7 @@ def test_the_table_has_the_recipes_among_the_inputs_of_its_job_alone(recipes, st
             wildcards={},
             rule="samples",
             config={},
+            resources={},
         )
     )
     samples.main(job)

@@ -179,6 +179,7 @@ def test_the_loss_curves_mark_every_resume(train, tmp_path, monkeypatch):
             wildcards={},
             rule="curves",
             config={},
+            resources={},
         )
         curves.main(Job(snakemake, only=curves.READ))
         table = pd.read_csv("curves.csv")

@@ -144,6 +144,8 @@ def start(folder: Path) -> tuple[int, int]:
     write_workflow(folder)
     process, terminal = pty.fork()
     if process == 0:
+        for ending in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            signal.signal(ending, signal.SIG_DFL)  # a shell ignores SIGINT in its background jobs
         os.chdir(folder)
         os.execv(sys.executable, COMMAND)
     return process, terminal
