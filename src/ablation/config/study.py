@@ -41,6 +41,7 @@ from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.metrics import METRICS
 from ablation.vocabulary.protocols import PUBLISHED_PROTOCOL, protocol_of
 from ablation.vocabulary.recipes import NAME, RECIPES
+from ablation.vocabulary.trackers import TRACKERS
 
 __all__ = ["ComputeSettings", "Leak", "RandomBase", "Recipe", "StopRules", "Study", "Training"]
 
@@ -290,6 +291,10 @@ class Study(Strict):
         "such as DEU, for CO2 beside the energy in the report; null shows none. It changes no "
         "result."
     )
+    tracking: list[Annotated[str, OneOf(TRACKERS)]] = described_field(
+        f"Where trainings are shown while they run: {', '.join(TRACKERS)} (docs/tracking.md). No "
+        "result depends on it."
+    )
     hardware: Hardware = described_field("What a job that runs a model needs.")
     finetune: Training = described_field("Training keys that all recipes share.")
     recipes: dict[Annotated[str, Field(pattern=NAME)], Recipe] = described_field(
@@ -325,6 +330,11 @@ class Study(Strict):
         if code is not None:
             region(code)
         return code
+
+    @field_validator("tracking")
+    @classmethod
+    def _each_once(cls, trackers: list[str]) -> list[str]:
+        return without_repeats(trackers, "tracker")
 
     @field_validator("seeds")
     @classmethod

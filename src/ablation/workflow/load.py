@@ -178,8 +178,8 @@ def start(
 ) -> StudyWorkflow:
     """Load the study for the rules in the folder `snakefiles`, below the root of the repository.
 
-    overrides: Snakemake's `config`; it gets `keep_states`, which changes no result, and the places
-        of the user's data, whose content is in fingerprints.
+    overrides: Snakemake's `config`; it gets `keep_states` and `tracking`, which change no result, and the
+        places of the user's data, whose content is in fingerprints.
     workflow: Snakemake's own, for its default storage provider, None without one, and whether this
         is the process that the user started.
 
@@ -226,7 +226,7 @@ def _for_jobs(study: Study, overrides: Mapping) -> dict[str, Any]:
 
     Hooks load the study from Snakemake's `config` again, so there may be no other keys.
     """
-    added: dict[str, Any] = {"keep_states": study.keep_states}
+    added: dict[str, Any] = {"keep_states": study.keep_states, "tracking": study.tracking}
     if folder := study.evaluation.data_folder:
         added["evaluation"] = {**overrides.get("evaluation", {}), "data_folder": folder}
     if data := study.local_instructions:

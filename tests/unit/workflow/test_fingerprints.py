@@ -62,6 +62,7 @@ def shipped():
 CASES = {
     "nothing": ({}, set()),
     "the country of the electricity": ({"carbon_region": "DEU"}, set()),
+    "where trainings are shown": ({"tracking": ["tensorboard", "wandb"]}, set()),
     "the confidence of all intervals": (
         {"statistics": {"confidence": 0.9}},
         ({"recovery", "published"} | DRAWN) - {"figures flips"},
