@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from ablation.training.callbacks import Watch
@@ -44,16 +45,15 @@ def announce(*trackers):
 
 def train(home, tokenizer, watch=Watch, **changes):
     """The hash of the weights, the summary and the curve of a training in `home`."""
-    import ablation.training.finetune as module
-
-    module.Watch = watch
     torch.set_num_threads(1)
 
     def load():
         return tiny_model("ministral3", vocabulary=len(tokenizer)), tokenizer
 
     chosen = recipe(max_steps=8, save_steps=4, eval_steps=4, **changes)
-    tuned = finetune(load, "data.jsonl", chosen, 1, HARDWARE, "3B seed 1", home)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("ablation.training.finetune.Watch", watch)
+        tuned = finetune(load, "data.jsonl", chosen, 1, HARDWARE, "3B seed 1", home)
     weights = {n: t.numpy().tobytes() for n, t in tuned.model.state_dict().items()}
     made = hashlib.sha256(b"".join(n.encode() + weights[n] for n in sorted(weights)))
     made.update(json.dumps([tuned.summary, tuned.curve]).encode())

