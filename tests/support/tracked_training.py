@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from ablation.vocabulary.trackers import TRACKING
 
 from ablation.training.callbacks import Watch
 from ablation.training.finetune import finetune
-from ablation.vocabulary.trackers import TRACKING
 from tests.support.small_training import HARDWARE, recipe, write_records
 from tests.support.tiny import tiny_model, tiny_tokenizer
 

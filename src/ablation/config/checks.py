@@ -208,9 +208,7 @@ def _tracker_problems(values: Mapping) -> Iterator[ConfigProblem]:
     for number, name in enumerate(asked if isinstance(asked, list) else ()):
         if name in TRACKERS and find_spec(name) is None:
             text = f"{name} found, but its package is not installed"
-            yield ConfigProblem(
-                ("tracking", number), f'{text}: pip install --editable ".[{name}]"'
-            )
+            yield ConfigProblem(("tracking", number), f'{text}: pip install --editable ".[{name}]"')
 
 
 def _pins(values: Mapping) -> Mapping:

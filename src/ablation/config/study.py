@@ -41,7 +41,6 @@ from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.metrics import METRICS
 from ablation.vocabulary.protocols import PUBLISHED_PROTOCOL, protocol_of
 from ablation.vocabulary.recipes import NAME, RECIPES
-from ablation.vocabulary.trackers import TRACKERS
 
 __all__ = ["ComputeSettings", "Leak", "RandomBase", "Recipe", "StopRules", "Study", "Training"]
 

@@ -30,7 +30,9 @@ from ablation.provenance.run_records import ATTEMPT
 from ablation.vocabulary.trackers import TRACKING
 
 SECONDS_TO_CLOSE = 30.0
-RUN = "tracked"  # in the folder of checkpoints: the name of the run that resumed trainings go on with
+RUN = (
+    "tracked"  # in the folder of checkpoints: the name of the run that resumed trainings go on with
+)
 ENVIRONMENT = {
     # A prompt or a long wait would hold up nobody but this thread, and nothing would be recorded.
     "WANDB_INIT_TIMEOUT": "20",

@@ -2,11 +2,11 @@
 
 import pytest
 import yaml
+from ablation.vocabulary.trackers import TRACKERS
 
 from ablation.config import checks
 from ablation.config.load import load_study
 from ablation.config.merging import ConfigError
-from ablation.vocabulary.trackers import TRACKERS
 from ablation.workflow.load import _for_jobs
 
 

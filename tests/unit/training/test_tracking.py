@@ -7,11 +7,11 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from ablation.vocabulary.trackers import TRACKERS, TRACKING
 
 from ablation.provenance import job
 from ablation.provenance.run_records import ATTEMPT
 from ablation.training import tracking
-from ablation.vocabulary.trackers import TRACKERS, TRACKING
 from tests.support.tracked_training import (
     FINGERPRINT,
     MANIFEST,

@@ -91,7 +91,6 @@ class Hook:
         """
         return None
 
-
     def over_budget(self, workflow: Workflow, reason: str) -> None:
         """A job has failed because a machine for it could cost more than the run's budget allows.
 
