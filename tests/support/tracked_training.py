@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ablation.vocabulary.trackers import TRACKING
 
+from ablation.provenance.run_records import TRACKING
 from ablation.training.callbacks import Watch
 from ablation.training.finetune import finetune
 from tests.support.small_training import HARDWARE, recipe, write_records

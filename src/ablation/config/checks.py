@@ -17,6 +17,7 @@ from ablation.config import bridge_checks as bridge
 from ablation.config import intervention_checks as interventions
 from ablation.config.architectures import positions, refusal
 from ablation.config.checkpoint_files import chat_template_in, checkpoint_problem
+from ablation.config.fields import TRACKERS
 from ablation.config.merging import ConfigProblem, Key, did_you_mean, dotted
 from ablation.config.study import Study
 from ablation.data.benchmarks import BENCHMARKS, DATA_SUFFIXES
@@ -32,7 +33,6 @@ from ablation.data.task_files import (
 from ablation.vocabulary.masks import MASKS
 from ablation.vocabulary.optimizers import SHARDED_OPTIMIZERS
 from ablation.vocabulary.recipes import train_mask_of
-from ablation.vocabulary.trackers import TRACKERS
 
 SHIPPED = Path("resources/micro")
 

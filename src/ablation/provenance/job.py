@@ -13,8 +13,7 @@ from ablation.console.progress import copy_output_to
 from ablation.provenance.cards import own_cards
 from ablation.provenance.endings import reported_once, told_in_three_lines
 from ablation.provenance.manifests import read_inputs, verify_history, write_manifest
-from ablation.provenance.run_records import run_record
-from ablation.vocabulary.trackers import TRACKING
+from ablation.provenance.run_records import TRACKING, run_record
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,12 +26,10 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from ablation.provenance.run_records import ATTEMPT
-from ablation.vocabulary.trackers import TRACKING
+from ablation.provenance.run_records import ATTEMPT, TRACKING
 
 SECONDS_TO_CLOSE = 30.0
-RUN = (
-    "tracked"  # in the folder of checkpoints: the name of the run that resumed trainings go on with
+RUN = "tracked"  # in the folder of checkpoints: the run with which a resumed training goes on
 )
 ENVIRONMENT = {
     # A prompt or a long wait would hold up nobody but this thread, and nothing would be recorded.

@@ -2,9 +2,9 @@
 
 import pytest
 import yaml
-from ablation.vocabulary.trackers import TRACKERS
 
 from ablation.config import checks
+from ablation.config.fields import TRACKERS
 from ablation.config.load import load_study
 from ablation.config.merging import ConfigError
 from ablation.workflow.load import _for_jobs

@@ -28,10 +28,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 found, home = {}, Path("logs/mine/tracking")
 (folder,) = home.glob("tensorboard/3B/seed1/*")
 events = EventAccumulator(str(folder)).Reload()
-texts = {t: events.Tensors(t)[0].tensor_proto.string_val[0].decode() for t in events.Tags()["tensors"]}
+def text(tag):
+    return events.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0].decode()
 found["tensorboard"] = {"steps": [s.step for s in events.Scalars("train/loss")],
-    "manifest": texts["ablation.manifest/text_summary"],
-    "fingerprint": texts["ablation.fingerprint/text_summary"]}
+    "manifest": text("ablation.manifest"), "fingerprint": text("ablation.fingerprint")}
 import mlflow
 mlflow.set_tracking_uri((home / "mlflow").absolute().as_uri())
 (run,) = mlflow.search_runs(experiment_names=["mine"], output_format="list")

@@ -7,10 +7,10 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from ablation.vocabulary.trackers import TRACKERS, TRACKING
 
+from ablation.config.fields import TRACKERS
 from ablation.provenance import job
-from ablation.provenance.run_records import ATTEMPT
+from ablation.provenance.run_records import ATTEMPT, TRACKING
 from ablation.training import tracking
 from tests.support.tracked_training import (
     FINGERPRINT,

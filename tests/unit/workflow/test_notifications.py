@@ -1,4 +1,4 @@
-"""Promises of notifications: one message of each kind in a run, in bounded time, without secrets."""
+"""Promises of notifications: one message of each kind in a run, soon, without secrets."""
 
 import socket
 import threading

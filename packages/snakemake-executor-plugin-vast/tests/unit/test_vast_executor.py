@@ -334,9 +334,8 @@ def test_hooks_hear_of_jobs_that_failed_for_the_budget_and_an_error_of_theirs_fa
     executor._log = logged.append
     spent = "budget of $1.00: $0.90 spent, $0.00 reserved for running jobs, $0.20 more needed"
     reasons = [spent, "exit code 1: budget of $1.00 is a text of the job", spent]
-    infos = [
-        SimpleNamespace(aux={"task": SimpleNamespace(outcome=task.Outcome(r))}) for r in reasons
-    ]
+    tasks = [SimpleNamespace(outcome=task.Outcome(reason)) for reason in reasons]
+    infos = [SimpleNamespace(aux={"task": one}) for one in tasks]
 
     async def check():
         return [info async for info in executor.check_active_jobs(infos)]
