@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from textwrap import shorten
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -28,9 +28,9 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from ablation.provenance.run_records import ATTEMPT, TRACKING
 
-SECONDS_TO_CLOSE = 30.0
+SECONDS_TO_BEGIN = 30.0  # of each tracker
+SECONDS_TO_CLOSE = 30.0  # of all together
 RUN = "tracked"  # in the folder of checkpoints: the run with which a resumed training goes on
-)
 ENVIRONMENT = {
     # A prompt or a long wait would hold up nobody but this thread, and nothing would be recorded.
     "WANDB_INIT_TIMEOUT": "20",
@@ -91,9 +91,11 @@ def tracked(trainer: Trainer, label: str, step: int) -> Iterator[None]:
         return
     run = _run(asked, label, step, Path(trainer.args.output_dir or ""))
     os.environ |= {k: v for k, v in ENVIRONMENT.items() if k not in os.environ} | FORCED
-    trackers = [Tracker(name, run, label) for name in asked["trackers"]]
-    for tracker in trackers:
-        trainer.add_callback(tracker)
+    trackers = []
+    for name in asked["trackers"]:
+        trackers.append(Tracker(name, run, label))
+        trackers[-1].settle()  # imports in several threads at once can wait for each other forever
+        trainer.add_callback(trackers[-1])
     try:
         yield
     finally:
@@ -124,12 +126,13 @@ class Tracker(TrainerCallback):
 
     def __init__(self, name: str, run: TrackedRun, label: str) -> None:
         self.name, self.run, self.label = name, run, label
-        self._events: SimpleQueue[tuple | None] = SimpleQueue()
+        self._events: SimpleQueue[tuple | Event | None] = SimpleQueue()
         self._thread = Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     def on_train_begin(self, args: TrainingArguments, *rest: Any, **given: Any) -> None:
         self._pass_on("on_train_begin", args, *rest, model=given.get("model"))
+        self.settle()
 
     def on_log(self, args: TrainingArguments, *rest: Any, **given: Any) -> None:
         self._pass_on("on_log", args, *rest, logs=dict(given.get("logs") or {}))
@@ -153,6 +156,13 @@ class Tracker(TrainerCallback):
             now = copy.copy(state), copy.copy(control)
             self._events.put((event, (own, *now), given))
 
+    def settle(self) -> None:
+        """Wait until the thread has done what it was given, but at most `SECONDS_TO_BEGIN`."""
+        done, until = Event(), time.monotonic() + SECONDS_TO_BEGIN
+        self._events.put(done)
+        while self._thread.is_alive() and time.monotonic() < until and not done.wait(0.02):
+            pass
+
     def close(self) -> None:
         """Let the thread end when it has written everything."""
         self._events.put(None)
@@ -167,6 +177,9 @@ class Tracker(TrainerCallback):
         try:
             callback, finish = OPEN[self.name](self.run)
             while event := self._events.get():
+                if isinstance(event, Event):
+                    event.set()
+                    continue
                 name, arguments, given = event
                 getattr(callback, name)(*arguments, **given)
             finish()

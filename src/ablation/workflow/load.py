@@ -180,8 +180,8 @@ def start(
 ) -> StudyWorkflow:
     """Load the study for the rules in the folder `snakefiles`, below the root of the repository.
 
-    overrides: Snakemake's `config`; it gets `keep_states` and `tracking`, which change no result, and
-        the places of the user's data, whose content is in fingerprints.
+    overrides: Snakemake's `config`; it gets `keep_states` and `tracking`, which change no
+        result, and the places of the user's data, whose content is in fingerprints.
     workflow: Snakemake's own, for its default storage provider, None without one, and whether this
         is the process that the user started.
 

@@ -148,6 +148,7 @@ def test_a_tracker_that_fails_ends_no_training(
 def test_a_tracker_that_hangs_is_left_behind(plain, shown, tokenizer, capsys, monkeypatch):
     made, let_go = shown(), threading.Event()
     monkeypatch.setattr(tracking, "SECONDS_TO_CLOSE", 0.2)
+    monkeypatch.setattr(tracking, "SECONDS_TO_BEGIN", 0.2)
     monkeypatch.setattr(Recorder, "on_log", lambda *_, **__: let_go.wait())
     try:
         assert train("state", tokenizer) == plain
