@@ -12,7 +12,6 @@ from ablation.vocabulary.interventions import LIFTED
 from ablation.vocabulary.masks import ABLATED_MASKS, MASKS
 from ablation.vocabulary.recipes import stage_of
 from ablation.workflow.load import start
-from ablation.workflow.notifications import NOTIFIER
 
 LOADED = start(
     config,
@@ -28,14 +27,6 @@ for warning in LOADED.warnings:
 
 onstart:  # A dry run checks neither pins nor GPUs.
     LOADED.begin(workflow, logger, shell)
-
-
-onsuccess:  # Neither is reached by a dry run, nor if there is nothing to do.
-    NOTIFIER.finished(workflow)
-
-
-onerror:
-    NOTIFIER.failed(workflow, log)
 
 
 wildcard_constraints:

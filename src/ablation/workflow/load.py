@@ -94,7 +94,7 @@ class StudyWorkflow:
         The arguments are Snakemake's workflow, logger and `shell`. Ends Snakemake with a message.
         """
         self.check(workflow.local_exec)
-        NOTIFIER.begin(self.study.study)
+        NOTIFIER.begin(self.study.study, workflow)
         if not workflow.local_exec:
             stop_without_terminal()
             return

@@ -125,9 +125,15 @@ class Notifier:
                 return str(error)
         return ""
 
-    def begin(self, study: str) -> None:
-        """A run of `study` begins."""
+    def begin(self, study: str, workflow: Any = None) -> None:
+        """A run of `study` begins; Snakemake's `workflow` calls back when it ends.
+
+        It calls neither function for a dry run, nor if there is nothing to do.
+        """
         self.study, self._began, self._sent = study, time.monotonic(), set()
+        if self.webhook and workflow is not None:
+            workflow.onsuccess(lambda log: self.finished(workflow))
+            workflow.onerror(lambda log: self.failed(workflow, log))
 
     def send(self, event: str, text: str, **facts: Any) -> None:
         """Begin to deliver a message, unless this run has sent one of this kind."""
