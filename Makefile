@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-exports test-docs test-image lint format config docs pictures dag bench bench-gpu coverage lock unlock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-trackers test-exports test-docs test-image lint format config docs pictures dag bench bench-gpu coverage lock unlock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -104,6 +104,9 @@ test-plugins: $(VENV)/.ready-dev  # test each plugin without ablation and with S
 
 test-metadata: $(VENV)/.ready-dev  # test the metadata of a deposit with mlcroissant, datacite, cffconvert and codecarbon (needs a package registry)
 	$(BIN)/python -m pytest -m e2e tests/unit/publication/test_formats.py
+
+test-trackers: $(VENV)/.ready-dev  # test `tracking:` with tensorboard, trackio, wandb and mlflow, offline and broken (needs a package registry)
+	$(BIN)/python -m pytest -m e2e tests/unit/training/test_trackers.py
 
 test-exports: $(VENV)/.ready-dev  # test exports with Every Eval Ever's own converter and validator (needs Python 3.12 and a package registry)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_every_eval_ever.py

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ablation.config import bridge_checks as bridge
 from ablation.config import intervention_checks as interventions
 from ablation.config.architectures import positions, refusal
 from ablation.config.checkpoint_files import chat_template_in, checkpoint_problem
+from ablation.config.fields import TRACKERS
 from ablation.config.merging import ConfigProblem, Key, did_you_mean, dotted
 from ablation.config.study import Study
 from ablation.data.benchmarks import BENCHMARKS, DATA_SUFFIXES
@@ -48,6 +50,7 @@ def find_problems(
     yield from _instruction_problems(values) if local else ()
     yield from _unpinned(values, folder) if pinned else ()
     yield from _data_problems(values, folder) if local else ()
+    yield from _tracker_problems(values) if local else ()
     yield from _other_masks(values)
     yield from _too_few_examples(values)
     yield from _unshared(values)
@@ -197,6 +200,15 @@ def _instruction_problems(values: Mapping) -> Iterator[ConfigProblem]:
             training_split(data)
         except ValueError as error:
             yield ConfigProblem(("instructions", "data"), f"{data}: {error}")
+
+
+def _tracker_problems(values: Mapping) -> Iterator[ConfigProblem]:
+    """Trackers whose package is not installed here."""
+    asked = values.get("tracking")
+    for number, name in enumerate(asked if isinstance(asked, list) else ()):
+        if name in TRACKERS and find_spec(name) is None:
+            text = f"{name} found, but its package is not installed"
+            yield ConfigProblem(("tracking", number), f'{text}: pip install --editable ".[{name}]"')
 
 
 def _pins(values: Mapping) -> Mapping:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,6 +19,8 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import CoreSchema, core_schema
+
+from ablation.provenance.energy import region
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy accepts no larger seed
 Item = TypeVar("Item", str, int)
@@ -224,3 +227,20 @@ def stop_in_time(stops: Any, info: ValidationInfo) -> Any:
 
 def _next_multiple(least: int, step: int) -> int:
     return -(-least // step) * step
+
+
+# Each is the name of its Python package, of its extra in pyproject.toml, and of its integration in
+# transformers (`report_to`).
+TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow")
+Trackers = Annotated[
+    list[Annotated[str, OneOf(TRACKERS)]],
+    AfterValidator(lambda names: without_repeats(names, "tracker")),
+]
+
+
+def _known_region(code: str) -> str:
+    region(code)
+    return code
+
+
+Country = Annotated[str, AfterValidator(_known_region)]

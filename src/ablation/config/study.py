@@ -13,9 +13,12 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from ablation.config.bridge import Bridge
 from ablation.config.fields import (
+    TRACKERS,
+    Country,
     OneOf,
     Seed,
     Strict,
+    Trackers,
     described_field,
     is_null,
     is_off,
@@ -34,7 +37,6 @@ from ablation.config.recipes import (
 )
 from ablation.config.world import MicroWorld, RandomBase
 from ablation.data.local_files import is_local
-from ablation.provenance.energy import region
 from ablation.vocabulary.instructions import INSTRUCTIONS
 from ablation.vocabulary.interventions import LIFTED
 from ablation.vocabulary.masks import CAUSAL
@@ -285,10 +287,14 @@ class Study(Strict):
         "Whether `ablation push` also sends the weights of checkpoints. Tables and figures need "
         "none; without weights, a new evaluation needs a new training."
     )
-    carbon_region: str | None = described_field(
+    carbon_region: Country | None = described_field(
         "The country whose electricity the machines used, by its ISO 3166-1 code of three letters "
         "such as DEU, for CO2 beside the energy in the report; null shows none. It changes no "
         "result."
+    )
+    tracking: Trackers = described_field(
+        f"Where trainings are shown while they run: {', '.join(TRACKERS)} (docs/tracking.md). No "
+        "result depends on it."
     )
     hardware: Hardware = described_field("What a job that runs a model needs.")
     finetune: Training = described_field("Training keys that all recipes share.")
@@ -318,13 +324,6 @@ class Study(Strict):
     bridge: Bridge | None = described_field(
         "The second study (docs/bridge.md); null runs the first alone."
     )
-
-    @field_validator("carbon_region")
-    @classmethod
-    def _known_region(cls, code: str | None) -> str | None:
-        if code is not None:
-            region(code)
-        return code
 
     @field_validator("seeds")
     @classmethod

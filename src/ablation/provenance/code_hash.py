@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # fingerprint already.
 NOT_HASHED = (
     *("config", "console", "provenance", "data.hub"),
-    "model.checks",
+    *("model.checks", "training.tracking"),
     *(f"parallel.{module}" for module in ("launch", "rank", "join", "watch")),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ from ablation.console.progress import copy_output_to
 from ablation.provenance.cards import own_cards
 from ablation.provenance.endings import reported_once, told_in_three_lines
 from ablation.provenance.manifests import read_inputs, verify_history, write_manifest
-from ablation.provenance.run_records import run_record
+from ablation.provenance.run_records import TRACKING, run_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,4 +86,15 @@ def run(
         if history:
             verify_history(job.inputs.values())
         job.record = facts
+        _name_trackers(job)
         main(job)
+
+
+def _name_trackers(job: Job) -> None:
+    """Tell the trainings of this process in which trackers they are shown, and as what."""
+    os.environ.pop(TRACKING, None)
+    asked, manifest = job.options.get("tracking"), job.output.get("manifest")
+    if asked and manifest:
+        named = {"study": Path(manifest).parts[1], "manifest": manifest}  # results/<study>/...
+        named |= {"trackers": asked, "fingerprint": job.fingerprint["hash"]}
+        os.environ[TRACKING] = json.dumps(named)

@@ -32,6 +32,9 @@ RunRecord = dict[str, Any]
 # Environment variables that an executor sets on a rented machine: the name of the attempt in its
 # ledger, and the result of `git_state` as JSON, because there is no .git folder on the machine.
 ATTEMPT, GIT_STATE = "ABLATION_ATTEMPT", "ABLATION_GIT_STATE"
+# The one by which a job tells its trainings and their ranks where they are shown, as JSON:
+# `trackers`, `study`, the `manifest` of the job and the hash of its `fingerprint`.
+TRACKING = "ABLATION_TRACKING"
 # The file into which `git archive` writes the commit, because of .gitattributes.
 ARCHIVED_COMMIT_FILE = ".git_archival.txt"
 

@@ -26,6 +26,7 @@ from ablation.training.early_stopping import NON_FINITE, Stops
 from ablation.training.fsdp import SHARDS
 from ablation.training.optimizers.master_weights import ExactState, MasterWeights
 from ablation.training.optimizers.stochastic_adafactor import StochasticAdafactor
+from ablation.training.tracking import tracked
 
 # File names that the Trainer uses.
 WEIGHTS, SCHEDULER, TRAINER_STATE = "model.safetensors", "scheduler.pt", "trainer_state.json"
@@ -225,7 +226,8 @@ def train_on(
     if over:
         trainer.state = past  # the job was killed after the last step of the training
     else:
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        with tracked(trainer, label, past.global_step):
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     seen = trainer.state
     if stops.reason == NON_FINITE:
         newest = next(reversed(complete_checkpoints(home)), None)

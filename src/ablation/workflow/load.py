@@ -25,6 +25,7 @@ from ablation.workflow.command_line import starts_a_run
 from ablation.workflow.elsewhere import WrongPlace, link_shipped
 from ablation.workflow.generation_fingerprints import GenerationFingerprints
 from ablation.workflow.living import StudyLocked, leave_to_other_run, refuse_locked_study
+from ablation.workflow.notifications import NOTIFIER
 from ablation.workflow.paths import Paths
 from ablation.workflow.stopping import JOB_PREFIX, stop_in_three_lines, stop_without_terminal
 
@@ -53,7 +54,7 @@ class StudyWorkflow:
         Raises ConfigError for a configuration that cannot be used.
         """
         self.overrides, self.root, self.files = dict(overrides), root, list(files)
-        self.main = main
+        self.main, self.webhook_problem = main, ""
         self.study: Study = load_study(overrides, root / "config", self.files, False, main)
         self.paths = Paths(self.study, root)
         self.fingerprints = GenerationFingerprints(self.study, self.paths, root)
@@ -93,6 +94,7 @@ class StudyWorkflow:
         The arguments are Snakemake's workflow, logger and `shell`. Ends Snakemake with a message.
         """
         self.check(workflow.local_exec)
+        NOTIFIER.begin(self.study.study, workflow)
         if not workflow.local_exec:
             stop_without_terminal()
             return
@@ -131,7 +133,7 @@ class StudyWorkflow:
     @property
     def warnings(self) -> list[str]:
         """What the user should know before anything runs."""
-        found = [self.left_to_other_run] if self.left_to_other_run else []
+        found = [*filter(None, [self.left_to_other_run, self.webhook_problem])]
         if self.files and "study" not in self.overrides:
             named = ", ".join(map(str, self.files))
             found.append(
@@ -178,8 +180,8 @@ def start(
 ) -> StudyWorkflow:
     """Load the study for the rules in the folder `snakefiles`, below the root of the repository.
 
-    overrides: Snakemake's `config`; it gets `keep_states`, which changes no result, and the places
-        of the user's data, whose content is in fingerprints.
+    overrides: Snakemake's `config`; it gets `keep_states` and `tracking`, which change no
+        result, and the places of the user's data, whose content is in fingerprints.
     workflow: Snakemake's own, for its default storage provider, None without one, and whether this
         is the process that the user started.
 
@@ -209,6 +211,7 @@ def _start(
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     loaded = StudyWorkflow(overrides, root, files, workflow.is_main_process)
+    loaded.webhook_problem = NOTIFIER.take(os.environ)
     if workflow.is_main_process and starts_a_run(sys.argv[1:]):
         refuse_locked_study(loaded.reported, loaded.study.study)
         if NAMED in sys.argv and not loaded.named:
@@ -226,7 +229,7 @@ def _for_jobs(study: Study, overrides: Mapping) -> dict[str, Any]:
 
     Hooks load the study from Snakemake's `config` again, so there may be no other keys.
     """
-    added: dict[str, Any] = {"keep_states": study.keep_states}
+    added: dict[str, Any] = {"keep_states": study.keep_states, "tracking": study.tracking}
     if folder := study.evaluation.data_folder:
         added["evaluation"] = {**overrides.get("evaluation", {}), "data_folder": folder}
     if data := study.local_instructions:

@@ -84,6 +84,12 @@ CASES = {
         TRAINED | {"evaluate", "generate", "samples"},
     ),
     "a message of the scorer": ("scoring/items.py", "cannot be tabulated", "is refused", set()),
+    "how trainings are shown in trackers": (
+        "training/tracking.py",
+        "SECONDS_TO_CLOSE = 30.0",
+        "SECONDS_TO_CLOSE = 60.0",
+        set(),
+    ),
     "a comment": ("training/finetune.py", "\nimport", "\n# A comment.\nimport", set()),
     "a colour of the charts": ("report/charts.py", '"#2e3440"', '"#222222"', DRAWN),
     "a key of the configuration": ("config/recipes.py", "class Samples(", "class Prompts(", set()),

@@ -62,6 +62,7 @@ def shipped():
 CASES = {
     "nothing": ({}, set()),
     "the country of the electricity": ({"carbon_region": "DEU"}, set()),
+    "where trainings are shown": ({"tracking": ["tensorboard", "wandb"]}, set()),
     "the confidence of all intervals": (
         {"statistics": {"confidence": 0.9}},
         ({"recovery", "published"} | DRAWN) - {"figures flips"},
@@ -91,7 +92,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_setting_changes_the_fingerprints_of_what_it_can_change_and_no_other(shipped, case):
+def test_a_setting_changes_the_fingerprints_of_what_it_can_change_and_no_other(
+    shipped, case, monkeypatch
+):
+    monkeypatch.setattr("ablation.config.checks.find_spec", lambda name: True)  # trackers
     overrides, expected = CASES[case]
     changed = hashes(**overrides)
     assert {name for name in shipped if changed[name] != shipped[name]} == expected

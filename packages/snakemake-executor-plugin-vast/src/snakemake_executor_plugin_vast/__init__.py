@@ -74,6 +74,7 @@ common_settings = CommonSettings(
     init_seconds_before_status_checks=0,
 )
 BUCKET_VARIABLES = ("AWS_", "FSSPEC_")  # prefixes of variables with the keys of `state_uri`
+OVER_BUDGET = "budget of $"  # how the text of an OverBudget begins, which a job's outcome keeps
 LARGEST_SOURCE = 100e6  # bytes
 LONGEST = 10  # a machine destroys itself after this many times `max_hours`
 
@@ -94,6 +95,7 @@ class Executor(RemoteExecutor):
         self._earlier: Left | None = None  # what earlier runs have left, once that is known
         self.pool: Pool | None = None
         self.permission = Permission()
+        self.hooks: Hooks | None = None  # loaded with the pool
         self.lane = LocalLane(self.settings.local_cores or os.cpu_count() or 1, self._logs())
         self._python = "python"
         self._catches_signals = False
@@ -140,6 +142,9 @@ class Executor(RemoteExecutor):
             elif outcome.why:
                 tail = "\n".join(outcome.output.splitlines()[-40:])
                 logs = [outcome.log] if outcome.log else []
+                if self.hooks and outcome.why.startswith(OVER_BUDGET):
+                    with self._report_errors():
+                        self.hooks.over_budget(outcome.why)
                 said = printable(f"{outcome.why}\n{tail}\n")
                 self.report_job_error(info, msg=said, aux_logs=logs)
             else:
@@ -167,7 +172,7 @@ class Executor(RemoteExecutor):
             check_programs()
             check_image(self.settings.image, self.workdir)
             files = [Path(file) for file in self.workflow.overwrite_configfiles]
-            hooks = Hooks(Workflow(self.workdir, self.workflow.config, files))
+            hooks = self.hooks = Hooks(Workflow(self.workdir, self.workflow.config, files))
             market = self._connect(self.settings.market)
             self.permission.get(self._request(market), hooks)
             self.pool = self._make_pool(market, hooks)

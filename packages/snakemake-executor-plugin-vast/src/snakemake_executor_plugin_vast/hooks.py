@@ -91,6 +91,12 @@ class Hook:
         """
         return None
 
+    def over_budget(self, workflow: Workflow, reason: str) -> None:
+        """A job has failed because a machine for it could cost more than the run's budget allows.
+
+        Called for each such job, with the amounts in `reason`. It must return at once.
+        """
+
 
 class Hooks:
     """All installed hooks. The first that answers decides; environment variables are merged."""
@@ -112,6 +118,10 @@ class Hooks:
         for method in self._methods("job_environment"):
             merged |= method(self.workflow, attempt) or {}
         return merged
+
+    def over_budget(self, reason: str) -> None:
+        for method in self._methods("over_budget"):
+            method(self.workflow, reason)
 
     def _first(self, name: str, *arguments: Any) -> Any:
         answers = (method(self.workflow, *arguments) for method in self._methods(name))

@@ -14,7 +14,7 @@ from snakemake_executor_plugin_vast import command, settings
 from snakemake_executor_plugin_vast.driver import rental, runs, task, work
 from snakemake_executor_plugin_vast.driver.keeper import Keeper
 from snakemake_executor_plugin_vast.driver.watch import Limits
-from snakemake_executor_plugin_vast.hooks import NotAllowed
+from snakemake_executor_plugin_vast.hooks import Hooks, NotAllowed, Workflow
 from snakemake_executor_plugin_vast.machine import files, transport
 from snakemake_executor_plugin_vast.market import vast
 from snakemake_executor_plugin_vast.market.protocol import Requirements
@@ -303,6 +303,7 @@ def test_no_message_of_a_market_controls_the_terminal(tmp_path, monkeypatch, cap
 def test_no_output_of_a_job_controls_the_terminal():
     reported = []
     executor = object.__new__(plugin.Executor)
+    executor.hooks = None
     executor.report_job_error = lambda info, msg, **_: reported.append(msg)
     outcome = task.Outcome(f"exit code 1: {HOSTILE}", f"first\n{HOSTILE}")
     infos = [
@@ -315,3 +316,30 @@ def test_no_output_of_a_job_controls_the_terminal():
 
     assert asyncio.run(check()) == []
     assert reported == [f"exit code 1: {SHOWN}\nfirst\n{SHOWN}\n", f"{SHOWN} "]
+
+
+def test_hooks_hear_of_jobs_that_failed_for_the_budget_and_an_error_of_theirs_fails_no_other(
+    tmp_path,
+):
+    heard, reported, logged = [], [], []
+
+    class Loud:
+        def over_budget(self, workflow, reason):
+            heard.append(reason)
+            raise RuntimeError("no network")
+
+    executor = object.__new__(plugin.Executor)
+    executor.hooks = Hooks(Workflow(tmp_path, {}), [Loud(), object()])
+    executor.report_job_error = lambda info, msg, **_: reported.append(msg)
+    executor._log = logged.append
+    spent = "budget of $1.00: $0.90 spent, $0.00 reserved for running jobs, $0.20 more needed"
+    reasons = [spent, "exit code 1: budget of $1.00 is a text of the job", spent]
+    tasks = [SimpleNamespace(outcome=task.Outcome(reason)) for reason in reasons]
+    infos = [SimpleNamespace(aux={"task": one}) for one in tasks]
+
+    async def check():
+        return [info async for info in executor.check_active_jobs(infos)]
+
+    assert asyncio.run(check()) == []
+    assert heard == [spent, spent] and len(reported) == 3
+    assert logged == ["RuntimeError: no network"] * 2

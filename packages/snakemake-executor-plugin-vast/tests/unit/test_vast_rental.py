@@ -206,7 +206,7 @@ def test_nothing_is_asked_for_that_could_go_over_the_budget(renting):
     """An hour and its start at ten cents: 17 cents. A second machine counts the first one's."""
     market = MemoryMarket([offer(1), offer(2)])
     poor = renting(market, budget=0.16)
-    with pytest.raises(rental.OverBudget, match=r"budget of \$0.16: \$0.00 spent"):
+    with pytest.raises(rental.OverBudget, match=r"^budget of \$0.16: \$0.00 spent"):
         poor.rent(STEADY, 1)
     assert not market.created
     richer = renting(market, budget=0.3)

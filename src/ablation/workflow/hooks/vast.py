@@ -26,6 +26,7 @@ from ablation.planning.estimate import Offer, Overheads, Plan, allow_spending
 from ablation.planning.prices import Market
 from ablation.planning.print_plan import print_plan
 from ablation.provenance.run_records import ATTEMPT, GIT_STATE, git_state
+from ablation.workflow.notifications import BUDGET, NOTIFIER
 
 PRICES = Path("resources/planning/offers.json")
 
@@ -72,6 +73,11 @@ class StudyHook(Hook):
         if self._study(workflow) is None:
             return None
         return {ATTEMPT: attempt, GIT_STATE: json.dumps(git_state(workflow.workdir))}
+
+    def over_budget(self, workflow: Workflow, reason: str) -> None:
+        """Send the notification; the run goes on with the jobs that need no new machine."""
+        if self._study(workflow) is not None:
+            NOTIFIER.send(BUDGET, f"No machine is rented any more: {reason}.")
 
     def _study(self, workflow: Workflow) -> Study | None:
         """The study of a workflow, None for a workflow of another project."""

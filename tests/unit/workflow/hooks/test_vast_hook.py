@@ -24,6 +24,8 @@ from ablation.config.merging import read_config_file
 from ablation.provenance.run_records import ATTEMPT, GIT_STATE
 from ablation.workflow.hooks import vast
 from ablation.workflow.hooks.vast import StudyHook
+from ablation.workflow.notifications import FAILED, URL, Notifier
+from tests.support.webhook_server import bodies, webhook
 
 JOBS = [
     ("stage1_baseline", {}),
@@ -202,3 +204,17 @@ def test_nothing_is_rented_for_a_training_on_several_machines():
     spread = replace(STUDY, config={**STUDY.config, **changes})
     with pytest.raises(NotAllowed, match="hardware.nodes: 2 found, but rented machines share no"):
         StudyHook().permit(spread, request(yes=True))
+
+
+def test_a_reached_budget_is_told_once_to_the_webhook_of_a_study(monkeypatch):
+    notifier = Notifier()
+    monkeypatch.setattr(vast, "NOTIFIER", notifier)
+    with webhook() as (url, posts):
+        notifier.take({URL: url})
+        notifier.begin("ministral3b")
+        for workflow in (OTHER, STUDY, STUDY):
+            StudyHook().over_budget(workflow, "budget of $5.00: $4.90 spent")
+        notifier.end(FAILED, "x")
+    told = {body["event"]: body["text"] for body in bodies(posts)}
+    assert len(posts) == 2
+    assert told["budget"] == "No machine is rented any more: budget of $5.00: $4.90 spent."
