@@ -26,6 +26,7 @@ STOPS = {
 # Environment variable with the process number of a Snakemake that reports stops for its jobs.
 RUN = "ABLATION_RUN"
 REPORTED = 75  # exit status of a job that has said itself why it ended
+STOPPED = 76  # exit status of a job that a signal has stopped; its log alone says so
 
 
 class Stopped(KeyboardInterrupt):
@@ -81,17 +82,18 @@ def _ending(error: BaseException) -> tuple[str, str] | None:
 
 @contextmanager
 def reported_once() -> Iterator[None]:
-    """End with the status `REPORTED`, where Snakemake says nothing more of the job.
+    """End with the status `REPORTED`, where Snakemake says nothing more of the job; or `STOPPED`.
 
-    Snakemake itself reports that a run was stopped, so the message of a stop is in the log alone.
+    Snakemake itself reports a stop, of the run or of this job, so its message is in the log alone.
     """
     try:
         yield
     except Ended as ended:
         if RUN not in os.environ:
             raise
-        if not ended.stopped:
-            print(ended.code, file=sys.stderr)
+        if ended.stopped:
+            raise SystemExit(STOPPED) from None
+        print(ended.code, file=sys.stderr)
         raise SystemExit(REPORTED) from None
 
 

@@ -12,11 +12,14 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Container
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-from ablation.provenance.endings import AGAIN, REPORTED, RUN, STOPS
+from ablation.console.printable import printable
+from ablation.provenance.endings import AGAIN, REPORTED, RUN, STOPPED, STOPS
 from ablation.training.checkpoints import complete_checkpoints
 
 STATE = Path("state")
@@ -27,6 +30,7 @@ KILLED = re.compile(r"died with <Signals\.SIGKILL|non-zero exit status 137\.")
 JOB_PREFIX = "set -euo pipefail; trap '' INT; "
 # What Snakemake says at the end of a run in which a job failed.
 LAST_WORDS = ("Exiting because a job execution failed", "At least one job did not complete")
+REPORT_SECONDS = 1.0  # in which the message of a stop is written
 PATIENCE = 20.0  # seconds until a job that does not end is killed; checkpoints are safe from that
 
 
@@ -67,15 +71,22 @@ class _Stopping(logging.Filter):
             self.deadline = 0.0
             return
         self.deadline = time.monotonic() + PATIENCE
-        jobs = end_children()
-        while jobs and time.monotonic() < self.deadline:
+        jobs: set[psutil.Process] = set()
+        while jobs := {job for job in jobs | end_children(jobs) if _alive(job)}:
+            if time.monotonic() >= self.deadline:
+                break
             time.sleep(0.05)
-            jobs = [job for job in jobs if _alive(job)]
         for job in jobs:
-            job.kill()
+            with suppress(psutil.NoSuchProcess):
+                job.kill()
+        threading.Thread(target=_end_late_jobs, daemon=True).start()
         what = STOPS[signal.Signals(number)]
         self.message = f"{what[0].upper()}{what[1:]}.\n{kept(self.study)}\n{AGAIN}"
-        self.log.error(self.message)
+        # The signal may have come while this thread held the lock of Snakemake's queue of messages,
+        # for which it would wait forever here.
+        report = threading.Thread(target=self.log.error, args=(self.message,), daemon=True)
+        report.start()
+        report.join(REPORT_SECONDS)
         raise KeyboardInterrupt
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -88,12 +99,14 @@ class _Stopping(logging.Filter):
         if KILLED.search(text):
             self.status.of_job = signal.SIGKILL
             return False
-        if f"non-zero exit status {REPORTED}." in text:
-            self.status.of_job = REPORTED
-            return False
+        for status in (REPORTED, STOPPED):
+            if f"non-zero exit status {status}." in text:
+                self.status.of_job = status
+                return False
         status_of_job, self.status.of_job = getattr(self.status, "of_job", None), None
-        if status_of_job == signal.SIGKILL:
-            record.msg, record.args, record.event = self._killed(record), (), None
+        if status_of_job in (signal.SIGKILL, STOPPED):
+            message = self._killed(record, by_kill=status_of_job == signal.SIGKILL)
+            record.msg, record.args, record.event = message, (), None
             return True
         if status_of_job == REPORTED:
             return False
@@ -102,27 +115,36 @@ class _Stopping(logging.Filter):
         self.failed_otherwise = True
         return True
 
-    def _killed(self, record: logging.LogRecord) -> str:
+    def _killed(self, record: logging.LogRecord, by_kill: bool) -> str:
         rule = getattr(record, "rule_name", None) or "a job"
+        if not by_kill:
+            what = "the job was stopped by a signal to it alone; its log names the signal."
+            return f"{rule}: {what}\n{kept(self.study)}\n{AGAIN}"
         return (
             f"{rule}: the job was killed (SIGKILL), most often for want of memory.\n"
             f"{kept(self.study)}\nGive Snakemake fewer --cores. {AGAIN}"
         )
 
 
-def end_children() -> list[psutil.Process]:
-    """Send SIGTERM to the jobs of this process, shells first, and return them.
+def end_children(known: Container[psutil.Process] = ()) -> set[psutil.Process]:
+    """Send SIGTERM to the jobs of this process but for `known` ones, and return them.
 
-    Ranks of a training are in sessions of their own, and end with their job.
+    Shells come first. Ranks of a training are in sessions of their own, and end with their job.
     """
     children = psutil.Process().children(recursive=True)
-    jobs = [child for child in children if _same_group(child)]
+    jobs = [child for child in children if child not in known and _same_group(child)]
     for job in jobs:
-        try:
+        with suppress(psutil.NoSuchProcess):
             job.terminate()
-        except psutil.NoSuchProcess:
-            continue
-    return jobs
+    return set(jobs)
+
+
+def _end_late_jobs() -> None:
+    """End jobs that threads of Snakemake start after a stop; it would wait until they are done."""
+    known: set[psutil.Process] = set()
+    while True:
+        known |= end_children(known)
+        time.sleep(0.1)
 
 
 def _same_group(process: psutil.Process) -> bool:
@@ -145,9 +167,10 @@ def kept(study: str, most: int = 4) -> str:
     trainings = []
     for home in sorted((STATE / study).glob("*")):
         recipe, _, seed = home.name.rpartition("-")[0].rpartition("-")
-        if saved := complete_checkpoints(home):
-            step = saved[-1].name.rpartition("-")[2]
-            trainings.append(f"{recipe} seed {seed} up to step {step}")
+        with suppress(OSError, ValueError):  # a folder that no training has made
+            if saved := complete_checkpoints(home):
+                step = saved[-1].name.rpartition("-")[2]
+                trainings.append(printable(f"{recipe} seed {seed} up to step {step}"))
     if not trainings:
         return "Finished results are kept; no step of an unfinished training is saved yet."
     more = f" and {len(trainings) - most} more" if len(trainings) > most else ""

@@ -19,6 +19,7 @@ import pytest
 
 from ablation.workflow import living
 from ablation.workflow.load import gpus_here
+from ablation.workflow.stopping import kept
 from tests.support.refusals import ROOT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -54,6 +55,11 @@ rule killed:
     output: "killed.txt"
     log: "logs/killed.log"
     script: "killed.py"
+
+rule stopped:
+    output: "stopped.txt"
+    log: "logs/stopped.log"
+    script: "stopped.py"
 """
 SCRIPT = """
 import os, resource, signal, sys, time
@@ -94,6 +100,7 @@ SCRIPTS = {
         "before": "",
     },
     "killed": {"body": "os.kill(os.getpid(), signal.SIGKILL)", "before": ""},
+    "stopped": {"body": "os.kill(os.getpid(), signal.SIGTERM)", "before": ""},
 }
 COMMAND = [
     sys.executable,
@@ -261,13 +268,16 @@ ENDED_JOBS = [
     "killed: the job was killed (SIGKILL), most often for want of memory.",
     KEPT,
     "Give Snakemake fewer --cores. The same command goes on.",
+    "stopped: the job was stopped by a signal to it alone; its log names the signal.",
+    KEPT,
+    "The same command goes on.",
 ]
 
 
 def test_jobs_that_the_machine_ends_say_three_lines_each(tmp_path):
     write_workflow(tmp_path)
     done = subprocess.run(
-        [*COMMAND, "--keep-going", "--", "disk.txt", "memory.txt", "killed.txt"],
+        [*COMMAND, "--keep-going", "--", "disk.txt", "memory.txt", "killed.txt", "stopped.txt"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -277,6 +287,52 @@ def test_jobs_that_the_machine_ends_say_three_lines_each(tmp_path):
     _, _, after_start = done.stderr.partition("jobs...\n")
     lines = [line for line in after_start.splitlines() if line and not line.startswith(REMARKS)]
     assert sorted(lines) == sorted(ENDED_JOBS)
+
+
+STOPPING = """
+import logging, logging.handlers, os, queue, signal, subprocess, sys, threading
+from ablation.workflow.stopping import stop_in_three_lines
+log, messages = logging.getLogger("snakemake"), queue.Queue()
+log.addHandler(logging.handlers.QueueHandler(messages))
+stop_in_three_lines(log, "micro")
+"""
+# {moment at which a signal finds Snakemake: code that ends by it}
+MOMENTS = {
+    "while its queue of messages is locked": """
+try:
+    with messages.mutex:
+        os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    assert messages.get(timeout=9).getMessage().startswith("Stopped by Ctrl-C.")
+""",
+    "while a thread is about to start a job": """
+stopped, status = threading.Event(), []
+def work():
+    stopped.wait()
+    status.append(subprocess.run(["sleep", "60"]).returncode)
+job = threading.Thread(target=work)
+job.start()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    stopped.set()
+    job.join()
+    assert status == [-signal.SIGTERM]
+""",
+}
+
+
+@pytest.mark.parametrize("code", MOMENTS.values(), ids=MOMENTS)
+def test_a_stop_at_an_awkward_moment_ends_too(tmp_path, code):
+    subprocess.run([sys.executable, "-c", STOPPING + code], cwd=tmp_path, timeout=20, check=True)
+
+
+def test_folders_that_no_training_has_made_do_not_prevent_a_stop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("3B-1-aa/checkpoint-7", "a-1-bb/checkpoint-x", "\x1b]0;a\x07-2-cc/checkpoint-8"):
+        (tmp_path / "state/micro" / folder / "complete").mkdir(parents=True)
+    said = kept("micro")
+    assert "3B seed 1 up to step 7" in said and "\x1b" not in said
 
 
 def test_a_gpu_that_is_not_here_is_told_in_three_lines(tmp_path):
