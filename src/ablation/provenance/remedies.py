@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 
 from ablation.vocabulary.catalogue import BRIDGE, FIRST
 
@@ -14,8 +16,10 @@ def configured_studies(folder: Path) -> dict[Path, str]:
     """{configuration file in `folder`: its study}, by the line `study: NAME`."""
     found = {}
     for file in sorted(folder.glob("*.yaml")):
-        if line := re.search(r"^study:\s*([\w.-]+)", file.read_text("utf-8", "replace"), re.M):
-            found[file] = line[1]
+        with suppress(OSError):  # a folder, or a link to nothing, such as an editor's lock
+            text = file.read_text("utf-8", "replace")
+            if line := re.search(r"^study:\s*([\w.-]+)", text, re.M):
+                found[file] = line[1]
     return found
 
 
@@ -30,22 +34,24 @@ def command_for(path: str | Path, study: str | None = None) -> str:
 
     study: the study whose copy results/recovery.csv is. Paths below name their study. The
     configuration file of another study than the default one is that in config/ with its name.
+    Names are quoted, since a folder of results that somebody else has made may have any names.
     """
     parts = Path(path).parts
     if "resources" in parts and "results" not in parts:  # the repository ships them
         place = len(parts) - parts[::-1].index("resources") - 1
-        return f"git checkout -- {'/'.join(parts[place:])}"
+        return f"git checkout -- {quote('/'.join(parts[place:]))}"
     if "results" not in parts:
-        return f"snakemake --cores all --force {path}"
+        return f"snakemake --cores all --force {quote(str(path))}"
     place = len(parts) - parts[::-1].index("results")
     root, below = Path(*parts[: place - 1]), parts[place:]
-    made = f"snakemake --cores all --force {'/'.join(('results', *below))}"
+    made = f"snakemake --cores all --force {quote('/'.join(('results', *below)))}"
     study = below[0] if len(below) > 1 else study
     if study in (None, DEFAULT_STUDY):
         return made
     files = files_of_study(root / "config", study)
-    file = f"config/{files[0].name}" if files else f"FILE  # FILE has the line `study: {study}`"
-    return f"{made} --configfile {file}"
+    if files:
+        return f"{made} --configfile {quote(f'config/{files[0].name}')}"
+    return f"{made} --configfile FILE  # FILE has the line `study: {quote(study)}`"
 
 
 def has_rule(table: str | Path) -> bool:

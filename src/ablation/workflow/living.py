@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 LOCKS = Path(".snakemake/locks")
 
@@ -19,40 +22,38 @@ class StudyLocked(RuntimeError):
 def living_runs(folder: str | Path = ".") -> list[int]:
     """The process numbers of other runs of Snakemake in `folder`, on this machine.
 
-    The list is empty where the system has no /proc.
+    The system hides in which folder the processes of another user are. A run of such a user counts
+    if the user has locked files in `folder`.
     """
-    own, here = _ancestors(), Path(folder).resolve()
+    here, holders = str(Path(folder).resolve()), _other_users_with_locks(folder)
+    own = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            same = (process / "cwd").resolve(strict=True) == here
-        except OSError:  # it has ended, or is another user's
-            continue
+    for process in psutil.process_iter(["cmdline", "cwd", "uids"]):
+        words, cwd, users = (process.info[name] for name in ("cmdline", "cwd", "uids"))
+        words = words or []
         programs = {os.path.basename(word) for word in words[:2]}
-        snakemake = b"snakemake" in programs or words[1:3] == [b"-m", b"snakemake"]
-        if same and snakemake and b"--mode" not in words and int(process.name) not in own:
-            found.append(int(process.name))
+        snakemake = "snakemake" in programs or words[1:3] == ["-m", "snakemake"]
+        same = cwd == here if cwd else users is not None and users.real in holders
+        if same and snakemake and "--mode" not in words and process.pid not in own:
+            found.append(process.pid)
     return sorted(found)
 
 
-def _ancestors() -> set[int]:
-    """This process and those that have started it."""
-    found, number = set(), os.getpid()
-    while number > 1:
-        found.add(number)
-        try:
-            status = Path(f"/proc/{number}/stat").read_text("utf-8", errors="replace")
-        except OSError:
-            break
-        number = int(status.rpartition(")")[2].split()[1])
-    return found
+def _other_users_with_locks(folder: str | Path) -> set[int]:
+    found = set()
+    for lock in (Path(folder) / LOCKS).glob("*"):
+        with suppress(FileNotFoundError):  # its run has just ended
+            found.add(lock.lstat().st_uid)
+    return found - {os.getuid()}
 
 
 def locked_outputs(folder: str | Path = ".") -> set[str]:
     """The files that runs of Snakemake in `folder`, alive or killed, have locked to write them."""
-    locks = (Path(folder) / LOCKS).glob("*.output.lock")
-    return {line for lock in locks for line in lock.read_text("utf-8").splitlines()}
+    found: set[str] = set()
+    for lock in (Path(folder) / LOCKS).glob("*.output.lock"):
+        with suppress(FileNotFoundError):  # its run has just ended
+            found |= set(lock.read_text("utf-8", errors="replace").splitlines())
+    return found
 
 
 def refuse_locked_study(home: str, study: str) -> None:
@@ -104,7 +105,7 @@ def main() -> int:
         )
         return 1
     for lock in LOCKS.glob("*"):
-        lock.unlink()
+        lock.unlink(missing_ok=True)
     print("No run is alive here; the folder is unlocked. The same command goes on.")
     return 0
 

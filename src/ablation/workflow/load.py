@@ -15,7 +15,7 @@ from typing import Any
 from ablation.config.checks import unpinned
 from ablation.config.load import load_study
 from ablation.config.merging import DEFAULT, ConfigError
-from ablation.config.study import Study
+from ablation.config.study import SHARED_BY, Hardware, Study
 from ablation.console.printable import printable
 from ablation.provenance.run_records import GIT_STATE, git_state, nvml_devices, run_record_path
 from ablation.vocabulary.instructions import environment
@@ -116,9 +116,8 @@ class StudyWorkflow:
             if found is not None and found < asked[key]:
                 raise WrongPlace(
                     f"hardware.{key}: {asked[key]} found, but this machine has {found} GPUs that "
-                    "NVIDIA's driver shows. Nothing was started.\nGive `hardware: {gpu: 0}` in the "
-                    "study's file for a small model on the processor, or run where GPUs are "
-                    "(--profile slurm, docs/vast.md)."
+                    f"NVIDIA's driver shows. Nothing was started.\n{_without_gpus(hardware, found)}"
+                    ", or run where GPUs are (--profile slurm, docs/vast.md)."
                 )
 
     def _replaces_default(self) -> bool:
@@ -153,6 +152,16 @@ class StudyWorkflow:
                 "would run; a real run needs them: `ablation pin FILE` gets them from the hub."
             )
         return found
+
+
+def _without_gpus(hardware: Hardware, found: int) -> str:
+    """What to write in the study's file where only `found` GPUs are."""
+    if found >= hardware.gpu // hardware.nodes:  # they suffice for trainings
+        return f"Give `hardware: {{scoring_gpus: {found}}}`, which changes no result"
+    keys = ["gpu: 0"]  # with which the checks of the configuration allow no others
+    keys += [f"{key}: 1" for key in SHARED_BY if getattr(hardware, key) > 1]
+    text = "in the study's file for a small model on the processor"
+    return f"Give `hardware: {{{', '.join(keys)}}}` {text}"
 
 
 @contextmanager

@@ -18,6 +18,11 @@ COMMANDS = {
     "results/none/m.json": f"{MAKE} results/none/m.json --configfile FILE  # FILE has the line "
     "`study: none`",
     "results/recovery.csv": f"{MAKE} results/recovery.csv",
+    "results/micro/$(id).csv": f"{MAKE} 'results/micro/$(id).csv'",
+    "results/a;id/m.json": f"{MAKE} 'results/a;id/m.json' --configfile FILE  # FILE has the line "
+    "`study: 'a;id'`",
+    "resources/a b.json": "git checkout -- 'resources/a b.json'",
+    "x;id": f"{MAKE} 'x;id'",
     "/a/resources/micro/manifest.json": "git checkout -- resources/micro/manifest.json",
 }
 
@@ -35,6 +40,12 @@ def root(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("path", "command"), COMMANDS.items())
 def test_the_command_for_a_path(root, path, command):
     assert command_for(path) == command
+
+
+def test_what_is_no_file_of_a_study_is_passed_over(root):
+    (root / "config/.#mine.yaml").symlink_to("somebody@host.1")  # an editor's lock
+    (root / "config/folder.yaml").mkdir()
+    assert command_for("results/two/x/m.json").endswith("config/two.yaml")
 
 
 def test_the_copy_of_a_table_is_made_by_the_file_of_its_study(root):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,6 +64,30 @@ def test_a_bridge_and_the_study_of_its_name_lock_nothing_of_each_other(locked):
     lock.write_text("results/micro/recovery.csv\nresults/microscope/recovery.csv\n")
     refuse_locked_study("results/micro/bridge", "micro")
     refuse_locked_study("results/micr", "micr")
+
+
+def test_the_run_of_another_user_keeps_its_lock(locked, monkeypatch, capsys):
+    """Whose folder the system hides; it counts if that user has locked files here."""
+    holder = living.LOCKS.lstat().st_uid
+
+    def run_of(user, pid):
+        info = {"cmdline": ["python", "-m", "snakemake"], "cwd": None}
+        return SimpleNamespace(pid=pid, info=info | {"uids": SimpleNamespace(real=user)})
+
+    processes = [run_of(holder, 4_000_001), run_of(holder + 1, 4_000_002)]
+    monkeypatch.setattr(living.psutil, "process_iter", lambda names: processes)
+    monkeypatch.setattr(living.os, "getuid", lambda: holder + 2)
+    assert living.living_runs() == [4_000_001]
+    assert living.main() == 1 and any(living.LOCKS.iterdir())
+    monkeypatch.setattr(living.os, "getuid", lambda: holder)
+    assert living.living_runs() == []
+
+
+def test_a_lock_whose_run_ends_meanwhile_locks_nothing(locked):
+    gone = living.LOCKS / "1.output.lock"
+    gone.symlink_to("nothing")  # is listed, but can no longer be read
+    (living.LOCKS / "2.output.lock").write_bytes(b"results/\xff.csv\n")
+    assert TABLE in living.locked_outputs()
 
 
 @ON_LINUX

@@ -4,15 +4,18 @@ Executors and planners load the study from that configuration again.
 """
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from ablation.config.load import load_study
-from ablation.workflow.load import start
+from ablation.workflow import load
+from ablation.workflow.load import StudyWorkflow, start
 
 ROOT = Path(__file__).resolve().parents[3]
 SNAKEMAKE = SimpleNamespace(
@@ -45,3 +48,22 @@ def test_the_configuration_of_a_running_workflow_is_the_study_still(own, tmp_pat
     if own:  # jobs read the places of the data
         assert config["instructions"]["data"] == str(tmp_path / "records.jsonl")
         assert config["evaluation"]["data_folder"] == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("hardware", "found"),
+    [
+        ({"gpu": 1, "scoring_gpus": 4}, 1),
+        ({"gpu": 4, "nodes": 2}, 1),
+        ({"gpu": 2, "scoring_gpus": 2}, 0),
+    ],
+)
+def test_what_a_message_about_missing_gpus_says_can_be_written(hardware, found, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(load, "gpus_here", lambda: found)
+    config = {"hardware": hardware, "finetune": {"micro_batch_examples": 6}}
+    with pytest.raises(SystemExit) as refused:
+        StudyWorkflow(config, ROOT, []).check(local=True)
+    written = yaml.safe_load(re.search(r"`(hardware: .*?)`", str(refused.value))[1])
+    changed = config | {"hardware": hardware | written["hardware"]}
+    StudyWorkflow(changed, ROOT, []).check(local=True)
