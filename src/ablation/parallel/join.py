@@ -8,7 +8,11 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
+from torch.distributed import DistError
+
 from ablation.parallel.launch import Meeting, RankFailed, report, run_ranks
+
+CONNECT_SECONDS = 60.0  # within which the machine where the job began must answer
 
 
 def main(folder: str) -> int:
@@ -22,7 +26,16 @@ def main(folder: str) -> int:
             file=sys.stderr,
         )
         return 1
-    store = meeting.store()
+    try:
+        store = meeting.store(CONNECT_SECONDS)
+    except DistError as why:
+        print(
+            f"no job answers at {meeting.address}:{meeting.port} ({type(why).__name__}): the job "
+            f"of {folder} has ended, or this machine cannot reach that address (MASTER_ADDR, "
+            "docs/slurm.md).",
+            file=sys.stderr,
+        )
+        return 1
     try:
         failed = run_ranks(meeting, folder, store)
         if not failed:

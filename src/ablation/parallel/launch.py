@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,10 @@ class Meeting:
         """The meeting in a folder that `run` has made."""
         return cls(**json.loads(Path(folder, MEETING).read_text("utf-8")))
 
-    def store(self) -> distributed.TCPStore:
-        """A connection to the store."""
-        return distributed.TCPStore(self.address, self.port, is_master=False)
+    def store(self, seconds: float = 300) -> distributed.TCPStore:
+        """A connection to the store. Raises DistError if there is none within so many seconds."""
+        wait = timedelta(seconds=seconds)
+        return distributed.TCPStore(self.address, self.port, is_master=False, timeout=wait)
 
 
 def run(
@@ -179,7 +181,7 @@ def run_ranks(meeting: Meeting, folder: str, store: distributed.TCPStore) -> dic
 def _rank_environment() -> Iterator[None]:
     """What ranks need in the environment, which torchrun hands on."""
     before = dict(os.environ)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    os.environ |= _import_paths()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # otherwise accelerate sets torch's threads
     # Its messages about a failure say again what RankFailed says.
     loggers = [logging.getLogger(name) for name in LOGGERS]
@@ -193,6 +195,14 @@ def _rank_environment() -> Iterator[None]:
             logger.disabled = disabled
         os.environ.clear()
         os.environ.update(before)
+
+
+def _import_paths() -> dict[str, str]:
+    """Environment variables with which a process imports from where this one does.
+
+    `python -m` would look in the folder of the study first, where a file may have any name.
+    """
+    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
 
 
 @contextmanager
@@ -235,8 +245,7 @@ def _others(meeting: Meeting, folder: str) -> Iterator[None]:
         )
         yield
         return
-    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    started = subprocess.Popen(srun(meeting) + join, env=os.environ | path)
+    started = subprocess.Popen(srun(meeting) + join, env=os.environ | _import_paths())
     try:
         yield
     finally:

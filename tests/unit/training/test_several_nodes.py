@@ -4,10 +4,13 @@ Two machines are two launches on this one (gloo, on loopback), as `srun` or a pe
 them: the job itself, and `python -m ablation.parallel.join` for the other.
 """
 
+import dataclasses
 import fcntl
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -17,7 +20,7 @@ import pytest
 import torch
 from torch import distributed
 
-from ablation.parallel import launch, watch
+from ablation.parallel import join, launch, watch
 from ablation.training.finetune import finetune
 from tests import preloaded
 from tests.support.small_training import HARDWARE, recipe, write_records
@@ -73,6 +76,22 @@ def test_a_training_on_two_machines_is_killed_and_goes_on_as_on_one(machines, tm
     weights = one.model.state_dict()
     assert all(torch.equal(w, weights[name]) for name, w in again.model.state_dict().items())
     assert not list((tmp_path / "two").glob("ranks-*"))
+
+
+def test_a_job_that_was_killed_cannot_be_joined(tmp_path, monkeypatch, capsys):
+    with socket.socket() as free:
+        free.bind((launch.HOST, 0))
+        meeting = dataclasses.replace(MEETING, port=free.getsockname()[1])
+    (tmp_path / launch.MEETING).write_text(json.dumps(dataclasses.asdict(meeting)))
+    monkeypatch.setattr(join, "CONNECT_SECONDS", 1)
+    assert join.main(str(tmp_path)) == 1
+    assert f"no job answers at {launch.HOST}:{meeting.port}" in capsys.readouterr().err
+
+
+def test_ranks_import_nothing_from_the_folder_of_the_study(tmp_path):
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('imported from the study')")
+    with launch._rank_environment():
+        subprocess.run([sys.executable, "-c", "import colorsys"], cwd=tmp_path, check=True)
 
 
 MEETING = launch.Meeting(launch.HOST, 1, "name", nodes=2, ranks=1, gpu=False)

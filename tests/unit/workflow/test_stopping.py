@@ -301,9 +301,9 @@ MOMENTS = {
     "while its queue of messages is locked": """
 try:
     with messages.mutex:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
 except KeyboardInterrupt:
-    assert messages.get(timeout=9).getMessage().startswith("Stopped by Ctrl-C.")
+    assert messages.get(timeout=9).getMessage().startswith("Stopped by SIGTERM.")
 """,
     "while a thread is about to start a job": """
 stopped, status = threading.Event(), []
@@ -313,7 +313,7 @@ def work():
 job = threading.Thread(target=work)
 job.start()
 try:
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
 except KeyboardInterrupt:
     stopped.set()
     job.join()
@@ -324,7 +324,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("code", MOMENTS.values(), ids=MOMENTS)
 def test_a_stop_at_an_awkward_moment_ends_too(tmp_path, code):
-    subprocess.run([sys.executable, "-c", STOPPING + code], cwd=tmp_path, timeout=20, check=True)
+    subprocess.run([sys.executable, "-c", STOPPING + code], cwd=tmp_path, timeout=40, check=True)
 
 
 def test_folders_that_no_training_has_made_do_not_prevent_a_stop(tmp_path, monkeypatch):
