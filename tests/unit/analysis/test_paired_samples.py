@@ -108,6 +108,19 @@ def test_a_document_that_occurs_twice_in_the_data_is_paired_by_its_index_too(wri
     assert rows.n.tolist() == [12] and rows.only_b.tolist() == [4]
 
 
+def test_one_item_without_a_cluster_does_not_make_the_others_independent(write, capsys):
+    files = [
+        write(m, [line(i, acc=float(x), group=f"g{i // 4}") for i, x in enumerate(values)])
+        for m, values in (("a", A), ("b", B))
+    ]
+    for file in files:
+        first, *others = lines_of(file)
+        del first["group"]
+        Path(file).write_text("".join(json.dumps(one) + "\n" for one in (first, *others)))
+    rows, _ = compared(capsys, *files, "--cluster", "group")
+    assert rows.clusters.tolist() == [4] and rows.test.tolist() == ["interval"]
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
 def test_changing_sides_changes_the_sign_alone(pairs):
     values = np.array(pairs, dtype=float).T[:, None]
