@@ -26,10 +26,10 @@ NOT_COMPARED = "not compared"  # with the configuration and code of this folder
 EXPLAINED = (
     "state: whole, all that the table rests on is here, and was made by the present configuration "
     "and code; stale, some was made by others (`snakemake -n` says why); partly, some is missing; "
-    "edited, a record or the table is not as it was written (`ablation verify`); not compared, no file in "
-    "config/ is of the study, or it cannot be read here. recipe, mask, R, net R: of the study's "
-    "finding, which no leak touches, in macro accuracy. leaks marked: recipes trained, and masks "
-    "scored, that show a model its targets. date: of the last job. hours: of all jobs."
+    "edited, a record or the table is not as it was written (`ablation verify`); not compared, no "
+    "file in config/ is of the study, or it cannot be read here. recipe, mask, R, net R: of the "
+    "study's finding, which no leak touches, in macro accuracy. leaks marked: recipes trained, and "
+    "masks scored, that show a model its targets. date: of the last job. hours: of all jobs."
 )
 
 

@@ -90,9 +90,9 @@ def upload(publication: Publication, public: bool) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HTTPError
 
-    if missing := publication.missing:
+    if lost := publication.missing:
         raise NotPublishable(
-            f"{len(missing)} files are not here, such as {missing[0]}: `ablation pull` brings weights "
+            f"{len(lost)} files are not here, such as {lost[0]}: `ablation pull` brings weights "
             "that were pushed with --weights; or train again"
         )
     token = os.environ.get(TOKEN, "").strip()

@@ -27,6 +27,8 @@ def hub(study, monkeypatch):
     """The fake hub, which the real client talks to; the base's card there names a licence."""
     with hub_server(TOKEN) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        files = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -82,6 +84,7 @@ def test_rows_that_leak_are_marked_in_the_card_and_in_no_evaluation_result(hub):
     assert {(e.dataset_id, e.task_id) for e in found} == {("allenai/ai2_arc", "ARC-Easy")}
     masks = [re.search(r"under (\w+)", e.notes)[1] for e in found]
     assert sorted(masks) == ["causal", "prefill_bidir"]
+    assert all(e.notes.startswith("acc of lm-eval's task a, ") for e in found)
 
 
 def test_a_checkpoint_whose_training_leaked_has_no_evaluation_results(hub):
