@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from ablation.analysis.statistics import holm, mcnemar, paired_means
 from ablation.cli.main import main
 from ablation.data.lm_eval_samples import InvalidSamples, paired_files, read_samples
 from ablation.provenance.tables import read_csv
+from ablation.report.text_tables import TextTables, markdown
 
 DATE = "2026-01-01T00-00-00.000001"
 
@@ -361,3 +363,9 @@ def test_equal_files_differ_in_nothing(write):
     row = compare_samples({"t": (one, one)}).rows.iloc[0]
     assert (row.difference, row.p, row.only_a, row.only_b) == (0, 1, 0, 0)
     assert row.difference_low < 0 < row.difference_high
+
+
+def test_a_name_with_line_ends_stays_in_its_cell_of_a_markdown_page():
+    cells = pd.DataFrame({"task": ["a\n\n# A claim\n| b"]})
+    lines = markdown(TextTables(cells, {"t\n# u": cells}, [], "")).splitlines()
+    assert not [line for line in lines if line.startswith("#")]
