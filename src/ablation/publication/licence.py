@@ -60,8 +60,8 @@ def licence_of(checkpoint: Checkpoint, given: str | None = None) -> Licence:
         found = _card_in_folder(checkpoint)
         source = "that of the README.md of the base"
     licence = found.get("license")
-    named = isinstance(licence, str) and IDENTIFIER.fullmatch(licence.lower())
-    if not named or licence.lower() == UNKNOWN:
+    licence = licence.lower() if isinstance(licence, str) else UNKNOWN
+    if not IDENTIFIER.fullmatch(licence) or licence == UNKNOWN:
         raise NotPublishable(
             f"The licence of {base} is unknown: {why}. A model that was trained from it is derived "
             "from it.\nFind its licence, then name that of your model: --license apache-2.0"
@@ -69,7 +69,7 @@ def licence_of(checkpoint: Checkpoint, given: str | None = None) -> Licence:
     name, link = (
         str(found[key]) if key in found else None for key in ("license_name", "license_link")
     )
-    return Licence(licence.lower(), source, name, link)
+    return Licence(licence, source, name, link)
 
 
 def _card_on_hub(name: str, commit: str) -> Mapping[str, Any]:
