@@ -1,6 +1,7 @@
 """A fake of the hub's upload API on loopback, for the real client of huggingface_hub.
 
-It has the endpoints that `create_repo`, `list_repo_files`, `create_commit` and `model_info` call,
+It has the endpoints that `create_repo`, `list_repo_files`, `hf_hub_download`, `create_commit` and
+`model_info` call,
 with the answers of the service: large files go by the LFS batch protocol, in one PUT or in parts,
 to addresses without a token, and a commit of a file that was never stored is refused. The Xet
 protocol is not spoken; a test sets HF_HUB_DISABLE_XET.
@@ -162,6 +163,8 @@ class HubServer:
                 if value["oid"] not in self.stored:
                     return 400, {"error": f"Object {value['oid']} was never uploaded"}
                 new[value["path"]] = self.stored[value["oid"]]
+            elif operation["key"] == "deletedFile":
+                del new[value["path"]]
             else:
                 raise AssertionError(operation["key"])
         self.repositories[repository] = new  # whole or not at all
@@ -197,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self._answer()
 
-    do_POST = do_PUT = do_GET
+    do_POST = do_PUT = do_HEAD = do_GET
 
     def _answer(self):
         content = self._content()
@@ -211,6 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
             assert authorization is None, "a token was sent to the storage"
         elif self.command == "POST" and authorization != f"Bearer {self.hub.token}":
             return self._send(401, {"error": "Invalid username or password."})
+        if found := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/main/(.+)", url.path):
+            return self._download(self.hub.repositories[found[1]][found[2]])
         status, answer = self._route(url.path, parse_qs(url.query), content)
         etag = _etag(content) if url.path.startswith("/presigned/") else None
         self._send(status, answer, etag)
@@ -251,6 +256,15 @@ class _Handler(BaseHTTPRequestHandler):
         if found := re.fullmatch(rf"/api/models/{name}(/revision/[\w.-]+)?", path):
             return hub.info(found[1])
         return 404, {"error": f"the fake has no {self.command} {path}"}
+
+    def _download(self, content: bytes):
+        self.send_response(200)
+        self.send_header("x-repo-commit", "0" * 40)
+        self.send_header("etag", f'"{git_sha1(content)}"')
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
 
     def _send(self, status: int, answer, etag: str | None = None):
         content = b"" if answer is None else json.dumps(answer).encode()

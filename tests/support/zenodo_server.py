@@ -13,13 +13,17 @@ from urllib.parse import unquote, urlsplit
 
 
 class ZenodoServer:
-    """Drafts, {id: {files, metadata, submitted}}; `full_after` files a PUT is refused."""
+    """Drafts, {id: {files, metadata, submitted}}; `full_after` files a PUT is refused.
+
+    down: whether a GET is answered by 503, as by a service that is overloaded.
+    """
 
     def __init__(self, token: str):
         self.token, self.address = token, ""
         self.drafts: dict[int, dict] = {}
         self.puts: list[str] = []
         self.full_after: int | None = None
+        self.down = False
 
     def answer(self, number: int) -> dict:
         draft, here = self.drafts[number], f"{self.address}/api/deposit/depositions/{number}"
@@ -42,6 +46,8 @@ class ZenodoServer:
         }
 
     def route(self, method: str, path: str, content: bytes):
+        if self.down and method == "GET":
+            return 503, {"message": "Service unavailable"}
         if (method, path) == ("POST", "/api/deposit/depositions"):
             assert json.loads(content) == {}
             number = 100 + len(self.drafts)

@@ -158,11 +158,13 @@ def _scored(
 
 
 def _clusters(items: Pairs) -> np.ndarray | None:
-    """The cluster of each item; None if no two items share one, or if some item has none."""
-    names = [x.cluster if x.cluster is not None else y.cluster for x, y in items]
-    if None in names or len(set(names)) == len(names):
-        return None
-    return np.array(names, dtype=str)
+    """The cluster of each item; None if no two items share one. An item without is its own."""
+    named = [x.cluster if x.cluster is not None else y.cluster for x, y in items]
+    names = [
+        (name,) if name is not None else x.key for name, (x, _) in zip(named, items, strict=True)
+    ]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names]) if len(numbers) < len(names) else None
 
 
 def _warnings(task: str, a: Samples, b: Samples, items: Pairs) -> list[str]:

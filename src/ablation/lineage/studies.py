@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import StaleInput, load_manifest
 from ablation.provenance.run_records import read_run_record, run_record_path
 from ablation.provenance.tables import read_table
@@ -25,10 +26,10 @@ NOT_COMPARED = "not compared"  # with the configuration and code of this folder
 EXPLAINED = (
     "state: whole, all that the table rests on is here, and was made by the present configuration "
     "and code; stale, some was made by others (`snakemake -n` says why); partly, some is missing; "
-    "edited, a record is not as it was written (`ablation verify`); not compared, no file in "
-    "config/ is of the study, or it cannot be read here. recipe, mask, R, net R: of the study's "
-    "finding, which no leak touches, in macro accuracy. leaks marked: recipes trained, and masks "
-    "scored, that show a model its targets. date: of the last job. hours: of all jobs."
+    "edited, a record or the table is not as it was written (`ablation verify`); not compared, no "
+    "file in config/ is of the study, or it cannot be read here. recipe, mask, R, net R: of the "
+    "study's finding, which no leak touches, in macro accuracy. leaks marked: recipes trained, and "
+    "masks scored, that show a model its targets. date: of the last job. hours: of all jobs."
 )
 
 
@@ -37,7 +38,7 @@ class StudyRecords:
     """What the records of one study say.
 
     made: {manifest: its fingerprint hash} of all results. recovery: recovery.csv, if it is here.
-    edited: manifests and run records that are not as they were written.
+    edited: manifests, run records and a recovery table that are not as they were written.
     """
 
     name: str
@@ -55,8 +56,12 @@ class StudyRecords:
 
 
 def read_study(home: Path) -> StudyRecords:
-    """The records of the study in the folder `home`. A record that was edited is only named."""
-    found = StudyRecords(home.name)
+    """The records of the study in the folder `home`.
+
+    A record or a recovery table that was edited is only named.
+    """
+    found, table = StudyRecords(home.name), home / "recovery.csv"
+    recorded: str | None = None  # the hash of the table
     files = [file for file in home.rglob("*") if file.is_file() and not file.is_symlink()]
     found.bytes = sum(file.stat().st_size for file in files)
     for path in sorted(file for file in files if file.name.endswith("manifest.json")):
@@ -73,8 +78,10 @@ def read_study(home: Path) -> StudyRecords:
         if path == home / RECOVERY:
             root = home.parent.parent  # to which the paths in manifests are relative
             found.lacking = sum(not (root / name).is_file() for name in manifest["inputs"])
-    table = home / "recovery.csv"
-    if table.is_file():
+            recorded = manifest["outputs"].get(table.name, {}).get("sha256", "")
+    if table.is_file() and recorded not in (None, sha256_file(table)):
+        found.edited.append(table.as_posix())
+    elif table.is_file():
         dtypes = dict.fromkeys(("seed", "recipe", "control", "comparable"), str)
         try:
             found.recovery = read_table(table, (*COLUMNS, "seeds_disagree"), dtype=dtypes)

@@ -59,10 +59,7 @@ def make_deposit(
     study = home.name
     if home.resolve() != (Path("results") / study).resolve():
         raise NotPublishable(f"{home} is not results/{study} here: go to the folder above results")
-    if folder.exists() and not (folder / SUMS).is_file():
-        raise NotPublishable(
-            f"{folder} is there and is no deposit (it has no {SUMS}): name another"
-        )
+    _refuse_other_folder(folder)
     require_verified(home)
     cited = _citation(root)
     makers = [read_author(text) for text in authors] or _cited_authors(cited)
@@ -112,6 +109,22 @@ def read_author(text: str) -> Author:
         )
     family, comma, given = (part.strip() for part in found[1].partition(","))
     return Author(found[1], *((family, given) if comma else ("", "")), orcid=orcid)
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    """Raise NotPublishable if `folder` holds a file that a deposit there did not list."""
+    sums, needed = folder / SUMS, {DATACITE, CROISSANT, DESCRIPTOR}
+    if not folder.exists():
+        return
+    lines = sums.read_text("utf-8", "replace").splitlines() if sums.is_file() else []
+    listed = {SUMS, *(line.partition("  ")[2] for line in lines)}
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not needed <= listed or there - listed:
+        other = min(there - listed, default=folder.name)
+        raise NotPublishable(
+            f"{folder} is there and is no deposit alone: {other} is not listed in its {SUMS}. "
+            "Name another folder, or move it away"
+        )
 
 
 # ---- what is in the folder ----------------------------------------------------------------------
@@ -223,7 +236,10 @@ def _citation(root: Path) -> Mapping[str, Any]:
 
 def _cited_authors(cited: Mapping[str, Any]) -> list[Author]:
     found = []
-    for entry in cited.get("authors") or ():
+    listed = cited.get("authors")
+    for entry in listed if isinstance(listed, list) else ():
+        if not isinstance(entry, Mapping):
+            continue
         family, given = str(entry.get("family-names", "")), str(entry.get("given-names", ""))
         name = ", ".join(filter(None, (family, given))) or str(entry.get("name", ""))
         found.append(Author(name, family, given, entry.get("orcid")))

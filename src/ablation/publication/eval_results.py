@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from ablation.data.local_files import is_local
 from ablation.data.task_files import FILE_BUILDERS, project_task_files
 from ablation.lineage.lineage import run_beside
 from ablation.provenance.files import sha256_text
@@ -91,7 +92,7 @@ def _data_set(task: str, manifest: Mapping[str, Any], config: Path) -> tuple[str
         data_set = str(content.get("dataset_path") or "")
         if hashes.get(name) != sha256_text(file.read_text("utf-8")):
             return None
-        if data_set in ("", *FILE_BUILDERS) or "/" not in data_set:
+        if data_set in ("", *FILE_BUILDERS) or "/" not in data_set or is_local(data_set, ()):
             return None
         return data_set, str(content.get("dataset_name") or "default")
     return None
@@ -101,7 +102,9 @@ def _notes(row: pd.Series, checkpoint: Checkpoint) -> str:
     """What was measured, in one line."""
     mask = str(row["mask"])
     how = "as transformers loads it" if mask == CAUSAL else "not what transformers computes"
+    table = load_manifest(checkpoint.home / "recovery.manifest.json")
+    metric = table["fingerprint"]["config"].get("metric", "accuracy")
     return (
-        f"task {row.task} of lm-eval, {row.n:.0f} items, under {mask} ({how}); "
+        f"{metric} of lm-eval's task {row.task}, {row.n:.0f} items, under {mask} ({how}); "
         f"trained as {checkpoint.recipe}, seed {checkpoint.seed}"
     )

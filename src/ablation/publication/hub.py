@@ -7,14 +7,22 @@ ended, a second one sends nothing, and readers never see half a model.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
+from ablation.provenance.manifests import StaleInput, load_manifest
 from ablation.publication.card import model_card, own_tables
 from ablation.publication.checkpoint import REPOSITORY, Checkpoint, NotPublishable
 from ablation.publication.eval_results import FILE, eval_results
 from ablation.publication.licence import licence_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 TOKEN = "HF_TOKEN"
 SCHEME = "hf://"
@@ -79,29 +87,35 @@ def upload(publication: Publication, public: bool) -> str:
     NotPublishable if weights are not here, without a token, if the repository holds another model,
     or if the hub refuses.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HTTPError
 
-    if gone := publication.missing:
+    if lost := publication.missing:
         raise NotPublishable(
-            f"{len(gone)} files are not here, such as {gone[0]}: `ablation pull` brings weights "
+            f"{len(lost)} files are not here, such as {lost[0]}: `ablation pull` brings weights "
             "that were pushed with --weights; or train again"
         )
-    token = os.environ.get(TOKEN)
-    if not token:
+    token = os.environ.get(TOKEN, "").strip()
+    if not re.fullmatch("[!-~]+", token):  # the client prints a token that no header can hold
         raise NotPublishable(
-            f"The environment has no {TOKEN}: set it to a token of the hub that may write to "
+            f"The environment has no valid {TOKEN}: set it to a token of the hub that may write to "
             f"{publication.repository}. It is read from nowhere else"
         )
     hub, name = HfApi(token=token), publication.repository
     try:
         hub.create_repo(name, private=not public, exist_ok=True)
-        _refuse_other(name, set(hub.list_repo_files(name)), publication)
+        there = set(hub.list_repo_files(name))
+        _refuse_other(hub, there, publication)
+        # Evaluation results that no longer hold would stay beside the new weights.
+        gone = [CommitOperationDelete(FILE)] if FILE in there - set(publication.content) else []
         commit = hub.create_commit(
             name,
             [
-                CommitOperationAdd(place, found.encode() if isinstance(found, str) else found)
-                for place, found in publication.content.items()
+                *(
+                    CommitOperationAdd(place, found.encode() if isinstance(found, str) else found)
+                    for place, found in publication.content.items()
+                ),
+                *gone,
             ],
             commit_message=f"ablation publish: {len(publication.content)} files",
         )
@@ -117,13 +131,35 @@ def upload(publication: Publication, public: bool) -> str:
     return str(commit.commit_url)
 
 
-def _refuse_other(repository: str, there: set[str], publication: Publication) -> None:
-    """Raise NotPublishable if the repository holds files that this publication does not write.
+def _refuse_other(hub: HfApi, there: set[str], publication: Publication) -> None:
+    """Raise NotPublishable unless the repository is empty, or holds this checkpoint of this study.
 
-    Weights of another model among them would be loaded in place of these, or with them.
+    Weights of another model would be replaced, loaded in place of these, or loaded with them.
     """
-    if others := sorted(there - set(publication.content) - OF_THE_HUB):
+    repository, here = publication.repository, sorted(there - OF_THE_HUB)
+    remedy = "Publish under another name, or remove them there first"
+    if others := [name for name in here if name not in {*publication.content, FILE}]:
         raise NotPublishable(
             f"{repository} holds {len(others)} files of something else, such as {others[0]}. "
-            "Publish under another name, or remove them there first"
+            f"{remedy}"
         )
+    if here and _identity(hub, repository, there) != _named(publication.content[MANIFEST]):
+        raise NotPublishable(
+            f"{repository} holds another model, whose {len(here)} files, such as {here[0]}, would "
+            f"be replaced: its {MANIFEST} names no such recipe, seed and study. {remedy}"
+        )
+
+
+def _identity(hub: HfApi, repository: str, there: set[str]) -> tuple[object, ...]:
+    """`_named` of the manifest in a repository; empty if it has none that can be read."""
+    if MANIFEST not in there:
+        return ()
+    with TemporaryDirectory() as folder, suppress(StaleInput):
+        return _named(hub.hf_hub_download(repository, MANIFEST, local_dir=folder))
+    return ()
+
+
+def _named(path: Path | str) -> tuple[object, ...]:
+    """What names a checkpoint: recipe, seed, and its inputs, whose paths have the study."""
+    manifest = load_manifest(path)
+    return manifest.get("recipe"), manifest.get("seed"), sorted(manifest["inputs"])

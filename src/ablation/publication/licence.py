@@ -17,6 +17,7 @@ import yaml
 from ablation.publication.checkpoint import Checkpoint, NotPublishable
 
 IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+UNKNOWN = "unknown"  # the hub's identifier for a card that does not say
 MADE_HERE = ("shipped", "pretrain", "random")  # bases that the repository of the study makes
 CITATION = Path("CITATION.cff")
 
@@ -59,7 +60,8 @@ def licence_of(checkpoint: Checkpoint, given: str | None = None) -> Licence:
         found = _card_in_folder(checkpoint)
         source = "that of the README.md of the base"
     licence = found.get("license")
-    if not isinstance(licence, str) or not IDENTIFIER.fullmatch(licence.lower()):
+    licence = licence.lower() if isinstance(licence, str) else UNKNOWN
+    if not IDENTIFIER.fullmatch(licence) or licence == UNKNOWN:
         raise NotPublishable(
             f"The licence of {base} is unknown: {why}. A model that was trained from it is derived "
             "from it.\nFind its licence, then name that of your model: --license apache-2.0"
@@ -67,7 +69,7 @@ def licence_of(checkpoint: Checkpoint, given: str | None = None) -> Licence:
     name, link = (
         str(found[key]) if key in found else None for key in ("license_name", "license_link")
     )
-    return Licence(licence.lower(), source, name, link)
+    return Licence(licence, source, name, link)
 
 
 def _card_on_hub(name: str, commit: str) -> Mapping[str, Any]:

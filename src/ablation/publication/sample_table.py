@@ -94,7 +94,9 @@ def _groups(home: Path) -> Iterator[pa.Table]:
 def _with_facts(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
     facts = {name: manifest.get(name) for name in FACTS}
     facts |= {"stage": manifest["fingerprint"]["stage"], "condition": manifest["mask"]}
-    facts["train_leaks"] = bool(manifest.get("train_leaks", False))  # the base was not trained here
+    # Without the result of an audit, rows are taken for leaking; the base was not trained here.
+    facts["train_leaks"] = bool(manifest.get("train_leaks", "recipe" in manifest))
+    facts["eval_leaks"] = bool(manifest.get("eval_leaks", True))
     columns = [
         pa.array([facts[name]] * rows.num_rows, column.kind)
         if name in facts

@@ -22,6 +22,7 @@ from ablation.publication.metadata import KEYWORDS, Author, Deposit
 
 TOKEN = "ZENODO_TOKEN"
 HOSTS = {"sandbox": "https://sandbox.zenodo.org", "zenodo": "https://zenodo.org"}
+GONE = (404, 410)  # answers for a draft that somebody has removed
 SECONDS = (30, 600)  # to connect, and between two answers
 
 
@@ -74,8 +75,8 @@ def _draft(session: requests.Session, folder: Path, host: str) -> dict[str, Any]
     if note.is_file():
         number = int(json.loads(note.read_text("utf-8"))["id"])
         answer = session.get(_drafts(host, f"/{number}"), timeout=SECONDS)
-        if answer.ok and not answer.json().get("submitted"):
-            return answer.json()
+        if answer.status_code not in GONE and not (draft := _json(answer)).get("submitted"):
+            return draft
     draft = _json(session.post(_drafts(host), json={}, timeout=SECONDS))
     write_json(note, {"id": draft["id"]})
     return draft

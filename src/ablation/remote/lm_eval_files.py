@@ -64,8 +64,12 @@ class Scored:
 
     @property
     def leaks(self) -> str:
-        """`train`, `eval`, both, or `-`, as in the study's tables."""
-        kinds = [kind for kind in ("train", "eval") if self.manifest.get(f"{kind}_leaks")]
+        """`train`, `eval`, both, or `-`, as in the study's tables.
+
+        Without the result of an audit a leak is assumed; the base was not trained here.
+        """
+        assumed = {"train": "recipe" in self.manifest, "eval": True}
+        kinds = [kind for kind in assumed if self.manifest.get(f"{kind}_leaks", assumed[kind])]
         return " ".join(kinds) or NO_LEAK
 
     @property
@@ -347,8 +351,8 @@ def _results(
         "total_evaluation_time_seconds": str(run.get("seconds", "")),
         "ablation": {
             **about,
-            "train_leaks": bool(manifest.get("train_leaks")),
-            "eval_leaks": bool(manifest.get("eval_leaks")),
+            "train_leaks": "train" in scored.leaks.split(),
+            "eval_leaks": "eval" in scored.leaks.split(),
             "leak_audit": facts.get("leak_audit"),
             "intervention_audit": facts.get("intervention_audit"),
             "manifest_sha256": sha256_file(scored.path),

@@ -230,13 +230,17 @@ def _table(title: str, cells: pd.DataFrame) -> Table:
 
 def markdown(found: TextTables) -> str:
     """The tables for a page in Markdown, with the legend in one paragraph."""
-    parts = [f"**{' '.join(printable(line).split())}**" for line in found.warnings]
+    parts = [f"**{_one_line(line)}**" for line in found.warnings]
     for title, cells in found.tables.items():
-        plain = cells.map(lambda cell: printable(cell).replace("|", r"\|"))
+        plain = cells.map(lambda cell: _one_line(cell).replace("|", r"\|"))
         align = ["left" if head in LEFT else "right" for head in cells]
         text = plain.to_markdown(index=False, disable_numparse=True, colalign=align)
-        parts += [f"**{printable(title)}**", text]
+        parts += [f"**{_one_line(title)}**", text]
     return "\n\n".join([*parts, found.legend.replace("\n", " ")]) + "\n"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(printable(text).split())
 
 
 def latex(found: TextTables) -> str:
@@ -260,7 +264,7 @@ _LATEX = str.maketrans(
 
 def _escaped(text: str) -> str:
     """A text in LaTeX. After the end of a row, a bracket or star would belong to its command."""
-    line = " ".join(printable(text).split()).translate(_LATEX)
+    line = _one_line(text).translate(_LATEX)
     return "{}" * line.startswith(("[", "*")) + line
 
 

@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from ablation.analysis.statistics import holm, mcnemar, paired_means
 from ablation.cli.main import main
 from ablation.data.lm_eval_samples import InvalidSamples, paired_files, read_samples
 from ablation.provenance.tables import read_csv
+from ablation.report.text_tables import TextTables, markdown
 
 DATE = "2026-01-01T00-00-00.000001"
 
@@ -106,6 +108,19 @@ def test_a_document_that_occurs_twice_in_the_data_is_paired_by_its_index_too(wri
     ]
     rows, _ = compared(capsys, *files)
     assert rows.n.tolist() == [12] and rows.only_b.tolist() == [4]
+
+
+def test_one_item_without_a_cluster_does_not_make_the_others_independent(write, capsys):
+    files = [
+        write(m, [line(i, acc=float(x), group=f"g{i // 4}") for i, x in enumerate(values)])
+        for m, values in (("a", A), ("b", B))
+    ]
+    for file in files:
+        first, *others = lines_of(file)
+        del first["group"]
+        Path(file).write_text("".join(json.dumps(one) + "\n" for one in (first, *others)))
+    rows, _ = compared(capsys, *files, "--cluster", "group")
+    assert rows.clusters.tolist() == [4] and rows.test.tolist() == ["interval"]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
@@ -348,3 +363,9 @@ def test_equal_files_differ_in_nothing(write):
     row = compare_samples({"t": (one, one)}).rows.iloc[0]
     assert (row.difference, row.p, row.only_a, row.only_b) == (0, 1, 0, 0)
     assert row.difference_low < 0 < row.difference_high
+
+
+def test_a_name_with_line_ends_stays_in_its_cell_of_a_markdown_page():
+    cells = pd.DataFrame({"task": ["a\n\n# A claim\n| b"]})
+    lines = markdown(TextTables(cells, {"t\n# u": cells}, [], "")).splitlines()
+    assert not [line for line in lines if line.startswith("#")]

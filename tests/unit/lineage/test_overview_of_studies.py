@@ -114,6 +114,13 @@ def test_a_table_of_another_kind_is_an_edited_study(root, capsys):
     assert EDITED in capsys.readouterr().out
 
 
+def test_numbers_of_an_edited_table_are_not_shown(root, capsys):
+    table = HOME / "recovery.csv"
+    table.write_text(table.read_text().replace(",0.5,", ",0.6,"))
+    study = read_study(HOME)
+    assert state_of(study, expected(study)) == EDITED and study.recovery is None
+
+
 def test_no_results_are_a_message(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["studies"]) == 1

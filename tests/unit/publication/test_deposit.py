@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -147,6 +148,32 @@ def test_an_edited_study_is_refused_and_a_folder_of_something_else_is_left_alone
     assert "recovery.csv" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_files_beside_hashes_that_no_deposit_wrote_are_left_alone(made, capsys, listed):
+    """Downloads often have a SHA256SUMS; replacing their folder would remove them."""
+    if listed:
+        (made / "notes.txt").write_text("mine")
+    else:
+        for file in made.iterdir():
+            file.unlink()
+        (made / SUMS).write_text("0" * 64 + "  notes.txt\n")
+        (made / "notes.txt").write_text("mine")
+    assert deposit() == 2 and (made / "notes.txt").read_text() == "mine"
+    said = capsys.readouterr().err
+    assert SUMS in said and len(said.splitlines()) <= 3
+
+
+def test_rows_without_the_result_of_an_audit_are_taken_for_leaking():
+    from ablation.publication.sample_table import _with_facts
+
+    manifest = {"fingerprint": {"stage": "stage4_posteval"}, "mask": "causal", "recipe": "3B"}
+    (row,) = _with_facts(pa.table({"doc_id": [0]}), manifest).to_pylist()
+    assert row["train_leaks"] and row["eval_leaks"]
+    base = {"fingerprint": {"stage": "base"}, "mask": "causal", "eval_leaks": False}
+    (row,) = _with_facts(pa.table({"doc_id": [0]}), base).to_pylist()
+    assert row["train_leaks"] is row["eval_leaks"] is False
+
+
 @pytest.mark.parametrize("text", ["", "<https://orcid.org/0000-0002-1825-0097>", "A <me@b.c>"])
 def test_an_author_that_cannot_be_read_is_refused(text):
     with pytest.raises(NotPublishable, match="Family, Given"):
@@ -190,6 +217,16 @@ def test_a_published_deposit_gets_a_new_draft(server):
     assert deposit("--upload", "sandbox") == 0
     server.drafts[100]["submitted"] = True
     assert deposit("--upload", "sandbox") == 0 and set(server.drafts) == {100, 101}
+
+
+def test_a_failing_service_gets_no_second_draft(server):
+    assert deposit("--upload", "sandbox") == 0
+    server.down = True
+    assert deposit("--upload", "sandbox") == 2
+    server.down = False
+    assert deposit("--upload", "sandbox") == 0 and set(server.drafts) == {100}
+    del server.drafts[100]
+    assert deposit("--upload", "sandbox") == 0 and len(server.drafts) == 1
 
 
 def test_without_a_token_nothing_is_sent_and_the_folder_is_complete(server, monkeypatch, capsys):

@@ -27,6 +27,8 @@ def hub(study, monkeypatch):
     """The fake hub, which the real client talks to; the base's card there names a licence."""
     with hub_server(TOKEN) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        files = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -82,6 +84,7 @@ def test_rows_that_leak_are_marked_in_the_card_and_in_no_evaluation_result(hub):
     assert {(e.dataset_id, e.task_id) for e in found} == {("allenai/ai2_arc", "ARC-Easy")}
     masks = [re.search(r"under (\w+)", e.notes)[1] for e in found]
     assert sorted(masks) == ["causal", "prefill_bidir"]
+    assert all(e.notes.startswith("acc of lm-eval's task a, ") for e in found)
 
 
 def test_a_checkpoint_whose_training_leaked_has_no_evaluation_results(hub):
@@ -151,7 +154,9 @@ def test_weights_that_are_gone_are_shown_and_not_published(hub, capsys):
     assert not hub.repositories
 
 
-@pytest.mark.parametrize("card", [{}, {"license": ["mit", "gpl"]}, {"license": "un known"}])
+@pytest.mark.parametrize(
+    "card", [{}, {"license": ["mit", "gpl"]}, {"license": "un known"}, {"license": "unknown"}]
+)
 def test_an_unknown_licence_is_refused_unless_one_is_given(hub, capsys, card):
     hub.cards["owner/base"] = card
     assert publish("--yes") == 2
@@ -175,6 +180,37 @@ def test_a_repository_with_another_model_is_left_alone(hub, capsys):
     assert publish("--yes", checkpoint="3A/seed1") == 2
     assert "pytorch_model.bin" in capsys.readouterr().err
     assert hub.repositories["me/model"] == before
+
+
+@pytest.mark.parametrize("there", ["3A/seed1", "3B/seed2", "by hand"])
+def test_a_model_with_the_same_names_of_files_is_not_replaced(hub, capsys, there):
+    if there == "by hand":
+        assert publish("--yes") == 0
+        del hub.repositories["me/model"]["ablation/manifest.json"]
+    else:
+        assert publish("--yes", checkpoint=there) == 0
+    before = dict(hub.repositories["me/model"])
+    assert publish("--yes") == 2
+    said = capsys.readouterr().err
+    assert "holds another model" in said and len(said.splitlines()) <= 3
+    assert hub.repositories["me/model"] == before
+
+
+def test_evaluation_results_that_no_longer_hold_go(hub):
+    assert publish("--yes", checkpoint="3B-leaky/seed1") == 0
+    hub.repositories["me/model"][FILE] = b"- of an earlier study\n"
+    assert publish("--yes", checkpoint="3B-leaky/seed1") == 0
+    assert FILE not in hub.repositories["me/model"] and WEIGHTS in hub.repositories["me/model"]
+
+
+def test_a_token_that_no_header_can_hold_is_not_printed(hub, monkeypatch, capsys):
+    """The client's message for it would quote the header."""
+    monkeypatch.setenv("HF_TOKEN", f"{TOKEN}\n{TOKEN}")
+    assert publish("--yes") == 2
+    monkeypatch.setenv("HF_TOKEN", f"{TOKEN}\r\n")  # the end of a line of its file
+    assert publish("--yes") == 0
+    told = capsys.readouterr()
+    assert TOKEN not in told.out + told.err and "HF_TOKEN" in told.err
 
 
 def test_the_token_comes_from_the_environment_alone_and_is_printed_nowhere(

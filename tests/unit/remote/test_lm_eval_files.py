@@ -20,8 +20,9 @@ from lm_eval.utils import get_file_datetime, get_file_task_name, make_table
 from ablation.cli.main import main
 from ablation.data.lm_eval_samples import CLUSTER_FIELDS, read_samples
 from ablation.provenance.manifests import write_manifest
-from ablation.remote.lm_eval_files import sanitized
+from ablation.remote.lm_eval_files import Scored, sanitized
 from ablation.scoring import items as scoring_items
+from ablation.vocabulary.protocols import LM_EVAL_PROTOCOL
 from tests.support import scored_study
 from tests.support.scored_study import HOME, LEAKING, TASKS
 from tests.support.tiny import tiny_model
@@ -278,3 +279,10 @@ def test_an_export_pairs_with_the_file_of_the_stock_command(exported, stock, cap
 
 def test_the_fields_that_name_clusters_are_those_of_the_scoring():
     assert CLUSTER_FIELDS == scoring_items.CLUSTER_FIELDS
+
+
+def test_a_condition_without_the_result_of_an_audit_is_named_a_leak():
+    manifest = {"mask": "full_bidir", "recipe": "3B", "seed": 1}
+    assert Scored("s", Path("m"), manifest, LM_EVAL_PROTOCOL).leaks == "train eval"
+    base = {"mask": "causal", "eval_leaks": False}
+    assert Scored("s", Path("m"), base, LM_EVAL_PROTOCOL).leaks == "-"
