@@ -24,6 +24,8 @@ class ZenodoServer:
         self.puts: list[str] = []
         self.full_after: int | None = None
         self.down = False
+        self.buckets = ""  # the address of another machine for them
+        self.buckets = ""  # another address for them
 
     def answer(self, number: int) -> dict:
         draft, here = self.drafts[number], f"{self.address}/api/deposit/depositions/{number}"
@@ -39,7 +41,7 @@ class ZenodoServer:
             "metadata": draft["metadata"],
             "links": {
                 "self": here,
-                "bucket": f"{self.address}/api/files/bucket-{number}",
+                "bucket": f"{self.buckets or self.address}/api/files/bucket-{number}",
                 "html": f"{self.address}/deposit/{number}",
                 "publish": f"{here}/actions/publish",
             },

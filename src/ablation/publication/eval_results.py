@@ -1,9 +1,9 @@
 """The evaluation results of a checkpoint in the hub's format, `.eval_results/*.yaml`.
 
 The hub shows these numbers beside those of other models, without the table around them. So only
-scores that mean what a reader will take them for are written: none that leaks, in training or in
-scoring, and none of the published protocol, whose items and metric are its own. Every entry says
-under which mask it was measured. The model card has all rows, with their leaks.
+scores that mean what a reader will take them for are written: those under the causal mask, which is
+how transformers computes the model, without a leak in training, and none of the published protocol,
+whose items and metric are its own. The model card has all rows, with their masks and leaks.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def eval_results(checkpoint: Checkpoint, rows: pd.DataFrame, config: Path) -> st
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     entries = []
-    scored, pins = _conditions(checkpoint), pins_of(checkpoint.home)
-    for _, row in rows[rows["mask"].isin(list(scored))].iterrows():
-        manifest, date = scored[row["mask"]]
+    if not (scored := _scored_causally(checkpoint)):
+        return ""
+    (manifest, date), pins = scored, pins_of(checkpoint.home)
+    for _, row in rows[rows["mask"] == CAUSAL].iterrows():
         own_protocol = row.task in MACROS or protocol_of(row.task) != LM_EVAL_PROTOCOL
         if own_protocol or pd.isna(row.after):
             continue
@@ -58,19 +59,18 @@ def eval_results(checkpoint: Checkpoint, rows: pd.DataFrame, config: Path) -> st
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=1000) if found else ""
 
 
-def _conditions(checkpoint: Checkpoint) -> dict[str, tuple[Mapping[str, Any], str | None]]:
-    """{mask or intervention: (manifest, date)} of the scores of a checkpoint that do not leak."""
+def _scored_causally(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], str | None] | None:
+    """(manifest, date) of the scores under the causal mask; None if there are none or they leak."""
     stage = checkpoint.path.relative_to(checkpoint.home).parts[0].partition("_")[0]
     below = "stage4_posteval" if stage == "stage3" else "stage5_longrun"
     home = checkpoint.home / below / checkpoint.recipe / f"seed{checkpoint.seed}"
-    found: dict[str, tuple[Mapping[str, Any], str | None]] = {}
     for path in sorted(home.glob("*/manifest.json")):
         manifest = load_manifest(path)
         # An older manifest without the result of an audit is taken for a leaking one.
-        if not manifest.get("eval_leaks", True) and not manifest.get("train_leaks", True):
-            started = (run_beside(path) or {}).get("started")
-            found[str(manifest.get("mask"))] = (manifest, started)
-    return found
+        leaks = manifest.get("eval_leaks", True) or manifest.get("train_leaks", True)
+        if manifest.get("mask") == CAUSAL and not leaks:
+            return manifest, (run_beside(path) or {}).get("started")
+    return None
 
 
 def pins_of(home: Path) -> dict[str, str]:
@@ -100,11 +100,9 @@ def _data_set(task: str, manifest: Mapping[str, Any], config: Path) -> tuple[str
 
 def _notes(row: pd.Series, checkpoint: Checkpoint) -> str:
     """What was measured, in one line."""
-    mask = str(row["mask"])
-    how = "as transformers loads it" if mask == CAUSAL else "not what transformers computes"
     table = load_manifest(checkpoint.home / "recovery.manifest.json")
     metric = table["fingerprint"]["config"].get("metric", "accuracy")
     return (
-        f"{metric} of lm-eval's task {row.task}, {row.n:.0f} items, under {mask} ({how}); "
+        f"{metric} of lm-eval's task {row.task}, {row.n:.0f} items, under the causal mask; "
         f"trained as {checkpoint.recipe}, seed {checkpoint.seed}"
     )

@@ -11,7 +11,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 
@@ -58,15 +58,25 @@ def _upload(session: requests.Session, folder: Path, deposit: Deposit, host: str
     progress = Progress(f"upload {folder.name}", len(missing))
     for done, file in enumerate(missing, 1):
         with open(file, "rb") as content:
-            address = f"{draft['links']['bucket']}/{quote(file.name)}"
+            address = f"{_of_host(draft['links']['bucket'], host)}/{quote(file.name)}"
             _json(session.put(address, data=content, timeout=SECONDS))
         progress.update(done)
     body = {"metadata": zenodo_metadata(deposit)}
-    found = _json(session.put(draft["links"]["self"], json=body, timeout=SECONDS))
+    own = _of_host(draft["links"]["self"], host)
+    found = _json(session.put(own, json=body, timeout=SECONDS))
     return (
         f"{len(missing)} of {len(files)} files were sent to a draft, which is not published: "
         f"{found['links']['html']}"
     )
+
+
+def _of_host(address: str, host: str) -> str:
+    """The address, if it is one of `host`: the token is sent to no other machine."""
+    if urlsplit(address)[:2] != urlsplit(HOSTS[host])[:2]:
+        raise NotPublishable(
+            f"{HOSTS[host]} names {address!r}, an address elsewhere. Nothing more was sent"
+        )
+    return address
 
 
 def _draft(session: requests.Session, folder: Path, host: str) -> dict[str, Any]:

@@ -234,3 +234,10 @@ def test_without_a_token_nothing_is_sent_and_the_folder_is_complete(server, monk
     assert deposit("--upload", "sandbox") == 2
     assert "ZENODO_TOKEN" in capsys.readouterr().err and not server.drafts
     assert (FOLDER / SUMS).is_file()
+
+
+def test_the_token_is_sent_to_no_other_machine(server, capsys):
+    server.buckets = "http://127.0.0.2:9"
+    assert deposit("--upload", "sandbox") == 2
+    told = capsys.readouterr().err
+    assert "which is elsewhere" in told and TOKEN not in told

@@ -80,11 +80,9 @@ def test_rows_that_leak_are_marked_in_the_card_and_in_no_evaluation_result(hub):
     card = hub.repositories["me/model"]["README.md"].decode()
     table = [line for line in card.splitlines() if line.startswith("| full_bidir")]
     assert table and all("**eval**" in line for line in table)
-    found = entries(hub)
-    assert {(e.dataset_id, e.task_id) for e in found} == {("allenai/ai2_arc", "ARC-Easy")}
-    masks = [re.search(r"under (\w+)", e.notes)[1] for e in found]
-    assert sorted(masks) == ["causal", "prefill_bidir"]
-    assert all(e.notes.startswith("acc of lm-eval's task a, ") for e in found)
+    (entry,) = entries(hub)  # under the causal mask, which is how transformers computes the model
+    assert (entry.dataset_id, entry.task_id) == ("allenai/ai2_arc", "ARC-Easy")
+    assert re.match(r"acc of lm-eval's task a, \d+ items, under the causal mask; ", entry.notes)
 
 
 def test_a_checkpoint_whose_training_leaked_has_no_evaluation_results(hub):
