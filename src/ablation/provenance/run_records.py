@@ -197,19 +197,22 @@ def git_state(folder: str | Path = ".") -> GitState:
     """The commit in `folder` as `git_hash`; as `git_dirty`, whether tracked files differ from it.
 
     They are taken from the environment variable where that is set, since a rented machine or a
-    folder elsewhere is no clone. Without a git repository, the file that `git archive` wrote names
-    the commit. None means unknown.
+    folder elsewhere is no clone. In an archive or a wheel, the file that `git archive` or
+    tools/wheel.py wrote names the commit, even if they lie in the repository of another project.
+    None means unknown.
     """
     if elsewhere := os.environ.get(GIT_STATE):
         return json.loads(elsewhere)
+    archived = Path(folder) / ARCHIVED_COMMIT_FILE
+    text = archived.read_text("utf-8") if archived.is_file() else "$Format"
+    if "$Format" not in text:  # with it, the file is that of a clone
+        found = re.search(r"^[0-9a-f]{40}$", text, re.M)
+        return {"git_hash": found and found[0], "git_dirty": None}
     commit = _git(folder, "rev-parse", "HEAD")
     if commit:
         changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
         return {"git_hash": commit, "git_dirty": None if changes is None else bool(changes)}
-    archived = Path(folder) / ARCHIVED_COMMIT_FILE
-    text = archived.read_text("utf-8") if archived.is_file() else ""
-    found = re.search(r"^[0-9a-f]{40}$", text, re.M)
-    return {"git_hash": found and found[0], "git_dirty": None}
+    return {"git_hash": None, "git_dirty": None}
 
 
 def _git(folder: str | Path, *arguments: str) -> str | None:

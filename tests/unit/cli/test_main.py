@@ -43,7 +43,7 @@ def test_a_study_is_chosen_by_the_same_options_everywhere():
 
 def test_the_version_is_that_of_the_package(capsys):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"ablation {version('ablation')}\n"
+    assert capsys.readouterr().out == f"ablation {version('ablation-studies')}\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""`ablation init`: a folder for a study, for users who have no clone of the repository."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from ablation.cli.options import PATH, Command, report_errors
+
+STUDY_FILE = "config/study.yaml"
+PROFILES = ("default", "gpu", "slurm")  # rented machines need the lock files of a clone
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+class CannotInit(ValueError):
+    """The folder cannot become that of a study."""
+
+
+@click.command(
+    cls=Command,
+    short_help="Write the folder of a new study, which needs no clone.",
+    examples=(
+        "ablation init mystudy",
+        "ablation init ~/studies/second --study mistral",
+    ),
+)
+@click.argument("folder", type=PATH, metavar="FOLDER", help="The folder; it is made if needed.")
+@click.option(
+    "--study",
+    metavar="NAME",
+    help="The name of the study: results/NAME (default: the name of the folder).",
+)
+def init(folder: Path, study: str | None) -> int:
+    """Write a Snakefile that includes the installed workflow, the configuration of a small study to
+    be changed, profiles and a README. No file that is there already is overwritten.
+    """
+    from ablation.provenance.files import write_text
+
+    with report_errors(CannotInit, OSError):
+        name = study or folder.resolve().name
+        if not NAME.fullmatch(name):
+            raise CannotInit(
+                f"{name!r} is no name of a study: small letters, digits, - and _ are expected. "
+                "Nothing was written.\nName the study by --study NAME."
+            )
+        files = files_of(name)
+        if there := [file for file in files if (folder / file).exists()]:
+            raise CannotInit(
+                f"{folder} has files that would be overwritten: {', '.join(there)}. Nothing was "
+                "written.\nName another folder, or move those files."
+            )
+        for file, text in files.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            write_text(folder / file, text)
+    print(f"{folder}: the study {name}, {len(files)} files\ncd {folder}\nsnakemake -n")
+    return 0
+
+
+def files_of(study: str) -> dict[str, str]:
+    """{path in the folder of the study: content}, from the files of the installed workflow."""
+    from ablation.provenance.code_hash import ROOT
+
+    templates = ROOT / "workflow/new_study"
+    example = (ROOT / "config/example.yaml").read_text("utf-8")
+    files = {
+        "Snakefile": (templates / "Snakefile").read_text("utf-8"),
+        "README.md": (templates / "README.md").read_text("utf-8").replace("STUDY", study),
+        ".gitignore": (templates / "gitignore").read_text("utf-8"),
+        STUDY_FILE: _study_file(example, study),
+    }
+    for profile in PROFILES:
+        text = (ROOT / "profiles" / profile / "config.yaml").read_text("utf-8")
+        files[f"profiles/{profile}/config.yaml"] = _with_study(text)
+    return files
+
+
+def _study_file(example: str, study: str) -> str:
+    """The example study under another name, without the comments that tell to copy it."""
+    body = example[example.index("\nstudy: example") + 1 :]
+    head = (
+        "# The study of this folder. It runs as it is, in minutes on two cores, with the small model\n"
+        "# and data that are shipped. Then replace them one after the other: the lines marked (1) to\n"
+        "# (5). Keys that this file leaves out have the defaults of the installed workflow.\n\n"
+    )
+    return head + body.replace("study: example", f"study: {study}", 1).replace(
+        "results/example.", f"results/{study}."
+    )
+
+
+def _with_study(profile: str) -> str:
+    """A profile whose `configfile` is the study of the folder."""
+    named, found = re.subn(
+        r"^# The default study\. .*\nconfigfile: .*$", f"configfile: {STUDY_FILE}", profile, flags=re.M
+    )
+    return named if found else f"{profile}\n# The study of this folder.\nconfigfile: {STUDY_FILE}\n"
