@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from ablation.cli.options import PATH, Command, report_errors
 
 STUDY_FILE = "config/study.yaml"
 PROFILES = ("default", "gpu", "slurm")  # rented machines need the lock files of a clone
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+# A text in YAML too: `00` and `no` would be read as a number and a truth value.
+NAME = re.compile(r"(?!(?:null|true|false|yes|no|on|off|y|n)$)[a-z][a-z0-9_-]*")
 
 
 class CannotInit(ValueError):
@@ -36,17 +38,20 @@ def init(folder: Path, study: str | None) -> int:
     """Write a Snakefile that includes the installed workflow, the configuration of a small study to
     be changed, profiles and a README. No file that is there already is overwritten.
     """
+    from ablation.provenance.code_hash import ROOT
     from ablation.provenance.files import write_text
+    from ablation.workflow.elsewhere import SHIPPED, WrongPlace, link_shipped
 
-    with report_errors(CannotInit, OSError):
+    with report_errors(CannotInit, WrongPlace, OSError):
         name = study or folder.resolve().name
         if not NAME.fullmatch(name):
             raise CannotInit(
-                f"{name!r} is no name of a study: small letters, digits, - and _ are expected. "
+                f"{name!r} is no name of a study: a small letter was expected, then letters, "
+                "digits, - and _, and no word like `no`. "
                 "Nothing was written.\nName the study by --study NAME."
             )
         files = files_of(name)
-        if there := [file for file in files if (folder / file).exists()]:
+        if there := [file for file in (*files, *SHIPPED) if os.path.lexists(folder / file)]:
             raise CannotInit(
                 f"{folder} has files that would be overwritten: {', '.join(there)}. Nothing was "
                 "written.\nName another folder, or move those files."
@@ -54,6 +59,7 @@ def init(folder: Path, study: str | None) -> int:
         for file, text in files.items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             write_text(folder / file, text)
+        link_shipped(ROOT, folder)
     print(f"{folder}: the study {name}, {len(files)} files\ncd {folder}\nsnakemake -n")
     return 0
 
@@ -92,6 +98,9 @@ def _study_file(example: str, study: str) -> str:
 def _with_study(profile: str) -> str:
     """A profile whose `configfile` is the study of the folder."""
     named, found = re.subn(
-        r"^# The default study\. .*\nconfigfile: .*$", f"configfile: {STUDY_FILE}", profile, flags=re.M
+        r"^# The default study\. .*\nconfigfile: .*$",
+        f"configfile: {STUDY_FILE}",
+        profile,
+        flags=re.M,
     )
     return named if found else f"{profile}\n# The study of this folder.\nconfigfile: {STUDY_FILE}\n"

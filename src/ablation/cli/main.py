@@ -37,7 +37,16 @@ from ablation.cli.options import Command, CommandFailed
 
 # In the order in which `ablation --help` lists them.
 COMMANDS: tuple[Command, ...] = (
-    *(init.init, plan.plan, check.check, table.table, sample.sample, accept.accept, pin.pin, reap.reap),
+    *(
+        init.init,
+        plan.plan,
+        check.check,
+        table.table,
+        sample.sample,
+        accept.accept,
+        pin.pin,
+        reap.reap,
+    ),
     *(trace.trace, diff.diff, reproduce.reproduce, verify.verify, seal.seal, push.push, pull.pull),
     *(publish.publish, deposit.deposit),
     *(worlds.worlds, dose.dose, compare.compare, export.export, list_studies.studies),

@@ -15,8 +15,8 @@ class WrongPlace(ValueError):
     """Snakemake was started where results of this workflow cannot stand."""
 
 
-def link_shipped(root: Path) -> None:
-    """Make `resources` and `config/tasks` in this folder links to those of the repository `root`.
+def link_shipped(root: Path, folder: Path = Path()) -> None:
+    """Make `resources` and `config/tasks` in `folder` links to those of the repository `root`.
 
     Does nothing in the repository itself. Raises WrongPlace if something else stands there.
     """
@@ -26,7 +26,7 @@ def link_shipped(root: Path) -> None:
             "repository and name the Snakefile of the clone, or use `ablation init FOLDER`"
         )
     for name in SHIPPED:
-        here, shipped = Path(name), (root / name).resolve()
+        here, shipped = folder / name, (root / name).resolve()
         if here.resolve() == shipped:
             continue
         if here.exists() or here.is_symlink():
