@@ -98,8 +98,8 @@ test-models: $(VENV)/.ready-dev  # try a tiny checkpoint of every decoder family
 test-slurm: $(VENV)/.ready-dev  # test on a real SLURM cluster of one node (as root; installs SLURM with apt-get)
 	ABLATION_SLURM=install $(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py
 
-test-plugins: $(VENV)/.ready-dev  # test each plugin without ablation and with Snakemake's own tests (needs a package registry)
-	$(BIN)/python -m pytest -m e2e packages/snakemake-logger-plugin-live \
+test-plugins: $(VENV)/.ready-dev  # test the wheel, and each plugin without ablation and with Snakemake's own tests (needs a package registry)
+	$(BIN)/python -m pytest -m e2e tests/workflow/test_wheel.py packages/snakemake-logger-plugin-live \
 	  packages/snakemake-report-plugin-runcrate $(VAST)/tests/e2e/test_kit.py $(VAST)/tests/e2e/test_foreign.py
 
 test-metadata: $(VENV)/.ready-dev  # test the metadata of a deposit with mlcroissant, datacite, cffconvert and codecarbon (needs a package registry)

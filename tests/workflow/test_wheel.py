@@ -1,4 +1,4 @@
-"""Promises of the wheel: with it alone, `ablation init` gives a study that runs, as from a clone."""
+"""Promises of the wheel: with it alone, `ablation init` gives a study that runs as from a clone."""
 
 import json
 import os

@@ -86,9 +86,9 @@ def _study_file(example: str, study: str) -> str:
     """The example study under another name, without the comments that tell to copy it."""
     body = example[example.index("\nstudy: example") + 1 :]
     head = (
-        "# The study of this folder. It runs as it is, in minutes on two cores, with the small model\n"
-        "# and data that are shipped. Then replace them one after the other: the lines marked (1) to\n"
-        "# (5). Keys that this file leaves out have the defaults of the installed workflow.\n\n"
+        "# The study of this folder. It runs as it is, in minutes on two cores, with the small\n"
+        "# model and data that are shipped. Then replace them one after the other: the lines\n"
+        "# marked (1) to (5). Keys that this file leaves out have the defaults of the installed workflow.\n\n"
     )
     return head + body.replace("study: example", f"study: {study}", 1).replace(
         "results/example.", f"results/{study}."

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# The folder of the workflow: Snakefile, rules, workflow, config, profiles and resources. A wheel has
-# it in the package (tools/wheel.py), and otherwise it is the root of the repository.
+# The folder of the workflow: Snakefile, rules, workflow, config, profiles and resources. A wheel
+# has it in the package (tools/wheel.py), and otherwise it is the root of the repository.
 PACKED = PACKAGE / "pipeline"
 ROOT = PACKED if PACKED.is_dir() else PACKAGE.parents[1]
 
