@@ -25,16 +25,16 @@ class CannotInit(ValueError):
     short_help="Write the folder of a new study, which needs no clone.",
     examples=(
         "ablation init mystudy",
-        "ablation init ~/studies/second --study mistral",
+        "ablation init ~/studies/second --name mistral",
     ),
 )
 @click.argument("folder", type=PATH, metavar="FOLDER", help="The folder; it is made if needed.")
 @click.option(
-    "--study",
+    "--name",
     metavar="NAME",
     help="The name of the study: results/NAME (default: the name of the folder).",
 )
-def init(folder: Path, study: str | None) -> int:
+def init(folder: Path, name: str | None) -> int:
     """Write a Snakefile that includes the installed workflow, the configuration of a small study to
     be changed, profiles and a README. No file that is there already is overwritten.
     """
@@ -43,14 +43,14 @@ def init(folder: Path, study: str | None) -> int:
     from ablation.workflow.elsewhere import SHIPPED, WrongPlace, link_shipped
 
     with report_errors(CannotInit, WrongPlace, OSError):
-        name = study or folder.resolve().name
-        if not NAME.fullmatch(name):
+        study = name or folder.resolve().name
+        if not NAME.fullmatch(study):
             raise CannotInit(
-                f"{name!r} is no name of a study: a small letter was expected, then letters, "
+                f"{study!r} is no name of a study: a small letter was expected, then letters, "
                 "digits, - and _, and no word like `no`. "
-                "Nothing was written.\nName the study by --study NAME."
+                "Nothing was written.\nName the study by --name NAME."
             )
-        files = files_of(name)
+        files = files_of(study)
         if there := [file for file in (*files, *SHIPPED) if os.path.lexists(folder / file)]:
             raise CannotInit(
                 f"{folder} has files that would be overwritten: {', '.join(there)}. Nothing was "
@@ -60,7 +60,7 @@ def init(folder: Path, study: str | None) -> int:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             write_text(folder / file, text)
         link_shipped(ROOT, folder)
-    print(f"{folder}: the study {name}, {len(files)} files\ncd {folder}\nsnakemake -n")
+    print(f"{folder}: the study {study}, {len(files)} files\ncd {folder}\nsnakemake -n")
     return 0
 
 
@@ -88,7 +88,7 @@ def _study_file(example: str, study: str) -> str:
     head = (
         "# The study of this folder. It runs as it is, in minutes on two cores, with the small\n"
         "# model and data that are shipped. Then replace them one after the other: the lines\n"
-        "# marked (1) to (5). Keys that this file leaves out have the defaults of the installed workflow.\n\n"
+        "# marked (1) to (5). Keys that this file leaves out have their defaults.\n\n"
     )
     return head + body.replace("study: example", f"study: {study}", 1).replace(
         "results/example.", f"results/{study}."

@@ -1,7 +1,8 @@
 """Run records: what happened in one run of a job: when, on which machine, with how much energy.
 
 No rule depends on a run record. Energy and GPU names are those of NVIDIA's driver (NVML), read by
-the package nvidia-ml-py. Without a driver, a record has no entries about GPUs.
+the package nvidia-ml-py. AMD's GPUs are named by torch, without energy. Without either, a record
+has no entries about GPUs.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def run_record(path: str | Path, **facts: object) -> Iterator[RunRecord]:
         before = _joules(devices)
         yield record
         after = _joules(devices)
-        gpus = _describe_gpus(devices)
+        gpus = _describe_gpus(devices) or _amd_gpus()
     if before is not None and after is not None:
         gpus["energy_joules"] = round(after - before, 3)
     write_json(
@@ -273,6 +274,16 @@ def _joules(devices: list) -> float | None:
         return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(d) for d in devices) / 1000
     except pynvml.NVMLError:  # not supported before Volta, and for a slice of a GPU
         return None
+
+
+def _amd_gpus() -> dict[str, Any]:
+    """AMD's GPUs as torch for ROCm names them, if the job has imported it; no energy is known."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.version.hip or not torch.cuda.is_available():
+        return {}
+    cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    gpus = [{"name": card.name, "memory_bytes": card.total_memory} for card in cards]
+    return {"gpus": gpus, "driver": f"HIP {torch.version.hip}"}
 
 
 def _describe_gpus(devices: list) -> dict[str, Any]:

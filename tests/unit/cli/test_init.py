@@ -53,7 +53,7 @@ def test_other_files_of_the_folder_stay():
     assert main(["init", "mine"]) == 1
 
 
-@pytest.mark.parametrize("words", [["My Study"], ["00"], ["no"], ["x", "--study", "../y"]])
+@pytest.mark.parametrize("words", [["My Study"], ["00"], ["no"], ["x", "--name", "../y"]])
 def test_what_is_no_name_of_a_study_is_refused(words, capsys):
     assert main(["init", *words]) == 1
     told = capsys.readouterr().err
