@@ -44,7 +44,8 @@ def clean_commit(root: str) -> str:
     git = ["git", "-C", root]
     if not Path(root, ".git").exists():  # a source distribution, perhaps inside another repository
         return "unknown"
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    said = {"capture_output": True, "encoding": "utf-8"}
+    changed = subprocess.run([*git, "status", "--porcelain"], **said)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], **said)
     found = changed.returncode == commit.returncode == 0 and not changed.stdout.strip()
     return commit.stdout.strip() if found else "unknown"
