@@ -17,7 +17,7 @@ RUN for program in rsync sshd git; do command -v $program || lacks=$program; don
          do sleep 10; done'
 
 WORKDIR /opt/lock
-COPY requirements.txt requirements-torch.txt requirements-torch-cpu.txt ./
+COPY requirements.txt requirements-torch.txt requirements-torch-cpu.txt requirements-build.txt ./
 COPY tools/install.sh tools/
 # Debian's Python cannot put a pip into a virtual environment, so the one of the image is used there.
 RUN python3 -m venv --system-site-packages --without-pip /opt/snakemake && \

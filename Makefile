@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-trackers test-exports test-docs test-image lint format config docs pictures dag bench bench-gpu coverage lock unlock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-trackers test-exports test-docs test-image wheel lint format config docs pictures dag bench bench-gpu coverage lock unlock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -98,8 +98,8 @@ test-models: $(VENV)/.ready-dev  # try a tiny checkpoint of every decoder family
 test-slurm: $(VENV)/.ready-dev  # test on a real SLURM cluster of one node (as root; installs SLURM with apt-get)
 	ABLATION_SLURM=install $(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py
 
-test-plugins: $(VENV)/.ready-dev  # test each plugin without ablation and with Snakemake's own tests (needs a package registry)
-	$(BIN)/python -m pytest -m e2e packages/snakemake-logger-plugin-live \
+test-plugins: $(VENV)/.ready-dev  # test the wheel, and each plugin without ablation and with Snakemake's own tests (needs a package registry)
+	$(BIN)/python -m pytest -m e2e tests/workflow/test_wheel.py packages/snakemake-logger-plugin-live \
 	  packages/snakemake-report-plugin-runcrate $(VAST)/tests/e2e/test_kit.py $(VAST)/tests/e2e/test_foreign.py
 
 test-metadata: $(VENV)/.ready-dev  # test the metadata of a deposit with mlcroissant, datacite, cffconvert and codecarbon (needs a package registry)
@@ -116,6 +116,11 @@ test-docs: $(VENV)/.ready-dev  # run every command of README and docs that needs
 
 test-image: $(VENV)/.ready-dev  # run the steps of the Dockerfile in a copy of this machine, without Docker (as root; needs a package registry)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_image.py
+
+# hatchling, in the lock of the tests, builds without a network.
+wheel: $(VENV)/.ready-dev  # build dist/*.whl: the command line with the workflow, and its plugins
+	@for folder in . packages/*/; do \
+	  (cd $$folder && $(CURDIR)/$(BIN)/python -m hatchling build --target wheel --directory $(CURDIR)/dist) || exit 1; done
 
 lint: $(VENV)/.ready-dev  # run the checks that .ci/run has in addition to the tests
 	$(BIN)/ruff check .
@@ -182,6 +187,7 @@ lock: $(VENV)/.ready-dev  # resolve requirements*.in again (needs uv, and the CP
 	$(COMPILE) requirements.in --override $(VENV)/no-torch.txt --no-emit-package torch -o requirements.txt
 	$(COMPILE) requirements-torch.in -c requirements.txt -o requirements-torch.txt \
 	  $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package \1/p' requirements.txt)
+	$(COMPILE) requirements-build.in -o requirements-build.txt
 	printf 'rich\npython-dateutil\nplaywright ; sys_platform == "none"\n' > $(VENV)/any.txt
 	$(COMPILE) requirements-dev.in --override $(VENV)/any.txt -o requirements-dev.txt
 	rm -rf $(VENV)/cpu && $(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/cpu \
@@ -197,7 +203,7 @@ clean:  # remove results, logs, state and .snakemake, after a question that name
 	@CLEAN='$(CLEAN)' sh tools/clean.sh results logs state .snakemake
 	@git checkout --quiet -- results/README.md 2> /dev/null || :
 
-$(VENV)/.ready: requirements.txt requirements-torch.txt requirements-torch-cpu.txt tools/install.sh pyproject.toml $(wildcard packages/*/pyproject.toml)
+$(VENV)/.ready: requirements.txt requirements-torch.txt requirements-torch-cpu.txt requirements-build.txt tools/install.sh pyproject.toml $(wildcard packages/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python >= 3.11 is needed, {sys.version.split()[0]} found: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
 	@{ sh tools/install.sh $(BIN)/python 2> $(VENV)/install.log && touch $@.whole; } | $(BIN)/python tools/install_progress.py

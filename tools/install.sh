@@ -20,6 +20,16 @@ if ! "$python" -c "$works" 2> /dev/null; then
     fi
 fi
 pip "$@" --require-hashes -r requirements.txt
+
+# The build backend is in a folder of its own, and so not among the packages of the environment.
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
+pip "$@" --target "$build" --require-hashes -r requirements-build.txt
+export PYTHONPATH="$build${PYTHONPATH:+:$PYTHONPATH}"
+# This distribution was called `ablation` until version 0.2: both would bring the same program.
+if "$python" -c 'from importlib.metadata import version; version("ablation")' 2> /dev/null; then
+    "$python" -m pip uninstall --quiet --yes ablation
+fi
 for project in packages/*/pyproject.toml pyproject.toml; do
     [ ! -f "$project" ] || pip "$@" --no-build-isolation --editable "$(dirname "$project")"
 done

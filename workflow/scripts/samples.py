@@ -25,7 +25,7 @@ def main(job: Job) -> None:
         max_new_tokens=chosen.max_new_tokens,
         temperature=0.0,
         seed=0,
-        device="cuda" if hardware.gpu else "cpu",
+        device=hardware.torch_device,
         dtype=hardware.dtype,
     )
     table = pd.DataFrame(map(asdict, continuations)).astype({"seed": "Int64"})  # the base has none

@@ -25,7 +25,7 @@ from ablation.console.printable import printable
 @click.argument(
     "folder", type=PATH, metavar="FOLDER", help="The folder of a Hugging Face checkpoint."
 )
-@click.option("--device", default="cpu", help="The device, cpu or cuda (default: cpu).")
+@click.option("--device", default="cpu", help="The device, cpu, cuda or mps (default: cpu).")
 @click.option(
     "--dtype",
     type=click.Choice(("float32", "bfloat16")),

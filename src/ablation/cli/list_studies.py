@@ -53,16 +53,16 @@ def studies(page: Path, form: str) -> int:
 def _expected(study: str) -> list[dict[str, str]]:
     """{manifest: fingerprint hash} of the table's inputs, for each configuration file."""
     from ablation.config.load import load_study
-    from ablation.config.merging import ConfigError, read_config_file
+    from ablation.config.merging import ConfigError, read_config_file, shipped_config
     from ablation.workflow.generation_fingerprints import GenerationFingerprints
     from ablation.workflow.paths import Paths
 
-    found, root = [], Path()
+    found, root = [], shipped_config().parent
     for file, name in configured_studies(CONFIG).items():
         if name != study:
             continue
         try:
-            loaded = load_study(read_config_file(file).values, CONFIG, [file], False)
+            loaded = load_study(read_config_file(file).values, shipped_config(), [file], False)
             paths = Paths(loaded, root)
             prints = GenerationFingerprints(loaded, paths, root)
             wanted = prints.measured | {paths.manifest_of("recovery"): prints.of("recovery")}

@@ -17,6 +17,7 @@ from ablation.cli import (
     diff,
     dose,
     export,
+    init,
     list_studies,
     pin,
     plan,
@@ -36,7 +37,16 @@ from ablation.cli.options import Command, CommandFailed
 
 # In the order in which `ablation --help` lists them.
 COMMANDS: tuple[Command, ...] = (
-    *(plan.plan, check.check, table.table, sample.sample, accept.accept, pin.pin, reap.reap),
+    *(
+        init.init,
+        plan.plan,
+        check.check,
+        table.table,
+        sample.sample,
+        accept.accept,
+        pin.pin,
+        reap.reap,
+    ),
     *(trace.trace, diff.diff, reproduce.reproduce, verify.verify, seal.seal, push.push, pull.pull),
     *(publish.publish, deposit.deposit),
     *(worlds.worlds, dose.dose, compare.compare, export.export, list_studies.studies),
@@ -68,7 +78,7 @@ Completion of commands, options and studies by the shell:
 )
 @click.version_option(
     None,
-    package_name="ablation",
+    package_name="ablation-studies",
     message="%(prog)s %(version)s",
     help="Print the version and exit.",
 )

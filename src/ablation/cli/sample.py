@@ -72,7 +72,7 @@ from ablation.vocabulary.masks import MASKS, SAMPLED_MASKS
     default=0,
     help="The seed of sampling at a temperature above 0 (default: 0).",
 )
-@click.option("--device", default="cpu", help="The device, cpu or cuda (default: cpu).")
+@click.option("--device", default="cpu", help="The device, cpu, cuda or mps (default: cpu).")
 @click.option(
     "--dtype",
     type=click.Choice(("float32", "bfloat16")),

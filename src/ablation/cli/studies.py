@@ -61,9 +61,10 @@ def study_folder_argument(command: Decorated) -> Decorated:
 def configfile_of(configfile: Path | None, study: str | None) -> Path | None:
     """The configuration file of the chosen study; None if none is chosen. Raises ConfigError.
 
+    In a folder without default.yaml, the only file of a study is chosen.
     Several files may be of one study. Then the one with the study's name counts, or default.yaml.
     """
-    from ablation.config.merging import ConfigError, did_you_mean
+    from ablation.config.merging import DEFAULT, ConfigError, did_you_mean
 
     known = configured_studies(CONFIG)
     if configfile:
@@ -78,7 +79,8 @@ def configfile_of(configfile: Path | None, study: str | None) -> Path | None:
             )
         return configfile
     if not study:
-        return None
+        only = len(known) == 1 and not (CONFIG / DEFAULT).is_file()  # the folder of one study
+        return next(iter(known)) if only else None
     files = files_of_study(CONFIG, study)
     if not files:
         names = sorted(set(known.values()))
@@ -100,10 +102,11 @@ def load_study_of(configfile: Path | None, study: str | None) -> Study:
     Raises ConfigError.
     """
     from ablation.config.load import load_study
-    from ablation.config.merging import read_config_file
+    from ablation.config.merging import read_config_file, shipped_config
 
     file = configfile_of(configfile, study)
-    return load_study(read_config_file(file).values if file else {}, CONFIG, [file] if file else [])
+    values = read_config_file(file).values if file else {}
+    return load_study(values, shipped_config(), [file] if file else [])
 
 
 def snakemake_options_of(configfile: Path | None, study: str | None) -> list[str]:
@@ -113,9 +116,10 @@ def snakemake_options_of(configfile: Path | None, study: str | None) -> list[str
 
 
 def _name_in(file: Path) -> str:
-    from ablation.config.merging import read_config_file, resolve
+    from ablation.config.merging import read_config_file, resolve, shipped_config
 
-    return str(resolve(read_config_file(file).values, CONFIG, [file]).values.get("study"))
+    values = resolve(read_config_file(file).values, shipped_config(), [file]).values
+    return str(values.get("study"))
 
 
 # ---- results --------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ablation.config.merging import ConfigProblem, did_you_mean
+from ablation.provenance.code_hash import ROOT
 
-SHIPPED = Path(__file__).resolve().parents[3] / "resources/micro_bridge"
+SHIPPED = ROOT / "resources/micro_bridge"
 # Values of `source`, `target` and `data` that name no folder and no repository.
 MODELS, DATA = ("shipped", "pretrain", "random"), ("generated",)
 

@@ -53,6 +53,7 @@ def find_problems(
     yield from _tracker_problems(values) if local else ()
     yield from _other_masks(values)
     yield from _too_few_examples(values)
+    yield from _impossible(values)
     yield from _unshared(values)
     yield from _records_of_others(values)
     yield from interventions.find_problems(values)
@@ -315,6 +316,38 @@ def _records_of_others(values: Mapping) -> Iterator[ConfigProblem]:
             (*chosen[0], "records"),
             f"{', '.join(str(path[-1]) for path in chosen)} choose families of the micro-world's "
             "records, but `instructions` names other data: give the study `recipes` of its own",
+        )
+
+
+def _impossible(values: Mapping) -> Iterator[ConfigProblem]:
+    """Settings that the processor, or the GPU of a Mac, cannot have."""
+    hardware = _at(values, "hardware")
+    if not isinstance(hardware, dict):
+        return
+    gpus, mac = hardware.get("gpu"), hardware.get("device") == "mps"
+    if hardware.get("attention") == "flex_attention" and (gpus == 0 or mac):
+        advice = "take sdpa" if mac else "ask for a GPU (hardware.gpu), or take sdpa"
+        where = "by `device: mps`" if mac else "on a CPU"
+        yield ConfigProblem(
+            ("hardware", "attention"), f"flex_attention cannot train {where}: {advice}"
+        )
+    if not mac:
+        return
+    if gpus != 1:
+        yield ConfigProblem(
+            ("hardware", "gpu"), f"{gpus} found, but `device: mps` is the one GPU of a Mac: use 1"
+        )
+    if hardware.get("scoring_gpus") != 1:
+        yield ConfigProblem(
+            ("hardware", "scoring_gpus"), "`device: mps` is the one GPU of a Mac: 1 was expected"
+        )
+    if hardware.get("compile"):
+        yield ConfigProblem(
+            ("hardware", "compile"), "true found, but `device: mps` runs uncompiled: use false"
+        )
+    if values.get("bridge"):
+        yield ConfigProblem(
+            ("hardware", "device"), "mps found, but a bridge runs on a CPU or by CUDA: leave it out"
         )
 
 

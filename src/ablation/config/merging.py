@@ -15,12 +15,19 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ablation.provenance.code_hash import ROOT
 from ablation.provenance.files import display_path
 
 DEFAULT = "default.yaml"  # the file that is extended if a file has no `extends`
 COMMAND_LINE = "--configfile/--config"  # the place of values that come from Snakemake
 REPLACED_WHOLE = ("recipes", "tasks", "seeds", "records")
 Key = tuple[str | int, ...]  # the path of a value: keys and list indices
+
+
+def shipped_config() -> Path:
+    """The folder of default.yaml: config/ here, or that of the installed workflow elsewhere."""
+    here = Path("config")
+    return here if (here / DEFAULT).is_file() else ROOT / "config"
 
 
 class ConfigError(ValueError):

@@ -82,19 +82,20 @@ class ComputeSettings(Strict):
         "Implementation of attention."
     )
 
-    @field_validator("attention")
-    @classmethod
-    def _can_train(cls, attention: str, info: ValidationInfo) -> str:
-        if attention == "flex_attention" and info.data.get("gpu") == 0:
-            raise ValueError(
-                "flex_attention cannot train on a CPU: ask for a GPU (hardware.gpu), or take sdpa"
-            )
-        return attention
-
     compile: bool = described_field(
         "Whether decoder layers are compiled: a job takes a minute or two longer to start, and is "
         "then faster on a GPU."
     )
+    device: Literal["mps"] | None = described_field(
+        "Kind of the GPU: `mps` is that of a Mac, null one of NVIDIA's or AMD's.",
+        default=None,
+        exclude_if=is_null,
+    )
+
+    @property
+    def torch_device(self) -> str:
+        """The torch device of a job: `cpu` without a GPU, otherwise `cuda` or `mps`."""
+        return (self.device or "cuda") if self.gpu else "cpu"
 
 
 class Hardware(ComputeSettings):

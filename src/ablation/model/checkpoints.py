@@ -315,7 +315,7 @@ def load_on(
     """
     torch.set_num_threads(hardware.threads)
     refuse_other_instructions(hardware)
-    device = "cuda" if hardware.gpu else "cpu"
+    device = hardware.torch_device
     model, tokenizer = load(folder, hardware.dtype, hardware.attention, device, treated)
     if device == "cpu" and environment(hardware.instructions):
         order_sums(model)
@@ -381,6 +381,8 @@ def circumstances(model: PreTrainedModel) -> dict[str, str | int | bool]:
     """
     device, held = model.device, held_to()
     processor = f"CPU held to {held}" if held else processor_name()
+    if device.type == "mps":
+        processor = f"MPS of {processor_name()}"
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -33,6 +33,11 @@ def chunk_rows(vocabulary: int, device: torch.device) -> int:
     return max(1, CHUNK.get(device.type, 2**27) // vocabulary)
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The type of sums on `device`: float64, which the GPU of a Mac lacks."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def float32_logits(head: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
     """`head(states)` in float32. On a GPU the sums of the product are never rounded to bfloat16."""
     if states.is_cuda and _is_plain(head) and states.dtype != torch.float32:
@@ -65,7 +70,7 @@ def token_scores(logits: Tensor, row: Tensor, token: Tensor) -> tuple[Tensor, Te
     # exp2 and float64 logarithms have the same bits on every processor; MKL's exp and log do not.
     logits -= logits.amax(-1, keepdim=True)
     picked = logits[row, token]
-    normalizer = logits.mul_(LOG2_E).exp2_().sum(-1).double().log().float()
+    normalizer = logits.mul_(LOG2_E).exp2_().sum(-1).to(widest(logits.device)).log().float()
     return picked - normalizer[row], hit
 
 
@@ -122,12 +127,12 @@ def score_rows(
 
     def summed(values: list[Tensor]) -> Tensor:
         # In float64, because thirty additions in float32 err by more than the whole forward.
-        sums = torch.zeros(rows.continuations, device=device, dtype=torch.float64)
-        return sums.index_add_(0, owner, torch.cat(values).double()) if values else sums
+        sums = torch.zeros(rows.continuations, device=device, dtype=widest(device))
+        return sums.index_add_(0, owner, torch.cat(values).to(sums.dtype)) if values else sums
 
     loglikelihood = summed(logprobs)
     if logits_dtype != torch.float32:
-        loglikelihood = loglikelihood.to(logits_dtype).double()
+        loglikelihood = loglikelihood.to(logits_dtype).to(widest(device))
     misses = summed([~torch.cat(greedy)] if greedy else [])
     return RowScores(loglikelihood, summed(exact) if exact else loglikelihood, misses == 0)
 

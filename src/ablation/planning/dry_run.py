@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from ablation.config.load import load_study
-from ablation.config.merging import merge, read_config_file
+from ablation.config.merging import merge, read_config_file, shipped_config
 from ablation.config.study import Study
 from ablation.data.task_files import generation_tasks
 from ablation.lineage.snakemake_environment import snakemake_environment
@@ -116,7 +116,7 @@ def study_of(
     profile: str | None,
     configfiles: Sequence[str] = (),
     config: Sequence[str] = (),
-    folder: str | Path = "config",
+    folder: str | Path | None = None,
 ) -> Study:
     """The study that Snakemake loads with these options; hub repositories may lack a commit.
 
@@ -134,7 +134,7 @@ def study_of(
     for entry in config:
         name, _, value = entry.partition("=")
         values = merge(values, {name: yaml.safe_load(value)})
-    return load_study(values, folder, configfiles, pinned=False)
+    return load_study(values, folder or shipped_config(), configfiles, pinned=False)
 
 
 def plan_jobs(

@@ -13,6 +13,10 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+# The folder of the workflow: Snakefile, rules, workflow, config, profiles and resources. A wheel
+# has it in the package (tools/wheel.py), and otherwise it is the root of the repository.
+PACKED = PACKAGE / "pipeline"
+ROOT = PACKED if PACKED.is_dir() else PACKAGE.parents[1]
 
 # Modules and packages that copy bytes, read the configuration, refuse models, start processes,
 # write records or print messages, but change no number. They are not hashed, so that a change in

@@ -1,7 +1,8 @@
 """Run records: what happened in one run of a job: when, on which machine, with how much energy.
 
 No rule depends on a run record. Energy and GPU names are those of NVIDIA's driver (NVML), read by
-the package nvidia-ml-py. Without a driver, a record has no entries about GPUs.
+the package nvidia-ml-py. AMD's GPUs are named by torch, without energy. Without either, a record
+has no entries about GPUs.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def run_record(path: str | Path, **facts: object) -> Iterator[RunRecord]:
         before = _joules(devices)
         yield record
         after = _joules(devices)
-        gpus = _describe_gpus(devices)
+        gpus = _describe_gpus(devices) or _amd_gpus()
     if before is not None and after is not None:
         gpus["energy_joules"] = round(after - before, 3)
     write_json(
@@ -200,19 +201,22 @@ def git_state(folder: str | Path = ".") -> GitState:
     """The commit in `folder` as `git_hash`; as `git_dirty`, whether tracked files differ from it.
 
     They are taken from the environment variable where that is set, since a rented machine or a
-    folder elsewhere is no clone. Without a git repository, the file that `git archive` wrote names
-    the commit. None means unknown.
+    folder elsewhere is no clone. In an archive or a wheel, the file that `git archive` or
+    tools/wheel.py wrote names the commit, even if they lie in the repository of another project.
+    None means unknown.
     """
     if elsewhere := os.environ.get(GIT_STATE):
         return json.loads(elsewhere)
+    archived = Path(folder) / ARCHIVED_COMMIT_FILE
+    text = archived.read_text("utf-8") if archived.is_file() else "$Format"
+    if "$Format" not in text:  # with it, the file is that of a clone
+        found = re.search(r"^[0-9a-f]{40}$", text, re.M)
+        return {"git_hash": found and found[0], "git_dirty": None}
     commit = _git(folder, "rev-parse", "HEAD")
     if commit:
         changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
         return {"git_hash": commit, "git_dirty": None if changes is None else bool(changes)}
-    archived = Path(folder) / ARCHIVED_COMMIT_FILE
-    text = archived.read_text("utf-8") if archived.is_file() else ""
-    found = re.search(r"^[0-9a-f]{40}$", text, re.M)
-    return {"git_hash": found and found[0], "git_dirty": None}
+    return {"git_hash": None, "git_dirty": None}
 
 
 def _git(folder: str | Path, *arguments: str) -> str | None:
@@ -273,6 +277,16 @@ def _joules(devices: list) -> float | None:
         return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(d) for d in devices) / 1000
     except pynvml.NVMLError:  # not supported before Volta, and for a slice of a GPU
         return None
+
+
+def _amd_gpus() -> dict[str, Any]:
+    """AMD's GPUs as torch for ROCm names them, if the job has imported it; no energy is known."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.version.hip or not torch.cuda.is_available():
+        return {}
+    cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    gpus = [{"name": card.name, "memory_bytes": card.total_memory} for card in cards]
+    return {"gpus": gpus, "driver": f"HIP {torch.version.hip}"}
 
 
 def _describe_gpus(devices: list) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _of_host(address: str, host: str) -> str:
     """The address, if it is one of `host`: the token is sent to no other machine."""
     if urlsplit(address)[:2] != urlsplit(HOSTS[host])[:2]:
         raise NotPublishable(
-            f"{HOSTS[host]} names {address!r}, an address elsewhere. Nothing more was sent"
+            f"{HOSTS[host]} names {address!r}, which is elsewhere. Nothing more was sent"
         )
     return address
 

@@ -159,8 +159,9 @@ def sample(
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise CannotSample(f"--device {device}: cpu or cuda was expected") from None
-    if kind == "cuda" and not torch.cuda.is_available():
+        raise CannotSample(f"--device {device}: cpu, cuda or mps was expected") from None
+    backends = {"cuda": torch.cuda, "mps": torch.mps}
+    if kind in backends and not backends[kind].is_available():
         raise CannotSample(f"--device {device}: torch sees no GPU here; leave it out for the CPU")
     settings = {"until": [], "max_gen_toks": max_new_tokens, "do_sample": temperature > 0}
     if temperature > 0:

@@ -125,10 +125,11 @@ def finetune(
     checkpoints are of another number of processes, and NotInForce.
     """
     processes = max(1, hardware.gpu) if processes is None else processes
-    if hardware.gpu > nodes * torch.cuda.device_count():
+    backend = torch.mps if hardware.torch_device == "mps" else torch.cuda
+    if hardware.gpu > nodes * backend.device_count():
         where = f" on {nodes} machines (hardware.nodes)" if nodes > 1 else ""
         raise RuntimeError(
-            f"{label}: {torch.cuda.device_count()} GPUs are visible, but hardware.gpu is "
+            f"{label}: {backend.device_count()} GPUs are visible, but hardware.gpu is "
             f"{hardware.gpu}{where}: lower it, or train on a machine with as many GPUs"
         )
     home = Path(home)

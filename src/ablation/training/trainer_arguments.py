@@ -105,7 +105,7 @@ def training_arguments(
         Trainer's batch is that of all ranks.
     """
     custom = recipe.optimizer in CUSTOM
-    on_gpu = hardware.gpu > 0
+    on_gpu, on_cuda = hardware.gpu > 0, hardware.torch_device == "cuda"
     arguments = TrainingArguments(
         output_dir=str(home),
         max_steps=recipe.max_steps,
@@ -126,7 +126,7 @@ def training_arguments(
         logging_nan_inf_filter=False,  # the log must show a loss that is not finite
         include_num_input_tokens_seen="non_padding",
         accelerator_config={
-            "non_blocking": on_gpu,
+            "non_blocking": on_cuda,
             # The whole gradients of all weights would not fit into memory, so each rank keeps only
             # its part of them between micro-batches.
             "gradient_accumulation_kwargs": {"sync_each_batch": ranks > 1},
@@ -135,7 +135,7 @@ def training_arguments(
         save_steps=recipe.save_steps,
         remove_unused_columns=False,
         dataloader_num_workers=0,
-        dataloader_pin_memory=on_gpu,
+        dataloader_pin_memory=on_cuda,
         use_cpu=not on_gpu,
         disable_tqdm=True,
         report_to=[],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -109,15 +110,24 @@ class StudyWorkflow:
         """
         with errors_as_messages():
             load_study(self.overrides, self.root / "config", self.files)
-            hardware, found = self.study.hardware, gpus_here() if local else None
+            hardware = self.study.hardware
+            found = gpus_here(hardware.device) if local else None
             asked = {"gpu": hardware.gpu // hardware.nodes}
             asked["scoring_gpus"] = hardware.scoring_gpus if hardware.gpu else 0
             key = max(asked, key=asked.__getitem__)
+            if found == 0 and hardware.device == "mps" and hardware.gpu:
+                raise WrongPlace(
+                    "hardware.device: mps found, but this machine is no Mac with Apple silicon. "
+                    "Nothing was started.\nLeave `device` out for a GPU of NVIDIA or AMD, or give "
+                    "`hardware: {gpu: 0}` for the processor."
+                )
             if found is not None and found < asked[key]:
                 raise WrongPlace(
                     f"hardware.{key}: {asked[key]} found, but this machine has {found} GPUs that "
-                    f"NVIDIA's driver shows. Nothing was started.\n{_without_gpus(hardware, found)}"
-                    ", or run where GPUs are (--profile slurm, docs/vast.md)."
+                    f"NVIDIA's driver shows. Nothing was started.
+{_without_gpus(hardware, found)}"
+                    ", `device: mps` on a Mac, or run where GPUs are (--profile slurm, "
+                    "docs/vast.md)."
                 )
 
     def _replaces_default(self) -> bool:
@@ -173,8 +183,13 @@ def errors_as_messages() -> Iterator[None]:
         raise SystemExit(printable(error)) from None
 
 
-def gpus_here() -> int | None:
-    """How many GPUs NVIDIA's driver shows; None if those of another maker may be here."""
+def gpus_here(device: str | None = None) -> int | None:
+    """How many GPUs NVIDIA's driver shows; None if those of AMD may be here.
+
+    For the device `mps` it is one on a Mac with Apple silicon, none elsewhere.
+    """
+    if device == "mps":
+        return int((platform.system(), platform.machine()) == ("Darwin", "arm64"))
     if Path("/dev/kfd").exists():  # AMD's driver
         return None
     with nvml_devices() as devices:

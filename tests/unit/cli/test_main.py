@@ -31,8 +31,8 @@ def test_help_is_made_of_whole_sentences_and_ends_with_examples_that_can_be_read
 
 
 def test_a_study_is_chosen_by_the_same_options_everywhere():
-    # a model, machines, several studies, files of no study
-    without = {"check", "reap", "worlds", "studies", "compare"}
+    # a model, machines, several studies, files of no study, a new study
+    without = {"check", "reap", "worlds", "studies", "compare", "init"}
     for command in COMMANDS:
         found = {param.name: param for param in command.params}
         assert ({"configfile", "study"} <= set(found)) == (command.name not in without)
@@ -43,7 +43,7 @@ def test_a_study_is_chosen_by_the_same_options_everywhere():
 
 def test_the_version_is_that_of_the_package(capsys):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"ablation {version('ablation')}\n"
+    assert capsys.readouterr().out == f"ablation {version('ablation-studies')}\n"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ NOT_IN_THE_IMAGE = {
     ),
     *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LOG.md", "requirements-dev.in"),
     *(
+        "requirements-build.in",
         "requirements-dev.txt",
         "requirements-torch.in",
         "requirements.in",

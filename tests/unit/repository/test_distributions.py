@@ -1,6 +1,7 @@
 """Promises of distributions: versions, changelogs, continuous integration."""
 
 import re
+import runpy
 import tomllib
 from datetime import date
 from pathlib import Path
@@ -90,3 +91,16 @@ def test_hooks_before_a_commit_use_the_tools_of_the_environment():
     text = (ROOT / "Makefile").read_text()
     for tool in ("ruff check", "ruff format", "snakefmt"):
         assert any(f".venv/bin/{tool}" in entry for entry in entries) and f"/{tool}" in text
+
+
+def test_what_the_wheel_carries_is_here_and_holds_what_init_and_the_links_need():
+    from ablation.cli.init import PROFILES
+    from ablation.workflow.elsewhere import SHIPPED as LINKED
+
+    names = runpy.run_path(str(ROOT / "tools/wheel.py"))["SHIPPED"]
+    assert all((ROOT / name).exists() for name in names)
+    needed = ["Snakefile", "rules/common.smk", "workflow/scripts/evaluate.py", *LINKED]
+    needed += ["workflow/new_study/Snakefile", "config/default.yaml", "config/example.yaml"]
+    needed += [f"profiles/{profile}/config.yaml" for profile in PROFILES]
+    for path in needed:
+        assert (ROOT / path).exists() and path.partition("/")[0] in names, path

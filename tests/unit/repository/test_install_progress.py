@@ -36,7 +36,12 @@ def test_nothing_is_called_installed_when_pip_ends_early():
 
 @pytest.mark.parametrize("succeeds", [True, False])
 def test_what_pip_warns_of_is_shown_only_when_it_fails(tmp_path, succeeds):
-    for name in ("requirements.txt", "requirements-torch.txt", "requirements-torch-cpu.txt"):
+    for name in (
+        "requirements.txt",
+        "requirements-torch.txt",
+        "requirements-torch-cpu.txt",
+        "requirements-build.txt",
+    ):
         (tmp_path / name).write_text("a==1\n")
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())

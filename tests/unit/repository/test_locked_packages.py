@@ -14,7 +14,9 @@ from tests.support.dockerfile import read_dockerfile
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCKS = sorted(ROOT.glob("requirements*.txt"))
-EVERYWHERE, CUDA, CPU = (ROOT / f"requirements{more}.txt" for more in ("", "-torch", "-torch-cpu"))
+EVERYWHERE, CUDA, CPU, BUILD = (
+    ROOT / f"requirements{more}.txt" for more in ("", "-torch", "-torch-cpu", "-build")
+)
 
 
 def as_pip_reads(file):
@@ -101,13 +103,17 @@ esac
         subprocess.run(["bash", "-c", command], check=True, cwd=folder, env=environment)
         told = (tmp_path / "told").read_text().splitlines()
         assert all(" install --no-deps -q " in line or "--quiet" in line for line in told)
-        return [re.sub(r".* (-q|--quiet) ", "", line) for line in told]
+        words = [re.sub(r".* (-q|--quiet) ", "", line) for line in told]
+        return [re.sub(r"--target \S+", "--target FOLDER", line) for line in words]
 
     return run
 
 
+BACKEND = f"--target FOLDER --require-hashes -r {BUILD.name}"
 ALL = "--require-hashes -r requirements.txt"
-OURS = [f"--no-build-isolation --editable {folder}" for folder in ("packages/a-plugin", ".")]
+OURS = [BACKEND] + [
+    f"--no-build-isolation --editable {folder}" for folder in ("packages/a-plugin", ".")
+]
 CPU_LOCK, CUDA_LOCK = (f"--require-hashes -r {file.name}" for file in (CPU, CUDA))
 
 

@@ -55,7 +55,7 @@ def test_what_stands_there_already_is_refused_and_stays(elsewhere, name):
 
 
 def test_a_workflow_that_is_no_local_clone_is_refused():
-    with pytest.raises(WrongPlace, match="Clone it"):
+    with pytest.raises(WrongPlace, match="Clone the repository"):
         link_shipped(Path("https://example.org/ablation"))
 
 

@@ -29,7 +29,8 @@ LEDGER = "ledger/{study}.jsonl"
 COPIED = (  # what the results were made with, and what explains them
     "Snakefile", "rules", "workflow", "src", "packages", "config", "resources", "tools",
     "environment.yml", "environment.post-deploy.sh", "pyproject.toml", "requirements.txt",
-    "requirements-torch.txt", "requirements-torch-cpu.txt", "README.md", "LICENSE", "CITATION.cff",
+    "requirements-torch.txt", "requirements-torch-cpu.txt", "requirements-build.txt",
+    "README.md", "LICENSE", "CITATION.cff",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from snakemake_executor_plugin_vast.market.protocol import MarketError
 from snakemake_executor_plugin_vast.terminal import at_a_terminal, live_display_paused
 
 from ablation.config.load import load_study
-from ablation.config.merging import ConfigError
+from ablation.config.merging import ConfigError, shipped_config
 from ablation.config.study import Study
 from ablation.planning import estimate
 from ablation.planning.dry_run import Job, plan_jobs
@@ -85,7 +85,7 @@ class StudyHook(Hook):
             files = [str(file) for file in workflow.configfiles]
             config: dict[str, Any] = dict(workflow.config)
             try:
-                study: Study | None = load_study(config, "config", files, pinned=False)
+                study: Study | None = load_study(config, shipped_config(), files, pinned=False)
             except (ConfigError, OSError):
                 study = None
             self._studies[workflow.workdir] = study
