@@ -124,10 +124,9 @@ class StudyWorkflow:
             if found is not None and found < asked[key]:
                 raise WrongPlace(
                     f"hardware.{key}: {asked[key]} found, but this machine has {found} GPUs that "
-                    f"NVIDIA's driver shows. Nothing was started.
-{_without_gpus(hardware, found)}"
-                    ", `device: mps` on a Mac, or run where GPUs are (--profile slurm, "
-                    "docs/vast.md)."
+                    "NVIDIA's driver shows. Nothing was started.\n"
+                    f"{_without_gpus(hardware, found)}, `device: mps` on a Mac, or run where GPUs "
+                    "are (--profile slurm, docs/vast.md)."
                 )
 
     def _replaces_default(self) -> bool:
