@@ -39,7 +39,14 @@ NEEDS = {
     "minutes": "more minutes than the other commands together; a test of its own runs it",
     "hours": "hours; make test runs the rule in small",
 }
-PLAIN = {"docker", "apptainer", "conda", "export", "source"}  # not ours: nothing is read of them
+PLAIN = {
+    "docker",
+    "apptainer",
+    "conda",
+    "export",
+    "source",
+    "cd",
+}  # not ours: nothing is read of them
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ def test_no_rows_have_no_accuracies():
 def test_rows_that_disagree_with_lm_eval_reach_no_table(tmp_path):
     rows_of_one_item().to_parquet(tmp_path / "samples.parquet")
     facts = {"fingerprint": {"stage": "stage1"}, "mask": "causal", "eval_leaks": False}
+    facts["outputs"] = {"samples.parquet": {}, "evaluation.json": {}}
     (tmp_path / "manifest.json").write_text("{}")
     manifests = {str(tmp_path / "manifest.json"): facts | {"circumstances": {}}}
     for accuracy in (1.0, 0.75):

@@ -241,7 +241,7 @@ def test_the_command_prints_and_writes(study, monkeypatch, capsys):
         (["--file", "none.txt"], "none.txt was not found"),
         (["--max-new-tokens", "0"], "starts at 1"),
         (["--temperature", "nan"], "--temperature at 0"),
-        (["--device", "foo"], "cpu or cuda was expected"),
+        (["--device", "foo"], "cpu, cuda or mps was expected"),
         (["--device", "cuda"], "torch sees no GPU here"),
     ],
 )

@@ -60,7 +60,7 @@ def test_the_configuration_of_a_running_workflow_is_the_study_still(own, tmp_pat
 )
 def test_what_a_message_about_missing_gpus_says_can_be_written(hardware, found, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(load, "gpus_here", lambda: found)
+    monkeypatch.setattr(load, "gpus_here", lambda device: found)
     config = {"hardware": hardware, "finetune": {"micro_batch_examples": 6}}
     with pytest.raises(SystemExit) as refused:
         StudyWorkflow(config, ROOT, []).check(local=True)
