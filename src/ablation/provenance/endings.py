@@ -104,16 +104,18 @@ def reported_once() -> Iterator[None]:
 def _stoppable() -> Iterator[None]:
     """Raise Stopped in this block at the first signal of `STOPS`, and ignore further ones.
 
-    The end of the Snakemake that `RUN` names counts as a signal. A signal that is ignored already
+    They are ignored after the block too, so that the message of the stop can be written: Ctrl-C
+    reaches a job twice, from the terminal and as SIGTERM from its Snakemake. The end of the Snakemake that `RUN` names counts as a signal. A signal that is ignored already
     stays so, such as SIGHUP below nohup; but for SIGINT, which Snakemake's shells ignore for jobs
     while they import.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    lost = threading.Event()
+    lost, stopped = threading.Event(), threading.Event()
 
     def stop(number: int, _: object) -> None:
+        stopped.set()
         for each in before:  # SIG_IGN would let Python complain of a signal that is here already
             signal.signal(each, lambda *_: None)
         raise Stopped(
@@ -129,7 +131,7 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in before.items() if not stopped.is_set() else ():
             signal.signal(number, handler)
 
 

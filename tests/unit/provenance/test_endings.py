@@ -75,3 +75,29 @@ def test_ctrl_c_in_a_process_prints_no_traceback(tmp_path):
         error = job.stderr.read()
     assert job.returncode == 1 and len(error.splitlines()) == 3
     assert "base: stopped by Ctrl-C" in error and "Traceback" not in error
+
+
+STOPPED_TWICE = """
+import os, signal, sys
+from contextlib import contextmanager
+from ablation.console.progress import copy_output_to
+from ablation.provenance.endings import told_in_three_lines
+
+@contextmanager
+def ended_by_its_snakemake():
+    try:
+        yield
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+with copy_output_to(sys.argv[1]), ended_by_its_snakemake(), told_in_three_lines("base"):
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_second_signal_does_not_cut_off_the_message_of_the_first(tmp_path):
+    """Ctrl-C reaches a job twice, from the terminal and as SIGTERM from its Snakemake."""
+    log = tmp_path / "log"
+    done = subprocess.run([sys.executable, "-c", STOPPED_TWICE, str(log)], capture_output=True)
+    lines = log.read_text().splitlines()
+    assert done.returncode == 1 and len(lines) == 3 and "stopped by Ctrl-C" in lines[0]
