@@ -105,9 +105,10 @@ def _stoppable() -> Iterator[None]:
     """Raise Stopped in this block at the first signal of `STOPS`, and ignore further ones.
 
     They are ignored after the block too, so that the message of the stop can be written: Ctrl-C
-    reaches a job twice, from the terminal and as SIGTERM from its Snakemake. The end of the Snakemake that `RUN` names counts as a signal. A signal that is ignored already
-    stays so, such as SIGHUP below nohup; but for SIGINT, which Snakemake's shells ignore for jobs
-    while they import.
+    reaches a job twice, from the terminal and as SIGTERM from its Snakemake. The end of the
+    Snakemake that `RUN` names counts as a signal. A signal that is ignored already stays so, such
+    as SIGHUP below nohup; but for SIGINT, which Snakemake's shells ignore for jobs while they
+    import.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
