@@ -70,7 +70,8 @@ HOME = Path("state/micro/3B-31-0123456789ab")
 
 def wait(name):
     Path(name).write_text(str(os.getpid()))
-    time.sleep(120)  # until it is ended
+    for _ in range(1200):  # until it is ended; Python handles a signal between two short steps,
+        time.sleep(0.1)  # but not in a sleep that begins just after the signal came
 
 def main(job):
     {body}
