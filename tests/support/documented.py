@@ -46,6 +46,7 @@ PLAIN = {
     "export",
     "source",
     "cd",
+    "cat",
 }  # not ours: nothing is read of them
 
 
