@@ -1,4 +1,4 @@
-"""A webhook on loopback that records what it gets, and answers as it is told."""
+"""A webhook on loopback that records what it gets, and answers as the test says."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Reads what a model has generated: verdicts from rows, and again from the texts beside them."""
+"""Reads what a model has generated: judgements from rows, and again from the texts beside them."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Generations(NamedTuple):
 
 
 def read_generations(home: Path) -> Generations:
-    """The verdicts of one condition, from the files in the folder `home`.
+    """The judgements of one condition, from the files in the folder `home`.
 
-    Where the texts are there too, answers and verdicts are computed from them again; an archive has
-    none. Raises TextsDisagree if they differ, or if lm_eval's own values do.
+    Where the texts are there too, answers and judgements are computed from them again; an archive
+    has none. Raises TextsDisagree if they differ, or if lm_eval's own values do.
     """
     rows = pd.read_parquet(home / ROWS).sort_values(KEY, kind="stable", ignore_index=True)
     facts = json.loads((home / "evaluation.json").read_text("utf-8"))
@@ -77,14 +77,14 @@ def _judge_again(
         of_task = rules[str(task)]
         again = answers(chosen.text, of_task["filters"][str(of_filter)])
         judged = rows.loc[chosen.index, ["doc_id", "references", "text_sha256", EXACT_MATCH]]
-        verdicts = judged.itertuples(index=False, name=None)
-        found = zip(chosen.text, chosen.answer, again, verdicts, strict=True)
-        for text, stored, answer, (doc_id, references, sha256, verdict) in found:
+        judgements = judged.itertuples(index=False, name=None)
+        found = zip(chosen.text, chosen.answer, again, judgements, strict=True)
+        for text, stored, answer, (doc_id, references, sha256, judgement) in found:
             right = is_match(answer, references, of_task[EXACT_MATCH])
-            if (sha256_text(text), stored, right) != (sha256, answer, verdict):
+            if (sha256_text(text), stored, right) != (sha256, answer, judgement):
                 raise TextsDisagree(
                     f"{home}, {row_name(str(task), str(of_filter))}, doc_id {doc_id}: the text "
                     f"gives the answer {answer!r:.60}, {'right' if right else 'wrong'}, but "
-                    f"{stored!r:.60}, {'right' if verdict else 'wrong'}, is stored. The "
+                    f"{stored!r:.60}, {'right' if judgement else 'wrong'}, is stored. The "
                     "rows were edited, or lm_eval's filters have changed since: generate them again"
                 )

@@ -9,7 +9,7 @@ import click
 
 from ablation.cli.options import FILE_TO_WRITE, Command, format_option, report_errors
 from ablation.cli.studies import CONFIG, RESULTS, studies_in
-from ablation.provenance.remedies import configured_studies
+from ablation.provenance.next_actions import configured_studies
 
 PAGE = RESULTS / "studies.html"
 

@@ -114,7 +114,7 @@ def sample(
     from ablation.data.continuations import FORMATS, CannotSample
     from ablation.data.hub import HubError
     from ablation.provenance.manifests import StaleInput
-    from ablation.provenance.remedies import command_for
+    from ablation.provenance.next_actions import command_for
 
     with report_errors(CannotSample, ConfigError, HubError, StaleInput, OSError):
         if max_new_tokens < 1 or not 0 <= temperature < math.inf:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ablation.cli.options import PATH
-from ablation.provenance.remedies import configured_studies, files_of_study
+from ablation.provenance.next_actions import configured_studies, files_of_study
 
 if TYPE_CHECKING:
     from ablation.config.study import Study

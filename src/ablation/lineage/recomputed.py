@@ -31,7 +31,7 @@ KEYS = ("source", "protocol", "recipe", "against", "seed", "mask", "task", "stag
 def read_scored(paths: Iterable[str], root: Path) -> dict[str, Condition]:
     """{path: its condition} of those manifests that have sample rows of the first study.
 
-    Raises StaleInput if a generated text does not give the verdict that is stored for it.
+    Raises StaleInput if a generated text does not give the judgement that is stored for it.
     """
     manifests = {path: load_manifest(root / path) for path in sorted(paths)}
     scored = {

@@ -22,7 +22,7 @@ from ablation.provenance.manifests import (
     load_manifest,
     verify_outputs,
 )
-from ablation.provenance.remedies import command_for
+from ablation.provenance.next_actions import command_for
 from ablation.provenance.run_records import sum_runs
 from ablation.provenance.tables import UNCHECKED_COLUMN, InvalidTable, read_table
 from ablation.vocabulary.catalogue import FIRST, MARKED

@@ -22,7 +22,7 @@ from ablation.provenance.manifests import (
     output_problems,
     outputs_here,
 )
-from ablation.provenance.remedies import command_for
+from ablation.provenance.next_actions import command_for
 from ablation.provenance.tables import read_table
 
 

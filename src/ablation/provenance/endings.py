@@ -57,9 +57,9 @@ def told_in_three_lines(rule: str) -> Iterator[None]:
     except BaseException as error:
         if (found := _ending(error)) is None:
             raise
-        what, remedy = found
+        what, next_action = found
         kept = " ".join(getattr(error, "__notes__", ())) or KEPT
-        message = f"{rule}: {what}\n{kept}\n{remedy}{AGAIN}"
+        message = f"{rule}: {what}\n{kept}\n{next_action}{AGAIN}"
         raise Ended(message, isinstance(error, KeyboardInterrupt)) from None
 
 

@@ -25,7 +25,7 @@ from ablation.provenance.files import (
     visible_files,
     write_json,
 )
-from ablation.provenance.remedies import command_for
+from ablation.provenance.next_actions import command_for
 
 # The folder in results/ with the files of the workflow that an RO-Crate contains; it is no study.
 WORKFLOW_COPY = "_workflow"

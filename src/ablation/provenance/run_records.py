@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ablation.provenance.files import SCHEMA_VERSION, write_json
 from ablation.provenance.manifests import StaleInput
-from ablation.provenance.remedies import command_for
+from ablation.provenance.next_actions import command_for
 
 RunRecord = dict[str, Any]
 

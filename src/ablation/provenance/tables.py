@@ -14,7 +14,7 @@ from typing import IO, Any
 import pandas as pd
 
 from ablation.provenance.files import write_text
-from ablation.provenance.remedies import command_for, has_rule
+from ablation.provenance.next_actions import command_for, has_rule
 
 # The start of a formula; texts that have an apostrophe before it get one more, to be read back.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")

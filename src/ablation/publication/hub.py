@@ -137,16 +137,16 @@ def _refuse_other(hub: HfApi, there: set[str], publication: Publication) -> None
     Weights of another model would be replaced, loaded in place of these, or loaded with them.
     """
     repository, here = publication.repository, sorted(there - OF_THE_HUB)
-    remedy = "Publish under another name, or remove them there first"
+    next_action = "Publish under another name, or remove them there first"
     if others := [name for name in here if name not in {*publication.content, FILE}]:
         raise NotPublishable(
             f"{repository} holds {len(others)} files of something else, such as {others[0]}. "
-            f"{remedy}"
+            f"{next_action}"
         )
     if here and _identity(hub, repository, there) != _named(publication.content[MANIFEST]):
         raise NotPublishable(
             f"{repository} holds another model, whose {len(here)} files, such as {here[0]}, would "
-            f"be replaced: its {MANIFEST} names no such recipe, seed and study. {remedy}"
+            f"be replaced: its {MANIFEST} names no such recipe, seed and study. {next_action}"
         )
 
 

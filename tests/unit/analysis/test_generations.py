@@ -1,4 +1,4 @@
-"""Promises of generated texts in tables: each verdict is what the stored text gives."""
+"""Promises of generated texts in tables: each judgement is what the stored text gives."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_flips_are_counted_for_texts_too(here):
     assert counts[[name for name in counts.index if name.endswith("R")]].sum() == right
 
 
-# ---- verdicts ----------------------------------------------------------------------------------
+# ---- judgements ----------------------------------------------------------------------------------
 
 
 def test_a_verdict_that_its_text_does_not_give_is_found(here):

@@ -1,7 +1,7 @@
 """Rows of generation tasks: one row per item and filter, and the texts beside them.
 
 A filter is what a task file names in `filter_list`: it takes an answer out of a text. The rows have
-the verdicts, from which tables are computed. The texts are in a file of their own, because a model
+the judgements, from which tables are computed. The texts are in a file of their own, as a model
 may quote the benchmark in them, and an archive for publication holds no text of a benchmark.
 """
 

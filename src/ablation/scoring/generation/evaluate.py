@@ -212,7 +212,7 @@ def _generation_config(model: PreTrainedModel) -> GenerationConfig:
 def _rows(
     items: GenerationItems, results: Mapping[str, Any], texts: Mapping[str, Sequence[Text]]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of verdicts and of texts, in the order of tasks, items and filters."""
+    """The rows of judgements and of texts, in the order of tasks, items and filters."""
     rows, stored = [], []
     for task, of_task in texts.items():
         ordered = list(items.rules[task]["filters"])

@@ -1,4 +1,4 @@
-"""The items of generation tasks, which lm_eval builds, and its verdicts on generated texts."""
+"""The items of generation tasks, which lm_eval builds, and its judgements on generated texts."""
 
 from __future__ import annotations
 

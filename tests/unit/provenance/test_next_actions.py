@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ablation.provenance.remedies import command_for, has_rule
+from ablation.provenance.next_actions import command_for, has_rule
 from ablation.provenance.tables import InvalidTable, read_table
 from tests.support.refusals import ROOT
 
