@@ -24,6 +24,7 @@ import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from scoring_cpu import VOCABULARY, make_model, make_tokenizer
+from workload import with_wider_weights
 
 from ablation.provenance.run_records import processor_name
 from ablation.scoring.generation.evaluate import generated
@@ -44,17 +45,6 @@ def make_contexts(items: int) -> list[str]:
     return contexts
 
 
-def make_varied_model() -> torch.nn.Module:
-    """The model of scoring_cpu.py with wider weights, so that its greedy texts seldom loop."""
-    model = make_model()
-    with torch.no_grad():
-        for layer in model.model.layers:
-            for weight in layer.parameters():
-                if weight.dim() > 1:
-                    weight.mul_(3)
-    return model
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=48)
@@ -69,7 +59,11 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()
-    model, tokenizer, contexts = make_varied_model(), make_tokenizer(), make_contexts(items)
+    model, tokenizer, contexts = (
+        with_wider_weights(make_model()),
+        make_tokenizer(),
+        make_contexts(items),
+    )
     tokenizer.pad_token = tokenizer.eos_token
     stock = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=1)
     settings = {"until": STOPS, "max_gen_toks": NEW_TOKENS, "do_sample": False}

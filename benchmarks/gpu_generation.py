@@ -9,7 +9,7 @@ import peers
 import torch
 from lm_eval.api.instance import Instance
 from measuring import peak_gib, seconds
-from workload import Size, make_model, make_tokenizer
+from workload import Size, make_model, make_tokenizer, with_wider_weights
 
 from ablation.scoring.generation.evaluate import generated
 from ablation.scoring.generation.greedy import GreedyDecoder
@@ -22,7 +22,9 @@ LONGEST = 2048  # most tokens of a prompt with its text
 def generation_ours(size: Size) -> dict:
     """Texts a second in refilled slots, under both masks."""
     contexts, new_tokens = _contexts(size), _new_tokens(size)
-    lm = MaskedLM(_model(size), make_tokenizer(size), max_length=LONGEST)
+    lm = MaskedLM(
+        with_wider_weights(make_model(size, "sdpa")), make_tokenizer(size), max_length=LONGEST
+    )
     found: dict = {"texts": len(contexts), "new_tokens": new_tokens}
     for mask in ("causal", "prefill_bidir"):
         decoder = GreedyDecoder(lm.model, mask)
@@ -41,7 +43,7 @@ def generation_ours(size: Size) -> dict:
 
 def generation_hflm(size: Size) -> dict:
     """Stock lm-eval at several batch sizes."""
-    model, tokenizer = _model(size), make_tokenizer(size)
+    model, tokenizer = with_wider_weights(make_model(size, "sdpa")), make_tokenizer(size)
     kwargs = {"max_gen_toks": _new_tokens(size), "do_sample": False}
     requests = [
         Instance("generate_until", {}, (context, {"until": [*STOPS], **kwargs}), number)
@@ -78,14 +80,3 @@ def _contexts(size: Size) -> list[str]:
         return " ".join(f"w{rng.randrange(20, size.vocabulary)}" for _ in range(count))
 
     return [words() for _ in range(min(size.items, 256))]
-
-
-def _model(size: Size) -> torch.nn.Module:
-    """The random model with wider weights, so that its greedy texts seldom loop."""
-    model = make_model(size, "sdpa")
-    with torch.no_grad():
-        for layer in model.model.layers:
-            for weight in layer.parameters():
-                if weight.dim() > 1:
-                    weight.mul_(3)
-    return model

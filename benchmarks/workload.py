@@ -185,3 +185,13 @@ def make_samples(size: Size, count: int, length: int | None = None) -> list[Exam
         return Example(words(prompt), [words(response)])
 
     return [sample() for _ in range(count)]
+
+
+def with_wider_weights(model: torch.nn.Module) -> torch.nn.Module:
+    """A random model whose weights are three times as wide, so that greedy texts seldom loop."""
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for weight in layer.parameters():
+                if weight.dim() > 1:
+                    weight.mul_(3)
+    return model

@@ -1,9 +1,10 @@
 """A webhook on loopback that records what it gets, and answers as the test says."""
 
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.support.loopback import serving
 
 
 @contextmanager
@@ -30,17 +31,12 @@ def webhook(*answers, hold=None):
         def log_message(self, *arguments):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/secret-path", posts
-    finally:
-        if hold is not None:
-            hold.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as address:
+        try:
+            yield f"{address}/secret-path", posts
+        finally:
+            if hold is not None:
+                hold.set()
 
 
 def bodies(posts):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
+
+from tests.support.loopback import serving
 
 
 class ZenodoServer:
@@ -106,13 +107,5 @@ def zenodo_server(token: str) -> Iterator[ZenodoServer]:
     """The fake, serving until the block ends; `address` is its address."""
     zenodo = ZenodoServer(token)
     handler = type("Handler", (_Handler,), {"zenodo": zenodo})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        zenodo.address = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield zenodo
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(handler) as zenodo.address:
+        yield zenodo
