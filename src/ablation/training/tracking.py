@@ -32,7 +32,7 @@ SECONDS_TO_BEGIN = 30.0  # of each tracker
 SECONDS_TO_CLOSE = 30.0  # of all together
 RUN = "tracked"  # in the folder of checkpoints: the run with which a resumed training goes on
 ENVIRONMENT = {
-    # A prompt or a long wait would hold up nobody but this thread, and nothing would be recorded.
+    # A prompt or a long wait would block only this thread, and nothing would be recorded.
     "WANDB_INIT_TIMEOUT": "20",
     "WANDB_FINISH_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

@@ -195,7 +195,7 @@ def end_tokens(model: PreTrainedModel) -> frozenset[int]:
 
 
 def ignored_settings(model: PreTrainedModel) -> dict[str, Any]:
-    """What generation_config.json asks for besides, which stock generation would follow."""
+    """What else generation_config.json sets, which stock generation would follow."""
     config, stock = _generation_config(model), GenerationConfig()
     found = {key: getattr(config, key, None) for key in NOT_GREEDY}
     found = {k: v for k, v in found.items() if v not in (None, getattr(stock, k, None), 0, 1, [])}

@@ -288,10 +288,10 @@ def _advice(reply: requests.Response) -> str:
     return f"\n{advice}" if advice else ""
 
 
-def _seconds(told: str | None) -> float:
+def _seconds(header: str | None) -> float:
     """How long an answer demands to wait."""
     with contextlib.suppress(TypeError, ValueError):
-        return min(max(float(told or ""), 1.0), LONGEST_DELAY)
+        return min(max(float(header or ""), 1.0), LONGEST_DELAY)
     return 12.0
 
 

@@ -20,10 +20,10 @@ DISK_PRICE, STOPPED_DISK_PRICE = 0.10, 0.20
 # The disk of the image's own system, which a stop erases: for what `setup` installs, and caches.
 SYSTEM_GB = 50
 LEAST_GB = 10  # of a disk that outlives a stop
-# Models that RunPod and Vast.ai name differently. A job asks for the names of Vast.ai.
+# Models that RunPod and Vast.ai name differently. Jobs use the names of Vast.ai.
 NAMES = {"A100 SXM": "A100 SXM4", "H200 SXM": "H200"}
 # RunPod starts nothing in a container but this command: no ssh server, and no script of ours. The
-# server's key is on the disk that outlives a stop, since the driver knows the machine by it.
+# server's key is on the disk that outlives a stop, by which the driver identifies the machine.
 COMMAND = """\
 mkdir -p {keys} /run/sshd && chmod 700 {keys}
 (
@@ -89,7 +89,7 @@ def _offers(
                 gpu_name=name,
                 gpus=requirements.gpus,
                 gpu_mem_mb=1000.0 * int(raw["memory"]),
-                mem_mb=0.0,  # not told
+                mem_mb=0.0,  # not in the answer
                 disk_gb=float(requirements.disk_gb),  # as much as is asked for
                 price=price,
                 storage_price=DISK_PRICE,
