@@ -173,8 +173,8 @@ def with_measured(scaling: Scaling, benchmark: Path) -> Scaling:
         kind: {n: shares[work] for n, shares in measured.items() if work in shares}
         for kind, work in MEASURED_WORK.items()
     }
-    measured = "; ".join(f"a {kind} on {_listed(shares)}" for kind, shares in found.items())
-    note = f"Several GPUs, measured on {name} ({benchmark.name}): {measured}. Else {scaling.note}"
+    figures = "; ".join(f"a {kind} on {_listed(shares)}" for kind, shares in found.items())
+    note = f"Several GPUs, measured on {name} ({benchmark.name}): {figures}. Else {scaling.note}"
     training = {**scaling.training, **found["training"]}
     return Scaling(training, {**scaling.scoring, **found["scoring"]}, note)
 
