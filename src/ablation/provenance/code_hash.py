@@ -48,7 +48,7 @@ def code_tokens(source: str) -> str:
     """
     docstrings: set[Position] = set()
     errors: list[tuple[Position, Position]] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in _statements(source):
         if isinstance(node, ast.Raise):
             errors += _text_spans(node)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -84,6 +84,19 @@ def code_tokens(source: str) -> str:
     return "\n".join(kept)
 
 
+@cache
+def _statements(source: str) -> list[ast.AST]:
+    """The module of a source text and its statements, also those within others.
+
+    Expressions, which are most of a tree, contain no statement and are not walked through.
+    """
+    found: list[ast.AST] = [ast.parse(source)]
+    for node in found:  # grows while it is read
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            found += getattr(node, name, [])
+    return found
+
+
 def _text_spans(node: ast.Raise) -> list[tuple[Position, Position]]:
     """(start, end) of each string in a raise statement, with columns in bytes."""
     return [
@@ -99,12 +112,13 @@ class _Spans:
 
     def __init__(self, spans: list[tuple[Position, Position]]) -> None:
         self.spans = spans
+        self.rows = {row for (first, _), (last, _) in spans for row in range(first, last + 1)}
 
     def contain(self, lines: list[str], token: tokenize.TokenInfo) -> bool:
         """Whether a token, whose columns count characters, ends within one of the spans."""
-        if not self.spans:
-            return False
         row, column = token.end
+        if row not in self.rows:
+            return False
         line = lines[row - 1] if row <= len(lines) else ""
         end = (row, len(line[:column].encode()))
         return any(first < end <= last for first, last in self.spans)
@@ -143,7 +157,7 @@ def _find_file(module: str, package: Path) -> Path | None:
 def _imported_modules(source: str, parent: str, package: Path) -> frozenset[str]:
     """The `ablation` modules that a source in the package `parent` imports, also in functions."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in _statements(source):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
