@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import tempfile
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -46,9 +49,26 @@ CONFIG = {
     "criteria": {"retention": 0.8, "gain": 0.05},
 }
 
+_TEMPLATES: dict[str, tempfile.TemporaryDirectory] = {}  # {arguments of `make`: what it wrote}
 
-def make(
-    root: Path,
+
+def make(root: Path, *, write_model: Callable[[Path], object] | None = None, **arguments) -> None:
+    """Write the study below `root`, which must be the working directory; `write` has the arguments.
+
+    Of equal arguments it is written once, and then copied.
+    """
+    assert root.samefile(".")
+    if write_model:
+        return write(write_model=write_model, **arguments)
+    key = canonical_json(arguments)
+    if key not in _TEMPLATES:
+        _TEMPLATES[key] = tempfile.TemporaryDirectory()
+        with contextlib.chdir(_TEMPLATES[key].name):
+            write(**arguments)
+    shutil.copytree(_TEMPLATES[key].name, root, dirs_exist_ok=True)
+
+
+def write(
     attempt: str = "run-1",
     learned: float = 0.8,
     recipes: Sequence[str] = RECIPES,
@@ -57,14 +77,13 @@ def make(
     scoring: Mapping | None = None,
     generation: bool = False,
 ) -> None:
-    """Write the study below `root`, which must be the working directory.
+    """Write the study below the working directory.
 
     `learned` is how often 3B is right under an ablated mask; a recipe with `leaky` in its name has
     trained under a leaking one. write_model: fills the folder of a checkpoint (default: bytes that
     are no model). base: facts of the base's manifest. scoring: the configuration of scoring jobs.
     generation: whether models also generate the texts of a task.
     """
-    assert root.samefile(".")
     scoring = scoring or {}
     write_json_lines(f"{HOME}/base/items/a.jsonl", [{"query": "q"}])
     manifest("base/items/manifest.json", "base_items", {}, ["base/items/a.jsonl"])
