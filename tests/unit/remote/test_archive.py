@@ -27,13 +27,23 @@ FILE = "../small.zip"
 RECOMPUTED = ("recovery.csv", "contrasts.csv", "per_task.csv")
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A folder with a finished study in `here` and its archive beside it."""
+    folder = tmp_path_factory.mktemp("archived")
+    (folder / "here").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / "here")
+        make(Path("."))
+        push(FILE, STUDY, weights=False)
+    return folder
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A finished study, the working directory, and its archive beside it."""
-    (tmp_path / "here").mkdir()
+def here(tmp_path, monkeypatch, template):
+    """A copy of a finished study, the working directory, and of its archive beside it."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path / "here")
-    make(Path("."))
-    push(FILE, STUDY, weights=False)
     return tmp_path
 
 
