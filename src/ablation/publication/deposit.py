@@ -31,6 +31,7 @@ from ablation.publication.metadata import (
     croissant,
     datacite,
 )
+from ablation.publication.run_crate import crate_of_study
 from ablation.publication.sample_table import COLUMNS, SAMPLES, write_sample_table
 from ablation.remote.push import push
 from ablation.report.text_tables import markdown, recovery_tables
@@ -53,14 +54,16 @@ def make_deposit(
     """Write the folder of the study in `home`, or replace the deposit that is there.
 
     authors: `Family, Given <ORCID>` each, or the name of a group; none and no licence take those of
-    CITATION.cff in `root`. Raises NotPublishable if a file of the study is not as it was made, if
-    authors or licence are unknown, or if `folder` holds something else.
+    CITATION.cff in `root`. Raises NotPublishable if a file of the study is not as it was made, or
+    not the one that its run crate describes, if authors or licence are unknown, or if `folder`
+    holds something else.
     """
     study = home.name
     if home.resolve() != (Path("results") / study).resolve():
         raise NotPublishable(f"{home} is not results/{study} here: go to the folder above results")
     _refuse_other_folder(folder)
     require_verified(home)
+    described = crate_of_study(home)
     cited = _citation(root)
     makers = [read_author(text) for text in authors] or _cited_authors(cited)
     licence = licence or str(cited.get("license", ""))
@@ -72,7 +75,7 @@ def make_deposit(
         )
     with atomic_path(folder) as scratch:
         scratch.mkdir()
-        files = _write_results(home, scratch, root)
+        files = _write_results(home, scratch, described)
         date, base = _date(home), _base(home)
         facts = (study, makers, licence, date, _version(home), _description(study, base), base)
         _write_licence(scratch / LICENCE, root, licence, cited)
@@ -130,8 +133,11 @@ def _refuse_other_folder(folder: Path) -> None:
 # ---- what is in the folder ----------------------------------------------------------------------
 
 
-def _write_results(home: Path, folder: Path, root: Path) -> dict[str, str]:
-    """Write archive, sample rows and tables; returns {file: what it is}."""
+def _write_results(home: Path, folder: Path, described: Path | None) -> dict[str, str]:
+    """Write archive, sample rows and tables; returns {file: what it is}.
+
+    described: the run crate of the study, if it has one.
+    """
     archive = f"{home.name}.zip"
     push(str(folder / archive), home.name, weights=False)
     write_sample_table(home, folder / SAMPLES)
@@ -143,8 +149,7 @@ def _write_results(home: Path, folder: Path, root: Path) -> dict[str, str]:
         if (home / name).is_file():
             shutil.copyfile(home / name, folder / name)
             files[name] = about
-    described = home.parent / DESCRIPTOR
-    if described.is_file() and f'"{home.name}/' in described.read_text("utf-8"):
+    if described:
         shutil.copyfile(described, folder / RUN_CRATE)
         files[RUN_CRATE] = "The Provenance Run Crate of the study: results/ro-crate-metadata.json."
     return files
