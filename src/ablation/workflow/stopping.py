@@ -25,8 +25,8 @@ from ablation.training.checkpoints import complete_checkpoints
 STATE = Path("state")
 # How Snakemake says that a job was killed, or the shell around it says so.
 KILLED = re.compile(r"died with <Signals\.SIGKILL|non-zero exit status 137\.")
-# Of the shells of jobs. A terminal sends Ctrl-C to jobs too, and they ignore it: their Snakemake ends
-# them by SIGTERM, unless it ignores Ctrl-C itself, because it runs in the background of a script.
+# Of the shells of jobs. A terminal sends Ctrl-C to jobs too, and they ignore it: their Snakemake
+# ends them by SIGTERM, unless it ignores Ctrl-C itself, as in the background of a script.
 JOB_PREFIX = "set -euo pipefail; trap '' INT; "
 # What Snakemake says at the end of a run in which a job failed.
 LAST_WORDS = ("Exiting because a job execution failed", "At least one job did not complete")
