@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,8 +20,13 @@ from ablation.cli.main import main
 from ablation.publication import zenodo
 from ablation.publication.checkpoint import NotPublishable
 from ablation.publication.deposit import SUMS, make_deposit, read_author
-from ablation.publication.sample_table import COLUMNS, SAMPLES
-from tests.support.small_results import HOME, STUDY
+from ablation.publication.sample_table import (
+    COLUMNS,
+    GENERATION_COLUMNS,
+    GENERATIONS,
+    SAMPLES,
+)
+from tests.support.small_results import HOME, STUDY, make
 from tests.support.zenodo_server import zenodo_server
 
 TOKEN = "zenodo_secret_of_the_test"
@@ -85,6 +91,27 @@ def test_the_sample_rows_are_those_of_all_conditions_with_their_leaks(made):
     assert set(rows.condition[rows.eval_leaks]) == {"full_bidir"}
     assert set(rows.recipe[rows.train_leaks]) == {"3B-leaky"}
     assert rows.seed[rows.stage == "stage1_baseline"].isna().all()
+
+
+def test_judgements_of_generated_texts_are_there_and_their_texts_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, generation=True)
+    assert deposit() == 0
+    rows = pq.read_table(FOLDER / GENERATIONS).to_pandas()
+    assert list(rows) == list(GENERATION_COLUMNS)
+    stored = [pd.read_parquet(file) for file in sorted(Path(HOME).rglob(GENERATIONS))]
+    assert rows.exact_match.tolist() == [right for found in stored for right in found.exact_match]
+    assert set(rows.condition) == {"causal", "prefill_bidir"} and not rows.eval_leaks.any()
+    assert {"stage1_generation", "stage4_generation"} <= set(rows.stage)
+    records = {record["name"]: record for record in read("croissant.json")["recordSet"]}
+    described = [field["name"] for field in records["generations"]["field"]]
+    assert described == list(GENERATION_COLUMNS) and "samples" in records
+    readme = (FOLDER / "README.md").read_text()
+    assert f"`{GENERATIONS}`" in readme and "`<task>:<filter>`" in readme
+    for file in FOLDER.iterdir():
+        assert b"I say" not in file.read_bytes()
+    with zipfile.ZipFile(FOLDER / f"{STUDY}.zip") as archive:
+        assert not any(b"I say" in archive.read(name) for name in archive.namelist())
 
 
 def test_croissant_describes_every_column_of_the_file_that_it_names(made):
@@ -228,13 +255,13 @@ def test_files_beside_hashes_that_no_deposit_wrote_are_left_alone(made, capsys, 
 
 
 def test_rows_without_the_result_of_an_audit_are_taken_for_leaking():
-    from ablation.publication.sample_table import _with_facts
+    from ablation.publication.sample_table import _with_facts as with_facts
 
     manifest = {"fingerprint": {"stage": "stage4_posteval"}, "mask": "causal", "recipe": "3B"}
-    (row,) = _with_facts(pa.table({"doc_id": [0]}), manifest).to_pylist()
+    (row,) = with_facts(pa.table({"doc_id": [0]}), manifest, COLUMNS).to_pylist()
     assert row["train_leaks"] and row["eval_leaks"]
     base = {"fingerprint": {"stage": "base"}, "mask": "causal", "eval_leaks": False}
-    (row,) = _with_facts(pa.table({"doc_id": [0]}), base).to_pylist()
+    (row,) = with_facts(pa.table({"doc_id": [0]}), base, COLUMNS).to_pylist()
     assert row["train_leaks"] is row["eval_leaks"] is False
 
 
