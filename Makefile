@@ -23,9 +23,10 @@ NAME  = $(or $(shell sed -n 's/^study: *"\{0,1\}\([a-z0-9_-]*\).*/\1/p' $(FILE))
 demo:  # run the micro study in small, one seed of five recipes, with all that `make study` gives
 	@$(MAKE) --no-print-directory study STUDY=config/demo.yaml
 
+INSTALLED = $(wildcard $(VENV)/.ready)
 .PHONY: announce
 announce:
-	@$(PYTHON) tools/announce_run.py $(FILE) $(NAME) $(if $(wildcard $(VENV)/.ready),,packages)
+	@$(if $(INSTALLED),$(BIN)/python,$(PYTHON)) tools/announce_run.py $(FILE) $(NAME) $(if $(INSTALLED),,packages)
 
 study: announce $(VENV)/.ready  # run the micro study: report, recovery table, RO-Crate; verify it (STUDY=config/mine.yaml)
 	$(BIN)/snakemake $(WHICH) --cores all --quiet reason host $(LIVE)

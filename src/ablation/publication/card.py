@@ -244,14 +244,13 @@ def _loading(repository: str, checkpoint: Checkpoint) -> str:
         )
     if anywhere and mask == CAUSAL:
         return plain
-    if under:
-        what = f"Under the intervention `{under['kind']}`"
+    what = f"the intervention `{under['kind']}`" if under else f"the mask `{mask}`"
+    if checkpoint.manifest.get("format") == RAW_FORMAT:
+        why = "transformers alone cannot read its file of weights."
+    elif under:
         why = "transformers alone does not bring it into force, and computes another model."
-    elif mask != CAUSAL:
-        what = f"Under the mask `{mask}`"
-        why = "transformers alone computes the causal mask, under which it was not trained."
     else:
-        what, why = "Under the causal mask", "transformers alone cannot read its file of weights."
+        why = "transformers alone computes the causal mask, under which it was not trained."
     code = f"""\
 from huggingface_hub import snapshot_download
 from lm_eval.api.instance import Instance
@@ -264,7 +263,7 @@ lm = MaskedLM(model, tokenizer, mask="{CAUSAL if under else mask}")
 request = Instance("generate_until", {{}}, ("The hawk", {{"until": [], "max_gen_toks": 16}}), 0)
 print(lm.generate_until([request], disable_tqdm=True)[0])"""
     ours = (
-        f"{what}, with the package `ablation`; {why} `lm` is a model of lm-eval, which "
+        f"Under {what}, with the package `ablation`; {why} `lm` is a model of lm-eval, which "
         "`lm_eval.simple_evaluate(model=lm, tasks=[...])` scores under the mask."
     )
     parts = [f"{ours}\n\n```python\n{code}\n```"]

@@ -33,7 +33,7 @@ def crate_of_study(home: Path) -> Path | None:
         return None
     for name, sha256 in files.items():
         parts = Path(name).parts
-        of_study = len(parts) == 1 or parts[:1] in ((home.name,), (WORKFLOW_COPY,))
+        of_study = parts[:1] in ((home.name,), (WORKFLOW_COPY,))  # results/*.csv may be another's
         if ".." in parts or not of_study or not (home.parent / name).is_file():
             continue
         if sha256_file(home.parent / name) != sha256:

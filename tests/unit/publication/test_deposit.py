@@ -203,6 +203,9 @@ def test_a_crate_that_describes_the_study_is_deposited(study, capsys):
     gone = {"@id": f"{STUDY}/gone.safetensors", "@type": "File", "sha256": "0" * 64}
     Path("CITATION.cff").write_text("title: x\n")
     write_crate(elsewhere, above, gone)
+    Path("results/other").mkdir()  # a study that ran since, whose table this is now
+    table = Path("results/recovery.csv")
+    table.write_text(table.read_text().replace(STUDY, "other"))
     assert deposit() == 0 and "run crate" not in capsys.readouterr().out
     crate = Path("results/ro-crate-metadata.json").read_bytes()
     assert (FOLDER / "run-crate-metadata.json").read_bytes() == crate
