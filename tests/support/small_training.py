@@ -25,7 +25,7 @@ KEYS = {
     "log_steps": 1,
     "save_steps": 100,
     "eval_steps": 2,
-    "eval_samples": 8,
+    "eval_samples": 3,
     "format": "corrected",
     "heldout_fraction": 0.1,
     "max_examples": None,
