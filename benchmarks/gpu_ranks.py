@@ -42,8 +42,9 @@ def batches(size: Size, count: int) -> dict[str, int]:
 
 def train(size: Size, batch: int) -> dict:
     """Optimizer steps of `batch` examples on the ranks that there are; each of them calls it."""
-    steps = SKIPPED + (1 if size.toy else size.steps)
-    recipe, clock, count = timed_recipe(steps, batch), Clock(SKIPPED), ranks()
+    skipped = 1 if size.toy else SKIPPED
+    steps = skipped + size.steps
+    recipe, clock, count = timed_recipe(steps, batch), Clock(skipped), ranks()
     recipe = recipe.model_copy(update={"log_steps": 1})
     samples, model = make_samples(size, batch * steps), make_model(size)
     row_tokens, micro = size.row_tokens[0], batch // count
