@@ -132,7 +132,7 @@ def shorten_stage_5(folder: Path) -> None:
     text, cut = re.subn(r"^  5B:.*?(?=^$)", "", file.read_text(), flags=re.S | re.M)
     assert cut == 1 and "  5A:" in text and "  5C:" not in text
     for old, new in {
-        "max_steps: 600": "max_steps: 40",  # 5A
+        "max_steps: 600": "max_steps: 60",  # 5A
         "eval_steps: 20": "eval_steps: 10",
         "eval_samples: 80": "eval_samples: 20",
         "min_steps: 60": "min_steps: 20",

@@ -143,7 +143,7 @@ def test_long_runs_end_as_their_recipe_says(micro):
     for seed in SEEDS:
         folder = micro.folder / f"results/micro/stage5_longrun/5A/seed{seed}"
         summary = json.loads((folder / "summary.json").read_text())
-        assert summary["stop_reason"] in ("plateau", "max_steps") and 20 < summary["steps"] <= 40
+        assert summary["stop_reason"] in ("plateau", "max_steps") and 20 < summary["steps"] <= 60
 
 
 def test_whether_longer_training_helps_is_told_under_each_mask(micro):
