@@ -61,8 +61,8 @@ def tables(record: dict) -> str:
         *(  # TRL's is null where it is not installed
             f"| {work} | {a:,} | {peer} | {b:,} | {a / b:.2f} |" for work, a, peer, b in rows if b
         ),
-        f"| seconds a step of 16 samples | {steps['ours']} | the published code | {steps['seed']} | "
-        f"{steps['seed'] / steps['ours']:.1f} |",
+        f"| seconds a step of 16 samples | {steps['ours']} | the published code | "
+        f"{steps['seed']} | {steps['seed'] / steps['ours']:.1f} |",
         f"| log-likelihood error | {errors['ours']} | HFLM | {errors['hflm']} | "
         f"{errors['hflm'] / errors['ours']:.1f} |",
         "",
