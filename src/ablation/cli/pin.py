@@ -13,7 +13,7 @@ from ablation.console.printable import printable
 
 @click.command(
     cls=Command,
-    short_help="Look up the commits of hub repositories that a study lacks, and write them down.",
+    short_help="Look up commits of hub repositories that a study lacks, and add them to its file.",
     examples=(
         "ablation pin config/ministral3b.yaml",
         "ablation pin --study smollm2",

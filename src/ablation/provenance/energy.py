@@ -58,8 +58,8 @@ def region(code: str) -> Region:
         close += get_close_matches(code.upper(), countries, 3)
         hint = ", ".join(f"{found} ({countries[found][0]})" for found in dict.fromkeys(close))
         raise UnknownRegion(
-            f"{code!r} is no country with a known electricity; a code of three letters such as DEU "
-            f"was expected{f'. Close: {hint}' if hint else ''}"
+            f"no carbon intensity is known for {code!r}; a country code of three letters such as "
+            f"DEU was expected{f'. Similar: {hint}' if hint else ''}"
         )
     name, year, grams = countries[code]
     return Region(code, name, year, grams)

@@ -72,8 +72,8 @@ def refuse_locked_study(home: str, study: str) -> None:
         )
     raise StudyLocked(
         f"A run of the study {study} was killed and has left its lock; its finished results and "
-        "saved steps are kept.\n`make unlock` removes the lock (first see that none runs on "
-        "another machine), then the same command goes on."
+        "saved steps are kept.\nMake sure that no run is alive on another machine; then "
+        "`make unlock` removes the lock, and the same command goes on."
     )
 
 

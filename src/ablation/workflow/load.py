@@ -239,7 +239,7 @@ def _start(
         refuse_locked_study(loaded.reported, loaded.study.study)
         if NAMED in sys.argv and not loaded.named:
             own = f"{loaded.paths.results}/{Path(NAMED).name}"
-            raise StudyLocked(f"{loaded.left_to_other_run}\nNothing was started; ask for {own}.")
+            raise StudyLocked(f"{loaded.left_to_other_run}\nNothing was started; request {own}.")
     hardware = loaded.study.hardware
     if not hardware.gpu:  # torch and numpy read them when a job imports them
         os.environ |= environment(hardware.instructions)
