@@ -27,13 +27,11 @@ from ablation.planning.estimate import (
     scoring_work,
     training_work,
 )
-from ablation.planning.prices import Market, measured_rates, with_measured
+from ablation.planning.prices import BENCHMARK, Market, measured_rates, shipped, with_measured
 from ablation.vocabulary.stages import STAGES, stage_names
 
 CHECKPOINT = re.compile(r"/([^/]+)/seed(\d+)/")  # recipe and seed in a path of results
 PENDING = "update pending"  # the plan of a stale job in `snakemake --summary`
-BENCHMARK = Path("benchmarks/results/h100.json")
-CONFIG = Path(__file__).resolve().parents[3] / "config"
 
 
 class DryRunFailed(RuntimeError):
@@ -148,9 +146,10 @@ def plan_jobs(
 ) -> Plan:
     """The plan for stale jobs of a study on `offers`, which are `market.prices` or today's.
 
-    machines: see `plan`.
+    machines: see `plan`. benchmark: a file of measured speeds; one that is not here is looked for
+    in the installed workflow.
     """
-    needs = study.hardware
+    needs, benchmark = study.hardware, shipped(benchmark)
     known = measured_rates(market, needs, benchmark, Path("results") / study.study)
     found = plan(
         work_of(jobs, study, known, market, overheads),
@@ -190,7 +189,7 @@ def work_of(
 ) -> list[Work]:
     """The work of the jobs that run the model; jobs that make data and tables need no GPU."""
     speed, found = market.speed(rates.gpu), []
-    texts = generation_tasks(CONFIG, study.evaluation.tasks)
+    texts = generation_tasks(shipped_config(), study.evaluation.tasks)
     choices = [task for task in study.evaluation.tasks if task not in texts]
     evaluation = study.evaluation.model_copy(update={"tasks": choices})
     for job in jobs:
