@@ -39,15 +39,8 @@ NEEDS = {
     "minutes": "more minutes than the other commands together; a test of its own runs it",
     "hours": "hours; make test runs the rule in small",
 }
-PLAIN = {
-    "docker",
-    "apptainer",
-    "conda",
-    "export",
-    "source",
-    "cd",
-    "cat",
-}  # not ours: nothing is read of them
+# Programs that are not ours: nothing is read of their arguments.
+PLAIN = {"docker", "apptainer", "conda", "export", "source", "cd", "cat"}
 
 
 @dataclass(frozen=True)
@@ -100,12 +93,16 @@ def _blocks(page: Path):
         before = comment[1] if token.type == "html_block" and comment else ""
 
 
-def _need(comment: str, command: str) -> str:
-    for clause in comment.removeprefix("needs: ").split("; ") if comment[:5] == "needs" else ():
+def _clauses(comment: str):
+    """(need, text of the commands that have it) for each clause of a comment about needs."""
+    mark, _, clauses = comment.partition("needs: ")
+    for clause in clauses.split("; ") if clauses and not mark else ():
         need, _, text = clause.partition(" for ")
-        if text.strip('"') in command:
-            return need
-    return ""
+        yield need, text.strip('"')
+
+
+def _need(comment: str, command: str) -> str:
+    return next((need for need, text in _clauses(comment) if text in command), "")
 
 
 def commands(page: Path) -> list[Command]:
@@ -134,9 +131,8 @@ def marks(page: Path) -> set[str]:
     """The needs that the comments of a page name, and texts that no command of their block has."""
     found = set()
     for token, comment in _blocks(page):
-        for clause in comment.removeprefix("needs: ").split("; ") if comment[:5] == "needs" else ():
-            need, _, text = clause.partition(" for ")
-            found |= {need} if text.strip('"') in token.content else {f"{text} of no command"}
+        for need, text in _clauses(comment):
+            found |= {need} if text in token.content else {f"{text} of no command"}
     return found
 
 
