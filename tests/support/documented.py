@@ -39,8 +39,15 @@ NEEDS = {
     "minutes": "more minutes than the other commands together; a test of its own runs it",
     "hours": "hours; make test runs the rule in small",
 }
-# Programs that are not ours: nothing is read of their arguments.
-PLAIN = {"docker", "apptainer", "conda", "export", "source", "cd", "cat"}
+PLAIN = {
+    "docker",
+    "apptainer",
+    "conda",
+    "export",
+    "source",
+    "cd",
+    "cat",
+}  # not ours: nothing is read of them
 
 
 @dataclass(frozen=True)
