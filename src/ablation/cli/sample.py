@@ -124,10 +124,9 @@ def sample(
         results = results_of(name_of(configfile, study) or "micro")
         if not (base := results / "base/manifest.json").is_file():
             raise CannotSample(f"{base} was not found. Make it: {command_for(base)}")
+        # Torch is imported after what the user may have mistyped.
         from ablation.report.continuations import print_continuations, write_continuations
-        from ablation.scoring import (
-            generate,
-        )  # imports torch, after what the user may have mistyped
+        from ablation.scoring import generate
 
         models = generate.models_of(results, recipe, seed)
         prompts = generate.prompts_of(results, prompt, file, instruction)
