@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -173,22 +173,22 @@ def plan_jobs(
 def _notes_on_others(rules: set[str]) -> list[str]:
     """Which of `rules` are in no estimate, and why."""
 
-    def named(*kinds: str) -> str:
-        return ", ".join(sorted(rules & set(stage_names(*kinds))))
+    def named(stages: Iterable[str]) -> str:
+        return ", ".join(sorted(rules.intersection(stages)))
 
     notes = []
-    if generated := named("generation"):
+    if generated := named(stage_names("generation")):
         notes.append(
             f"{NOT_COUNTED}, though they take a GPU: {generated}. How long a model writes is known "
             "only when it has written (docs/generation.md)"
         )
-    if of_bridge := named("bridge"):
+    if of_bridge := named(stage_names("bridge")):
         notes.append(
             f"{NOT_COUNTED}, though they take hours of a GPU: {of_bridge}. docs/bridge.md has "
             "times of the second study"
         )
-    run_models = set(stage_names("training", "scoring", "generation", "bridge"))
-    if others := ", ".join(sorted(rules - run_models)):
+    run_models = stage_names("training", "scoring", "generation", "bridge")
+    if others := named(rules.difference(run_models)):
         notes.append(f"Not counted, because they make only data and tables: {others}")
     return notes
 

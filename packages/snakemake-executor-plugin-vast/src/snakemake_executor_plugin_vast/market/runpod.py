@@ -149,8 +149,8 @@ def read_row(raw: Mapping[str, Any]) -> Instance:
         return read_instance(raw)
     except UNREADABLE as error:
         id = raw.get("id")
-        known = isinstance(id, str) and POD.fullmatch(id)
-        return unreadable(id if known else 0, raw.get("name"), error)
+        known = id if isinstance(id, str) and POD.fullmatch(id) else 0
+        return unreadable(known, raw.get("name"), error)
 
 
 def is_mine(raw: Any, prefix: str) -> bool:
