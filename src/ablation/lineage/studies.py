@@ -25,7 +25,7 @@ LETTERS = {"B": "baseline", "A": "ablated", "P": "after"}
 INTERVALS = [
     f"{name}{end}" for name in ("recovered", "net_recovered") for end in ("", "_low", "_high")
 ]
-DTYPES = dict.fromkeys(("seed", "recipe", "control", "comparable"), str)
+DTYPES: dict[str, type] = dict.fromkeys(("seed", "recipe", "control", "comparable"), str)
 DTYPES |= dict.fromkeys((*LETTERS.values(), *INTERVALS), float)
 NOT_COMPARED = "not compared"  # with the configuration and code of this folder
 EXPLAINED = (
