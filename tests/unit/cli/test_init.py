@@ -35,6 +35,8 @@ def test_the_folder_holds_a_study_that_snakemake_and_the_commands_read(monkeypat
     capsys.readouterr()
     assert main(["pin", "config/study.yaml"]) == 0
     assert "has a commit already" in capsys.readouterr().out
+    assert main(["sample"]) == 1
+    assert "results/mystudy was not found" in capsys.readouterr().err
     assert main(["plan", "--json"]) == 0
     jobs = json.loads(capsys.readouterr().out)["jobs"]
     assert "stage3_finetune" in {job["name"].split()[0] for job in jobs}
