@@ -15,7 +15,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 INSTALLED = "ablation/pipeline"
 SHIPPED = (
     *("Snakefile", "rules", "workflow", "config", "profiles", "resources"),
-    *("environment.yml", "environment.post-deploy.sh"),
+    *("environment.yml", "environment.post-deploy.sh", "benchmarks/results/h100.json"),
 )
 COMMIT_FILE = ".git_archival.txt"  # the name and form of the file that `git archive` writes
 

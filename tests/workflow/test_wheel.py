@@ -91,6 +91,12 @@ def test_the_study_is_planned_and_its_baseline_scored_without_a_clone(installed,
     installed("ablation", "studies", cwd=study)
 
 
+def test_the_study_s_cost_is_estimated_without_a_clone(installed, study):
+    said = installed("ablation", "plan", "--configfile", "config/study.yaml", "--json", cwd=study)
+    plan = json.loads(said.stdout)
+    assert plan["estimates"] and any("stage3" in job["name"] for job in plan["jobs"])
+
+
 def test_fingerprints_are_those_of_a_clone(installed, study):
     """So results of one are not stale in the other."""
     packed = installed(("-c", FINGERPRINTS), "config/study.yaml", cwd=study)

@@ -112,7 +112,7 @@ def plan(
     )
     failures = (ConfigError, OSError, ValueError, prices.NoOffers, dry_run.DryRunFailed)
     with report_errors(*failures):
-        market = prices.Market.read("resources/planning/offers.json")
+        market = prices.Market.read(prices.shipped(prices.OFFERS))
         file = configfile_of(configfile, study)
         options = (profile, [str(file)] if file else [], config)
         configured = dry_run.study_of(*options)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -27,13 +27,11 @@ from ablation.planning.estimate import (
     scoring_work,
     training_work,
 )
-from ablation.planning.prices import Market, measured_rates, with_measured
+from ablation.planning.prices import BENCHMARK, Market, measured_rates, shipped, with_measured
 from ablation.vocabulary.stages import STAGES, stage_names
 
 CHECKPOINT = re.compile(r"/([^/]+)/seed(\d+)/")  # recipe and seed in a path of results
 PENDING = "update pending"  # the plan of a stale job in `snakemake --summary`
-BENCHMARK = Path("benchmarks/results/h100.json")
-CONFIG = Path(__file__).resolve().parents[3] / "config"
 
 
 class DryRunFailed(RuntimeError):
@@ -148,9 +146,10 @@ def plan_jobs(
 ) -> Plan:
     """The plan for stale jobs of a study on `offers`, which are `market.prices` or today's.
 
-    machines: see `plan`.
+    machines: see `plan`. benchmark: a file of measured speeds; one that is not here is looked for
+    in the installed workflow.
     """
-    needs = study.hardware
+    needs, benchmark = study.hardware, shipped(benchmark)
     known = measured_rates(market, needs, benchmark, Path("results") / study.study)
     found = plan(
         work_of(jobs, study, known, market, overheads),
@@ -162,27 +161,36 @@ def plan_jobs(
         gpu_model=needs.gpu_model,
         gpu_mem_mb=needs.gpu_mem_mb,
     )
-    gpus = f"Each job uses {needs.gpu} GPU (hardware.gpu)"
-    stale = "another number makes every job that runs a model stale."
-    found.notes.append(f"{gpus}; {stale}" if needs.gpu else f"{gpus}: it runs on the CPU; {stale}")
-    others = {job.rule for job in jobs} - set(stage_names("training", "scoring"))
-    generated = others & set(stage_names("generation"))
-    if generated:
-        found.notes.append(
-            f"{NOT_COUNTED}, though they take a GPU: {', '.join(sorted(generated))}. How long a "
-            "model writes is known only when it has written (docs/generation.md)"
+    where = "" if needs.gpu else ": it runs on the CPU"
+    own = (
+        f"Each job uses {needs.gpu} GPU (hardware.gpu){where}; another number makes every job that "
+        "runs a model stale."
+    )
+    others = _notes_on_others({job.rule for job in jobs})
+    return replace(found, notes=[*found.notes, own, *others])
+
+
+def _notes_on_others(rules: set[str]) -> list[str]:
+    """Which of `rules` are in no estimate, and why."""
+
+    def named(stages: Iterable[str]) -> str:
+        return ", ".join(sorted(rules.intersection(stages)))
+
+    notes = []
+    if generated := named(stage_names("generation")):
+        notes.append(
+            f"{NOT_COUNTED}, though they take a GPU: {generated}. How long a model writes is known "
+            "only when it has written (docs/generation.md)"
         )
-    others -= generated
-    of_bridge = others & set(stage_names("bridge"))
-    if of_bridge:
-        found.notes.append(
-            f"{NOT_COUNTED}, though they take hours of a GPU: {', '.join(sorted(of_bridge))}. "
-            "docs/bridge.md has times of the second study"
+    if of_bridge := named(stage_names("bridge")):
+        notes.append(
+            f"{NOT_COUNTED}, though they take hours of a GPU: {of_bridge}. docs/bridge.md has "
+            "times of the second study"
         )
-    if others - of_bridge:
-        names = ", ".join(sorted(others - of_bridge))
-        found.notes.append(f"Not counted, because they make only data and tables: {names}")
-    return found
+    run_models = stage_names("training", "scoring", "generation", "bridge")
+    if others := named(rules.difference(run_models)):
+        notes.append(f"Not counted, because they make only data and tables: {others}")
+    return notes
 
 
 def work_of(
@@ -190,7 +198,7 @@ def work_of(
 ) -> list[Work]:
     """The work of the jobs that run the model; jobs that make data and tables need no GPU."""
     speed, found = market.speed(rates.gpu), []
-    texts = generation_tasks(CONFIG, study.evaluation.tasks)
+    texts = generation_tasks(shipped_config(), study.evaluation.tasks)
     choices = [task for task in study.evaluation.tasks if task not in texts]
     evaluation = study.evaluation.model_copy(update={"tasks": choices})
     for job in jobs:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ablation.config.study import Hardware
 from ablation.planning.estimate import STEP_EXAMPLES, Offer, Rates, Scaling, multiplied
+from ablation.provenance.code_hash import ROOT
 from ablation.provenance.manifests import StaleInput
 from ablation.provenance.run_records import read_run_record
 from ablation.vocabulary.stages import stage_names
@@ -25,6 +26,14 @@ COUNTS = (1, 2, 4, 8)  # numbers of GPUs of a machine
 PROVIDERS = ["vastai"]  # of gpuhunt, which has RunPod's offers of another day only
 MEASURED = "a model of 3.4 B weights"  # the model of benchmarks/gpu.py
 TRAININGS = stage_names("training")
+OFFERS = Path("resources/planning/offers.json")
+BENCHMARK = Path("benchmarks/results/h100.json")
+
+
+def shipped(file: Path) -> Path:
+    """A file of the repository: the one here, or that of the installed workflow elsewhere."""
+    installed = ROOT / file
+    return installed if not file.is_file() and installed.is_file() else file
 
 
 class NoOffers(RuntimeError):

@@ -15,10 +15,6 @@ from math import floor, log10
 from typing import Any
 
 JOULES_A_KWH = 3_600_000
-WHAT = (
-    "CO2 is that of the electricity of the GPUs alone, without processors, cooling and the making "
-    "of machines."
-)
 
 
 class UnknownRegion(ValueError):
@@ -38,9 +34,14 @@ class Region:
         """The CO2 of this energy in grams."""
         return joules / JOULES_A_KWH * self.grams_a_kwh
 
-    def __str__(self) -> str:
-        table = carbon_table()
-        return f"{self.name}, {self.grams_a_kwh:g} g/kWh in {self.year} ({table['source']})"
+    @property
+    def note(self) -> str:
+        """What a figure of CO2 covers, and the source of its intensity."""
+        return (
+            "CO2 is that of the electricity of the GPUs alone, without processors, cooling and the "
+            f"making of machines. Electricity of {self.name}, {self.grams_a_kwh:g} g/kWh in "
+            f"{self.year} ({carbon_table()['source']})."
+        )
 
 
 @cache

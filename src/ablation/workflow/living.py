@@ -97,9 +97,8 @@ def _numbers(runs: list[int]) -> str:
 def main() -> int:
     """Remove the lock of this folder, unless a run is alive. Returns the exit status."""
     if runs := living_runs():
-        numbers = ", ".join(map(str, runs))
         print(
-            f"A run is alive in this folder (process {numbers}), so the lock stays.\n"
+            f"A run is alive in this folder ({_numbers(runs)}), so the lock stays.\n"
             f"Wait for it, or end it: kill -INT {runs[0]}",
             file=sys.stderr,
         )

@@ -1,6 +1,7 @@
 """Promises of `ablation plan`: the published formula, every overhead, no dollar without a yes."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,6 +291,38 @@ def test_tables_cost_nothing_and_a_checkpoint_stays_on_its_machine():
     works = dry_run.work_of(jobs, study, RATES, MARKET, Overheads())
     assert [work.chain for work in works] == ["stage1_baseline", "3B seed 31", "3B seed 31"]
     assert works[1].training and not works[1].scoring and works[2].scoring
+
+
+OWN_TEXT = """task: own_text
+output_type: generate_until
+dataset_path: json
+dataset_kwargs: {data_files: own.jsonl}
+test_split: train
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 8, do_sample: false}
+metric_list: [{metric: exact_match}]
+"""
+
+
+def test_elsewhere_the_tasks_are_those_of_the_folder_and_speeds_those_that_are_shipped(
+    tmp_path, monkeypatch
+):
+    """As with the wheel, whose modules are in no folder of a study."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "config/tasks/own_text.yaml").write_text(OWN_TEXT)
+    (tmp_path / "resources").symlink_to(ROOT / "resources")
+    monkeypatch.chdir(tmp_path)
+    jobs = [dry_run.Job("stage1_baseline"), dry_run.Job("stage1_generation")]
+
+    def planned(*tasks):
+        study = load_study({"evaluation": {"tasks": list(tasks)}}, Path("config"), pinned=False)
+        return dry_run.plan_jobs(jobs, study, MARKET, MARKET.prices, Overheads(), [1])
+
+    choices, texts = planned("micro_piqa"), planned("micro_piqa", "own_text")
+    assert texts.works == choices.works and texts.works[0].scoring > 0
+    (note,) = (note for note in texts.notes if note.startswith(estimates.NOT_COUNTED))
+    assert "stage1_generation" in note
 
 
 def test_a_profile_names_the_study_and_the_command_line_has_the_last_word(monkeypatch):

@@ -23,12 +23,10 @@ from ablation.config.study import Study
 from ablation.planning import estimate
 from ablation.planning.dry_run import Job, plan_jobs
 from ablation.planning.estimate import Offer, Overheads, Plan, allow_spending
-from ablation.planning.prices import Market
+from ablation.planning.prices import OFFERS, Market, shipped
 from ablation.planning.print_plan import print_plan
 from ablation.provenance.run_records import ATTEMPT, GIT_STATE, git_state
 from ablation.workflow.notifications import BUDGET, NOTIFIER
-
-PRICES = Path("resources/planning/offers.json")
 
 
 class StudyHook(Hook):
@@ -97,7 +95,7 @@ hook = StudyHook()
 
 def make_plan(study: Study, request: RentalRequest) -> Plan:
     """The plan on today's offers, or on the price table if the market has none that would do."""
-    market, needed, chosen = Market.read(PRICES), request.most_demanding, request.settings
+    market, needed, chosen = Market.read(shipped(OFFERS)), request.most_demanding, request.settings
     models = {market.gpu(model) for model in needed.gpu_models}
     offers = [
         offer
