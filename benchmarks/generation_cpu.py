@@ -14,15 +14,14 @@ import argparse
 import json
 import logging
 import random
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from measuring import interleaved
 from scoring_cpu import VOCABULARY, make_model, make_tokenizer
 from workload import with_wider_weights
 
@@ -59,11 +58,8 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()
-    model, tokenizer, contexts = (
-        with_wider_weights(make_model()),
-        make_tokenizer(),
-        make_contexts(items),
-    )
+    model, tokenizer = with_wider_weights(make_model()), make_tokenizer()
+    contexts = make_contexts(items)
     tokenizer.pad_token = tokenizer.eos_token
     stock = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=1)
     settings = {"until": STOPS, "max_gen_toks": NEW_TOKENS, "do_sample": False}
@@ -88,25 +84,11 @@ def main() -> int:
     for mask in ("causal", "prefill_bidir"):
         contestants[f"ours {mask}"] = lambda mask=mask: run_ours(mask)
 
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    processor: dict[str, list[float]] = {name: [] for name in contestants}
-    answers = {}
-    for repeat in range(repeats):
-        for name, contestant in contestants.items():
-            start, used = time.perf_counter(), time.process_time()
-            answers[name] = contestant()
-            seconds[name].append(time.perf_counter() - start)
-            processor[name].append(time.process_time() - used)
-            taken = f"{seconds[name][-1]:.2f} s, {processor[name][-1]:.2f} s of the processor"
-            print(f"{repeat + 1}/{repeats} {name}: {taken}", file=sys.stderr)
-
-    rates = {name: items / statistics.median(taken) for name, taken in seconds.items()}
-    costs = {name: statistics.median(taken) for name, taken in processor.items()}
+    seconds, costs, answers = interleaved(contestants, repeats)
+    rates = {name: items / taken for name, taken in seconds.items()}
     stock_names = [name for name in rates if name.startswith("hflm")]
-    best, cheapest = (
-        max(stock_names, key=rates.__getitem__),
-        min(stock_names, key=costs.__getitem__),
-    )
+    best = max(stock_names, key=rates.__getitem__)
+    cheapest = min(stock_names, key=costs.__getitem__)
     lengths = sorted(len(text.split()) for text in answers["ours causal"])
     report = {
         "items": items,

@@ -53,34 +53,36 @@ def tables(record: dict) -> str:
         ]
     lines = [
         f"{record['machine']['name']}, driver {record['machine']['driver']}, commit "
-        f"{record['commit']}; {libraries}. A bfloat16 product of 8192 x 8192 matrices runs at "
-        f"{peak} TFLOP/s there, a copy at {record['machine']['copy_gb_per_s']:.0f} GB/s.\n",
-        "| work | ours | peer | peer's | ratio |",
+        f"{record['commit']}; {libraries}. On this machine a bfloat16 product of two 8192 x 8192 "
+        f"matrices runs at {peak} TFLOP/s, and a copy within the GPU's memory at "
+        f"{record['machine']['copy_gb_per_s']:.0f} GB/s.\n",
+        "| measured | ours | compared with | its value | ratio |",
         "|---|---|---|---|---|",
         *(  # TRL's is null where it is not installed
             f"| {work} | {a:,} | {peer} | {b:,} | {a / b:.2f} |" for work, a, peer, b in rows if b
         ),
-        f"| s a step of 16 samples | {steps['ours']} | the published way | {steps['seed']} | "
-        f"{steps['seed'] / steps['ours']:.1f} |",
+        f"| seconds a step of 16 samples | {steps['ours']} | the published code | "
+        f"{steps['seed']} | {steps['seed'] / steps['ours']:.1f} |",
         f"| log-likelihood error | {errors['ours']} | HFLM | {errors['hflm']} | "
         f"{errors['hflm'] / errors['ours']:.1f} |",
         "",
-        f"Training at 16 k tokens a step does {training['model_tflops']} TFLOP/s, "
-        f"{100 * training['model_tflops'] / peak:.0f} % of the matrix rate (body of real tokens, "
-        f"head of supervised ones), in {training['peak_gib']} GiB ({wide['reserved_gib']} "
-        f"reserved; rows of {wide['row_tokens']}), after {wide['compile_s']:.0f} s of compiling.\n",
+        f"Training at 16 k tokens a step runs at {training['model_tflops']} TFLOP/s, "
+        f"{100 * training['model_tflops'] / peak:.0f} % of the rate of the matrix product. The "
+        "operations of real tokens are counted, those of the output head for supervised tokens "
+        f"only. It takes {training['peak_gib']} GiB ({wide['reserved_gib']} GiB reserved; rows of "
+        f"{wide['row_tokens']} tokens), after {wide['compile_s']:.0f} s of compiling.\n",
         "| scored under `prefill_bidir` | items/s | tokens/s |",
         "|---|---|---|",
     ]
     growth = sections["scoring_growth"]
     for entry in growth["work"] + growth["prompt"]:
-        named = f"prompts of {entry['prompt_tokens']}" if "prompt_tokens" in entry else ""
+        named = f"prompts of {entry['prompt_tokens']} tokens" if "prompt_tokens" in entry else ""
         named = named or f"{entry['items']:,} HellaSwag-like items"
         lines.append(f"| {named} | {entry['items_per_s']} | {entry['tokens_per_s']:,} |")
-    lines += ["", "| trained | s a step | tokens a step | tokens/s | reserved GiB |"]
+    lines += ["", "| trained | seconds a step | tokens a step | tokens/s | reserved GiB |"]
     lines.append("|---|---|---|---|---|")
     for entry in sections["training_growth"]["work"] + sections["training_growth"]["length"]:
-        named = f"samples of {entry['sample_tokens']}" if "sample_tokens" in entry else ""
+        named = f"samples of {entry['sample_tokens']} tokens" if "sample_tokens" in entry else ""
         named = named or f"{16 * entry['times']} Alpaca-like samples"
         lines.append(
             f"| {named} | {entry['step_s']} | {entry['tokens_per_step']:,} | "

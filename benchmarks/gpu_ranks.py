@@ -7,25 +7,17 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
 from functools import partial
 
 import torch
-from gpu_training import Clock, compile_widths, timed_recipe
-from measuring import peak_gib, seconds, wait
+from gpu_training import Clock, compile_widths, run_trainer, timed_recipe
+from measuring import peak_gib, seconds
 from workload import STUDY, Size, as_ids, make_items, make_model, make_samples, make_tokenizer
 
 from ablation.parallel import launch
 from ablation.parallel.collectives import gathered, ranks
 from ablation.scoring.masked_lm import MaskedLM
-from ablation.training.early_stopping import Stops
-from ablation.training.trainer import MaskedTrainer
-from ablation.training.trainer_arguments import (
-    custom_optimizer,
-    sharded_optimizer,
-    training_arguments,
-)
+from ablation.training.trainer_arguments import custom_optimizer, sharded_optimizer
 
 SKIPPED = 3  # steps before the clock: they compile, and fill caches
 
@@ -42,29 +34,17 @@ def batches(size: Size, count: int) -> dict[str, int]:
 
 def train(size: Size, batch: int) -> dict:
     """Optimizer steps of `batch` examples on the ranks that there are; each of them calls it."""
-    steps = SKIPPED + (1 if size.toy else size.steps)
-    recipe, clock, count = timed_recipe(steps, batch), Clock(SKIPPED), ranks()
+    skipped = 1 if size.toy else SKIPPED
+    steps = skipped + size.steps
+    recipe, clock, count = timed_recipe(steps, batch), Clock(skipped), ranks()
     recipe = recipe.model_copy(update={"log_steps": 1})
     samples, model = make_samples(size, batch * steps), make_model(size)
-    row_tokens, micro = size.row_tokens[0], batch // count
+    row_tokens = size.row_tokens[0]
     if count == 1:
         compile_widths(model, samples, batch, row_tokens)
-    with tempfile.TemporaryDirectory() as state:
-        arguments = training_arguments(recipe, 0, size.hardware, state, micro, count)
-        arguments.save_strategy = arguments.eval_strategy = "no"
-        optimizer = sharded_optimizer if count > 1 else custom_optimizer
-        trainer = MaskedTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=samples,
-            optimizer_cls_and_kwargs=optimizer(recipe),
-            recipe=recipe,
-            row_tokens=row_tokens,
-            probe=[],
-            stops=Stops(),
-            callbacks=[clock],
-        )
-        trainer.train()
+    optimizer = (sharded_optimizer if count > 1 else custom_optimizer)(recipe)
+    micro = batch // count
+    trainer = run_trainer(size, model, samples, recipe, optimizer, row_tokens, clock, micro, count)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tokens = clock.tokens / clock.steps
     return {
@@ -86,10 +66,7 @@ def score(size: Size) -> dict:
     first = lm._loglikelihood_tokens(ids)  # compiles
     again: list = []
     gathered(None)  # all ranks begin together
-    begun = time.perf_counter()
-    again += lm._loglikelihood_tokens(ids)
-    wait()
-    took = time.perf_counter() - begun
+    took = seconds(lambda: again.extend(lm._loglikelihood_tokens(ids)))
     return {
         "items_per_s": round(len(items) / took, 2),
         "sum": sum(value for value, _ in again),

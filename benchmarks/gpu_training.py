@@ -81,6 +81,36 @@ def compile_optimizer(model, kind: type[torch.optim.Optimizer], settings: dict) 
             optimizer.step()
 
 
+def run_trainer(
+    size: Size,
+    model,
+    samples: list[Example],
+    recipe: Recipe,
+    optimizer: tuple[type, dict],
+    row_tokens: int,
+    clock: Clock,
+    micro_batch: int,
+    count: int = 1,
+) -> MaskedTrainer:
+    """Train without evaluations and saves, on each of `count` ranks; the trainer after it."""
+    with tempfile.TemporaryDirectory() as state:
+        arguments = training_arguments(recipe, 0, size.hardware, state, micro_batch, count)
+        arguments.save_strategy = arguments.eval_strategy = "no"
+        trainer = MaskedTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=samples,
+            optimizer_cls_and_kwargs=optimizer,
+            recipe=recipe,
+            row_tokens=row_tokens,
+            probe=[],
+            stops=Stops(),
+            callbacks=[clock],
+        )
+        trainer.train()
+    return trainer
+
+
 def train(
     size: Size, model, samples: list[Example], batch: int, row_tokens: int, skip: int
 ) -> dict:
@@ -91,21 +121,7 @@ def train(
     compiling = seconds(lambda: compile_widths(model, samples, batch, row_tokens))
     compiling += seconds(lambda: compile_optimizer(model, kind, settings))
     free()
-    with tempfile.TemporaryDirectory() as state:
-        arguments = training_arguments(recipe, 0, size.hardware, state, batch)
-        arguments.save_strategy = arguments.eval_strategy = "no"
-        trainer = MaskedTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=samples,
-            optimizer_cls_and_kwargs=(kind, settings),
-            recipe=recipe,
-            row_tokens=row_tokens,
-            probe=[],
-            stops=Stops(),
-            callbacks=[clock],
-        )
-        trainer.train()
+    run_trainer(size, model, samples, recipe, (kind, settings), row_tokens, clock, batch)
     responses = sum(len(s.continuations[0]) for s in samples)
     share = responses / (responses + sum(len(s.prompt) for s in samples))
     tokens = clock.tokens / clock.steps

@@ -13,15 +13,14 @@ import argparse
 import json
 import logging
 import random
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from measuring import interleaved
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Ministral3Config, Ministral3ForCausalLM, PreTrainedTokenizerFast
 
@@ -111,16 +110,8 @@ def main() -> int:
             model, tokenizer, mask=mask
         ).loglikelihood(requests)
 
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    answers = {}
-    for repeat in range(repeats):
-        for name, contestant in contestants.items():
-            start = time.perf_counter()
-            answers[name] = contestant()
-            seconds[name].append(time.perf_counter() - start)
-            print(f"{repeat + 1}/{repeats} {name}: {seconds[name][-1]:.2f} s", file=sys.stderr)
-
-    rates = {name: items / statistics.median(taken) for name, taken in seconds.items()}
+    seconds, _, answers = interleaved(contestants, repeats)
+    rates = {name: items / taken for name, taken in seconds.items()}
     best = max((name for name in rates if name.startswith("hflm")), key=rates.__getitem__)
     uncached = HFLM(  # docs/footguns.md: its cache of logits scores some choices wrongly
         pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=8, logits_cache=False

@@ -121,8 +121,8 @@ def mask_legend() -> str:
     pieces = []
     for i, (look, sign, meaning) in enumerate(rows):
         y = 6 + 28 * i
-        pieces += [box(4, y, 22, 22, look), text(15, y + 16, sign, "on")] if sign else []
-        pieces += [] if sign else [box(4, y, 22, 22, look)]
+        pieces.append(box(4, y, 22, 22, look))
+        pieces += [text(15, y + 16, sign, "on")] if sign else []
         pieces.append(text(36, y + 16, meaning, "start"))
     return picture(300, 6 + 28 * len(rows), pieces, "Legend of the masks")
 
@@ -175,16 +175,16 @@ def packed_mask() -> str:
 
 
 def bars(
-    bars: Sequence[tuple[str, str, float, str]], steps: Sequence[tuple], formula: str, title: str
+    shown: Sequence[tuple[str, str, float, str]], steps: Sequence[tuple], formula: str, title: str
 ) -> str:
     """Accuracies as bars, and marked differences between two of them.
 
-    bars: (letter, description, height from 0 to 1, colour).
+    shown: (letter, description, height from 0 to 1, colour).
     steps: (lower bar, higher bar, name, place): a difference, drawn at `place` in pixels.
     """
     floor, scale, step = 214, 170, 68
     pieces, top = [line(6, floor, 206, floor)], {}
-    for i, (letter, words, height, colour) in enumerate(bars):
+    for i, (letter, words, height, colour) in enumerate(shown):
         x = 12 + i * step
         top[letter] = floor - height * scale
         pieces.append(box(x, top[letter], 50, height * scale, colour))
@@ -192,11 +192,8 @@ def bars(
         for row, word in enumerate(words.split("|")):
             pieces.append(text(x + 25, floor + 18 + 16 * row, word))
     for low, high, name, place in steps:
-        pieces += [
-            line(place, top[low], place, top[high]),
-            line(place - 5, top[low], place + 5, top[low]),
-        ]
-        pieces += [line(place - 5, top[high], place + 5, top[high])]
+        pieces.append(line(place, top[low], place, top[high]))
+        pieces += [line(place - 5, top[end], place + 5, top[end]) for end in (low, high)]
         pieces.append(text(place + 9, (top[low] + top[high]) / 2 + 5, name, "start"))
     pieces.append(text(155, 288, formula, "strong"))
     return picture(318, 300, pieces, title)

@@ -70,13 +70,11 @@ def _ordered(ranks: list[list[str]], edges: list[tuple[str, str]]) -> list[list[
 def _places(ranks: list[list[str]], size: dict, across: bool) -> tuple[dict, tuple[float, float]]:
     """{box: its upper left corner} and the size of the drawing."""
     deep, wide = (0, 1) if across else (1, 0)
-    length = {
-        id(rank): sum(size[n][wide] for n in rank) + BESIDE * (len(rank) - 1) for rank in ranks
-    }
-    longest, depth, place = max(length.values()), 2.0, {}
-    for rank in ranks:
+    lengths = [sum(size[n][wide] for n in rank) + BESIDE * (len(rank) - 1) for rank in ranks]
+    longest, depth, place = max(lengths), 2.0, {}
+    for rank, length in zip(ranks, lengths, strict=True):
         thickness = max(size[node][deep] for node in rank)
-        at = (longest - length[id(rank)]) / 2 + 2
+        at = (longest - length) / 2 + 2
         for node in rank:
             corner = (at, depth + (thickness - size[node][deep]) / 2)
             place[node] = corner[::-1] if across else corner

@@ -151,8 +151,8 @@ def command_section(command: click.Command) -> Iterator[str]:
     pieces = " ".join(command.collect_usage_pieces(context))
     yield from (f"## {name}", "", " ".join((command.help or "").split()), "")
     yield from (f"    ablation {name} {pieces}", "")
-    records = [(*names_and_help(parameter, context),) for parameter in command.params]
-    if rows := [f"| `{names}` | {text} |" for names, text in records]:
+    described = [names_and_help(parameter, context) for parameter in command.params]
+    if rows := [f"| `{names}` | {text} |" for names, text in described]:
         yield from ("| argument or option | meaning |", "|---|---|", *rows, "")
     yield from (f"    {example}" for example in getattr(command, "examples", ()))
     if command.epilog:

@@ -100,12 +100,16 @@ def _blocks(page: Path):
         before = comment[1] if token.type == "html_block" and comment else ""
 
 
-def _need(comment: str, command: str) -> str:
-    for clause in comment.removeprefix("needs: ").split("; ") if comment[:5] == "needs" else ():
+def _clauses(comment: str):
+    """(need, text of the commands that have it) for each clause of a comment about needs."""
+    mark, _, clauses = comment.partition("needs: ")
+    for clause in clauses.split("; ") if clauses and not mark else ():
         need, _, text = clause.partition(" for ")
-        if text.strip('"') in command:
-            return need
-    return ""
+        yield need, text.strip('"')
+
+
+def _need(comment: str, command: str) -> str:
+    return next((need for need, text in _clauses(comment) if text in command), "")
 
 
 def commands(page: Path) -> list[Command]:
@@ -134,9 +138,8 @@ def marks(page: Path) -> set[str]:
     """The needs that the comments of a page name, and texts that no command of their block has."""
     found = set()
     for token, comment in _blocks(page):
-        for clause in comment.removeprefix("needs: ").split("; ") if comment[:5] == "needs" else ():
-            need, _, text = clause.partition(" for ")
-            found |= {need} if text.strip('"') in token.content else {f"{text} of no command"}
+        for need, text in _clauses(comment):
+            found |= {need} if text in token.content else {f"{text} of no command"}
     return found
 
 

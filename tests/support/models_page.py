@@ -2,8 +2,8 @@
 
     python -m tests.support.models_page docs/models.md [FAMILY ...]
 
-The exit status is 1 if a model was scored wrongly without a refusal, or ended with another error
-than a refusal.
+The exit status is 1 if a model was scored wrongly and not refused, or if its test ended with an
+error that is not a refusal.
 """
 
 import logging
@@ -27,34 +27,39 @@ from tests.support.families import FAMILIES, tiny_family
 from tests.support.tiny import tiny_tokenizer
 
 AGREES, REFUSED, NOT_TRIED = "agrees", "refused", "not tried"
-WRONG, CRASH = "WRONG", "CRASH"  # of which there must be none
+WRONG, CRASH = "WRONG", "CRASH"  # errors of this project; the page must have none
 MOST_WEIGHTS = 20_000_000
 HEAD = """\
 # Models
 
-Made by `make test-models` with transformers {version}. For each decoder family of transformers, a
-checkpoint with random weights, two layers (or one of each type), width 32 and windows of 7 tokens
-was tried as `ablation check FOLDER` tries a folder: float32 on a CPU, eight choices. Try a model
-of your own in the same way:
+`make test-models` writes this page, here with transformers {version}. For each decoder family of
+transformers it makes a tiny checkpoint: random weights, two layers (or one of each type), width 32,
+and windows of 7 tokens. Then it runs the tests of `ablation check FOLDER` on this checkpoint, in
+float32 on a CPU, with eight choices in all. Test a model of your own in the same way:
 
     ablation check path/to/checkpoint
 
-A family **agrees** if log-likelihoods differ by at most 1e-4 nats (times |log-likelihood| / 200
-where that is above 1) from stock lm-eval under `causal`, and from a mask made by hand under
-`prefill_bidir` and `full_bidir`; if the same holds for narrow and full rows and for one-token
-decoding after a bidirectional prefill; and if a saved copy loads to the same scores. The number is
-the largest difference found. A family is **refused** where a number would be wrong, with the reason
-or the difference found. A family is **not tried** where transformers or stock lm-eval fail on the
-tiny checkpoint themselves.
+A family **agrees** if all of these hold, with log-likelihoods that differ by at most 1e-4 nats
+(times |log-likelihood| / 200 where that is above 1):
+
+- under `causal` its scores are those of stock lm-eval;
+- under `prefill_bidir` and `full_bidir` they are those of a mask that the test makes by hand;
+- they are the same in narrow rows, in full rows, and when tokens are decoded one by one after a
+  bidirectional prefill;
+- a saved copy of the checkpoint loads to the same scores.
+
+The number is the largest difference found. A family is **refused** if its scores would be wrong;
+the table has the reason, or the difference found. A family is **not tried** if transformers or
+stock lm-eval themselves fail on the tiny checkpoint.
 
 {counts}
 
-| family | verdict | largest difference in nats, or the reason |
+| family | result | largest difference in nats, or the reason |
 |---|---|---|
 """
 
 
-def verdict(family: str) -> tuple[str, str]:
+def result(family: str) -> tuple[str, str]:
     """What `ablation check` finds for a family, and the difference or the reason."""
     try:
         model = tiny_family(family)
@@ -72,7 +77,7 @@ def verdict(family: str) -> tuple[str, str]:
             return _unbuilt(family, error.__cause__)
         except REFUSALS as error:
             return REFUSED, _plain(str(error).replace(scratch, ""))
-        except Exception as error:  # the page shows what must not be
+        except Exception as error:  # the page shows the crash
             return CRASH, _plain(f"{type(error).__name__}: {error}")
     if failed := [f"{step.name}: {step.found}" for step in steps if not step.passed]:
         return WRONG, _plain("; ".join(failed))
@@ -83,7 +88,7 @@ def verdict(family: str) -> tuple[str, str]:
 
 
 def _unbuilt(family: str, error: BaseException | None) -> tuple[str, str]:
-    """Of what has no tiny checkpoint, the configuration may say enough."""
+    """The result for a family without a tiny checkpoint: its configuration may give a reason."""
     with suppress(*STOCK_ERRORS):
         if reason := unsupported_reason(AutoConfig.for_model(family).to_dict()):
             return REFUSED, reason
@@ -105,11 +110,11 @@ def main(file: str, *families: str) -> int:
     found = {}
     for family in families or FAMILIES:
         with redirect_stderr(StringIO()):
-            found[family] = verdict(family)
+            found[family] = result(family)
         print(f"{family}: {': '.join(found[family])}", flush=True)
     kinds = [kind for kind, _ in found.values()]
     shown = [k for k in (AGREES, REFUSED, NOT_TRIED, WRONG, CRASH) if k in kinds]
-    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in shown)
+    counts = ", ".join(f"{kind} {kinds.count(kind)}" for kind in shown)
     text = HEAD.format(version=transformers.__version__, counts=f"{len(kinds)} families: {counts}.")
     text += "".join(f"| {family} | {kind} | {why} |\n" for family, (kind, why) in found.items())
     Path(file).write_text(text, "utf-8")

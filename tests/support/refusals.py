@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ablation.config.load import load_study
 from ablation.config.merging import ConfigError
@@ -16,3 +17,13 @@ def refusal(configs, text):
     with pytest.raises(ConfigError) as error:
         load_study({"extends": "bad.yaml"}, configs)
     return str(error.value)
+
+
+def refused(tmp_path, changes):
+    """The message for a study whose file holds these keys; it names the file and a line."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(changes))
+    with pytest.raises(ConfigError) as caught:
+        load_study(changes, files=[file])
+    assert "mine.yaml:" in str(caught.value)
+    return str(caught.value)

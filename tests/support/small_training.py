@@ -1,10 +1,15 @@
 """A recipe, records and a training that are small enough for tests."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 
 from ablation.config.fields import NoLearning, Plateau
 from ablation.config.study import ComputeSettings, Leak, Recipe, StopRules
 from ablation.training.finetune import finetune
+from ablation.training.trainer import MaskedTrainer
 
 HARDWARE = ComputeSettings(gpu=0, threads=1, dtype="float32", attention="sdpa", compile=False)
 RULES = {"no_learning": NoLearning, "plateau": Plateau, "leak": Leak}
@@ -25,7 +30,7 @@ KEYS = {
     "log_steps": 1,
     "save_steps": 100,
     "eval_steps": 2,
-    "eval_samples": 8,
+    "eval_samples": 3,
     "format": "corrected",
     "heldout_fraction": 0.1,
     "max_examples": None,
@@ -57,6 +62,25 @@ def write_records(file):
         for i in range(60)
     ]
     file.write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+class Stopped(Exception):
+    """A training is stopped in its middle."""
+
+
+@contextmanager
+def stopped_after(steps: int) -> Iterator[None]:
+    """A block whose training is stopped after so many steps."""
+
+    class Stopping(MaskedTrainer):
+        def training_step(self, *arguments, **options):
+            if self.state.global_step == steps:
+                raise Stopped
+            return super().training_step(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("ablation.training.finetune.MaskedTrainer", Stopping)
+        yield
 
 
 def run(model, tokenizer, data, tmp_path, seed=1, **changes):

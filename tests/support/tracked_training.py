@@ -1,4 +1,4 @@
-"""A tiny training that is shown in trackers, stopped at step 6 and resumed from step 4.
+"""A tiny training that is shown in trackers, stopped after step 5 and resumed from step 4.
 
     python -m tests.support.tracked_training FOLDER TRACKER,...
 
@@ -13,28 +13,15 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import torch
 
 from ablation.provenance.run_records import TRACKING
-from ablation.training.callbacks import Watch
 from ablation.training.finetune import finetune
-from tests.support.small_training import HARDWARE, recipe, write_records
+from tests.support.small_training import HARDWARE, recipe, stopped_after, write_records
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
 MANIFEST = "results/mine/stage3_finetune/3B/seed1/manifest.json"
 FINGERPRINT = "ab" * 32
-
-
-class Stopped(Exception):
-    """The training is stopped in its middle."""
-
-
-class StopAtSix(Watch):
-    def on_step_end(self, args, state, *rest, **given):
-        super().on_step_end(args, state, *rest, **given)
-        if state.global_step == 6:
-            raise Stopped
 
 
 def announce(*trackers):
@@ -43,17 +30,15 @@ def announce(*trackers):
     return {TRACKING: json.dumps(said)}
 
 
-def train(home, tokenizer, watch=Watch, **changes):
+def train(home, tokenizer):
     """The hash of the weights, the summary and the curve of a training in `home`."""
     torch.set_num_threads(1)
 
     def load():
         return tiny_model("ministral3", vocabulary=len(tokenizer)), tokenizer
 
-    chosen = recipe(max_steps=8, save_steps=4, eval_steps=4, **changes)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("ablation.training.finetune.Watch", watch)
-        tuned = finetune(load, "data.jsonl", chosen, 1, HARDWARE, "3B seed 1", home)
+    chosen = recipe(max_steps=8, save_steps=4, eval_steps=4)
+    tuned = finetune(load, "data.jsonl", chosen, 1, HARDWARE, "3B seed 1", home)
     weights = {n: t.numpy().tobytes() for n, t in tuned.model.state_dict().items()}
     made = hashlib.sha256(b"".join(n.encode() + weights[n] for n in sorted(weights)))
     made.update(json.dumps([tuned.summary, tuned.curve]).encode())
@@ -68,10 +53,9 @@ def main(folder, trackers):
         os.environ.pop(TRACKING, None)
         os.environ |= announce(*trackers.split(",")) if kind == "tracked" else {}
         began = time.monotonic()
-        try:
-            train(kind, tokenizer, StopAtSix)
-        except Stopped:
-            found[kind] = train(kind, tokenizer)
+        with stopped_after(5):
+            train(kind, tokenizer)
+        found[kind] = train(kind, tokenizer)
         seconds[kind] = round(time.monotonic() - began, 1)
     print(json.dumps({"made": found, "seconds": seconds}))
 

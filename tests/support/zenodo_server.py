@@ -25,8 +25,7 @@ class ZenodoServer:
         self.puts: list[str] = []
         self.full_after: int | None = None
         self.down = False
-        self.buckets = ""  # the address of another machine for them
-        self.buckets = ""  # another address for them
+        self.buckets = ""  # another address for buckets
 
     def answer(self, number: int) -> dict:
         draft, here = self.drafts[number], f"{self.address}/api/deposit/depositions/{number}"

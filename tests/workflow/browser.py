@@ -3,7 +3,6 @@
 No port, no driver and no package is needed, only Debian's `chromium` (or any other on the PATH).
 """
 
-import base64
 import importlib.util
 import json
 import os
@@ -116,9 +115,6 @@ class Browser:
                 return value
             assert time.monotonic() < end, f"never true: {script}"
             self.run("new Promise(done => setTimeout(done, 30))")
-
-    def screenshot(self, file: Path) -> None:
-        file.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot")["data"]))
 
     # ---- the protocol ---------------------------------------------------------------------------
 

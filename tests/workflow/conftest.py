@@ -134,6 +134,7 @@ def shorten_stage_5(folder: Path) -> None:
     for old, new in {
         "max_steps: 600": "max_steps: 60",  # 5A
         "eval_steps: 20": "eval_steps: 10",
+        "eval_samples: 80": "eval_samples: 20",
         "min_steps: 60": "min_steps: 20",
         "stops: {plateau": "stops: {no_learning: null, plateau",  # judged from step 150 on
     }.items():
@@ -150,6 +151,7 @@ def one_seed(folder: Path) -> None:
     for old, new in {
         "max_steps: 250": "max_steps: 120",
         "after_steps: 150": "after_steps: 120",  # of no_learning
+        "eval_samples: 100": "eval_samples: 20",
         "count: 300}": "count: 120}",
     }.items():
         assert text.count(old) == 1, old

@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-import yaml
 from browser import SERIOUS, Browser, axe, installed
 
 from ablation.cli.main import COMMANDS
@@ -52,9 +51,6 @@ def browser():
 
 
 def test_every_page_of_docs_is_in_the_site_and_in_its_menu(site):
-    class Loader(yaml.SafeLoader):
-        pass
-
     menu = re.findall(r"[\w/]+\.md$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M)
     assert len(menu) == len(set(menu))
     for page in (ROOT / "docs").rglob("*.md"):

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     "make_again",
     is_flag=True,
     help="Make the results again first, as `ablation reproduce` does, and record nothing unless "
-    "every file is identical. Later, this checks what was accepted without it.",
+    "every file is identical. Results that were accepted without it can be checked so later.",
 )
 @study_options
 def accept(

@@ -15,7 +15,7 @@ from ablation.console.printable import printable
 
 @click.command(
     cls=Command,
-    short_help="Try a model folder: does it score here as in stock lm-eval, under every mask?",
+    short_help="Test whether a model folder scores here as in stock lm-eval, under every mask.",
     examples=(
         "ablation check path/to/checkpoint",
         "ablation check path/to/checkpoint --device cuda --dtype bfloat16",
@@ -39,9 +39,9 @@ from ablation.console.printable import printable
     help="The attention implementation (default: sdpa).",
 )
 def check(folder: Path, device: str, dtype: str, attention: str) -> int:
-    """Score a few items with the model of a folder, here and by stock lm-eval; compare every mask,
-    packing, and the model after it was saved and loaded again. The exit status is 1 if the model
-    cannot be studied, and the message says why.
+    """Score a few items with the model of a folder, here and by stock lm-eval, and compare the
+    scores. Every mask, packed rows, and a copy that was saved and loaded again are tested too. The
+    exit status is 1 if the model cannot be studied, and the message says why.
     """
     # The libraries read these settings when they are imported.
     os.environ.setdefault("TQDM_DISABLE", "1")

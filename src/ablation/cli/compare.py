@@ -19,16 +19,16 @@ from ablation.cli.options import PATH, Command, Several, format_option, report_e
         "ablation compare a.jsonl b.jsonl --cluster activity_label --shared",
     ),
 )
-@click.argument("a", type=PATH, metavar="A", help="A sample file or a folder, the first model's.")
-@click.argument("b", type=PATH, metavar="B", help="The second model's, of the same items.")
+@click.argument("a", type=PATH, metavar="A", help="A sample file or folder of the first model.")
+@click.argument("b", type=PATH, metavar="B", help="That of the second model, with equal items.")
 @click.option("--metric", cls=Several, help="The metrics (default: all that are numbers).")
 @click.option(
     "--cluster",
     metavar="FIELD",
-    help="The field of a line, or of its document, whose value items share that are no independent "
-    "draws (default: cluster or activity_label, where items have it).",
+    help="The field of a line, or of its document, that names clusters: items with the same value "
+    "are not independent draws (default: cluster or activity_label, if items have it).",
 )
-@click.option("--shared", is_flag=True, help="Compare the items that both have, if some lack.")
+@click.option("--shared", is_flag=True, help="Compare only the items that both files have.")
 @click.option(
     "--confidence", type=float, default=0.95, help="Level of the intervals (default: 0.95)."
 )

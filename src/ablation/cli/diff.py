@@ -44,9 +44,9 @@ def diff(
     json: Path | None,
 ) -> int:
     """Compare configuration, code, packages, data, hardware and accuracies of two snapshots of a
-    study. Differences of accuracies have intervals that are paired by item. --study chooses a
-    study of folders and stores that hold several, --configfile the file of a study in commits. The
-    exit status is 2 if the snapshots cannot be compared.
+    study. Differences of accuracies have intervals that are paired by item. If a folder or a store
+    holds several studies, --study chooses one; --configfile names the file of a study in commits.
+    The exit status is 2 if the snapshots cannot be compared.
     """
     from ablation.analysis.metrics import MetricsDisagree
     from ablation.config.merging import ConfigError

@@ -1,4 +1,4 @@
-"""`ablation dose`: what comes back on tasks that no record asks, by families of records."""
+"""`ablation dose`: recovery on tasks that no record trains, by the number of record families."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ablation.vocabulary.masks import ABLATED_MASKS
 
 @click.command(
     cls=Command,
-    short_help="Show recovery by the number of record families that nothing is scored on.",
+    short_help="Show recovery by the number of record families that belong to no scored task.",
     examples=(
         "ablation dose results/dose",
         "ablation dose --study dose --write results/doses",
@@ -24,7 +24,7 @@ from ablation.vocabulary.masks import ABLATED_MASKS
     "--mask",
     type=click.Choice(ABLATED_MASKS),
     default=ABLATED_MASKS[0],
-    help=f"The mask while scoring, of what is printed and drawn (default: {ABLATED_MASKS[0]}).",
+    help=f"The mask of the scores that are printed and drawn (default: {ABLATED_MASKS[0]}).",
 )
 @click.option(
     "--write", type=PATH, metavar="FOLDER", help="Also write dose.csv and dose.svg there."
@@ -32,8 +32,8 @@ from ablation.vocabulary.masks import ABLATED_MASKS
 def dose(
     folder: Path | None, configfile: Path | None, study: str | None, mask: str, write: Path | None
 ) -> int:
-    """Read the recovery and contrasts of the study of doses (config/dose.yaml) and print R and net
-    R of tasks that no record asks, by the families that the records hold.
+    """Read the recovery and contrasts of the study of doses (config/dose.yaml), and print R and net
+    R of tasks that no record trains, by the number of families in the records.
     """
     from ablation.analysis.doses import dose_rows, trainings
     from ablation.lineage.trace import verify_table

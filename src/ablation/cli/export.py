@@ -23,7 +23,7 @@ ITEMS = ("/base/items/", "/base/generation_items/")  # in the paths of manifests
 
 @click.command(
     cls=Command,
-    short_help="Write a study's scores and items as another tool's files.",
+    short_help="Write a study's scores and items in the file format of another tool.",
     examples=(
         "ablation export lm-eval --study micro --out exported",
         "ablation export lm-eval results/smollm2 --recipe base 3B --mask causal --out exported",
@@ -33,9 +33,9 @@ ITEMS = ("/base/items/", "/base/generation_items/")  # in the paths of manifests
     "form",
     type=click.Choice(("lm-eval",)),
     metavar="lm-eval",
-    help="The tool whose files to write.",
+    help="The tool whose file format is written.",
 )
-@click.option("--out", type=PATH, required=True, metavar="FOLDER", help="Where to write them.")
+@click.option("--out", type=PATH, required=True, metavar="FOLDER", help="The folder to write.")
 @click.option("--recipe", cls=Several, help="The recipes, or `base` (default: all).")
 @click.option("--mask", cls=Several, help="The masks and interventions (default: all).")
 @click.option(
@@ -54,9 +54,9 @@ def export(
 ) -> int:
     """Write results_DATE.json and samples_TASK_DATE.jsonl as lm-eval 0.4.13 does, a folder for each
     condition (recipe, seed, mask, protocol), from the stored sample rows; generated texts have
-    files of their own in it. Scores under a mask that leaks say so in their names. Samples have the
-    texts of their items if these are here; weights are never exported. `ablation compare` pairs two
-    such folders.
+    files of their own in it. The names of scores under a leaking mask have LEAKS in them. Samples
+    have the texts of their items if the study's folder has the items; weights are never exported.
+    `ablation compare` compares two such folders.
     """
     from ablation.config.merging import ConfigError
     from ablation.console.printable import printable

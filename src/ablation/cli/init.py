@@ -35,8 +35,8 @@ class CannotInit(ValueError):
     help="The name of the study: results/NAME (default: the name of the folder).",
 )
 def init(folder: Path, name: str | None) -> int:
-    """Write a Snakefile that includes the installed workflow, the configuration of a small study to
-    be changed, profiles and a README. No file that is there already is overwritten.
+    """Write a Snakefile that includes the installed workflow, the configuration of a small study,
+    which you can change, profiles and a README. No existing file is overwritten.
     """
     from ablation.provenance.code_hash import ROOT
     from ablation.provenance.files import write_text

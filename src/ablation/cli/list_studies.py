@@ -28,9 +28,9 @@ PAGE = RESULTS / "studies.html"
 )
 @format_option
 def studies(page: Path, form: str) -> int:
-    """List what the records of each study in results/ say: its base, recipes and seeds, whether it
-    is whole, what came back by its finding, what leaks, when it ran, how long, and its size. The
-    page has every recipe and mask, too; its rows can be sorted and filtered.
+    """List the base, recipes, seeds, state, finding, leaks, date, hours and size of each study in
+    results/, as its records have them. The page also has every recipe and mask; its rows can be
+    sorted and filtered.
     """
     from ablation.lineage.studies import overview, read_study, state_of
     from ablation.lineage.studies import page as page_of

@@ -15,7 +15,7 @@ from ablation.data import hub
 from ablation.provenance.files import display_path, write_text
 
 
-def pin(file: str | Path, folder: str | Path = "config") -> dict[str, tuple[str, str]]:
+def pin(file: str | Path, folder: Path) -> dict[str, tuple[str, str]]:
     """Look up and write the missing commits; {repository: (commit, file with the new pin)}.
 
     A pin is written into the file that has it without a commit: `file`, or a file that it extends.
@@ -25,9 +25,9 @@ def pin(file: str | Path, folder: str | Path = "config") -> dict[str, tuple[str,
     file = Path(file)
     if not file.is_file():
         raise ConfigError(f"{file}: no such file; the configuration file of a study was expected")
-    layer = resolve(read_config_file(file).values, Path(folder), [file])
+    layer = resolve(read_config_file(file).values, folder, [file])
     pins = layer.values.get("pins") or {}
-    read = repositories(layer.values, Path(folder))
+    read = repositories(layer.values, folder)
     missing = {r: k for r, k in read.items() if not is_commit(pins.get(r))}
     # All commits are looked up before a file changes.
     commits = {r: hub.resolve_commit(r, kind, pins.get(r)) for r, kind in missing.items()}

@@ -48,8 +48,8 @@ def publish(
     study: str | None,
 ) -> int:
     """Publish a checkpoint: weights, tokenizer, manifest, model card, and those evaluation results
-    that do not leak. The whole study is verified first, and refused if a file is not as it was
-    made or sealed.
+    that do not leak. The whole study is verified first, and refused if a file has changed since it
+    was made or sealed.
 
     Without --yes this is a dry run: it prints every file with its size, the model card and the
     evaluation results, and sends nothing. It reads the licence of a base on the hub from its card

@@ -13,7 +13,7 @@ from ablation.console.printable import printable
 
 @click.command(
     cls=Command,
-    short_help="Bring the pushed results of a study, and verify every byte.",
+    short_help="Fetch the pushed results of a study, and verify every byte.",
     examples=(
         "ablation pull s3://bucket/study --no-weights",
         "ablation pull s3://bucket/ours --study micro",
@@ -22,8 +22,8 @@ from ablation.console.printable import printable
 )
 @click.argument("uri", help="A folder, s3://bucket/folder, hf://datasets/owner/name, or FILE.zip.")
 @study_options
-@click.option("--no-weights", is_flag=True, help="Do not bring the weights of checkpoints.")
-@click.option("--snapshot", metavar="HASH", help="The push to bring (default: the last one).")
+@click.option("--no-weights", is_flag=True, help="Do not fetch the weights of checkpoints.")
+@click.option("--snapshot", metavar="HASH", help="The push to fetch (default: the last one).")
 @click.option("--force", is_flag=True, help="Overwrite files here that have other content.")
 def pull(
     uri: str,
@@ -33,9 +33,9 @@ def pull(
     configfile: Path | None,
     study: str | None,
 ) -> int:
-    """Bring the files of a push that are missing here, verify them, and bring Snakemake's metadata
-    about them. Without --study and --configfile, an archive (FILE.zip) brings the study
-    that it holds, and a store brings that of config/default.yaml.
+    """Fetch the files of a push that are missing here, with Snakemake's metadata about them, and
+    verify them. Without --study and --configfile, the study is the one of the archive (FILE.zip);
+    from a store it is that of config/default.yaml.
     """
     from ablation.config.merging import ConfigError
     from ablation.provenance.manifests import StaleInput

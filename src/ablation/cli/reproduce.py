@@ -15,7 +15,7 @@ from ablation.vocabulary.stages import GROUPS
 
 @click.command(
     cls=Command,
-    short_help="Make one stage again beside the results, and compare.",
+    short_help="Make one stage again in a temporary folder, and compare it with the results.",
     examples=(
         "ablation reproduce stage4",
         "ablation reproduce stage3 --only 3B/seed31 --study micro",

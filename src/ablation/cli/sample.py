@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ablation.cli.options import FILE_TO_WRITE, PATH, Command, Several, report_errors
-from ablation.cli.studies import name_of, results_of, study_options
+from ablation.cli.studies import configfile_of, name_of, results_of, study_options
 from ablation.vocabulary.masks import MASKS, SAMPLED_MASKS
 
 
@@ -114,20 +114,20 @@ def sample(
     from ablation.data.continuations import FORMATS, CannotSample
     from ablation.data.hub import HubError
     from ablation.provenance.manifests import StaleInput
-    from ablation.provenance.next_actions import command_for
+    from ablation.provenance.next_actions import DEFAULT_STUDY, command_for
 
     with report_errors(CannotSample, ConfigError, HubError, StaleInput, OSError):
         if max_new_tokens < 1 or not 0 <= temperature < math.inf:
             raise CannotSample("--max-new-tokens starts at 1, --temperature at 0")
         if out and out.suffix not in FORMATS:
             raise CannotSample(f"--out {out}: expected {', '.join(FORMATS)}")
-        results = results_of(name_of(configfile, study) or "micro")
+        name = name_of(configfile, study) or name_of(configfile_of(None, None), None)
+        results = results_of(name or DEFAULT_STUDY)
         if not (base := results / "base/manifest.json").is_file():
             raise CannotSample(f"{base} was not found. Make it: {command_for(base)}")
+        # Torch is imported after what the user may have mistyped.
         from ablation.report.continuations import print_continuations, write_continuations
-        from ablation.scoring import (
-            generate,
-        )  # imports torch, after what the user may have mistyped
+        from ablation.scoring import generate
 
         models = generate.models_of(results, recipe, seed)
         prompts = generate.prompts_of(results, prompt, file, instruction)

@@ -14,7 +14,7 @@ from ablation.console.printable import printable
 
 @click.command(
     cls=Command,
-    short_help="Seal a study, so that `ablation verify` names what changes later.",
+    short_help="Seal a study, so that `ablation verify` names files that change later.",
     examples=(
         "ablation seal",
         "ablation seal results/micro --key ~/.ssh/id_ed25519",
@@ -25,13 +25,13 @@ from ablation.console.printable import printable
     "--key",
     type=PATH,
     metavar="FILE",
-    help="The private SSH key that signs; with an SSH agent, its public half suffices.",
+    help="The private SSH key that signs; with an SSH agent, the public key is enough.",
 )
 def seal(folder: Path | None, configfile: Path | None, study: str | None, key: Path | None) -> int:
     """Verify a study, then write the hashes of its manifests and run records into its seal.json.
     With a key, ssh-keygen signs this file, and nobody without the key can seal edited results
-    again. No rule depends on a seal. The exit status is 1 if a file is not as it was made, and 2
-    if ssh-keygen cannot sign.
+    again. No rule depends on a seal. The exit status is 1 if a file has changed since it was made,
+    and 2 if ssh-keygen cannot sign.
     """
     from ablation.lineage.seal import CannotSign, sealed_files, write_seal
     from ablation.lineage.verify import edited

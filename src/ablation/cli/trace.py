@@ -49,7 +49,7 @@ from ablation.cli.studies import find_table, study_options
 @click.option(
     "--carbon-region",
     metavar="COUNTRY",
-    help="The country whose electricity the machines used, such as DEU: the sum has its CO2 too.",
+    help="The country whose electricity the machines used, such as DEU; adds CO2 to the sums.",
 )
 @study_options
 def trace(

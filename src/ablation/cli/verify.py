@@ -1,4 +1,4 @@
-"""`ablation verify`: names every file of a study that is not as it was made or sealed."""
+"""`ablation verify`: names every file of a study that has changed since it was made or sealed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ablation.console.printable import printable
 
 @click.command(
     cls=Command,
-    short_help="Name every file of a study that is not as it was made or sealed.",
+    short_help="Name every file of a study that has changed since it was made or sealed.",
     examples=(
         "ablation verify",
         "ablation verify --study micro --recompute",
@@ -41,7 +41,7 @@ def verify(
 ) -> int:
     """Hash all results of a study again, and compare them with their manifests and with the seal of
     the study. Only a signed seal shows that results were edited together with their manifests.
-    The exit status is 1 if a file is not as it was made or sealed.
+    The exit status is 1 if a file has changed since it was made or sealed.
     """
     from ablation.lineage.recomputed import check_tables
     from ablation.lineage.verify import folder_above_results, verify

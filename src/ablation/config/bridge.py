@@ -220,7 +220,7 @@ def _require_cells(recipes: dict[str, Recipe], name: str, regime: str, budgets: 
     lacking = [k for k in budgets if found and k not in found.soft_tokens]
     if not found or regime not in found.regimes or lacking:
         at = f" at K = {', '.join(map(str, lacking or budgets))}"
-        raise ValueError(f"no recipe {name} is trained in {regime}{at}: tables compare with it")
+        raise ValueError(f"no recipe {name} is trained in {regime}{at}, but tables compare with it")
 
 
 def _require_unswapped(recipes: dict[str, Recipe], name: str) -> None:

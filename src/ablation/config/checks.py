@@ -326,7 +326,7 @@ def _impossible(values: Mapping) -> Iterator[ConfigProblem]:
         return
     gpus, mac = hardware.get("gpu"), hardware.get("device") == "mps"
     if hardware.get("attention") == "flex_attention" and (gpus == 0 or mac):
-        advice = "take sdpa" if mac else "ask for a GPU (hardware.gpu), or take sdpa"
+        advice = "take sdpa" if mac else "request a GPU (hardware.gpu), or take sdpa"
         where = "by `device: mps`" if mac else "on a CPU"
         yield ConfigProblem(
             ("hardware", "attention"), f"flex_attention cannot train {where}: {advice}"

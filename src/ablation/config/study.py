@@ -134,15 +134,15 @@ class Hardware(ComputeSettings):
     def _has_gpus_for_all(cls, nodes: int, info: ValidationInfo) -> int:
         gpus = info.data.get("gpu")
         if gpus is not None and nodes > 1 and (gpus == 0 or gpus % nodes):
-            text = f"{gpus} GPUs (hardware.gpu, of all machines together) cannot be on {nodes}"
-            raise ValueError(f"{text} machines, as many on each: give a multiple of {nodes}")
+            text = f"{gpus} GPUs (hardware.gpu, of all machines together) cannot be spread evenly"
+            raise ValueError(f"{text} over {nodes} machines: give a multiple of {nodes}")
         return nodes
 
     @field_validator("scoring_gpus")
     @classmethod
     def _needs_gpus(cls, scoring: int, info: ValidationInfo) -> int:
         if scoring > 1 and info.data.get("gpu") == 0:
-            raise ValueError("the study runs on the CPU: ask for a GPU (hardware.gpu), or give 1")
+            raise ValueError("the study runs on the CPU: request a GPU (hardware.gpu), or give 1")
         return scoring
 
     def affecting_results(self) -> dict:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -152,7 +153,12 @@ def read_samples(path: Path, cluster_field: str | None = None) -> Samples:
                 "its first filter"
             )
         _add_values(found, row, item.key, chosen, place)
-        _add_condition(found, row, place)
+        said = _text(row, "condition", place) or "", _text(row, "leaks", place) or NO_LEAK
+        if len(seen) > 1 and said != (found.condition, found.leaks):
+            raise InvalidSamples(
+                f"{place}: `condition` and `leaks` differ from those of other lines"
+            )
+        found.condition, found.leaks = said
     if not found.items:
         raise InvalidSamples(f"{path} is empty; a line for each item was expected")
     if cluster_field and all(item.cluster is None for item in found.items.values()):
@@ -172,8 +178,6 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     if not isinstance(row, dict):
                         raise ValueError("no object")
                     yield number, row
-    except InvalidSamples:
-        raise
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         hint = " (results_*.json has no items)" if path.suffix == ".json" else ""
         raise InvalidSamples(
@@ -229,15 +233,7 @@ def _add_values(
         try:
             number = float(value)
         except OverflowError:
-            number = float("inf")
-        if number in (float("inf"), -float("inf")):
+            number = math.inf
+        if math.isinf(number):
             raise InvalidSamples(f"{place}: `{name}` is not finite; a number was expected")
         found.values.setdefault(metric, {})[key] = number
-
-
-def _add_condition(found: Samples, row: Mapping[str, Any], place: str) -> None:
-    """Note what `ablation export` says of the model; all lines must say the same."""
-    said = _text(row, "condition", place) or "", _text(row, "leaks", place) or NO_LEAK
-    if len(found.items) > 1 and said != (found.condition, found.leaks):
-        raise InvalidSamples(f"{place}: `condition` and `leaks` differ from those of other lines")
-    found.condition, found.leaks = said

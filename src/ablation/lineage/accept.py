@@ -85,8 +85,8 @@ def accept(
     if len(found) > 1:
         several = "\n".join(f"  {c[:12]}: {paths[0].parent}" for c, paths in found.items())
         raise NothingToAccept(
-            f"{stage}: results of several older codes, which cannot all be equal to today's. "
-            f"Choose some with --results:\n{several}"
+            f"{stage}: its results come from several older versions of the code, which cannot all "
+            f"be equal to today's. Choose those of one with --results:\n{several}"
         )
     ((old, paths),) = found.items()
     if oldest_equal_code(stage, old, entries) == new:

@@ -22,6 +22,11 @@ from ablation.vocabulary.protocols import ALL_SEEDS, MACROS
 RECOVERY = "recovery.manifest.json"
 WHOLE, PARTLY, STALE, EDITED = "whole", "partly", "stale", "edited"
 LETTERS = {"B": "baseline", "A": "ablated", "P": "after"}
+INTERVALS = [
+    f"{name}{end}" for name in ("recovered", "net_recovered") for end in ("", "_low", "_high")
+]
+DTYPES: dict[str, type] = dict.fromkeys(("seed", "recipe", "control", "comparable"), str)
+DTYPES |= dict.fromkeys((*LETTERS.values(), *INTERVALS), float)
 NOT_COMPARED = "not compared"  # with the configuration and code of this folder
 EXPLAINED = (
     "state: whole, all that the table rests on is here, and was made by the present configuration "
@@ -82,9 +87,8 @@ def read_study(home: Path) -> StudyRecords:
     if table.is_file() and recorded not in (None, sha256_file(table)):
         found.edited.append(table.as_posix())
     elif table.is_file():
-        dtypes = dict.fromkeys(("seed", "recipe", "control", "comparable"), str)
         try:
-            found.recovery = read_table(table, (*COLUMNS, "seeds_disagree"), dtype=dtypes)
+            found.recovery = read_table(table, (*COLUMNS, "seeds_disagree"), dtype=DTYPES)
         except ValueError:
             found.edited.append(table.as_posix())
     return found
@@ -160,15 +164,13 @@ def _cells(found: StudyRecords, state: str, row: pd.Series | None) -> dict[str, 
 
 
 def _numbers(found: StudyRecords, state: str, row: pd.Series | None) -> dict[str, object]:
-    values = ("recovered", "net_recovered")
-    names = [f"{name}{end}" for name in values for end in ("", "_low", "_high")]
     return {
         "study": found.name,
         "base": found.base,
         "recipes": " ".join(sorted(found.recipes)),
         "seeds": " ".join(map(str, sorted(found.seeds))),
         "state": state,
-        **{key: None if row is None else row[key] for key in ("recipe", "mask", *names)},
+        **{key: None if row is None else row[key] for key in ("recipe", "mask", *INTERVALS)},
         "leaks": ", ".join(sorted(found.leaks)),
         "date": found.date,
         "seconds": round(found.seconds, 3),

@@ -16,6 +16,7 @@ from ablation.data.generation.rows import ROWS
 from ablation.lineage.accept import unchecked_behind
 from ablation.lineage.lineage import check_input, lineage, run_beside
 from ablation.lineage.recomputed import check_row, mean_accuracies, read_scored
+from ablation.lineage.verify import folder_above_results
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import (
     StaleInput,
@@ -170,7 +171,7 @@ def _table_manifest(table: Path, row: Mapping) -> tuple[str, Path]:
         manifest = load_manifest(path)
         if table.name in manifest["outputs"]:
             # a table is in results/<study>/, or in the folder of a bridge below it
-            root = next((p.parent for p in home.parents if p.name == "results"), home.parents[1])
+            root = folder_above_results(home)
             return path.relative_to(root).as_posix(), root
     named = home / row.get("study", "") / table.name  # results/recovery.csv is a copy
     if row.get("study") and named.is_file():
@@ -215,7 +216,8 @@ def _recorded(path: str, below: str, root: Path) -> str:
 def _fits(manifest: Mapping, row: Mapping) -> bool:
     """Whether a row can be made from a result; a label that the row lacks fits every result."""
     recipe, mask, seed = (manifest.get(key) for key in ("recipe", "mask", "seed"))
-    if mask is not None and "task" in row and is_generated(row["task"]) != _has_texts(manifest):
+    texts = ROWS in manifest["outputs"]
+    if mask is not None and "task" in row and is_generated(row["task"]) != texts:
         return False  # choices and texts of one model have manifests of their own
     recipes = {row[key] for key in ("recipe", "against", "control") if row.get(key)}
     if not recipes and "model" in row:  # in samples.csv this is a recipe, or the base
@@ -234,10 +236,6 @@ def _fits(manifest: Mapping, row: Mapping) -> bool:
         and (not recipes or recipe in recipes)
         and row.get("seed", "") in ("", ALL_SEEDS, str(seed))
     )
-
-
-def _has_texts(manifest: Mapping) -> bool:
-    return ROWS in manifest["outputs"]
 
 
 def _role(manifest: Mapping, row: Mapping) -> str | None:

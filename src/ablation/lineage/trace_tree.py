@@ -12,7 +12,7 @@ from ablation.console.tables import TextConsole, styled
 from ablation.lineage.lineage import count_of
 from ablation.lineage.trace import LETTERS
 from ablation.provenance.accepted import UNCHECKED
-from ablation.provenance.energy import WHAT, Region, co2_text, kwh_text
+from ablation.provenance.energy import Region, co2_text, kwh_text
 from ablation.provenance.run_records import describe_machine, sum_runs
 
 
@@ -48,7 +48,7 @@ def print_trace(found: Mapping, place: Region | None = None) -> None:
         tree.add(styled(UNCHECKED.format(stage=stage), "bold red"))
     tree.add(_totals(found["totals"], place))
     if place:
-        tree.add(f"{WHAT} Electricity of {place}.")
+        tree.add(place.note)
     TextConsole().print(tree)
 
 

@@ -167,9 +167,9 @@ def run_ranks(meeting: Meeting, folder: str, store: distributed.TCPStore) -> dic
             stopped = ended.sigval
         except (RendezvousError, distributed.DistError) as error:
             raise RankFailed(
-                f"the meeting of {meeting.nodes} machines at {meeting.address} failed "
-                f"({type(error).__name__}): not all came within {JOIN_MINUTES} minutes, or the one "
-                "where the job began has ended"
+                f"{meeting.nodes} machines could not connect at {meeting.address} "
+                f"({type(error).__name__}): not all of them joined within {JOIN_MINUTES} minutes, "
+                "or the job on the first machine has ended"
             ) from None
         else:
             return {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -161,27 +161,36 @@ def plan_jobs(
         gpu_model=needs.gpu_model,
         gpu_mem_mb=needs.gpu_mem_mb,
     )
-    gpus = f"Each job uses {needs.gpu} GPU (hardware.gpu)"
-    stale = "another number makes every job that runs a model stale."
-    found.notes.append(f"{gpus}; {stale}" if needs.gpu else f"{gpus}: it runs on the CPU; {stale}")
-    others = {job.rule for job in jobs} - set(stage_names("training", "scoring"))
-    generated = others & set(stage_names("generation"))
-    if generated:
-        found.notes.append(
-            f"{NOT_COUNTED}, though they take a GPU: {', '.join(sorted(generated))}. How long a "
-            "model writes is known only when it has written (docs/generation.md)"
+    where = "" if needs.gpu else ": it runs on the CPU"
+    own = (
+        f"Each job uses {needs.gpu} GPU (hardware.gpu){where}; another number makes every job that "
+        "runs a model stale."
+    )
+    others = _notes_on_others({job.rule for job in jobs})
+    return replace(found, notes=[*found.notes, own, *others])
+
+
+def _notes_on_others(rules: set[str]) -> list[str]:
+    """Which of `rules` are in no estimate, and why."""
+
+    def named(stages: Iterable[str]) -> str:
+        return ", ".join(sorted(rules.intersection(stages)))
+
+    notes = []
+    if generated := named(stage_names("generation")):
+        notes.append(
+            f"{NOT_COUNTED}, though they take a GPU: {generated}. How long a model writes is known "
+            "only when it has written (docs/generation.md)"
         )
-    others -= generated
-    of_bridge = others & set(stage_names("bridge"))
-    if of_bridge:
-        found.notes.append(
-            f"{NOT_COUNTED}, though they take hours of a GPU: {', '.join(sorted(of_bridge))}. "
-            "docs/bridge.md has times of the second study"
+    if of_bridge := named(stage_names("bridge")):
+        notes.append(
+            f"{NOT_COUNTED}, though they take hours of a GPU: {of_bridge}. docs/bridge.md has "
+            "times of the second study"
         )
-    if others - of_bridge:
-        names = ", ".join(sorted(others - of_bridge))
-        found.notes.append(f"Not counted, because they make only data and tables: {names}")
-    return found
+    run_models = stage_names("training", "scoring", "generation", "bridge")
+    if others := named(rules.difference(run_models)):
+        notes.append(f"Not counted, because they make only data and tables: {others}")
+    return notes
 
 
 def work_of(

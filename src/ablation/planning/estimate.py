@@ -327,7 +327,7 @@ def allow_spending(
     if budget is not None and dollars > budget:
         raise NotAllowed(
             f"about ${dollars:.2f} is estimated, which is over the budget of ${budget:.2f}: raise "
-            "the budget, or ask for less"
+            "the budget, or request fewer jobs"
         )
     if yes:
         return
@@ -340,6 +340,6 @@ def allow_spending(
             raise NotAllowed("nothing was rented: the answer was not yes")
     elif budget is None:
         raise NotAllowed(
-            f"about ${dollars:.2f} would be spent, and no person is at a terminal: "
-            "set a budget, or say yes beforehand (--yes)"
+            f"about ${dollars:.2f} would be spent, and there is no terminal to ask at: "
+            "set a budget (--vast-budget), or allow it beforehand (--vast-yes)"
         )

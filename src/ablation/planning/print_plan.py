@@ -39,7 +39,7 @@ def _jobs(plan: Plan, study: str) -> Table:
 
 def _estimates(plan: Plan) -> Table:
     shown = plan.worth_taking()
-    title = "what they come to, cheapest first; each further line is faster"
+    title = "cost of these jobs, cheapest first; each further line is faster"
     costs = Table(title=title, box=box.SIMPLE_HEAD)
     for column in ("machine", "machines", "$/h each", "hours", "dollars"):
         costs.add_column(column, justify="left" if column == "machine" else "right")
@@ -49,5 +49,5 @@ def _estimates(plan: Plan) -> Table:
         figures = (str(e.machines), price, f"{e.hours:.2f}", f"{e.dollars:.2f}")
         costs.add_row(e.offer.name, *figures, e.offer.source)
     if left := len(plan.estimates) - len(shown):
-        costs.caption = f"{left} more are slower and dearer than one of these (--json has all)"
+        costs.caption = f"{left} more are slower and cost more than one of these (--json has all)"
     return costs

@@ -15,10 +15,6 @@ from math import floor, log10
 from typing import Any
 
 JOULES_A_KWH = 3_600_000
-WHAT = (
-    "CO2 is that of the electricity of the GPUs alone, without processors, cooling and the making "
-    "of machines."
-)
 
 
 class UnknownRegion(ValueError):
@@ -38,9 +34,14 @@ class Region:
         """The CO2 of this energy in grams."""
         return joules / JOULES_A_KWH * self.grams_a_kwh
 
-    def __str__(self) -> str:
-        table = carbon_table()
-        return f"{self.name}, {self.grams_a_kwh:g} g/kWh in {self.year} ({table['source']})"
+    @property
+    def note(self) -> str:
+        """What a figure of CO2 covers, and the source of its intensity."""
+        return (
+            "CO2 is that of the electricity of the GPUs alone, without processors, cooling and the "
+            f"making of machines. Electricity of {self.name}, {self.grams_a_kwh:g} g/kWh in "
+            f"{self.year} ({carbon_table()['source']})."
+        )
 
 
 @cache
@@ -58,8 +59,8 @@ def region(code: str) -> Region:
         close += get_close_matches(code.upper(), countries, 3)
         hint = ", ".join(f"{found} ({countries[found][0]})" for found in dict.fromkeys(close))
         raise UnknownRegion(
-            f"{code!r} is no country with a known electricity; a code of three letters such as DEU "
-            f"was expected{f'. Close: {hint}' if hint else ''}"
+            f"no carbon intensity is known for {code!r}; a country code of three letters such as "
+            f"DEU was expected{f'. Similar: {hint}' if hint else ''}"
         )
     name, year, grams = countries[code]
     return Region(code, name, year, grams)

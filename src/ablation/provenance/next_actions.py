@@ -18,7 +18,7 @@ def configured_studies(folder: Path) -> dict[Path, str]:
     for file in sorted(folder.glob("*.yaml")):
         with suppress(OSError):  # a folder, or a link to nothing, such as an editor's lock
             text = file.read_text("utf-8", "replace")
-            if line := re.search(r"^study:\s*([\w.-]+)", text, re.M):
+            if line := re.search(r"^study:[ \t]*[\"']?([\w.-]+)", text, re.M):
                 found[file] = line[1]
     return found
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypedDict
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ablation.provenance.files import SCHEMA_VERSION, write_json
 from ablation.provenance.manifests import StaleInput
@@ -38,6 +38,8 @@ ATTEMPT, GIT_STATE = "ABLATION_ATTEMPT", "ABLATION_GIT_STATE"
 TRACKING = "ABLATION_TRACKING"
 # The file into which `git archive` writes the commit, because of .gitattributes.
 ARCHIVED_COMMIT_FILE = ".git_archival.txt"
+# Of `date`; a later time has no form as a date.
+LAST_DATE = datetime.datetime.max.replace(tzinfo=datetime.UTC).timestamp()
 
 
 class _Gpu(BaseModel):
@@ -49,10 +51,10 @@ class _Gpu(BaseModel):
 class _Form(BaseModel):
     """What readers of a run record rely on; the entries that are not here are shown as they are."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
     host: str = ""
     started: str = ""
-    date: float = 0
+    date: float = Field(default=0, ge=0, lt=LAST_DATE)
     seconds: float = 0
     energy_joules: float = 0
     tokens_per_second: float | None = None

@@ -152,8 +152,7 @@ def _refuse_other(hub: HfApi, commit: str, there: set[str], publication: Publica
     next_action = "Publish under another name, or remove them there first"
     if others := [name for name in here if name not in {*publication.content, FILE}]:
         raise NotPublishable(
-            f"{repository} holds {len(others)} files of something else, such as {others[0]}. "
-            f"{next_action}"
+            f"{repository} holds {len(others)} other files, such as {others[0]}. {next_action}"
         )
     if here and _identity(hub, repository, commit, there) != _named(publication.content[MANIFEST]):
         raise NotPublishable(

@@ -64,7 +64,7 @@ def scored_conditions(
         if (not recipes or name in recipes) and (not masks or mask in masks):
             model = Scored(home.name, path, manifest, LM_EVAL_PROTOCOL).name
             if (other := chosen.setdefault((model, ROWS in manifest["outputs"]), path)) != path:
-                raise CannotExport(f"{other} and {path} are both of {model}: one was expected")
+                raise CannotExport(f"{other} and {path} both belong to {model}: one was expected")
     if not chosen:
         raise CannotExport(
             f"{home} has no such scored conditions. It has: {', '.join(sorted(names)) or 'none'}"

@@ -78,7 +78,7 @@ def push(uri: str, study: str, weights: bool, check: bool = False) -> str:
         there = store.sizes()
         for sha256, size in sizes.items():
             if there.get(sha256) != size:
-                raise StoreError(f"{uri} does not hold {missing[sha256]} whole: push again")
+                raise StoreError(f"{uri} lacks {missing[sha256]}, or a part of it: push again")
         name = store.publish(snapshot)
     if is_archive(uri):
         sent_size = f"{_size(sum(sizes.values()))} in {_size(Path(uri).stat().st_size)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ablation.provenance.energy import WHAT, Region, co2_text, kwh_text
+from ablation.provenance.energy import Region, co2_text, kwh_text
 from ablation.provenance.run_records import describe_machine, sum_runs
 from ablation.report.html_tables import Marked, Section, html_page
 
@@ -33,7 +33,7 @@ def costs(jobs: Sequence[Mapping], region: Region | None = None) -> str:
     rows.append({"stage": "all"} | _sums(jobs, region))
     records = [_record(job, region) for job in jobs]
     parts = [Section("Each stage", rows), Section("Each record", records)]
-    notes = [*NOTES, f"{WHAT} Electricity of {region}."] if region else NOTES
+    notes = [*NOTES, region.note] if region else NOTES
     return html_page("What the study took", notes, parts)
 
 

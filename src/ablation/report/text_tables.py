@@ -34,22 +34,11 @@ from ablation.report.recovery_columns import (
 from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.protocols import ALL_SEEDS, MACRO, MACROS
 
+# Columns of words.
 LEFT = (
-    "recipe",
-    "mask",
-    "task",
-    "leaks",
-    "seeds",
-    "regime",
-    "claim",
-    "verdict",
-    "metric",
-    "filter",
-    "study",
-    "base",
-    "recipes",
-    "state",
-)  # columns of words
+    *("recipe", "mask", "task", "leaks", "seeds", "regime", "claim", "verdict"),
+    *("metric", "filter", "study", "base", "recipes", "state"),
+)
 WRAPPED = ("base", "recipes")  # whose long texts take several lines on a terminal
 # Columns of claims.csv, and those that only a recovery table has together.
 CLAIMS = ("regime", "claim", "value", "low", "high", "p", "design_effect", "verdict")

@@ -150,9 +150,9 @@ class Tracker(TrainerCallback):
     ) -> None:
         if self._thread.is_alive():
             own = copy.copy(args)  # checkpoints keep the Trainer's
+            own.project, name = self.run.study, self.run.name
             # trackio tells runs apart by their names alone
-            own.run_name = f"{self.run.name} {self.run.run}" if self.name == "trackio" else None
-            own.run_name, own.project = own.run_name or self.run.name, self.run.study
+            own.run_name = f"{name} {self.run.run}" if self.name == "trackio" else name
             now = copy.copy(state), copy.copy(control)
             self._events.put((event, (own, *now), given))
 

@@ -72,8 +72,8 @@ def refuse_locked_study(home: str, study: str) -> None:
         )
     raise StudyLocked(
         f"A run of the study {study} was killed and has left its lock; its finished results and "
-        "saved steps are kept.\n`make unlock` removes the lock (first see that none runs on "
-        "another machine), then the same command goes on."
+        "saved steps are kept.\nMake sure that no run is alive on another machine; then "
+        "`make unlock` removes the lock, and the same command goes on."
     )
 
 
@@ -97,9 +97,8 @@ def _numbers(runs: list[int]) -> str:
 def main() -> int:
     """Remove the lock of this folder, unless a run is alive. Returns the exit status."""
     if runs := living_runs():
-        numbers = ", ".join(map(str, runs))
         print(
-            f"A run is alive in this folder (process {numbers}), so the lock stays.\n"
+            f"A run is alive in this folder ({_numbers(runs)}), so the lock stays.\n"
             f"Wait for it, or end it: kill -INT {runs[0]}",
             file=sys.stderr,
         )

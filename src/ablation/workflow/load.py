@@ -41,6 +41,15 @@ QUIET = {
 NAMED = "results/recovery.csv"  # the recovery table of the study that ran last
 
 
+@contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """End the process with the message alone: Snakemake would add lines of its own files."""
+    try:
+        yield
+    except (ConfigError, WrongPlace, StudyLocked) as error:
+        raise SystemExit(printable(error)) from None
+
+
 class StudyWorkflow:
     """The study, with everything that rules need to know of it."""
 
@@ -103,31 +112,31 @@ class StudyWorkflow:
         stop_in_three_lines(log, self.study.study)
         shell.prefix(JOB_PREFIX)
 
+    @errors_as_messages()
     def check(self, local: bool) -> None:
         """End Snakemake with a message if a real run cannot succeed.
 
         It needs a commit of every hub repository, and GPUs, if its jobs run here (`local`).
         """
-        with errors_as_messages():
-            load_study(self.overrides, self.root / "config", self.files)
-            hardware = self.study.hardware
-            found = gpus_here(hardware.device) if local else None
-            asked = {"gpu": hardware.gpu // hardware.nodes}
-            asked["scoring_gpus"] = hardware.scoring_gpus if hardware.gpu else 0
-            key = max(asked, key=asked.__getitem__)
-            if found == 0 and hardware.device == "mps" and hardware.gpu:
-                raise WrongPlace(
-                    "hardware.device: mps found, but this machine is no Mac with Apple silicon. "
-                    "Nothing was started.\nLeave `device` out for a GPU of NVIDIA or AMD, or give "
-                    "`hardware: {gpu: 0}` for the processor."
-                )
-            if found is not None and found < asked[key]:
-                raise WrongPlace(
-                    f"hardware.{key}: {asked[key]} found, but this machine has {found} GPUs that "
-                    "NVIDIA's driver shows. Nothing was started.\n"
-                    f"{_without_gpus(hardware, found)}, `device: mps` on a Mac, or run where GPUs "
-                    "are (--profile slurm, docs/vast.md)."
-                )
+        load_study(self.overrides, self.root / "config", self.files)
+        hardware = self.study.hardware
+        found = gpus_here(hardware.device) if local else None
+        asked = {"gpu": hardware.gpu // hardware.nodes}
+        asked["scoring_gpus"] = hardware.scoring_gpus if hardware.gpu else 0
+        key = max(asked, key=asked.__getitem__)
+        if found == 0 and hardware.device == "mps" and hardware.gpu:
+            raise WrongPlace(
+                "hardware.device: mps found, but this machine is no Mac with Apple silicon. "
+                "Nothing was started.\nLeave `device` out for a GPU of NVIDIA or AMD, or give "
+                "`hardware: {gpu: 0}` for the processor."
+            )
+        if found is not None and found < asked[key]:
+            raise WrongPlace(
+                f"hardware.{key}: {asked[key]} found, but this machine has {found} GPUs that "
+                "NVIDIA's driver shows. Nothing was started.\n"
+                f"{_without_gpus(hardware, found)}, `device: mps` on a Mac, or run where GPUs "
+                "are (--profile slurm, docs/vast.md)."
+            )
 
     def _replaces_default(self) -> bool:
         """Whether a file has the default study's name, and other values beside a bridge."""
@@ -173,15 +182,6 @@ def _without_gpus(hardware: Hardware, found: int) -> str:
     return f"Give `hardware: {{{', '.join(keys)}}}` {text}"
 
 
-@contextmanager
-def errors_as_messages() -> Iterator[None]:
-    """End the process with the message alone: Snakemake would add lines of its own files."""
-    try:
-        yield
-    except (ConfigError, WrongPlace, StudyLocked) as error:
-        raise SystemExit(printable(error)) from None
-
-
 def gpus_here(device: str | None = None) -> int | None:
     """How many GPUs NVIDIA's driver shows; None if those of AMD may be here.
 
@@ -195,11 +195,9 @@ def gpus_here(device: str | None = None) -> int | None:
         return len(devices)
 
 
+@errors_as_messages()
 def start(
-    overrides: dict,
-    snakefiles: str | Path,
-    files: Iterable[str | Path],
-    workflow: Any,
+    overrides: dict, snakefiles: str | Path, files: Iterable[str | Path], workflow: Any
 ) -> StudyWorkflow:
     """Load the study for the rules in the folder `snakefiles`, below the root of the repository.
 
@@ -211,13 +209,6 @@ def start(
     Ends the process with a message where paths in manifests would lead elsewhere, and for a
     configuration that cannot be used.
     """
-    with errors_as_messages():
-        return _start(overrides, snakefiles, files, workflow)
-
-
-def _start(
-    overrides: dict, snakefiles: str | Path, files: Iterable[str | Path], workflow: Any
-) -> StudyWorkflow:
     root = Path(snakefiles).parent
     if workflow.is_main_process and not (root.is_dir() and root.samefile(".")):
         link_shipped(root)
@@ -239,7 +230,7 @@ def _start(
         refuse_locked_study(loaded.reported, loaded.study.study)
         if NAMED in sys.argv and not loaded.named:
             own = f"{loaded.paths.results}/{Path(NAMED).name}"
-            raise StudyLocked(f"{loaded.left_to_other_run}\nNothing was started; ask for {own}.")
+            raise StudyLocked(f"{loaded.left_to_other_run}\nNothing was started; request {own}.")
     hardware = loaded.study.hardware
     if not hardware.gpu:  # torch and numpy read them when a job imports them
         os.environ |= environment(hardware.instructions)

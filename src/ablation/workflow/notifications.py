@@ -90,14 +90,14 @@ def webhook_of(url: str, form: str = "", token: str = "") -> Webhook:
     """The webhook of these values; without a form, that of its host. Raises ValueError."""
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
+        host, _ = parts.hostname or "", parts.port  # which is a number, or raises ValueError
     except ValueError:
         host = ""
     if not host or parts.scheme not in ("http", "https"):
         raise ValueError(f"{URL}: `https://HOST/...` was expected; no message will be sent")
     if not form:
-        form = {"hooks.slack.com": "slack", "ntfy.sh": "ntfy"}.get(host, "json")
-        form = "ntfy" if host.startswith("ntfy.") else form
+        of_host = "ntfy" if host.startswith("ntfy.") else "json"
+        form = "slack" if host == "hooks.slack.com" else of_host
     if form not in FORMS:
         raise ValueError(
             f"{FORM}: {form!r} found, one of {', '.join(FORMS)} was expected; no message will be "

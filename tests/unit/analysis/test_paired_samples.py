@@ -308,6 +308,10 @@ REFUSED = {
     "odd metrics": (lambda lines: [lines[0] | {"metrics": "acc"}], "no list of names"),
     "odd cluster": (lambda lines: [lines[0] | {"cluster": [1]}], "no name"),
     "odd leaks": (lambda lines: [lines[0] | {"leaks": 1}], "a text was expected"),
+    "two models in the first document": (
+        lambda lines: [lines[0] | {"leaks": "eval"}, lines[0] | {"filter": "b"}, *lines[1:]],
+        "differ from those of other lines",
+    ),
     "two models": (
         lambda lines: [*lines[:6], *(one | {"leaks": "eval"} for one in lines[6:])],
         "differ from those of other lines",

@@ -1,5 +1,6 @@
 """Promises of `ablation init`: a whole study folder, and nothing of the user's overwritten."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,14 @@ def test_the_folder_holds_a_study_that_snakemake_and_the_commands_read(monkeypat
     assert load_study_of(None, None).study == "mystudy" == load_study_of(None, "mystudy").study
     planned = dry_run(["-n", "--quiet", "rules"], Path(), {"PYTHONPATH": str(ROOT / "src")})
     assert planned.returncode == 0, planned.stdout
-    named = dry_run(["--summary"], Path(), {"PYTHONPATH": str(ROOT / "src")}).stdout
-    assert "results/mystudy/recovery.csv" in named
+    capsys.readouterr()
+    assert main(["pin", "config/study.yaml"]) == 0
+    assert "has a commit already" in capsys.readouterr().out
+    assert main(["sample"]) == 1
+    assert "results/mystudy was not found" in capsys.readouterr().err
+    assert main(["plan", "--json"]) == 0
+    jobs = json.loads(capsys.readouterr().out)["jobs"]
+    assert "stage3_finetune" in {job["name"].split()[0] for job in jobs}
 
 
 @pytest.mark.parametrize("file", [*files_of("x"), "resources", "config/tasks"])

@@ -5,15 +5,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import yaml
 
 from ablation.config import intervention_checks
 from ablation.config.load import load_study
-from ablation.config.merging import ConfigError
 from ablation.provenance.code_hash import code_closure
 from ablation.provenance.fingerprints import package_versions
 from ablation.vocabulary.optimizers import ADAPTERS, unused_modules
 from ablation.workflow.load import StudyWorkflow
+from tests.support.refusals import refused
 
 ROOT = Path(__file__).resolve().parents[3]
 LORA = {"kind": "lora", "r": 4, "alpha": 8, "targets": ["q_proj"]}
@@ -34,15 +33,6 @@ def with_peft(monkeypatch):
 
 def study(recipes, **others):
     return {"seeds": [1], "interventions": TAKEN, "recipes": recipes} | others
-
-
-def refused(tmp_path, changes):
-    file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump(changes))
-    with pytest.raises(ConfigError) as caught:
-        load_study(changes, files=[file])
-    assert "mine.yaml:" in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.usefixtures("with_peft")

@@ -9,21 +9,12 @@ import yaml
 
 from ablation.config.interventions import BUILT_IN
 from ablation.config.load import load_study
-from ablation.config.merging import ConfigError
 from tests.support.fake_hub import FakeHub
+from tests.support.refusals import refused
 
 THIN = {"thin": {"kind": "drop_layers", "layers": [3]}}
 SWA = {"swa": {"kind": "window", "tokens": 16, "when": "prefill"}}
 MANUAL = Path(__file__).resolve().parents[3] / "docs/interventions.md"
-
-
-def refused(tmp_path, changes):
-    file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump(changes))
-    with pytest.raises(ConfigError) as caught:
-        load_study(changes, files=[file])
-    assert "mine.yaml:" in str(caught.value)
-    return str(caught.value)
 
 
 def one(**settings):

@@ -17,9 +17,8 @@ from ablation.model.checks.treated import NotInForce
 from ablation.model.masks import forward_inputs
 from ablation.model.ordered_sums import OrderedLinear, order_sums
 from ablation.training import finetune as module
-from ablation.training.trainer import MaskedTrainer
 from tests.support.families import tiny_family
-from tests.support.small_training import HARDWARE, recipe
+from tests.support.small_training import HARDWARE, recipe, stopped_after
 from tests.support.tiny import tiny_model
 from tests.unit.interventions.test_kinds import SETTINGS
 
@@ -132,18 +131,7 @@ def test_equal_trainings_save_adapters_of_equal_bytes_without_paths(tokenizer, d
 def test_a_killed_training_of_an_adapter_ends_with_the_same_bits(tokenizer, data, tmp_path):
     adapter = LORA.model_copy(update={"dropout": 0.2})
     whole = trained(tokenizer, data, tmp_path / "whole", adapter)
-
-    class Killed(RuntimeError):
-        pass
-
-    class Dying(MaskedTrainer):
-        def training_step(self, *arguments, **options):
-            if self.state.global_step == 4:
-                raise Killed
-            return super().training_step(*arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(module, "MaskedTrainer", Dying)
+    with stopped_after(4):
         trained(tokenizer, data, tmp_path / "state", adapter)
     again = trained(tokenizer, data, tmp_path / "state", adapter)
     assert again.record["resumes"] == [3]

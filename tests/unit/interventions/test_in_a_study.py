@@ -13,8 +13,7 @@ from ablation.model.checks.treated import NotInForce
 from ablation.scoring.evaluate import evaluate
 from ablation.scoring.items import Items
 from ablation.training.finetune import finetune
-from ablation.training.trainer import MaskedTrainer
-from tests.support.small_training import HARDWARE, recipe
+from tests.support.small_training import HARDWARE, recipe, stopped_after
 from tests.support.tiny import tiny_model
 from tests.unit.interventions.test_kinds import SETTINGS
 
@@ -110,18 +109,7 @@ def test_a_killed_training_under_rounding_ends_with_the_same_bits(tokenizer, dat
 
     steps = {"max_steps": 6, "save_steps": 3, "log_steps": 1}
     whole = run(tmp_path / "whole", **steps).model.state_dict()
-
-    class Killed(RuntimeError):
-        pass
-
-    class Dying(MaskedTrainer):
-        def training_step(self, *arguments, **options):
-            if self.state.global_step == 4:
-                raise Killed
-            return super().training_step(*arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("ablation.training.finetune.MaskedTrainer", Dying)
+    with stopped_after(4):
         run(tmp_path / "state", **steps)
     again = run(tmp_path / "state", **steps)
     assert again.record["resumes"] == [3]

@@ -108,8 +108,11 @@ def test_a_study_without_a_table_is_listed_too(root, capsys):
     assert "What came back in each</h2><p>No rows.</p>" in Path("shown/page.html").read_text()
 
 
-def test_a_table_of_another_kind_is_an_edited_study(root, capsys):
-    (HOME / "recovery.csv").write_text("a,b\n1,2\n")
+@pytest.mark.parametrize("kind", ["other columns", "words for numbers"])
+def test_a_table_of_another_kind_is_an_edited_study(root, capsys, kind):
+    (HOME / "recovery.manifest.json").unlink()  # which has the hash of the table
+    words = read_csv(HOME / "recovery.csv").assign(after="many").to_csv()
+    (HOME / "recovery.csv").write_text("a,b\n1,2\n" if kind == "other columns" else words)
     assert main(["studies"]) == 0
     assert EDITED in capsys.readouterr().out
 

@@ -398,7 +398,7 @@ def test_spending_is_allowed(settings):
 @pytest.mark.parametrize(
     "settings, told",
     [
-        ({}, "no person is at a terminal"),
+        ({}, "no terminal to ask at"),
         ({"budget": 6.99}, "over the budget of \\$6.99"),
         ({"yes": True, "budget": 6.99}, "over the budget"),
         ({"ask": answering("y"), "budget": 1.0}, "over the budget"),

@@ -179,7 +179,7 @@ def test_results_of_several_codes_are_not_accepted_together(work):
     work.write_code("x = 2")
     work.make("other")
     work.write_code("x = 3")
-    with pytest.raises(NothingToAccept, match="several older codes(.|\n)*micro/other"):
+    with pytest.raises(NothingToAccept, match=r"several older versions(.|\n)*micro/other"):
         work.accept()
     work.accept(results="results/micro/stage")
     assert work.current()

@@ -15,6 +15,7 @@ COMMANDS = {
     "/a/results/b/results/micro/x/manifest.json": f"{MAKE} results/micro/x/manifest.json",
     "results/mine/x/m.json": f"{MAKE} results/mine/x/m.json --configfile config/my_study.yaml",
     "results/two/x/m.json": f"{MAKE} results/two/x/m.json --configfile config/two.yaml",
+    "results/quoted/m.json": f"{MAKE} results/quoted/m.json --configfile config/third.yaml",
     "results/none/m.json": f"{MAKE} results/none/m.json --configfile FILE  # FILE has the line "
     "`study: none`",
     "results/recovery.csv": f"{MAKE} results/recovery.csv",
@@ -32,6 +33,7 @@ def root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config").mkdir()
     studies = {"default": "micro", "my_study": "mine", "a_two": "two", "two": "two"}
+    studies["third"] = '"quoted"'
     for file, study in studies.items():
         (tmp_path / f"config/{file}.yaml").write_text(f"# a study\nstudy: {study}\n")
     return tmp_path

@@ -164,6 +164,8 @@ def test_the_run_record_is_beside_the_manifest(manifest, run):
         '{"seconds": "x"}',
         '{"energy_joules": "x"}',
         '{"date": "today"}',
+        '{"date": 1e300}',
+        '{"seconds": NaN}',
         '{"gpus": [{"name": "x", "uuid": []}]}',
         '{"started": 5}',
         '{"attempt": [1]}',

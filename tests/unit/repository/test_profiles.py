@@ -209,8 +209,8 @@ def test_slurm_is_asked_for_machines_with_as_many_gpus_each():
 @pytest.mark.parametrize(
     "changes, told",
     [
-        ({"gpu": 3, "nodes": 2}, "3 GPUs .* cannot be on 2 machines, as many on each"),
-        ({"gpu": 0, "nodes": 2}, "0 GPUs .* cannot be on 2 machines"),
+        ({"gpu": 3, "nodes": 2}, "3 GPUs .* cannot be spread evenly over 2 machines"),
+        ({"gpu": 0, "nodes": 2}, "0 GPUs .* cannot be spread evenly over 2 machines"),
         ({"gpu": 0, "scoring_gpus": 2}, "the study runs on the CPU"),
     ],
 )

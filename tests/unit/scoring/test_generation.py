@@ -247,13 +247,13 @@ def test_a_slot_takes_the_next_prompt_when_its_text_ends(monkeypatch):
     monkeypatch.setattr(
         greedy._Batch, "_step", lambda self: steps.append(len(self.slots)) or stock(self)
     )
-    limits = {0: 24}  # the first prompt is written on and on, the others get one token more
+    # The first prompt is written on and on, the others get one token more.
     first = GreedyDecoder(model, "causal").run(PROMPTS[:1], 24, never)[0].tokens
     ends = lambda tokens: len(tokens) == 2 and tokens != first[:2]  # noqa: E731
     steps.clear()
     found = GreedyDecoder(model, "causal", slots=2).run(PROMPTS[:1] + PROMPTS[5:], 24, ends)
     lengths = [len(one.tokens) for one in found]
-    assert lengths[0] == limits[0] and max(lengths[1:]) == 2
+    assert lengths[0] == 24 and max(lengths[1:]) == 2
     assert len(steps) == 24  # one before the long text, which is not the longest prompt
     assert steps[-1] == 1  # at the end nothing but the long text is computed
 

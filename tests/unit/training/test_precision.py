@@ -125,7 +125,7 @@ def test_a_bfloat16_training_follows_the_float32_one(tokenizer, data, tmp_path, 
     for dtype in (torch.float32, torch.bfloat16):
         model = tiny_model("ministral3", vocabulary=len(tokenizer)).bfloat16().to(dtype)
         changes = {"max_steps": 40, "learning_rate": 1e-4, "schedule": "constant_with_warmup"}
-        changes |= {"optimizer": optimizer}
+        changes |= {"optimizer": optimizer, "eval_steps": 40}
         weights = run(model, tokenizer, data, tmp_path, **changes)[2]
         deltas = [weights[name].float() - w.float() for name, w in start.state_dict().items()]
         moved[dtype] = torch.cat([delta.flatten() for delta in deltas])

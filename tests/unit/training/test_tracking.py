@@ -12,14 +12,8 @@ from ablation.config.fields import TRACKERS
 from ablation.provenance import job
 from ablation.provenance.run_records import ATTEMPT, TRACKING
 from ablation.training import tracking
-from tests.support.tracked_training import (
-    FINGERPRINT,
-    MANIFEST,
-    StopAtSix,
-    Stopped,
-    announce,
-    train,
-)
+from tests.support.small_training import stopped_after, write_records
+from tests.support.tracked_training import FINGERPRINT, MANIFEST, announce, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,15 +71,11 @@ def shown(here, monkeypatch):
 @pytest.fixture(scope="module")
 def plain(tokenizer, tmp_path_factory):
     """What the training makes without trackers."""
-    from tests.support.small_training import write_records
-
-    folder, before = tmp_path_factory.mktemp("plain"), os.getcwd()
+    folder = tmp_path_factory.mktemp("plain")
     write_records(folder / "data.jsonl")
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         return train("state", tokenizer)
-    finally:
-        os.chdir(before)
 
 
 def test_a_tracker_sees_every_logged_value_and_the_result_has_the_same_bytes(
@@ -116,8 +106,8 @@ def test_a_run_leads_back_to_its_manifest(shown, tokenizer):
 
 def test_a_resumed_training_goes_on_in_its_run_and_a_new_one_does_not(plain, shown, tokenizer):
     made = shown()
-    with pytest.raises(Stopped):
-        train("state", tokenizer, StopAtSix)
+    with stopped_after(5):
+        train("state", tokenizer)
     assert train("state", tokenizer) == plain
     first, resumed = [recorder.run for recorder in made]
     assert first.run == resumed.run and (first.step, resumed.step) == (0, 4)

@@ -111,6 +111,6 @@ def test_another_study_leaves_the_shared_table_to_the_living_run(locked):
     assert "results/mine/recovery.csv" in said and "recovery_named" not in said
 
     assert asked.returncode == 1 and len(asked.stderr.splitlines()) <= 4
-    assert "ask for results/mine/recovery.csv" in asked.stderr
+    assert "request results/mine/recovery.csv" in asked.stderr
     (living.LOCKS / "0.output.lock").unlink()
     assert "recovery_named" in snakemake(locked, "-n", "--configfile", "mine.yaml").stdout

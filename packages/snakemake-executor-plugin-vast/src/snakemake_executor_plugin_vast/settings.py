@@ -55,14 +55,16 @@ class ExecutorSettings(ExecutorSettingsBase):
         5.0, "Gigabytes per hour that a machine is expected to send, for the price of transfers."
     )
     download_gb: float = setting(
-        5.0, "Gigabytes per hour that a machine is expected to receive, for the same."
+        5.0, "Gigabytes per hour that a machine is expected to receive, for the price of transfers."
     )
-    max_machines: int = setting(4, "Machines at the same time.")
+    max_machines: int = setting(4, "Largest number of machines at the same time.")
     max_hours: float = setting(48.0, "Hours that a job without `runtime` may take.")
     interruptible: bool = setting(False, "Bid for interruptible machines for all rules.")
     bid_factor: float = setting(1.2, "A bid is the lowest one times this, at most max-price.")
-    lost_bids: int = setting(2, "Interruptible machines that a job may lose; then on demand.")
-    gpu_model: str = setting("", "GPU of jobs without `gpu_model`; several separated by |.")
+    lost_bids: int = setting(
+        2, "Interruptible machines that a job may lose before it runs on one rented on demand."
+    )
+    gpu_model: str = setting("", "GPU of jobs without `gpu_model`; several are separated by |.")
     disk_gb: int = setting(40, "Disk of a machine, unless `disk_mb` of a job is larger.")
     reliability: float = setting(0.98, "Least reliability of a host, from 0 to 1.")
     rank: str = setting(
@@ -82,7 +84,7 @@ class ExecutorSettings(ExecutorSettingsBase):
         f"{ENVIRONMENT} with this version of Snakemake and the packages of requirements.txt and "
         "workflow/requirements.txt.",
     )
-    packages: str = setting("", "Packages that pip installs after `setup`, with spaces.")
+    packages: str = setting("", "Packages that pip installs after `setup`, separated by spaces.")
     activate: str = setting(f". {ENVIRONMENT}/bin/activate", "Shell command before each job.")
     smoke: str = setting(SMOKE, "Shell command that must succeed before the first job.")
     cpu_jobs: str = setting(
@@ -103,15 +105,19 @@ class ExecutorSettings(ExecutorSettingsBase):
     )
     output_mib: float = setting(64.0, "MiB that are kept of what a job prints.")
     margin_gb: float = setting(
-        5.0, "GB that may come home from a job beyond its `disk_mb`, or disk-gb if that is larger."
+        5.0, "GB that a job may send back beyond its `disk_mb`, or disk-gb if that is larger."
     )
     state_minutes: float = setting(10.0, "Least time between two saves of a job's state.")
-    state_share: float = setting(10.0, "The same, as a multiple of the last save's duration.")
-    state_uri: str = setting("", "Save states there (s3://bucket/folder), through fsspec.")
-    silent_minutes: float = setting(30.0, "A machine without its driver stops itself then.")
+    state_share: float = setting(
+        10.0, "Least time between two saves, as a multiple of the last save's duration."
+    )
+    state_uri: str = setting("", "Where states are saved (s3://bucket/folder), through fsspec.")
+    silent_minutes: float = setting(
+        30.0, "A machine that the executor does not contact for this time stops itself."
+    )
     keep_hours: float = setting(48.0, "How long a machine that stopped itself is kept.")
     stopped_dollars: float = setting(
-        3.0, "Dollars a day that the disks of stopped machines may cost; beyond it none is rented."
+        3.0, "If the disks of stopped machines cost more dollars a day, no machine is rented."
     )
     ledger: str = setting("ledger/{study}.jsonl", "The ledger; {study} is config['study'].")
     time_scale: float = setting(1.0, "Speed of the executor's clock, for tests.")

@@ -7,13 +7,12 @@ any other computer.
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from fakes.client import Client
 from fakes.vast import FakeVast, what_is_missing
-from vast_support.programs import ONLY_THIS_COMPUTER
+from vast_support.programs import ONLY_THIS_COMPUTER, environment_with
 
 pytestmark = [
     pytest.mark.e2e,
@@ -26,11 +25,9 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOfTheAccount"
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
     """The Python of an environment with nothing but the client."""
-    venv = tmp_path_factory.mktemp("official") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    python = venv / "bin/python"
-    subprocess.run([python, "-m", "pip", "install", "-q", f"vastai=={VERSION}"], check=True)
-    [site] = venv.glob("lib/python*/site-packages")
+    folder = tmp_path_factory.mktemp("official")
+    python = environment_with(f"vastai=={VERSION}", folder)
+    [site] = folder.glob("lib/python*/site-packages")
     (site / "sitecustomize.py").write_text(ONLY_THIS_COMPUTER)
     return python
 

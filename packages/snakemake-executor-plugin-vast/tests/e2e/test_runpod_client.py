@@ -7,12 +7,11 @@ any other computer.
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 from fakes.runpod import FakeRunPod
 from fakes.vast import what_is_missing
-from vast_support.programs import ONLY_THIS_COMPUTER
+from vast_support.programs import ONLY_THIS_COMPUTER, environment_with
 
 pytestmark = [
     pytest.mark.e2e,
@@ -27,11 +26,7 @@ def python(tmp_path_factory):
     """The Python of an environment with nothing but the client."""
     if given := os.environ.get("RUNPOD_CLIENT_PYTHON"):
         return given
-    venv = tmp_path_factory.mktemp("official") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    python = venv / "bin/python"
-    subprocess.run([python, "-m", "pip", "install", "-q", f"runpod=={VERSION}"], check=True)
-    return str(python)
+    return environment_with(f"runpod=={VERSION}", tmp_path_factory.mktemp("official"))
 
 
 @pytest.fixture

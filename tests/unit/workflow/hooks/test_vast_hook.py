@@ -91,7 +91,7 @@ def test_a_no_refuses(terminal):
 
 
 def test_without_a_terminal_a_yes_or_a_budget_is_needed(terminal):
-    with pytest.raises(NotAllowed, match="no person is at a terminal"):
+    with pytest.raises(NotAllowed, match="no terminal to ask at"):
         StudyHook().permit(STUDY, request())
     assert StudyHook().permit(STUDY, request(yes=True))
     assert StudyHook().permit(STUDY, request(budget=50))

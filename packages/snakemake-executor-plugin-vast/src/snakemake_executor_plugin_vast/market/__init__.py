@@ -23,7 +23,6 @@ from .protocol import Market
 from .several import Several
 
 GROUP = "snakemake_executor_plugin_vast.markets"
-NOT_A_MARKET = {"http", "protocol", "selection", "several", "vast_offers", "runpod_offers"}
 
 
 class UnknownMarket(ValueError):
@@ -41,8 +40,10 @@ class MarketModule(Protocol):
 def find_market(name: str) -> MarketModule:
     """The module of the market `name`. Raises UnknownMarket."""
     module = f"{__name__}.{name}"
-    if name.isidentifier() and name not in NOT_A_MARKET and find_spec(module):
-        return cast(MarketModule, importlib.import_module(module))
+    if name.isidentifier() and find_spec(module):
+        own = importlib.import_module(module)
+        if hasattr(own, "connect"):  # the others are what markets share
+            return cast(MarketModule, own)
     for entry in entry_points(group=GROUP, name=name):
         found: MarketModule = entry.load()
         return found

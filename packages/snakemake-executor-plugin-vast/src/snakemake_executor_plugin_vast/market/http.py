@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import requests
 
 from ..clock import Clock
-from .protocol import Unavailable
+from .protocol import Instance, MachineId, Offer, Unavailable
 
 T = TypeVar("T")
 AGENT = f"snakemake-executor-plugin-vast/{version('snakemake-executor-plugin-vast')}"
@@ -25,6 +25,7 @@ class Client:
     """Calls with the account's key, which enters no message. Threads may share it."""
 
     PACE: Mapping[str, float] = {}  # seconds between two calls of an endpoint; others: one
+    CONTROL = ""  # the source of `Market.machine_control`, with gaps for url and agent
 
     def __init__(
         self,
@@ -39,6 +40,9 @@ class Client:
         self._key, self._secrets, self._local = key, (key, *secrets), threading.local()
         self._lock = threading.Lock()
         self._free_at: dict[str, float] = {}  # endpoint: when its next call may be made
+
+    def machine_control(self, offer: Offer | None = None) -> str:
+        return self.CONTROL.format(url=self.url, agent=AGENT)
 
     def _send(self, method: str, path: str, **sent: Any) -> requests.Response:
         # A redirect could turn an order into a search, or take the key to another host.
@@ -91,6 +95,12 @@ class Client:
         for secret in filter(None, self._secrets):
             text = text.replace(secret, "<key>")
         return text
+
+
+def unreadable(id: MachineId, label: Any, error: Exception) -> Instance:
+    """What stands for a row of the list that cannot be read: it is offline, and can be ended."""
+    message = f"the market's entry cannot be read: {type(error).__name__}: {error}"
+    return Instance(id, str(label or ""), "offline", message, 0, 0.0, False)
 
 
 def dollars(value: Any) -> float | None:

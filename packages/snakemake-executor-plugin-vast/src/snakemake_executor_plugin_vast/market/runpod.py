@@ -15,7 +15,7 @@ from typing import Any
 import requests
 
 from ..clock import Clock
-from .http import AGENT, UNREADABLE, Client, dollars, json_object, list_in
+from .http import UNREADABLE, Client, dollars, json_object, list_in, unreadable
 from .protocol import (
     AccountRefused,
     Instance,
@@ -144,15 +144,13 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
 
 
 def read_row(raw: Mapping[str, Any]) -> Instance:
-    """An instance from a pod of the list. One that cannot be read counts as offline, so that it can
-    still be ended."""
+    """As `read_instance`, of any row; see `unreadable`."""
     try:
         return read_instance(raw)
     except UNREADABLE as error:
         id = raw.get("id")
-        message = f"the market's entry cannot be read: {type(error).__name__}: {error}"
-        id = id if isinstance(id, str) and POD.fullmatch(id) else 0
-        return Instance(id, str(raw.get("name") or ""), "offline", message, 0, 0.0, False)
+        known = id if isinstance(id, str) and POD.fullmatch(id) else 0
+        return unreadable(known, raw.get("name"), error)
 
 
 def is_mine(raw: Any, prefix: str) -> bool:
@@ -167,6 +165,7 @@ class RunPod(Client):
     """The calls of the API."""
 
     PACE = {ANY: 1.2}
+    CONTROL = MACHINE_CONTROL
 
     def __init__(
         self,
@@ -178,9 +177,6 @@ class RunPod(Client):
     ) -> None:
         super().__init__(key, url or URL, clock, jitter)
         self.registry = registry  # the id of the registry's login that RunPod has stored
-
-    def machine_control(self, offer: Offer | None = None) -> str:
-        return MACHINE_CONTROL.format(url=self.url, agent=AGENT)
 
     def search(self, requirements: Requirements, rules: SearchRules) -> list[Offer]:
         if requirements.interruptible:  # the API v2 has no interruptible pods

@@ -15,7 +15,7 @@ from typing import Any
 import requests
 
 from ..clock import Clock
-from .http import AGENT, UNREADABLE, Client, dollars, json_object, list_in
+from .http import UNREADABLE, Client, dollars, json_object, list_in, unreadable
 from .protocol import (
     AccountRefused,
     Instance,
@@ -165,15 +165,12 @@ def read_instance(raw: Mapping[str, Any]) -> Instance:
 
 
 def read_row(raw: Mapping[str, Any]) -> Instance:
-    """An instance from a row of the list. One that cannot be read counts as offline, so that it can
-    still be ended."""
+    """As `read_instance`, of any row; see `unreadable`."""
     try:
         return read_instance(raw)
     except UNREADABLE as error:
         id = raw.get("id")
-        message = f"the market's entry cannot be read: {type(error).__name__}: {error}"
-        id = id if isinstance(id, int) else 0
-        return Instance(id, str(raw.get("label") or ""), "offline", message, 0, 0.0, False)
+        return unreadable(id if isinstance(id, int) else 0, raw.get("label"), error)
 
 
 def has_label(raw: Any, prefix: str) -> bool:
@@ -186,6 +183,7 @@ class Vast(Client):
     """The calls of the API."""
 
     PACE = PACE
+    CONTROL = MACHINE_CONTROL
 
     def __init__(
         self,
@@ -198,9 +196,6 @@ class Vast(Client):
         super().__init__(key, url or URL, clock, jitter, (image_login,))
         self.image_login = image_login
         self._quota_ends = 0.0  # wall-clock time before which no search is answered
-
-    def machine_control(self, offer: Offer | None = None) -> str:
-        return MACHINE_CONTROL.format(url=self.url, agent=AGENT)
 
     def search(self, requirements: Requirements, rules: SearchRules) -> list[Offer]:
         query = search_query(requirements, rules)

@@ -22,7 +22,7 @@ ROUTES = [
     ("POST", r"/graphql", "user"),
 ]
 POD_MAY = {"get", "state", "destroy"}  # what the key inside a pod may do, with its own pod
-A_MINUTE, A_DAY = 60, 50_000  # requests of one key
+A_MINUTE = 60  # requests of one key
 GPU_IDS = {
     "RTX 4090": "NVIDIA GeForce RTX 4090",
     "A100 SXM": "NVIDIA A100-SXM4-80GB",
