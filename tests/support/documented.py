@@ -32,6 +32,7 @@ NEEDS = {
     "vast": "a paid account of Vast.ai, or a bucket (make test-faults runs a fake of it)",
     "hub": "a network and, for some models, an accepted licence",
     "network": "a package registry or a price service",
+    "own": "files or a study of the reader's own, which the page does not make",
     "change": "a change of code before it (tests/workflow/test_staleness.py makes one)",
     "docker": "Docker (make test-image runs the steps of the Dockerfile)",
     "apptainer": "Apptainer (tests/unit/repository/test_apptainer.py reads the definition)",

@@ -27,10 +27,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
 README, *REST = documented.pages()
 OTHERS = [page for page in REST if any(not c.need or c.harmless for c in documented.commands(page))]
+OWN_STUDY = "snakemake --cores all --quiet --configfile config/mine.yaml"
 # What has to be done before a command, which its page does not show because its reader has done it.
 BEFORE = {
-    "ablation pull docs/studies/": "rm -r results",  # the page says: in a fresh clone
-    "ablation push study.zip": "snakemake --cores all --quiet --configfile config/mine.yaml",
+    "ablation pull smollm2.zip": "rm -r results",  # the page says: in a fresh clone
+    "ablation push study.zip": OWN_STUDY,
+    "ablation publish hf://": OWN_STUDY,
     "ablation diff s3://": "ablation push s3://bucket/ours",
 }
 HARMLESS_NEEDS = ("gpu", "slurm", "vast", "minutes", "hours")  # a dry run needs none of these
@@ -97,6 +99,8 @@ class Reader:
     def follow(self, page: Path) -> dict[str, str]:
         """Run what can be run of the page's commands; {command: what it said}."""
         said = {}
+        for name, text in documented.files(page).items() if page != README else ():
+            (self.clone / name).write_text(text, encoding="utf-8")
         for command in documented.commands(page):
             if not command.need:
                 for start, before in BEFORE.items():

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import yaml
@@ -53,24 +53,19 @@ def test_dry_runs_are_quick_and_small(micro):
     assert sweep["jobs"] > 1000 and sweep["cpu_seconds"] < 20 and sweep["peak_mb"] < 1000
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_touched_files_and_comments_in_modules(micro):
+    for name in (
         "src/ablation/scoring/evaluate.py",
         "src/ablation/model/masks.py",
         "workflow/scripts/evaluate.py",
         "Snakefile",
-    ],
-)
-def test_a_touched_file(micro, name):
-    os.utime(micro.folder / name, (time.time() + 60,) * 2)
-    assert micro.stale("all") == set()
-
-
-@pytest.mark.parametrize("name", ["model/masks", "training/finetune", "analysis/statistics"])
-def test_a_comment_in_a_module(micro, name):
-    file = micro.folder / f"src/ablation/{name}.py"
-    with edited(file, ("\nfrom __future__", "\n# a remark\n\nfrom __future__")):
+    ):
+        os.utime(micro.folder / name, (time.time() + 60,) * 2)
+    with ExitStack() as edits:
+        for name in ("model/masks", "training/finetune", "analysis/statistics"):
+            file = micro.folder / f"src/ablation/{name}.py"
+            comment = ("\nfrom __future__", "\n# a remark\n\nfrom __future__")
+            edits.enter_context(edited(file, comment))
         assert micro.stale("all") == set()
 
 
