@@ -20,16 +20,15 @@ WHICH = $(if $(STUDY),--configfile $(STUDY))
 FILE  = $(or $(STUDY),config/default.yaml)
 NAME  = $(or $(shell sed -n 's/^study: *"\{0,1\}\([a-z0-9_-]*\).*/\1/p' $(FILE)),micro)
 
-demo: hello $(VENV)/.ready  # run the micro study in small, one seed of five recipes, with all that `make study` gives
+demo:  # run the micro study in small, one seed of five recipes, with all that `make study` gives
 	@$(MAKE) --no-print-directory study STUDY=config/demo.yaml
 
-.PHONY: hello
-hello:
-	@test -f $(VENV)/.ready || echo "First the packages: about 2 GB in .venv, two to six minutes."
-	@echo "The demo finetunes a shipped model of 290,000 weights five times and scores it under three masks:"
-	@echo "three minutes on two cores, 40 MB in results/. Ctrl-C stops it, and make demo goes on from there."
+INSTALLED = $(wildcard $(VENV)/.ready)
+.PHONY: announce
+announce:
+	@$(if $(INSTALLED),$(BIN)/python,$(PYTHON)) tools/announce_run.py $(FILE) $(NAME) $(if $(INSTALLED),,packages)
 
-study: $(VENV)/.ready  # run the micro study: report, recovery table, RO-Crate; verify it (STUDY=config/mine.yaml)
+study: announce $(VENV)/.ready  # run the micro study: report, recovery table, RO-Crate; verify it (STUDY=config/mine.yaml)
 	$(BIN)/snakemake $(WHICH) --cores all --quiet reason host $(LIVE)
 	@$(MAKE_REPORT)
 	@$(BIN)/ablation table --configfile $(FILE)

@@ -1,10 +1,10 @@
 """A fake of the hub's upload API on loopback, for the real client of huggingface_hub.
 
 It has the endpoints that `create_repo`, `list_repo_files`, `hf_hub_download`, `create_commit` and
-`model_info` call,
-with the answers of the service: large files go by the LFS batch protocol, in one PUT or in parts,
-to addresses without a token, and a commit of a file that was never stored is refused. The Xet
-protocol is not spoken; a test sets HF_HUB_DISABLE_XET.
+`model_info` call, with the answers of the service: large files go by the LFS batch protocol, in one
+PUT or in parts, to addresses without a token, and a commit of a file that was never stored, or
+whose parent is not the last commit, is refused. The Xet protocol is not spoken; a test sets
+HF_HUB_DISABLE_XET.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -36,7 +36,8 @@ class HubServer:
     """Model repositories, each {file: content} with a list of commits.
 
     calls: (method, path) of every request. puts: (sha256, part) of every upload of content.
-    refuse: {(method, part of a path)}: such a request is answered by 403.
+    refuse: {(method, part of a path)}: such a request is answered by 403. meanwhile: called once,
+    before the next commit, as somebody else who pushes.
     """
 
     def __init__(self, token: str, owners: tuple[str, ...] = ("me",)):
@@ -50,6 +51,7 @@ class HubServer:
         self.calls: list[tuple[str, str]] = []
         self.puts: list[tuple[str, int | None]] = []
         self.refuse: set[tuple[str, str]] = set()
+        self.meanwhile: Callable[[], object] | None = None
         self.endpoint = ""
 
     def checkout(self, repository: str, folder: Path) -> Path:
@@ -58,6 +60,10 @@ class HubServer:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         return folder
+
+    def head(self, repository: str) -> str:
+        """The hash of the last commit."""
+        return _sha256(str(self.commits[repository]).encode())[:40]
 
     # ---- the API: each returns (status, answer) --------------------------------------------------
 
@@ -154,6 +160,12 @@ class HubServer:
 
     def commit(self, repository: str, lines: list[dict]):
         head, *operations = lines
+        if self.meanwhile:
+            self.meanwhile, push = None, self.meanwhile
+            push()
+        if (parent := head["value"].get("parentCommit")) not in (None, self.head(repository)):
+            assert re.fullmatch("[0-9a-f]{40}", parent)
+            return 412, {"error": "A commit has happened since. Please refresh and try again."}
         assert head["key"] == "header" and head["value"]["summary"]
         new = dict(self.repositories[repository])
         for operation in operations:
@@ -170,7 +182,7 @@ class HubServer:
                 raise AssertionError(operation["key"])
         self.repositories[repository] = new  # whole or not at all
         self.commits[repository].append(head["value"]["summary"])
-        oid = hashlib.sha1(str(len(self.commits[repository])).encode()).hexdigest()
+        oid = self.head(repository)
         url = f"{self.endpoint}/{repository}/commit/{oid}"
         return 200, {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}
 
@@ -179,8 +191,7 @@ class HubServer:
             return 200, {"id": repository, "cardData": self.cards[repository], "siblings": []}
         if repository not in self.commits:
             return 404, {"error": "Repository not found"}
-        commits = self.commits[repository]
-        return 200, {"id": repository, "sha": _sha256(str(commits).encode())[:40], "siblings": []}
+        return 200, {"id": repository, "sha": self.head(repository), "siblings": []}
 
 
 def _sha256(content: bytes) -> str:
@@ -215,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
             assert authorization is None, "a token was sent to the storage"
         elif self.command == "POST" and authorization != f"Bearer {self.hub.token}":
             return self._send(401, {"error": "Invalid username or password."})
-        if found := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/main/(.+)", url.path):
+        if found := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/[0-9a-f]{40}/(.+)", url.path):
             return self._download(self.hub.repositories[found[1]][found[2]])
         status, answer = self._route(url.path, parse_qs(url.query), content)
         etag = _etag(content) if url.path.startswith("/presigned/") else None
@@ -252,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return hub.batch(found[1], body)
             if re.fullmatch(rf"/{name}\.git/info/lfs/objects/verify", path):
                 return hub.verify(body)
-        if found := re.fullmatch(rf"/api/models/{name}/tree/main", path):
+        if found := re.fullmatch(rf"/api/models/{name}/tree/[0-9a-f]{{40}}", path):
             return hub.tree(found[1])
         if found := re.fullmatch(rf"/api/models/{name}(/revision/[\w.-]+)?", path):
             return hub.info(found[1])

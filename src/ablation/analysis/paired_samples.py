@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -70,12 +70,24 @@ def compare_samples(
         for metric in _metrics(task, a, b, metrics):
             scored.append(_scored(task, metric, a, b, items, shared))
     rows = [_row(one, confidence) for one in scored]
-    rows += _macros(scored, confidence) if len(pairs) > 1 else []
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    for _, group in frame[frame.task.isin(pairs)].groupby(["metric", "filter"]):
-        if len(pairs) > 1:
-            frame.loc[group.index, "p_holm"] = holm(group.p.tolist())
-    return Comparison(frame, list(dict.fromkeys(warnings)))
+    if len(pairs) > 1:
+        _adjust(rows)
+        mean = MACRO
+        if MACRO in pairs:
+            mean = f"{MACRO} over tasks"
+            warnings.append(f"a task is named {MACRO}: the mean over the tasks is the row {mean!r}")
+        rows += _macros(scored, confidence, mean)
+    return Comparison(pd.DataFrame(rows, columns=COLUMNS), list(dict.fromkeys(warnings)))
+
+
+def _adjust(rows: Sequence[dict[str, Any]]) -> None:
+    """Add `p_holm` to the rows of tasks, adjusted over the tasks for each metric and filter."""
+    families: dict[Metric, list[dict[str, Any]]] = {}
+    for row in rows:
+        families.setdefault((row["metric"], row["filter"]), []).append(row)
+    for family in families.values():
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = p
 
 
 # ---- pairing --------------------------------------------------------------------------------
@@ -198,14 +210,13 @@ def _named(metric: Metric) -> str:
 # ---- statistics -----------------------------------------------------------------------------
 
 
-def _row(one: _Scored, confidence: float) -> dict[str, object]:
+def _row(one: _Scored, confidence: float) -> dict[str, Any]:
     a, b = one.values[:, 0]
     binary = bool(np.isin(one.values, (0, 1)).all())
     found, means = paired_difference(one.values, one.groups, confidence)
     exact = binary and one.groups is None
     return {
-        **_measured([one], means, found),
-        "task": one.task,
+        **_measured(one.task, [one], means, found),
         "p": mcnemar(a, b) if exact else found.p,
         "test": MCNEMAR if exact else INTERVAL,
         "only_a": int(np.sum(a > b)) if binary else None,
@@ -234,8 +245,11 @@ def paired_difference(
     return Difference(size * found.value, interval, found.p), size * means.values
 
 
-def _macros(scored: Sequence[_Scored], confidence: float) -> list[dict[str, object]]:
-    """The unweighted mean over the tasks, for each metric between 0 and 1 that several have."""
+def _macros(scored: Sequence[_Scored], confidence: float, name: str) -> list[dict[str, Any]]:
+    """The unweighted mean over the tasks, for each metric between 0 and 1 that several have.
+
+    name: the `task` of these rows.
+    """
     rows = []
     for metric in dict.fromkeys(one.metric for one in scored):
         of_metric = [one for one in scored if one.metric == metric]
@@ -244,17 +258,18 @@ def _macros(scored: Sequence[_Scored], confidence: float) -> list[dict[str, obje
         groups = [one.groups for one in of_metric]
         means: Means = paired_means([one.values for one in of_metric], confidence, groups)
         found = means.difference(1, 0)
-        rows.append(_measured(of_metric, means.values, found) | {"p": found.p, "test": INTERVAL})
+        measured = _measured(name, of_metric, means.values, found)
+        rows.append(measured | {"p": found.p, "test": INTERVAL})
     return rows
 
 
 def _measured(
-    of_metric: Sequence[_Scored], means: np.ndarray, found: Difference
-) -> dict[str, object]:
+    task: str, of_metric: Sequence[_Scored], means: np.ndarray, found: Difference
+) -> dict[str, Any]:
     name, chosen = of_metric[0].metric
     counts = [o.values.shape[2] if o.groups is None else len(set(o.groups)) for o in of_metric]
     return {
-        "task": MACRO,
+        "task": task,
         "metric": name,
         "filter": chosen,
         "n": sum(one.values.shape[2] for one in of_metric),

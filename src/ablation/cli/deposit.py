@@ -63,7 +63,7 @@ def deposit(
     from ablation.provenance.manifests import StaleInput
     from ablation.publication import zenodo
     from ablation.publication.checkpoint import NotPublishable
-    from ablation.publication.deposit import make_deposit
+    from ablation.publication.deposit import RUN_CRATE, make_deposit
     from ablation.remote.store import StoreError
 
     with report_errors(NotPublishable, StaleInput, StoreError, OSError, ValueError, status=2):
@@ -73,6 +73,11 @@ def deposit(
         for file in sorted(target.iterdir()):
             print(f"{file.stat().st_size:>16,}  {file.name}")
         names = "; ".join(author.name for author in made.authors)
+        if RUN_CRATE not in made.files:
+            print(
+                f"without a run crate: {home.parent} has none of this study "
+                "(`snakemake --reporter runcrate` writes it)"
+            )
         print(printable(f"{target}: {made.title}, by {names}, under {made.licence}"))
         if upload:
             print(printable(zenodo.upload(target, made, upload)))

@@ -48,13 +48,14 @@ def diff(
     holds several studies, --study chooses one; --configfile names the file of a study in commits.
     The exit status is 2 if the snapshots cannot be compared.
     """
+    from ablation.analysis.metrics import MetricsDisagree
     from ablation.config.merging import ConfigError
     from ablation.lineage.diff import diff, print_diff
     from ablation.lineage.snapshots import NothingToCompare
     from ablation.provenance.manifests import StaleInput
     from ablation.remote.store import StoreError
 
-    failures = (NothingToCompare, ConfigError, StaleInput, StoreError, OSError)
+    failures = (NothingToCompare, ConfigError, MetricsDisagree, StaleInput, StoreError, OSError)
     with report_errors(*failures, status=2):
         found = diff(first, second, study, str(configfile) if configfile else None)
         show_or_save(found, json, partial(print_diff, every_task=task == "each"))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     Texts = Mapping[str, Mapping[int, ItemText]]
 
+ITEMS = ("/base/items/", "/base/generation_items/")  # in the paths of manifests of items
+
 
 @click.command(
     cls=Command,
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
 @click.option("--out", type=PATH, required=True, metavar="FOLDER", help="The folder to write.")
 @click.option("--recipe", cls=Several, help="The recipes, or `base` (default: all).")
 @click.option("--mask", cls=Several, help="The masks and interventions (default: all).")
-@click.option("--no-texts", is_flag=True, help="Leave the texts of items out.")
+@click.option(
+    "--no-texts", is_flag=True, help="Leave the texts of items out, and those that models wrote."
+)
 @study_folder_argument
 def export(
     form: str,
@@ -49,15 +53,18 @@ def export(
     study: str | None,
 ) -> int:
     """Write results_DATE.json and samples_TASK_DATE.jsonl as lm-eval 0.4.13 does, a folder for each
-    condition (recipe, seed, mask, protocol), from the stored sample rows. The names of scores under
-    a leaking mask have LEAKS in them. Samples have the texts of their items if the study's folder
-    has the items; weights are never exported. `ablation compare` compares two such folders.
+    condition (recipe, seed, mask, protocol), from the stored sample rows; generated texts have
+    files of their own in it. The names of scores under a leaking mask have LEAKS in them. Samples
+    have the texts of their items if the study's folder has the items; weights are never exported.
+    `ablation compare` compares two such folders.
     """
     from ablation.config.merging import ConfigError
     from ablation.console.printable import printable
     from ablation.console.progress import Progress
+    from ablation.data.generation.rows import ROWS
     from ablation.provenance.manifests import StaleInput
     from ablation.remote.lm_eval_files import scored_conditions, write_condition
+    from ablation.remote.lm_eval_generations import write_generations
 
     with report_errors(ConfigError, StaleInput, ValueError, AssertionError, OSError):
         home = find_study_folder(folder, configfile, study)
@@ -68,8 +75,12 @@ def export(
         without: set[str] = set()
         progress = Progress(f"export {name}", len(paths))
         for done, path in enumerate(paths, 1):
-            written, lacking = write_condition(name, path, out, texts.of, CONFIG)
-            folders += written
+            files = (name, path, out, texts.of, CONFIG)
+            generated = path.with_name(ROWS).is_file()
+            written, lacking = (
+                write_generations(*files, not no_texts) if generated else write_condition(*files)
+            )
+            folders += [folder for folder in written if folder not in folders]
             without |= lacking
             progress.update(done)
     leaking = sum("-LEAKS-" in written.name for written in folders)
@@ -115,7 +126,7 @@ class _Texts:
         return found
 
     def _data(self, manifest: Mapping[str, Any]) -> list[str]:
-        return [path for path in manifest["inputs"] if "/base/items/" in path]
+        return [path for path in manifest["inputs"] if any(place in path for place in ITEMS)]
 
     def _build(
         self, manifest: Mapping[str, Any], evaluation: Mapping[str, Any]
@@ -134,13 +145,17 @@ class _Texts:
         try:
             for path in data:
                 verify_outputs(self._root / path, load_manifest(self._root / path))
-            from ablation.scoring.item_texts import item_texts
+            from ablation.scoring.item_texts import generation_texts, item_texts
 
             checkpoint = self._root / checkpoints[0]
-            folder = (self._root / data[0]).parent if data else None
-            return item_texts(
-                evaluation, folder, checkpoint, load_manifest(checkpoint), CONFIG / "tasks"
+            model = (checkpoint, load_manifest(checkpoint), CONFIG / "tasks")
+            choices, texts = (
+                next(((self._root / path).parent for path in data if place in path), None)
+                for place in ITEMS
             )
+            if manifest["fingerprint"]["stage"].endswith("_generation"):
+                return generation_texts(evaluation, texts, choices, *model)
+            return item_texts(evaluation, choices, *model)
         except StaleInput:  # an archive has none
             self.reason = "the items are not here as they were scored"
         except (HubError, OSError, ValueError) as error:

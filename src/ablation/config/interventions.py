@@ -34,12 +34,15 @@ class InterventionSettings(Strict):
 
     implementation: `module:class` of the code that does it (`ablation.interventions.protocol`).
     liftable: whether a model that was trained under it can be scored without it.
+    in_weights: whether saved weights and config.json hold it, so that plain transformers computes
+        the model as it is.
     shardable: whether weights that several GPUs share can be trained under it.
     mergeable: False if it changes the matrices of all layers in a way that a merged adapter undoes.
     """
 
     implementation: ClassVar[str]
     liftable: ClassVar[bool] = False
+    in_weights: ClassVar[bool] = False
     shardable: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
     kind: str
@@ -79,6 +82,7 @@ class DropLayers(InterventionSettings):
     """Whole layers are removed, attention and feed-forward block."""
 
     implementation: ClassVar[str] = "ablation.interventions.drop_layers:DroppedLayers"
+    in_weights: ClassVar[bool] = True
     kind: Literal["drop_layers"]
     layers: list[LayerNumber] = described_field(
         "Layers that are removed, counted from 0.", min_length=1
@@ -97,6 +101,7 @@ class Heads(InterventionSettings):
     """Attention heads are removed: nothing that they compute reaches the residual stream."""
 
     implementation: ClassVar[str] = "ablation.interventions.heads:RemovedHeads"
+    in_weights: ClassVar[bool] = True
     kind: Literal["heads"]
     heads: list[Head] = described_field(
         "Heads that are removed, each as [layer, head], counted from 0.", min_length=1
@@ -125,6 +130,7 @@ class Round(InterventionSettings):
     """Weights of the layers are rounded to few levels."""
 
     implementation: ClassVar[str] = "ablation.interventions.rounding:RoundedWeights"
+    in_weights: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False
     kind: Literal["round"]
     bits: int = described_field(
@@ -147,6 +153,7 @@ class Prune(InterventionSettings):
     """The smallest weights of each matrix of the layers become 0, and stay it."""
 
     implementation: ClassVar[str] = "ablation.interventions.prune:PrunedWeights"
+    in_weights: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False
     kind: Literal["prune"]
     sparsity: float = described_field("Share of the weights of a matrix that become 0.", gt=0, lt=1)

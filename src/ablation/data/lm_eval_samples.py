@@ -26,11 +26,14 @@ NO_LEAK = "-"
 
 
 class ItemText(NamedTuple):
-    """The texts of an item: its document, its target, and (context, continuation) a choice."""
+    """The texts of an item: its document, its target, and the arguments of its requests.
+
+    These are (context, continuation) a choice, and (context, settings) of a text to be generated.
+    """
 
     doc: Mapping[str, Any]
     target: str
-    arguments: list[tuple[str, str]]
+    arguments: list[tuple[Any, ...]]
 
 
 class InvalidSamples(ValueError):

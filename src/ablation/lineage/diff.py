@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 from rich import box
@@ -17,9 +18,11 @@ from ablation.analysis.conditions import Condition, UnpairedItems, paired, read_
 from ablation.analysis.metrics import known_metric
 from ablation.analysis.statistics import paired_means
 from ablation.console.tables import TextConsole
+from ablation.data.generation.rows import ROWS, TEXTS
 from ablation.lineage.snapshots import Snapshot, open_snapshot
 from ablation.provenance.manifests import verify_outputs
-from ablation.vocabulary.protocols import ALL_SEEDS, MACROS, metric_of, tasks_by_macro
+from ablation.vocabulary.generation import EXACT_MATCH, is_generated, macros, metric_of_row
+from ablation.vocabulary.protocols import ALL_SEEDS, MACROS
 
 SETS = ("code", "packages", "hardware")  # fields of a snapshot that hold sets of values
 ABSENT = "-"
@@ -104,11 +107,12 @@ def _config(a: Snapshot, b: Snapshot) -> dict[str, list[dict]]:
 def accuracy_changes(a: Snapshot, b: Snapshot, confidence: float = 0.95) -> list[dict]:
     """The accuracies of every recipe, mask and task that both snapshots have scored.
 
-    There is one row for each task and macro, over the seeds that both have, with `stage`, `recipe`,
-    `mask`, `seeds`, `task`, `n`, `before`, `after`, `difference`, `low`, `high`, `p` and
-    `identical`, which is true if the sample rows are byte for byte the same. If the items cannot be
-    paired, the row has the reason in `unpaired` and no interval. The metric is that of the first
-    snapshot's recovery table, or `acc` without one.
+    There is one row for each task and macro, and for each filter of a generation task, over the
+    seeds that both have, with `stage`, `recipe`, `mask`, `seeds`, `task`, `n`, `before`, `after`,
+    `difference`, `low`, `high`, `p` and `identical`, which is true if the sample rows are byte for
+    byte the same. If the items cannot be paired, the row has the reason in `unpaired` and no
+    interval. The metric is that of the first snapshot's recovery table, or `acc` without one;
+    generated texts have `exact_match`.
 
     Raises UnknownMetric, and StaleInput for sample rows that differ from their manifest.
     """
@@ -116,14 +120,15 @@ def accuracy_changes(a: Snapshot, b: Snapshot, confidence: float = 0.95) -> list
     groups: dict[tuple, list[str]] = {}
     for key in sorted(set(a.manifests) & set(b.manifests)):
         manifest = a.manifests[key]
-        if "samples.parquet" in manifest["outputs"] and "mask" in manifest:  # a bridge has no masks
+        if _rows_of(manifest) and "mask" in manifest:  # a bridge has no masks
             name = (manifest["fingerprint"]["stage"], manifest.get("recipe"), manifest["mask"])
             groups.setdefault(name, []).append(key)
     rows = []
     for (stage, recipe, mask), keys in groups.items():
         known = {"stage": stage, "recipe": recipe, "mask": mask}
         known["seeds"] = [a.manifests[key].get("seed") for key in keys if recipe]
-        sums = [[s.outputs[key]["samples.parquet"] for key in keys] for s in (a, b)]
+        file = _rows_of(a.manifests[keys[0]])
+        sums = [[s.outputs[key].get(file) for key in keys] for s in (a, b)]
         paths = [_verified_manifests(snapshot, keys) for snapshot in (a, b)]
         before = after = read_conditions(paths[0])
         if sums[0] != sums[1]:
@@ -135,13 +140,19 @@ def accuracy_changes(a: Snapshot, b: Snapshot, confidence: float = 0.95) -> list
     return rows
 
 
+def _rows_of(manifest: Mapping) -> str:
+    """The file with the sample rows of a manifest, or of generated texts; "" if it has none."""
+    return next((name for name in ("samples.parquet", ROWS) if name in manifest["outputs"]), "")
+
+
 def _verified_manifests(snapshot: Snapshot, keys: list[str]) -> dict[str, dict]:
     """{path: manifest} of some results. Raises StaleInput if their sample rows have changed."""
     if snapshot.home is None:
         raise ValueError(f"{snapshot.name} is a commit, which holds no sample rows")
     manifests = {str(snapshot.home / key): snapshot.manifests[key] for key in keys}
     for path, manifest in manifests.items():
-        verify_outputs(path, manifest, {"samples.parquet", "evaluation.json"})
+        texts = {TEXTS} if Path(path).with_name(TEXTS).is_file() else set()  # an archive has none
+        verify_outputs(path, manifest, {"samples.parquet", ROWS, "evaluation.json", *texts})
     return manifests
 
 
@@ -154,16 +165,17 @@ def _metric(snapshot: Snapshot) -> str:
 def _rows(
     before: list[Condition], after: list[Condition], metric: str, confidence: float
 ) -> list[dict]:
+    metric = EXACT_MATCH if before[0].generated else metric
     tasks = [t for t in before[0].correct[metric] if t in after[0].correct[metric]]
     scores, unpaired = {}, {}
     for task in tasks:
         try:
-            stacked = paired([*before, *after], metric_of(task, metric), task)
+            stacked = paired([*before, *after], metric_of_row(task, metric), task)
             scores[task] = stacked.reshape(2, len(before), -1)
         except UnpairedItems as error:
             unpaired[task] = str(error)
     same_tasks = set(before[0].correct[metric]) == set(after[0].correct[metric]) == set(scores)
-    groups = {task: [task] for task in scores} | (tasks_by_macro(scores) if same_tasks else {})
+    groups = {task: [task] for task in scores} | (macros(scores) if same_tasks else {})
     rows = []
     for task, names in groups.items():
         means = paired_means([scores[name] for name in names], confidence)
@@ -182,7 +194,7 @@ def _rows(
         )
     for task, why in unpaired.items():
         values = [
-            float(np.mean([c.correct[metric_of(task, metric)][task].mean() for c in part]))
+            float(np.mean([c.correct[metric_of_row(task, metric)][task].mean() for c in part]))
             for part in (before, after)
         ]
         rows.append({"task": task, "before": values[0], "after": values[1], "unpaired": why})
@@ -195,7 +207,8 @@ def _rows(
 def print_diff(found: Mapping, every_task: bool = False) -> None:
     """Print the result of `diff`: one line for each difference, and one for all that is equal.
 
-    Of the accuracies, macros are printed, or every task with `every_task`.
+    Of the accuracies, those of macros and generation tasks are printed, or every task with
+    `every_task`.
     """
     console = TextConsole()
     a, b = found["sides"]
@@ -228,7 +241,11 @@ def print_diff(found: Mapping, every_task: bool = False) -> None:
         return
     changed = found["changed"]
     console.print(f"{found['compared'] - len(changed)} of {found['compared']} results identical")
-    rows = [r for r in found["numbers"] if every_task or r["task"] in MACROS or "unpaired" in r]
+    rows = [
+        row
+        for row in found["numbers"]
+        if every_task or row["task"] in MACROS or is_generated(row["task"]) or "unpaired" in row
+    ]
     changed_rows = [row for row in rows if not row["identical"]]
     if changed_rows:
         console.print(_table(changed_rows))

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 from ablation.config.interventions import KINDS, modules_of
 from ablation.config.merging import merge, read_config_file, resolve
+from ablation.data.generation.rows import ROWS
 from ablation.provenance.accepted import oldest_equal_code, read_accepted
 from ablation.provenance.code_hash import code_hash, has_module
 from ablation.provenance.files import sha256_file, visible_files
@@ -24,8 +25,8 @@ from ablation.remote.snapshot import read_snapshot
 from ablation.vocabulary.optimizers import OPTIMIZERS, unused_modules
 from ablation.vocabulary.stages import STAGES, script_of, stages_of
 
-# The files of a push that are fetched for a comparison.
-SMALL_FILES = ("manifest.json", "run.json", "evaluation.json", "samples.parquet")
+# The files of a push that are fetched for a comparison; judgements of texts need no texts.
+SMALL_FILES = ("manifest.json", "run.json", "evaluation.json", "samples.parquet", ROWS)
 
 
 class NothingToCompare(ValueError):

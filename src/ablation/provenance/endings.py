@@ -104,11 +104,10 @@ def reported_once() -> Iterator[None]:
 def _stoppable() -> Iterator[None]:
     """Raise Stopped in this block at the first signal of `STOPS`, and ignore further ones.
 
-    They are ignored after the block too, so that the message of the stop can be written: Ctrl-C
-    reaches a job twice, from the terminal and as SIGTERM from its Snakemake. The end of the
-    Snakemake that `RUN` names counts as a signal. A signal that is ignored already stays so, such
-    as SIGHUP below nohup; but for SIGINT, which Snakemake's shells ignore for jobs while they
-    import.
+    They are ignored after the block too, so that the message of the stop can be written. The end
+    of the Snakemake that `RUN` names counts as a signal. A signal that is ignored already stays so,
+    such as SIGHUP below nohup. So does SIGINT in a job of a run: its shell ignores it, because a
+    terminal sends Ctrl-C to jobs of a run in the background too, whose Snakemake goes on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -125,8 +124,8 @@ def _stoppable() -> Iterator[None]:
             else STOPS[signal.Signals(number)]
         )
 
-    kept = [n for n in STOPS if n != signal.SIGINT and signal.getsignal(n) == signal.SIG_IGN]
-    before = {n: signal.signal(n, stop) for n in STOPS if n not in kept}
+    wanted = [n for n in STOPS if signal.getsignal(n) != signal.SIG_IGN]
+    before = {n: signal.signal(n, stop) for n in wanted}
     if run := os.environ.get(RUN):
         threading.Thread(target=_stop_after, args=(int(run), lost), daemon=True).start()
     try:

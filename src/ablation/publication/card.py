@@ -14,11 +14,11 @@ import pandas as pd
 
 from ablation.config.interventions import read_settings
 from ablation.provenance.manifests import WEIGHT_SUFFIXES, load_manifest
-from ablation.publication.checkpoint import Checkpoint, NotPublishable
+from ablation.publication.checkpoint import RAW_FORMAT, Checkpoint, NotPublishable
 from ablation.publication.eval_results import pins_of
 from ablation.publication.licence import Licence
 from ablation.report.recovery_columns import warnings_of
-from ablation.report.text_tables import TextTables, markdown, recovery_tables
+from ablation.report.text_tables import TextTables, markdown, markdown_cell, recovery_tables
 from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.protocols import ALL_SEEDS, MACRO
 from ablation.vocabulary.recipes import RECIPE, recipe_of
@@ -111,7 +111,7 @@ def _front_matter(checkpoint: Checkpoint, licence: Licence) -> str:
         license_link=licence.link,
         base_model=on_hub[0] if on_hub else None,
         datasets=records or None,
-        library_name="transformers",
+        library_name="transformers" if _loads_anywhere(checkpoint) else "ablation",
         pipeline_tag="text-generation",
         tags=["ablation", *([f"ablation-{mask}"] if mask else []), *_leak_tag(checkpoint)],
     )
@@ -176,8 +176,14 @@ def _training(checkpoint: Checkpoint) -> str:
     facts = {"seed": checkpoint.seed, "steps": manifest.get("steps")}
     facts |= {key: value for key, value in (config.get("hardware") or {}).items() if key == "dtype"}
     facts |= _flat(config.get("recipe") or {})
-    lines = [f"| {key} | {value} |" for key, value in facts.items() if value is not None]
-    return "\n".join(["| setting | value |", "|---|---|", *lines])
+    return _table(("setting", "value"), facts)
+
+
+def _table(heads: tuple[str, str], facts: Mapping[str, Any]) -> str:
+    """The facts that are known, in Markdown; names and values may come from files of others."""
+    known = ((key, value) for key, value in facts.items() if value is not None)
+    lines = [f"| {markdown_cell(key)} | {markdown_cell(value)} |" for key, value in known]
+    return "\n".join([f"| {heads[0]} | {heads[1]} |", "|---|---|", *lines])
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -229,15 +235,22 @@ def _loading(repository: str, checkpoint: Checkpoint) -> str:
         f'tokenizer = AutoTokenizer.from_pretrained("{repository}")\n```'
     )
     under = checkpoint.manifest.get("trained_under")
-    mask = checkpoint.train_mask or CAUSAL
-    if under is None and mask == CAUSAL:
+    mask, anywhere = checkpoint.train_mask or CAUSAL, _loads_anywhere(checkpoint)
+    if anywhere and under:
+        return (
+            f"Its weights and config.json hold the intervention `{under['kind']}`, so every "
+            "library loads the model without what was taken away. Training it further with other "
+            f"software may bring it back.\n\n{plain}"
+        )
+    if anywhere and mask == CAUSAL:
         return plain
     what = f"the intervention `{under['kind']}`" if under else f"the mask `{mask}`"
-    why = (
-        "transformers alone does not bring it into force, and computes another model."
-        if under
-        else "transformers alone computes the causal mask, under which this model was not trained."
-    )
+    if checkpoint.manifest.get("format") == RAW_FORMAT:
+        why = "transformers alone cannot read its file of weights."
+    elif under:
+        why = "transformers alone does not bring it into force, and computes another model."
+    else:
+        why = "transformers alone computes the causal mask, under which it was not trained."
     code = f"""\
 from huggingface_hub import snapshot_download
 from lm_eval.api.instance import Instance
@@ -254,9 +267,19 @@ print(lm.generate_until([request], disable_tqdm=True)[0])"""
         "`lm_eval.simple_evaluate(model=lm, tasks=[...])` scores under the mask."
     )
     parts = [f"{ours}\n\n```python\n{code}\n```"]
-    if not under and checkpoint.manifest.get("format") != "raw_state_dict":
+    if anywhere:
         parts.append(plain)
     return "\n\n".join(parts)
+
+
+def _loads_anywhere(checkpoint: Checkpoint) -> bool:
+    """Whether `from_pretrained` of transformers gives the model that was trained here.
+
+    A mask is no part of a model, so whole weights of a training under one load anywhere.
+    """
+    under = checkpoint.manifest.get("trained_under")
+    held = not under or read_settings(under).in_weights
+    return held and checkpoint.manifest.get("format") != RAW_FORMAT
 
 
 def _provenance(checkpoint: Checkpoint, licence: Licence) -> str:
@@ -287,15 +310,12 @@ def _provenance(checkpoint: Checkpoint, licence: Licence) -> str:
     for name, entry in checkpoint.base.get("outputs", {}).items():
         if Path(name).suffix in WEIGHT_SUFFIXES:
             facts[f"`{Path(name).name}` of the base"] = f"`{entry['sha256']}`"
-    lines = [f"| {key} | {value} |" for key, value in facts.items()]
-    hashes = [
-        f"| `{name}` | `{checkpoint.entry_of(name)['sha256']}` |" for name in checkpoint.files
-    ]
-    return "\n".join(
+    hashes = {f"`{n}`": f"`{checkpoint.entry_of(n)['sha256']}`" for n in checkpoint.files}
+    return "\n\n".join(
         [
             "Every file of the study that is here was as it was made when this card was written "
-            "(`ablation verify`).\n",
-            *["| what | which |", "|---|---|", *lines, ""],
-            *["| file | SHA-256 |", "|---|---|", *hashes],
+            "(`ablation verify`).",
+            _table(("what", "which"), facts),
+            _table(("file", "SHA-256"), hashes),
         ]
     )

@@ -17,7 +17,8 @@ from ablation.lineage.verify import Verified, verify
 from ablation.provenance.manifests import Manifest, load_manifest
 
 CHECKPOINTS = "stage[35]_*/*/seed*/manifest.json"
-RAW_WEIGHTS = "raw_state_dict.safetensors"  # of a class of models that cannot save itself
+# The `format` and file of weights of a class of models that cannot save itself.
+RAW_FORMAT, RAW_WEIGHTS = "raw_state_dict", "raw_state_dict.safetensors"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -105,8 +106,13 @@ def find_checkpoint(home: Path, name: str) -> Checkpoint:
     verified = require_verified(home)
     base = home / "base" / "manifest.json"
     found = load_manifest(known[name])
-    if "model" not in found:
-        raise NotPublishable(f"{known[name]} names no model folder: it is no checkpoint")
+    expected = {"model": str, "recipe": str, "seed": int}
+    if missing := [key for key, kind in expected.items() if not isinstance(found.get(key), kind)]:
+        raise NotPublishable(
+            f"{known[name]} has no {' and no '.join(missing)}, which the manifest of a checkpoint "
+            "has.\nNothing was sent. Only checkpoints that this workflow trained can be published, "
+            "because the card says how:\nablation publish hf://OWNER/MODEL --checkpoint RECIPE/SEED"
+        )
     return Checkpoint(
         home, known[name], found, load_manifest(base) if base.is_file() else {}, verified
     )

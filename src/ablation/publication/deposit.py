@@ -31,7 +31,8 @@ from ablation.publication.metadata import (
     croissant,
     datacite,
 )
-from ablation.publication.sample_table import COLUMNS, SAMPLES, write_sample_table
+from ablation.publication.run_crate import crate_of_study
+from ablation.publication.sample_table import GENERATIONS, ROW_FILES, SAMPLES, write_row_files
 from ablation.remote.push import push
 from ablation.report.text_tables import markdown, recovery_tables
 from ablation.vocabulary.protocols import ALL_SEEDS, MACRO
@@ -44,6 +45,21 @@ TABLES = {
     "per_task.csv": "The accuracy of every model under every mask on every task.",
     "contrasts.csv": "The recipes compared with each other, on the same items.",
 }
+ROWS_ABOUT = {
+    SAMPLES: "The sample rows of all conditions: one choice of one item in each row.",
+    GENERATIONS: "The judgements of all generated texts: one item and filter in each row.",
+}
+MACROS_ALONE = (
+    "These are means over tasks of multiple choice. Rows of generation tasks, named "
+    "`<task>:<filter>`, are in the tables."
+)
+HOW_TO_READ = {
+    SAMPLES: f"Without it, `{SAMPLES}` has all sample rows. An item is answered rightly if its "
+    "choice with the highest log-likelihood is the gold one (of choices of different lengths, a "
+    "metric may divide by `characters`, `bytes` or `tokens`).",
+    GENERATIONS: f"`{GENERATIONS}` has the judgements of generated texts, without the texts, in "
+    "which a model may quote the benchmark.",
+}
 SPDX_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
@@ -53,14 +69,16 @@ def make_deposit(
     """Write the folder of the study in `home`, or replace the deposit that is there.
 
     authors: `Family, Given <ORCID>` each, or the name of a group; none and no licence take those of
-    CITATION.cff in `root`. Raises NotPublishable if a file of the study is not as it was made, if
-    authors or licence are unknown, or if `folder` holds something else.
+    CITATION.cff in `root`. Raises NotPublishable if a file of the study is not as it was made, or
+    not the one that its run crate describes, if authors or licence are unknown, or if `folder`
+    holds something else.
     """
     study = home.name
     if home.resolve() != (Path("results") / study).resolve():
         raise NotPublishable(f"{home} is not results/{study} here: go to the folder above results")
     _refuse_other_folder(folder)
     require_verified(home)
+    described = crate_of_study(home)
     cited = _citation(root)
     makers = [read_author(text) for text in authors] or _cited_authors(cited)
     licence = licence or str(cited.get("license", ""))
@@ -72,7 +90,7 @@ def make_deposit(
         )
     with atomic_path(folder) as scratch:
         scratch.mkdir()
-        files = _write_results(home, scratch, root)
+        files = _write_results(home, scratch, described)
         date, base = _date(home), _base(home)
         facts = (study, makers, licence, date, _version(home), _description(study, base), base)
         _write_licence(scratch / LICENCE, root, licence, cited)
@@ -130,21 +148,20 @@ def _refuse_other_folder(folder: Path) -> None:
 # ---- what is in the folder ----------------------------------------------------------------------
 
 
-def _write_results(home: Path, folder: Path, root: Path) -> dict[str, str]:
-    """Write archive, sample rows and tables; returns {file: what it is}."""
+def _write_results(home: Path, folder: Path, described: Path | None) -> dict[str, str]:
+    """Write archive, sample rows and tables; returns {file: what it is}.
+
+    described: the run crate of the study, if it has one.
+    """
     archive = f"{home.name}.zip"
     push(str(folder / archive), home.name, weights=False)
-    write_sample_table(home, folder / SAMPLES)
-    files = {
-        archive: "All records, tables, figures and sample rows, for `ablation pull`.",
-        SAMPLES: "The sample rows of all conditions: one choice of one item in each row.",
-    }
+    files = {archive: "All records, tables, figures and sample rows, for `ablation pull`."}
+    files |= {name: ROWS_ABOUT[name] for name in write_row_files(home, folder)}
     for name, about in TABLES.items():
         if (home / name).is_file():
             shutil.copyfile(home / name, folder / name)
             files[name] = about
-    described = home.parent / DESCRIPTOR
-    if described.is_file() and f'"{home.name}/' in described.read_text("utf-8"):
+    if described:
         shutil.copyfile(described, folder / RUN_CRATE)
         files[RUN_CRATE] = "The Provenance Run Crate of the study: results/ro-crate-metadata.json."
     return files
@@ -206,18 +223,20 @@ def _readme(home: Path, deposit: Deposit, files: Mapping[str, str]) -> str:
         "## What came back",
         ROWS.partition(", and they are in no")[0] + ".",
         markdown(found).strip(),
+        *([MACROS_ALONE] if GENERATIONS in files else []),
         "## How to go on from it",
         "With the package `ablation`, in an empty folder:\n\n"
         f"    ablation pull {archive}                        # every file again, byte for byte\n"
         f"    ablation verify results/{study} --recompute    # every cell, from its sample rows\n"
         f"    ablation trace results/{study}/recovery.csv --where ... --column gain",
-        f"Without it, `{SAMPLES}` has all sample rows. An item is answered rightly if its choice "
-        "with the highest log-likelihood is the gold one (of choices of different lengths, a "
-        "metric may divide by `characters`, `bytes` or `tokens`).",
-        "| column | meaning |\n|---|---|\n"
-        + "\n".join(f"| `{name}` | {column.meaning} |" for name, column in COLUMNS.items()),
+        *(f"{HOW_TO_READ[name]}\n\n{_columns(name)}" for name in ROW_FILES if name in files),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _columns(name: str) -> str:
+    lines = [f"| `{column}` | {found.meaning} |" for column, found in ROW_FILES[name].items()]
+    return "\n".join(["| column | meaning |", "|---|---|", *lines])
 
 
 # ---- authors and licence ------------------------------------------------------------------------

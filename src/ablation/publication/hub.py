@@ -1,7 +1,8 @@
 """Sends a checkpoint to a model repository on the Hugging Face hub, in one commit.
 
 The hub stores large files by their hash before the commit: an interrupted upload goes on where it
-ended, a second one sends nothing, and readers never see half a model.
+ended, a second one sends nothing, and readers never see half a model. The commit names the one that
+was looked at before it, so that it cannot replace what somebody else pushes meanwhile.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SCHEME = "hf://"
 CARD, MANIFEST = "README.md", "ablation/manifest.json"
 # Files of a repository that the hub itself makes.
 OF_THE_HUB = {".gitattributes", CARD}
+CHANGED_MEANWHILE = 412  # the hub's answer if the parent of a commit is no longer the last commit
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def upload(publication: Publication, public: bool) -> str:
     """Send what the hub lacks in one commit; returns the address of the commit.
 
     public: whether a new repository is public; an existing one stays as it is. Raises
-    NotPublishable if weights are not here, without a token, if the repository holds another model,
-    or if the hub refuses.
+    NotPublishable if weights are not here, without a token, if the repository holds another model
+    or changes meanwhile, or if the hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HTTPError
@@ -104,8 +106,9 @@ def upload(publication: Publication, public: bool) -> str:
     hub, name = HfApi(token=token), publication.repository
     try:
         hub.create_repo(name, private=not public, exist_ok=True)
-        there = set(hub.list_repo_files(name))
-        _refuse_other(hub, there, publication)
+        parent = str(hub.model_info(name).sha)
+        there = set(hub.list_repo_files(name, revision=parent))
+        _refuse_other(hub, parent, there, publication)
         # Evaluation results that no longer hold would stay beside the new weights.
         gone = [CommitOperationDelete(FILE)] if FILE in there - set(publication.content) else []
         commit = hub.create_commit(
@@ -118,10 +121,17 @@ def upload(publication: Publication, public: bool) -> str:
                 *gone,
             ],
             commit_message=f"ablation publish: {len(publication.content)} files",
+            parent_commit=parent,
         )
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, NotPublishable):
             raise
+        if getattr(getattr(error, "response", None), "status_code", None) == CHANGED_MEANWHILE:
+            raise NotPublishable(
+                f"{name} has a commit that this command has not seen: somebody else pushed to it "
+                "meanwhile. Nothing in the repository was replaced.\nRead its new commit, then run "
+                "the same command again, or publish under another name"
+            ) from error
         said = getattr(error, "server_message", None) or str(error) or type(error).__name__
         first = said.strip().splitlines()[0]
         raise NotPublishable(
@@ -131,8 +141,10 @@ def upload(publication: Publication, public: bool) -> str:
     return str(commit.commit_url)
 
 
-def _refuse_other(hub: HfApi, there: set[str], publication: Publication) -> None:
+def _refuse_other(hub: HfApi, commit: str, there: set[str], publication: Publication) -> None:
     """Raise NotPublishable unless the repository is empty, or holds this checkpoint of this study.
+
+    there: the names of its files at `commit`.
 
     Weights of another model would be replaced, loaded in place of these, or loaded with them.
     """
@@ -142,19 +154,19 @@ def _refuse_other(hub: HfApi, there: set[str], publication: Publication) -> None
         raise NotPublishable(
             f"{repository} holds {len(others)} other files, such as {others[0]}. {next_action}"
         )
-    if here and _identity(hub, repository, there) != _named(publication.content[MANIFEST]):
+    if here and _identity(hub, repository, commit, there) != _named(publication.content[MANIFEST]):
         raise NotPublishable(
             f"{repository} holds another model, whose {len(here)} files, such as {here[0]}, would "
             f"be replaced: its {MANIFEST} names no such recipe, seed and study. {next_action}"
         )
 
 
-def _identity(hub: HfApi, repository: str, there: set[str]) -> tuple[object, ...]:
+def _identity(hub: HfApi, repository: str, commit: str, there: set[str]) -> tuple[object, ...]:
     """`_named` of the manifest in a repository; empty if it has none that can be read."""
     if MANIFEST not in there:
         return ()
     with TemporaryDirectory() as folder, suppress(StaleInput):
-        return _named(hub.hf_hub_download(repository, MANIFEST, local_dir=folder))
+        return _named(hub.hf_hub_download(repository, MANIFEST, revision=commit, local_dir=folder))
     return ()
 
 

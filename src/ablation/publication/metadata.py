@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ablation.publication.sample_table import COLUMNS, SAMPLES
+from ablation.publication.sample_table import GENERATIONS, ROW_FILES, SAMPLES
 
 SHA256 = "https://w3id.org/ro/terms/workflow-run#sha256"  # no term of RO-Crate 1.1
 ORCID = re.compile(r"https://orcid\.org/\d{4}-\d{4}-\d{4}-\d{3}[\dX]")
@@ -139,7 +139,7 @@ def _datacite_author(author: Author) -> dict[str, Any]:
 
 def croissant(deposit: Deposit) -> dict[str, Any]:
     """The sample rows and tables as a data set of Croissant 1.0."""
-    shown = {n: f for n, f in deposit.files.items() if n == SAMPLES or n.endswith(".csv")}
+    shown = {n: f for n, f in deposit.files.items() if n in ROW_FILES or n.endswith(".csv")}
     return {
         "@context": CROISSANT_CONTEXT,
         "@type": "sc:Dataset",
@@ -161,29 +161,40 @@ def croissant(deposit: Deposit) -> dict[str, Any]:
                 "description": about,
                 "contentUrl": name,
                 "contentSize": f"{size} B",
-                "encodingFormat": "application/x-parquet" if name == SAMPLES else media_type(name),
+                "encodingFormat": "application/x-parquet"
+                if name in ROW_FILES
+                else media_type(name),
                 "sha256": sha256,
             }
             for name, (sha256, size, about) in shown.items()
         ],
-        "recordSet": [
+        "recordSet": [_record_set(name) for name in ROW_FILES if name in deposit.files],
+    }
+
+
+RECORDS = {  # {file of rows: (name of its records, what one is)}
+    SAMPLES: ("samples", "One choice of one item under one condition in each record."),
+    GENERATIONS: ("generations", "One item and filter under one condition in each record."),
+}
+
+
+def _record_set(file: str) -> dict[str, Any]:
+    name, about = RECORDS[file]
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "description": about,
+        "field": [
             {
-                "@type": "cr:RecordSet",
-                "@id": "samples",
-                "name": "samples",
-                "description": "One choice of one item under one condition in each record.",
-                "field": [
-                    {
-                        "@type": "cr:Field",
-                        "@id": f"samples/{name}",
-                        "name": name,
-                        "description": column.meaning,
-                        "dataType": _croissant_type(column.kind),
-                        "source": {"fileObject": {"@id": SAMPLES}, "extract": {"column": name}},
-                    }
-                    for name, column in COLUMNS.items()
-                ],
+                "@type": "cr:Field",
+                "@id": f"{name}/{column}",
+                "name": column,
+                "description": found.meaning,
+                "dataType": _croissant_type(found.kind),
+                "source": {"fileObject": {"@id": file}, "extract": {"column": column}},
             }
+            for column, found in ROW_FILES[file].items()
         ],
     }
 

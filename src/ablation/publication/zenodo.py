@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -111,7 +112,7 @@ def zenodo_metadata(deposit: Deposit) -> dict[str, Any]:
     found: dict[str, Any] = {
         "upload_type": "dataset",
         "title": deposit.title,
-        "description": deposit.description,
+        "description": escape(deposit.description, quote=False),  # Zenodo reads it as HTML
         "creators": [_creator(author) for author in deposit.authors],
         "access_right": "open",
         "license": deposit.licence.lower(),

@@ -221,11 +221,16 @@ def markdown(found: TextTables) -> str:
     """The tables for a page in Markdown, with the legend in one paragraph."""
     parts = [f"**{_one_line(line)}**" for line in found.warnings]
     for title, cells in found.tables.items():
-        plain = cells.map(lambda cell: _one_line(cell).replace("|", r"\|"))
+        plain = cells.map(markdown_cell)
         align = ["left" if head in LEFT else "right" for head in cells]
         text = plain.to_markdown(index=False, disable_numparse=True, colalign=align)
         parts += [f"**{_one_line(title)}**", text]
     return "\n\n".join([*parts, found.legend.replace("\n", " ")]) + "\n"
+
+
+def markdown_cell(text: object) -> str:
+    """A value as a cell of a table in Markdown: one line, in which a bar ends no cell."""
+    return _one_line(text).replace("|", r"\|")
 
 
 def _one_line(text: object) -> str:

@@ -25,8 +25,8 @@ from ablation.training.checkpoints import complete_checkpoints
 STATE = Path("state")
 # How Snakemake says that a job was killed, or the shell around it says so.
 KILLED = re.compile(r"died with <Signals\.SIGKILL|non-zero exit status 137\.")
-# Of the shells of jobs. Ctrl-C reaches jobs too, and they ignore it while they import, which would
-# print a traceback; their Snakemake ends them by SIGTERM.
+# Of the shells of jobs. A terminal sends Ctrl-C to jobs too, and they ignore it: their Snakemake
+# ends them by SIGTERM, unless it ignores Ctrl-C itself, as in the background of a script.
 JOB_PREFIX = "set -euo pipefail; trap '' INT; "
 # What Snakemake says at the end of a run in which a job failed.
 LAST_WORDS = ("Exiting because a job execution failed", "At least one job did not complete")
@@ -38,7 +38,8 @@ def stop_in_three_lines(log: logging.Logger, study: str) -> None:
     """Let the signals of `STOPS` end this process as Ctrl-C does, with three lines in `log`.
 
     `log` is Snakemake's own. Its jobs are children of this process. A signal that is ignored
-    already stays so, such as SIGHUP below nohup.
+    already stays so, such as SIGHUP below nohup, and SIGINT after `snakemake &` in a script: there
+    Ctrl-C is for what runs in the foreground.
     """
     stopping = _Stopping(log, study)
     for number in STOPS:

@@ -187,6 +187,16 @@ def test_clusters_widen_the_interval_and_replace_mcnemar(write, capsys):
     assert "neither items nor their documents have `subject`" in capsys.readouterr().err
 
 
+def test_a_task_named_macro_is_a_task_and_the_mean_has_another_name(write, capsys, tmp_path):
+    for task, first in (("macro", A), ("piqa", B[::-1])):
+        for model, values in (("a", first), ("b", B)):
+            write(model, [line(i, acc=float(x)) for i, x in enumerate(values)], task=task)
+    rows, said = compared(capsys, str(tmp_path / "a"), str(tmp_path / "b"))
+    assert rows.task.tolist() == ["macro", "piqa", "macro over tasks"] and "named macro" in said
+    assert rows.p_holm[:2].tolist() == pytest.approx(holm(rows.p[:2].tolist()))
+    assert math.isnan(rows.p_holm[2])
+
+
 def test_folders_are_compared_task_by_task_with_holm_and_a_macro(write, capsys, tmp_path):
     for task in ("piqa", "boolq"):
         for model, values in (("a", A), ("b", B if task == "piqa" else A[::-1])):

@@ -12,7 +12,7 @@ from ablation.interventions.anatomy import NoSuchPart, matrices, probe
 from ablation.interventions.loading import load, load_under, require_saved
 from ablation.interventions.protocol import Intervention
 from ablation.interventions.registry import make
-from ablation.model.checkpoints import compile_layers, save
+from ablation.model.checkpoints import compile_layers, save, stock_model
 from ablation.model.checkpoints import load as plain_load
 from ablation.model.checks.agreement import require_agreement
 from ablation.model.checks.treated import MARK, NotInForce
@@ -92,6 +92,18 @@ def test_saved_and_loaded_again_it_is_the_same_model_bit_for_bit(kind, name, tmp
     assert evidence["logits_differ_after_reload"] == 0
     again, _ = load(tmp_path / "model")  # any command of the project
     assert torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_plain_transformers_computes_the_saved_model_where_its_settings_say_so(kind, tmp_path):
+    model, taken = model_of("llama"), make("x", SETTINGS[kind])
+    taken.apply(model)
+    save(model, tiny_tokenizer(), tmp_path / "model")
+    stock = stock_model(tmp_path / "model", "float32", "cpu")
+    ids = probe(model, 12, 4).input_ids
+    with torch.no_grad():
+        off = float((stock(ids).logits - logits(load(tmp_path / "model")[0])).abs().max())
+    assert (off < 1e-5) is read_settings(SETTINGS[kind]).in_weights
 
 
 @pytest.mark.parametrize("kind", SETTINGS)

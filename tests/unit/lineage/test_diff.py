@@ -78,6 +78,34 @@ def test_numbers_are_paired_over_the_same_items_and_seeds(two):
     assert row(found, recipe="3A", mask="causal", task="macro")["identical"]
 
 
+@pytest.mark.parametrize("pushed", [False, True], ids=["folders", "archives"])
+def test_judgements_of_generated_texts_are_paired_too(tmp_path, monkeypatch, capsys, pushed):
+    for name, learned in (("a", 0.7), ("b", 0.95)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        make(Path("."), learned=learned, generation=True)
+        if pushed:  # an archive has the judgements, and no texts
+            push(str(tmp_path / f"{name}.zip"), STUDY, weights=False)
+    monkeypatch.chdir(tmp_path)
+    sides = ("a.zip", "b.zip") if pushed else (folder("a"), folder("b"))
+    found = diff(*sides)
+    wanted = {"recipe": "3B", "mask": "prefill_bidir", "task": "gsm:number"}
+    found_row = row(found, **wanted)
+    place = f"{HOME}/stage4_posteval/3B/seed{{}}/prefill_bidir/generated/generations.parquet"
+    rights = [
+        [pd.read_parquet(f"{side}/{place.format(s)}").exact_match.astype(int) for s in (1, 2)]
+        for side in "ab"
+    ]
+    means = paired_means([np.array(rights)], 0.95)
+    assert found_row["difference"] == pytest.approx(means.difference(1, 0).value)
+    assert found_row["difference"] > 0 and not found_row["identical"]
+    assert row(found, stage="stage1_generation", task="gsm:number")["identical"]
+    assert not any(r["task"] == "macro" for r in found["numbers"] if "generation" in r["stage"])
+    assert {r["task"] for r in found["numbers"]} == {"a", "b", "macro", "gsm:number"}
+    print_diff(found)
+    assert "gsm:number" in capsys.readouterr().out
+
+
 def test_it_reads_the_same_whichever_way(two):
     there, back = (diff(*map(folder, pair)) for pair in ("ab", "ba"))
     for first, second in zip(there["numbers"], back["numbers"], strict=True):

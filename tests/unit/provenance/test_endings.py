@@ -96,7 +96,7 @@ with copy_output_to(sys.argv[1]), ended_by_its_snakemake(), told_in_three_lines(
 
 
 def test_a_second_signal_does_not_cut_off_the_message_of_the_first(tmp_path):
-    """Ctrl-C reaches a job twice, from the terminal and as SIGTERM from its Snakemake."""
+    """A job that a person runs by hand gets Ctrl-C, and its scheduler may send SIGTERM as well."""
     log = tmp_path / "log"
     done = subprocess.run([sys.executable, "-c", STOPPED_TWICE, str(log)], capture_output=True)
     lines = log.read_text().splitlines()

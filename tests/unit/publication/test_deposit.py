@@ -4,7 +4,11 @@ import hashlib
 import json
 import shutil
 import subprocess
+import zipfile
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 import pyarrow as pa
@@ -15,9 +19,14 @@ import yaml
 from ablation.cli.main import main
 from ablation.publication import zenodo
 from ablation.publication.checkpoint import NotPublishable
-from ablation.publication.deposit import SUMS, read_author
-from ablation.publication.sample_table import COLUMNS, SAMPLES
-from tests.support.small_results import HOME, STUDY
+from ablation.publication.deposit import SUMS, make_deposit, read_author
+from ablation.publication.sample_table import (
+    COLUMNS,
+    GENERATION_COLUMNS,
+    GENERATIONS,
+    SAMPLES,
+)
+from tests.support.small_results import HOME, STUDY, make
 from tests.support.zenodo_server import zenodo_server
 
 TOKEN = "zenodo_secret_of_the_test"
@@ -84,6 +93,27 @@ def test_the_sample_rows_are_those_of_all_conditions_with_their_leaks(made):
     assert rows.seed[rows.stage == "stage1_baseline"].isna().all()
 
 
+def test_judgements_of_generated_texts_are_there_and_their_texts_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, generation=True)
+    assert deposit() == 0
+    rows = pq.read_table(FOLDER / GENERATIONS).to_pandas()
+    assert list(rows) == list(GENERATION_COLUMNS)
+    stored = [pd.read_parquet(file) for file in sorted(Path(HOME).rglob(GENERATIONS))]
+    assert rows.exact_match.tolist() == [right for found in stored for right in found.exact_match]
+    assert set(rows.condition) == {"causal", "prefill_bidir"} and not rows.eval_leaks.any()
+    assert {"stage1_generation", "stage4_generation"} <= set(rows.stage)
+    records = {record["name"]: record for record in read("croissant.json")["recordSet"]}
+    described = [field["name"] for field in records["generations"]["field"]]
+    assert described == list(GENERATION_COLUMNS) and "samples" in records
+    readme = (FOLDER / "README.md").read_text()
+    assert f"`{GENERATIONS}`" in readme and "`<task>:<filter>`" in readme
+    for file in FOLDER.iterdir():
+        assert b"I say" not in file.read_bytes()
+    with zipfile.ZipFile(FOLDER / f"{STUDY}.zip") as archive:
+        assert not any(b"I say" in archive.read(name) for name in archive.namelist())
+
+
 def test_croissant_describes_every_column_of_the_file_that_it_names(made):
     found = read("croissant.json")
     (record,) = found["recordSet"]
@@ -148,6 +178,70 @@ def test_an_edited_study_is_refused_and_a_folder_of_something_else_is_left_alone
     assert "recovery.csv" in capsys.readouterr().err
 
 
+# ---- the run crate of the study -------------------------------------------------------------
+
+
+def write_crate(*more, without=()):
+    """A crate beside the study that describes all its files, with further entities."""
+    files = [p for p in [*Path(HOME).rglob("*"), Path("results/recovery.csv")] if p.is_file()]
+    entities = [
+        {
+            "@id": quote(file.relative_to("results").as_posix()),
+            "@type": "File",
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in files
+        if file.name not in without
+    ]
+    crate = {"@graph": [{"@id": "./", "@type": "Dataset"}, *entities, *more]}
+    Path("results/ro-crate-metadata.json").write_text(json.dumps(crate))
+
+
+def test_a_crate_that_describes_the_study_is_deposited(study, capsys):
+    elsewhere = {"@id": "/etc/hostname", "@type": "File", "sha256": "0" * 64}
+    above = {"@id": "small/../../CITATION.cff", "@type": ["File"], "sha256": "0" * 64}
+    gone = {"@id": f"{STUDY}/gone.safetensors", "@type": "File", "sha256": "0" * 64}
+    Path("CITATION.cff").write_text("title: x\n")
+    write_crate(elsewhere, above, gone)
+    Path("results/other").mkdir()  # a study that ran since, whose table this is now
+    table = Path("results/recovery.csv")
+    table.write_text(table.read_text().replace(STUDY, "other"))
+    assert deposit() == 0 and "run crate" not in capsys.readouterr().out
+    crate = Path("results/ro-crate-metadata.json").read_bytes()
+    assert (FOLDER / "run-crate-metadata.json").read_bytes() == crate
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        f"{HOME}/stage3_finetune/3B/seed1/run.json",  # no manifest lists it
+        "results/_workflow/Snakefile",
+        "results/ro-crate-metadata.json",
+    ],
+)
+def test_a_crate_that_describes_other_files_is_refused_by_name(study, capsys, edited):
+    source = Path("results/_workflow/Snakefile")
+    source.parent.mkdir()
+    source.write_text("rule all\n")
+    sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+    write_crate({"@id": "_workflow/Snakefile", "@type": ["File"], "sha256": sha256})
+    assert deposit() == 0
+    file = Path(edited)
+    text = file.read_text()
+    file.write_text(text[:-9] if edited.endswith("metadata.json") else f"{text} ")
+    capsys.readouterr()
+    assert deposit("--to", "elsewhere") == 2 and not Path("elsewhere").exists()
+    said = capsys.readouterr().err
+    assert edited in said and "snakemake --reporter runcrate" in said
+    assert len(said.splitlines()) <= 3
+
+
+def test_a_crate_of_another_study_is_left_out_and_said_to_be(study, capsys):
+    write_crate(without=["recovery.manifest.json"])
+    assert deposit() == 0 and not (FOLDER / "run-crate-metadata.json").exists()
+    assert "without a run crate" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("listed", [True, False])
 def test_files_beside_hashes_that_no_deposit_wrote_are_left_alone(made, capsys, listed):
     """Downloads often have a SHA256SUMS; replacing their folder would remove them."""
@@ -164,13 +258,13 @@ def test_files_beside_hashes_that_no_deposit_wrote_are_left_alone(made, capsys, 
 
 
 def test_rows_without_the_result_of_an_audit_are_taken_for_leaking():
-    from ablation.publication.sample_table import _with_facts
+    from ablation.publication.sample_table import _with_facts as with_facts
 
     manifest = {"fingerprint": {"stage": "stage4_posteval"}, "mask": "causal", "recipe": "3B"}
-    (row,) = _with_facts(pa.table({"doc_id": [0]}), manifest).to_pylist()
+    (row,) = with_facts(pa.table({"doc_id": [0]}), manifest, COLUMNS).to_pylist()
     assert row["train_leaks"] and row["eval_leaks"]
     base = {"fingerprint": {"stage": "base"}, "mask": "causal", "eval_leaks": False}
-    (row,) = _with_facts(pa.table({"doc_id": [0]}), base).to_pylist()
+    (row,) = with_facts(pa.table({"doc_id": [0]}), base, COLUMNS).to_pylist()
     assert row["train_leaks"] is row["eval_leaks"] is False
 
 
@@ -199,6 +293,18 @@ def test_an_upload_is_a_draft_with_all_files_that_is_never_published(server, cap
     assert draft["metadata"]["creators"] == [{"name": "Doe, Jane", "orcid": "0000-0002-1825-0097"}]
     assert draft["metadata"]["license"] == "cc-by-4.0" and not draft["submitted"]
     assert f"{server.address}/deposit/100" in capsys.readouterr().out
+
+
+def test_a_text_of_the_study_is_no_html_on_its_page(study):
+    text = 'a <script src="x">alert(1)</script> & <b>bold</b> &amp;'
+    described = replace(make_deposit(Path(HOME), FOLDER, [JANE], "MIT", study), description=text)
+    seen = []
+    parser = HTMLParser()
+    parser.handle_data = seen.append
+    parser.handle_starttag = lambda tag, _: pytest.fail(f"a tag {tag}")
+    parser.feed(zenodo.zenodo_metadata(described)["description"])
+    parser.close()
+    assert "".join(seen) == text
 
 
 def test_an_upload_goes_on_in_its_draft_and_sends_nothing_twice(server, capsys):

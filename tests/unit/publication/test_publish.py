@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -13,9 +14,11 @@ from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
 from ablation.cli.main import main
+from ablation.publication.checkpoint import find_checkpoint
 from ablation.publication.eval_results import FILE
+from ablation.publication.hub import prepare
 from tests.support.hub_server import hub_server
-from tests.support.small_results import HOME
+from tests.support.small_results import HOME, manifest
 from tests.unit.publication.conftest import COMMIT
 
 TOKEN = "hf_secret_of_the_test"
@@ -194,11 +197,74 @@ def test_a_model_with_the_same_names_of_files_is_not_replaced(hub, capsys, there
     assert hub.repositories["me/model"] == before
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["new", "published before"])
+def test_what_somebody_else_pushes_meanwhile_is_not_replaced(hub, capsys, first):
+    if not first:
+        assert publish("--yes") == 0
+
+    def push():
+        hub.repositories["me/model"] = {WEIGHTS: b"of somebody"}
+        hub.commits["me/model"].append("theirs")
+
+    hub.meanwhile = push
+    assert publish("--yes", "--license", "mit") == 2  # another card, so there is something to send
+    said = capsys.readouterr().err
+    assert "somebody else" in said and "run the same command again" in said.replace("\n", " ")
+    assert len(said.splitlines()) <= 3
+    assert hub.repositories["me/model"] == {WEIGHTS: b"of somebody"}
+
+
 def test_evaluation_results_that_no_longer_hold_go(hub):
     assert publish("--yes", checkpoint="3B-leaky/seed1") == 0
     hub.repositories["me/model"][FILE] = b"- of an earlier study\n"
     assert publish("--yes", checkpoint="3B-leaky/seed1") == 0
     assert FILE not in hub.repositories["me/model"] and WEIGHTS in hub.repositories["me/model"]
+
+
+# ---- what the card says of loading ----------------------------------------------------------
+
+
+def card_with(study, **facts):
+    """The card of 3B/seed1, if its manifest said `facts`; its front matter; its part on loading."""
+    found = find_checkpoint(Path(HOME), "3B/seed1")
+    changed = replace(found, manifest=found.manifest | facts)
+    card = prepare("me/model", changed, "mit", study / "config").card
+    return card, yaml.safe_load(card.split("---")[1]), card.partition("## How to load it")[2]
+
+
+@pytest.mark.parametrize(
+    "facts, library, plain",
+    [
+        ({}, "transformers", True),
+        ({"trained_under": {"kind": "drop_layers", "layers": [0]}}, "transformers", True),
+        ({"trained_under": {"kind": "positions"}}, "ablation", False),
+        ({"format": "raw_state_dict"}, "ablation", False),
+    ],
+)
+def test_the_card_names_the_library_that_loads_the_trained_model(study, facts, library, plain):
+    _, front, loading = card_with(study, **facts)
+    assert front["library_name"] == library
+    assert ("AutoModelForCausalLM" in loading) is plain
+    assert ("another model" in loading) is ("positions" in str(facts))
+
+
+def test_no_bar_or_line_of_a_value_ends_a_cell_of_the_card(study):
+    found = find_checkpoint(Path(HOME), "3B/seed1")
+    config = found.config | {"recipe": {"no|te": "a | b\n\n## c"}}
+    fingerprint = found.manifest["fingerprint"] | {"config": config}
+    card, _, _ = card_with(study, fingerprint=fingerprint)
+    assert r"| no\|te | a \| b ## c |" in card.splitlines()
+
+
+def test_a_manifest_of_other_software_is_refused_in_three_lines(hub, capsys):
+    folder = "stage3_finetune/other/seed1"
+    Path(HOME, folder, "model").mkdir(parents=True)
+    Path(HOME, folder, "model/config.json").write_text("{}")
+    manifest(f"{folder}/manifest.json", "x", {}, [f"{folder}/model"], model="model")
+    assert publish("--yes", checkpoint="other/seed1") == 2
+    said = capsys.readouterr().err
+    assert f"{HOME}/{folder}/manifest.json has no recipe and no seed" in said
+    assert len(said.splitlines()) <= 3 and hub.calls == []
 
 
 def test_a_token_that_no_header_can_hold_is_not_printed(hub, monkeypatch, capsys):

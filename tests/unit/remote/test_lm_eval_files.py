@@ -20,7 +20,7 @@ from lm_eval.utils import get_file_datetime, get_file_task_name, make_table
 from ablation.cli.main import main
 from ablation.data.lm_eval_samples import CLUSTER_FIELDS, read_samples
 from ablation.provenance.manifests import write_manifest
-from ablation.remote.lm_eval_files import Scored, sanitized
+from ablation.remote.lm_eval_output import Scored, sanitized
 from ablation.scoring import items as scoring_items
 from ablation.vocabulary.protocols import LM_EVAL_PROTOCOL
 from tests.support import scored_study

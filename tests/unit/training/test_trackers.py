@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -62,7 +61,8 @@ def python(tmp_path_factory):
     home = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", home], check=True)
     (site,) = home.glob("lib/python*/site-packages")
-    here = [*map(str, ROOT.glob("packages/*/src")), sysconfig.get_path("purelib")]
+    others = [path for path in sys.path if Path(path).name == "site-packages"]
+    here = [*map(str, ROOT.glob("packages/*/src")), *others]
     (site / "here.pth").write_text("\n".join([str(ROOT / "src"), *here]))
     subprocess.run([home / "bin/pip", "install", "--quiet", *PACKAGES], check=True)
     return str(home / "bin/python")

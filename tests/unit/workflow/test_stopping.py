@@ -114,13 +114,18 @@ COMMAND = [
     "rules",
     "host",
 ]
+# A run that a script has started by `&`: Ctrl-C is not for it, and then SIGTERM ends it.
+BACKGROUND = "background"
 # {ending: what its first line says}
 ENDINGS = {
     "Ctrl-C": "Stopped by Ctrl-C.",
     "SIGHUP": "Stopped, because its terminal was lost (SIGHUP).",
     "SIGTERM": "Stopped by SIGTERM.",
     "SIGKILL": "",  # nothing can be said any more
+    BACKGROUND: "Stopped by SIGTERM.",
 }
+# The shell of a script survives Ctrl-C here, as the terminal's own shell does.
+SHELL = "trap 'echo > interrupted' INT; \"$@\" & echo $! > snakemake.pid; wait $!; wait $!"
 
 
 class Run:
@@ -128,12 +133,17 @@ class Run:
 
     def __init__(self, folder: Path, ending: str):
         self.folder, self.ending = folder, ending
-        process, terminal = start(folder)
+        shell = ["/bin/sh", "-c", SHELL, "sh"] if ending == BACKGROUND else []
+        process, terminal = start(folder, [*shell, *COMMAND])
         self.jobs = [int(wait_for(folder / f"{name}.pid")) for name in ("training", "importing")]
         if ending == "Ctrl-C":
             os.write(terminal, b"\x03")
         elif ending == "SIGHUP":
             os.close(terminal)
+        elif ending == BACKGROUND:
+            os.write(terminal, b"\x03")
+            wait_for(folder / "interrupted")
+            os.kill(int(wait_for(folder / "snakemake.pid")), signal.SIGTERM)
         else:
             os.kill(process, getattr(signal, ending))
         self.printed = "" if ending == "SIGHUP" else read(terminal)
@@ -147,7 +157,7 @@ class Run:
         return log.read_text()
 
 
-def start(folder: Path) -> tuple[int, int]:
+def start(folder: Path, command: list[str]) -> tuple[int, int]:
     """(process, terminal) of a run of Snakemake as the leader of a new session."""
     write_workflow(folder)
     process, terminal = pty.fork()
@@ -155,7 +165,7 @@ def start(folder: Path) -> tuple[int, int]:
         for ending in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(ending, signal.SIG_DFL)  # a shell ignores SIGINT in its background jobs
         os.chdir(folder)
-        os.execv(sys.executable, COMMAND)
+        os.execv(command[0], command)
     return process, terminal
 
 
@@ -219,6 +229,14 @@ def test_a_stopped_run_says_three_lines(runs, ending):
     assert made.log.strip().splitlines()[-3:] == message
     own = (made.folder / "logs/training.log").read_text().splitlines()
     assert own[0].startswith("training: stopped") and "step 150" in own[1] and len(own) == 3
+
+
+def test_ctrl_c_is_not_for_a_run_in_the_background_nor_for_its_jobs(runs):
+    made = runs[BACKGROUND]
+    assert "Ctrl-C" not in made.printed + made.log and "it alone" not in made.log
+    # Python handles the signal with the lower number first, and Ctrl-C was there before.
+    log = (made.folder / "logs/training.log").read_text()
+    assert log.startswith("training: stopped by SIGTERM.")
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
