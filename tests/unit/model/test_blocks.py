@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ablation.model.block_masks import (
@@ -100,6 +100,8 @@ def as_read(made):
 
 
 @settings(max_examples=12, deadline=None)
+@example([(300, 40)], None, 30, "prefill", "causal")  # a continuation far from its prompt's start
+@example([(300, 40)], 200, 30, "prefill", "prefill_bidir")
 @given(
     st.lists(st.tuples(st.integers(1, 300), st.integers(1, 60)), min_size=1, max_size=3),
     st.sampled_from([None, 30, 200]),
