@@ -16,12 +16,15 @@ from ablation.console.printable import printable
     short_help="Write retrieval tasks: long prompts of a given length, answers early to late.",
     examples=(
         "ablation needle path/to/checkpoint --tokens 4096 8192",
-        "ablation needle path/to/checkpoint --tokens 32768 --items 200 --seed 2",
+        "ablation needle results/smollm2/base --tokens 8192 --items 200 --seed 2",
     ),
     epilog="docs/long_prompts.md says what the items are, and what long prompts cost.",
 )
 @click.argument(
-    "folder", type=PATH, metavar="FOLDER", help="The folder of the model that will read the items."
+    "folder",
+    type=PATH,
+    metavar="FOLDER",
+    help="The folder of the model that will read the items, or of the base in a study's results.",
 )
 @click.option(
     "--tokens",
@@ -58,13 +61,18 @@ def needle(
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from ablation.data import needles
+    from ablation.data.hub import HubError, model_folder
+    from ablation.provenance.manifests import StaleInput, load_manifest
 
-    with report_errors(ValueError, OSError):
+    with report_errors(HubError, StaleInput, ValueError, OSError):
         from ablation.config.architectures import positions
         from ablation.console.progress import Progress
         from ablation.model.checkpoints import read_config, read_tokenizer
         from ablation.provenance.files import write_json_lines, write_text
 
+        manifest = folder / "manifest.json"
+        if manifest.is_file() and not (folder / "config.json").is_file():
+            folder = model_folder(manifest, load_manifest(manifest), weights=False)
         longest = positions(read_config(folder).to_dict())
         if longest is not None and max(tokens) > longest:
             raise needles.Unfitting(

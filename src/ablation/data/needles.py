@@ -117,10 +117,11 @@ class _Story:
             fillers += 1
         before = self._before(fillers, share)
         if not self.asked <= before <= fillers - (CHOICES - 1 - self.asked):
-            around = sum(self.fact_tokens[1:]) + self.reach[CHOICES - 1]
+            around = sum(self.fact_tokens) + self.reach[CHOICES] + sum(self._costs([self.question]))
+            enough = -(-around // min(share, 1 - share) // 100) * 100
             raise Unfitting(
                 f"{tokens} tokens are too few for {CHOICES} codes around {share:.0%} of a prompt: "
-                f"give {-(-around // min(share, 1 - share) // 100) * 100:.0f} or more"
+                f"give {enough:.0f} or more"
             )
         return fillers
 

@@ -1,0 +1,124 @@
+"""Makes the tables and figures of docs/long_prompts.md from results of long prompts.
+
+    python benchmarks/long_prompts_figure.py RESULT [--docs docs]
+
+RESULT is of benchmarks/long_prompts.py (a CPU), or of benchmarks/gpu.py with its section
+`long_prompts`. The table and the figure of that device are replaced; those of the other stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+
+from ablation.report.charts import GREEN, MASK_COLOURS, ORANGE, render, sheet
+
+HFLM, WINDOW = "HFLM, causal", "window, in prefill"
+NAMES = {"hflm": HFLM, "causal": "causal", "prefill_bidir": "prefill_bidir", "window": WINDOW}
+COLOURS = {
+    HFLM: ORANGE,
+    "causal": MASK_COLOURS["causal"],
+    "prefill_bidir": MASK_COLOURS["prefill_bidir"],
+    WINDOW: GREEN,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("result", type=Path)
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    args = parser.parse_args()
+    record = json.loads(args.result.read_text())
+    device = "gpu" if "sections" in record else "cpu"
+    mark, page = f"<!-- measured: {device} -->\n", args.docs / "long_prompts.md"
+    before, _, rest = page.read_text().partition(mark)
+    _, _, after = rest.partition(mark)
+    picture = f"long_prompts_{device}.svg"
+    alternative = "seconds and memory of an item by the length of its prompt, and cost of the masks"
+    block = f"{heading(record)}\n\n{table(rows_of(record))}\n![{alternative}]({picture})\n"
+    page.write_text(before + mark + block + mark + after)
+    (args.docs / picture).write_bytes(render(figure(record), ".svg"))
+
+
+def rows_of(record: dict) -> pd.DataFrame:
+    """A row for each length and scorer: tokens, name, seconds, peak_gib."""
+    rows = record["sections"]["long_prompts"]["rows"] if "sections" in record else record["rows"]
+    frame = pd.DataFrame(rows)
+    # The time of a processor of a shared machine says more than that on the clock.
+    seconds = frame.get("processor_seconds", frame.seconds)
+    return frame.assign(name=frame.scorer.map(NAMES), seconds=seconds)
+
+
+def heading(record: dict) -> str:
+    """What was measured, and where."""
+    if "sections" not in record:
+        return (
+            f"{record['machine']}, one thread, torch {record['torch']}: a {record['model']}. A "
+            f"window of {record['window']} tokens, {record['choices']} choices of "
+            f"{record['choice_tokens']} tokens. Processor seconds of an item, and GiB that it adds "
+            "to the process at its peak."
+        )
+    found, libraries = record["sections"]["long_prompts"], record["libraries"]
+    return (
+        f"{record['machine']['name']}, torch {libraries['torch']}: a random Ministral-3 of 3.4 B "
+        f"weights in bfloat16. A window of {found['window']} tokens, four choices of about 28. "
+        "Seconds of an item, and GiB over those of the weights at the peak."
+    )
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Seconds and GiB of an item by length, as markdown."""
+    lines = ["| tokens | " + " | ".join(f"{n}: s | GiB" for n in NAMES.values()) + " |"]
+    lines.append("|---" * (1 + 2 * len(NAMES)) + "|")
+    for tokens, group in rows.groupby("tokens"):
+        by_name = group.set_index("name")
+        cells = [
+            f"{by_name[column][name]:.2f}" if pd.notna(by_name[column][name]) else "no room"
+            for name in NAMES.values()
+            for column in ("seconds", "peak_gib")
+        ]
+        lines.append(f"| {tokens:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(record: dict) -> alt.TopLevelMixin:
+    """Seconds and memory by length on logarithmic axes, and what masks cost beside `causal`."""
+    rows = rows_of(record)
+    causal = rows[rows.name == "causal"].set_index("tokens").seconds
+    ours = rows[rows.name != HFLM]
+    times = ours.assign(times=ours.seconds / ours.tokens.map(causal))
+    colour = alt.Color(
+        "name:N",
+        scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values())),
+        legend=alt.Legend(title=None, orient="top", symbolType="circle"),
+    )
+    ticks = sorted(rows.tokens.unique().tolist())
+    x = alt.X("tokens:Q", scale=alt.Scale(type="log", base=2), title="tokens of prompt and choice")
+    x = x.axis(
+        values=ticks, labelExpr="datum.value >= 1024 ? datum.value / 1024 + 'k' : datum.value"
+    )
+
+    def panel(frame: pd.DataFrame, column: str, title: str, scale: alt.Scale) -> alt.Chart:
+        # No logarithm of nothing: what is below 1 MiB is not drawn.
+        drawn = frame[frame[column] > 0.001]
+        base = alt.Chart(drawn, width=250, height=230, title=title)
+        y = alt.Y(f"{column}:Q", title=None, scale=scale)
+        return base.mark_line(point=alt.OverlayMarkDef(size=40)).encode(x=x, y=y, color=colour)
+
+    logarithmic = alt.Scale(type="log")
+    panels = alt.hconcat(
+        panel(rows, "seconds", "Seconds of an item", logarithmic),
+        panel(rows, "peak_gib", "GiB at the peak", logarithmic),
+        panel(times, "times", "Times the seconds of causal", alt.Scale(zero=True)),
+        spacing=28,
+    )
+    where = record["machine"] if "sections" not in record else record["machine"]["name"]
+    return sheet(panels, rows, "What long prompts cost", [f"{where}; details beside the figure."])
+
+
+if __name__ == "__main__":
+    main()
