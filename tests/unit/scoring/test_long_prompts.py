@@ -5,6 +5,7 @@ import torch
 
 import ablation.model.masks as masks
 import ablation.scoring.encoding as encoding
+from ablation.data import needles
 from ablation.model.masks import TakenWindow, attention_mask, take_window
 from ablation.model.packing import Example, pack
 from ablation.scoring.masked_lm import MaskedLM
@@ -81,3 +82,30 @@ def test_requests_encoded_in_parts_are_encoded_as_one(together, protocol, tokeni
     assert lm.encode(requests) == whole
     longest = max(map(len, ("".join(request) for request in requests)))
     assert len(texts) > 1 and max(texts) < together + longest
+
+
+@pytest.mark.parametrize("position, seen", [("early", False), ("middle", False), ("late", True)])
+def test_a_needle_beyond_a_window_of_all_layers_changes_no_score(position, seen, tokenizer):
+    """Two layers with a window of 400 tokens reach 798 back, less than half of 3,000."""
+
+    def lengths(texts):
+        return [len(ids) for ids in tokenizer(list(texts))["input_ids"]]
+
+    (item,) = needles.items(3000, position, 1, 1, lengths)
+    code, others = item["choices"][item["gold"]], set(item["choices"])
+    moved = next(str(n) for n in range(10_000, 99_999) if str(n) not in others)
+    queries = [item["query"], item["query"].replace(code, moved)]
+    model = tiny_model("llama", vocabulary=len(tokenizer), max_position_embeddings=4096)
+
+    def scores():
+        lm = MaskedLM(model, tokenizer)
+        requests = [(query, f" {choice}") for query in queries for choice in item["choices"]]
+        found = lm.score([lm.encode(requests)], len(requests))
+        assert not found.truncated.any()
+        return found.loglikelihood[: len(others)], found.loglikelihood[len(others) :]
+
+    before, after = scores()
+    assert (before != after).all()
+    take_window(model, TakenWindow(400, "everywhere"))
+    before, after = scores()
+    assert (before != after).all() if seen else (before == after).all()
