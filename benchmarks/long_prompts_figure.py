@@ -107,17 +107,20 @@ def figure(record: dict) -> alt.TopLevelMixin:
         drawn = frame[frame[column] > 0.001]
         base = alt.Chart(drawn, width=250, height=230, title=title)
         y = alt.Y(f"{column}:Q", title=None, scale=scale)
+        if scale.type == "log":
+            y = y.axis(values=[10.0**power for power in range(-3, 4)])
         return base.mark_line(point=alt.OverlayMarkDef(size=40)).encode(x=x, y=y, color=colour)
 
     logarithmic = alt.Scale(type="log")
     panels = alt.hconcat(
         panel(rows, "seconds", "Seconds of an item", logarithmic),
         panel(rows, "peak_gib", "GiB at the peak", logarithmic),
-        panel(times, "times", "Times the seconds of causal", alt.Scale(zero=True)),
+        panel(times, "times", "Seconds, times those of causal", alt.Scale(zero=True)),
         spacing=28,
     )
-    where = record["machine"] if "sections" not in record else record["machine"]["name"]
-    return sheet(panels, rows, "What long prompts cost", [f"{where}; details beside the figure."])
+    where = "one thread of a CPU" if "sections" not in record else record["machine"]["name"]
+    notes = [f"An item is one prompt with four choices; measured on {where}."]
+    return sheet(panels, rows, "What long prompts cost", notes)
 
 
 if __name__ == "__main__":

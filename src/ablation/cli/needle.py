@@ -31,12 +31,14 @@ from ablation.console.printable import printable
     cls=Several,
     type=click.IntRange(1),
     required=True,
+    metavar="N",
     help="The lengths of prompt and answer in tokens of the model's tokenizer.",
 )
 @click.option(
     "--items",
     type=click.IntRange(1),
     default=100,
+    metavar="N",
     help="The number of items of each length and position (default: 100).",
 )
 @click.option("--seed", type=int, default=1, help="The seed of the texts (default: 1).")
