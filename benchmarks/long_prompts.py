@@ -5,8 +5,9 @@
 A random Llama of 2 layers, width 256 and a vocabulary of 32,000 scores one item at a time: a prompt
 and one of four choices of four tokens have the given length. Each measurement has a process of its
 own and one thread, and the contestants take turns; medians are reported. Memory is what a
-measurement adds to the process at its peak. Prompts of more than 8k tokens are measured once.
-Prints one JSON object (`make bench-long` keeps it in benchmarks/results/ and draws it); exits 1
+measurement adds to the process at its peak. Prompts of more than 8k tokens are measured once. Then
+flex attention is measured alone, compiled (this needs g++), as GPU studies use it: it skips blocks
+of pairs that a mask hides. Prints one JSON object, which `make bench-long` keeps and draws; exits 1
 when log-likelihoods under `causal` differ from HFLM's by over 1e-3 nats.
 """
 
@@ -18,16 +19,19 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
 from scoring_cpu import VOCABULARY, make_tokenizer
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ablation.model.masks import TakenWindow, take_window
+from ablation.model.masks import TakenWindow, attention_mask, take_window, whole_masks
+from ablation.model.packing import Example, pack
 from ablation.provenance.run_records import processor_name
 from ablation.scoring.masked_lm import MaskedLM
 
@@ -63,6 +67,8 @@ def main() -> int:
                     shown = f"{one['seconds']:.2f} s, {one['peak_gib']:.2f} GiB"
                     print(f"{repeat + 1}/{args.repeats} {length} {name}: {shown}", file=sys.stderr)
 
+        (blocks,) = pool.map(blocks_of, [args.lengths], chunksize=1)
+
     measures = ("seconds", "processor_seconds", "peak_gib")
     rows = [
         {"tokens": length, "scorer": name, "repeats": len(ones)}
@@ -88,6 +94,7 @@ def main() -> int:
         "transformers": transformers.__version__,
         "largest_difference_nats": difference,
         "rows": rows,
+        "blocks": blocks,
     }
     print(json.dumps(report, indent=1))
     return int(difference > 1e-3)
@@ -111,6 +118,38 @@ def measured(task: tuple[str, int]) -> dict:
         "peak_gib": memory("VmHWM") - before,
         "loglikelihoods": [loglikelihood for loglikelihood, _ in answers],
     }
+
+
+@torch.no_grad()
+def blocks_of(lengths: Sequence[int]) -> list[dict]:
+    """Processor seconds of flex attention alone, and the share of blocks that it computes.
+
+    Four heads of width 64 attend over the row of one item; nothing else of a model runs.
+    """
+    torch.set_num_threads(1)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE, attn_implementation="flex_attention"))
+    take_window(model, TakenWindow(WINDOW, "prefill"))
+    found = []
+    for length in lengths:
+        torch.compiler.reset()  # each length has a kernel of its own
+        attend = torch.compile(flex_attention, dynamic=False)
+        requests = item(length)
+        example = Example(requests[0][1], [choice for _, _, choice in requests])
+        rows = pack([example], capacity=2 * length, keep_last=False)
+        query, key, value = (torch.randn(1, 4, rows.doc.shape[1], 64) for _ in range(3))
+        for name in CONTESTANTS[1:]:
+            with nullcontext() if name == "window" else whole_masks(model):
+                mask = attention_mask(model, "causal" if name == "window" else name, rows)
+            attend(query, key, value, block_mask=mask)  # compiles
+            used = time.process_time()
+            attend(query, key, value, block_mask=mask)
+            used = time.process_time() - used
+            computed = int(mask.kv_num_blocks.sum() + mask.full_kv_num_blocks.sum())
+            share = computed / mask.kv_indices.shape[-1] ** 2
+            row = {"tokens": length, "scorer": name, "share_of_blocks": round(share, 4)}
+            found.append(row | {"processor_seconds": round(used, 4)})
+            print(f"flex {length} {name}: {used:.2f} s, {share:.1%} of blocks", file=sys.stderr)
+    return found
 
 
 def scorer(name: str) -> Callable[[list], list[tuple[float, bool]]]:
