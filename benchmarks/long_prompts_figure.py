@@ -38,8 +38,9 @@ def main() -> None:
     before, _, rest = page.read_text().partition(mark)
     _, _, after = rest.partition(mark)
     picture = f"long_prompts_{device}.svg"
-    alternative = "seconds and memory of an item by the length of its prompt, and cost of the masks"
-    block = f"{heading(record)}\n\n{table(rows_of(record))}\n![{alternative}]({picture})\n"
+    alternative = "seconds and memory of an item by the length of its prompt"
+    tables = [table(rows_of(record)), *([blocks_table(record)] if "blocks" in record else [])]
+    block = "\n".join([heading(record), "", *tables, f"![{alternative}]({picture})", ""])
     page.write_text(before + mark + block + mark + after)
     (args.docs / picture).write_bytes(render(figure(record), ".svg"))
 
@@ -85,12 +86,27 @@ def table(rows: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def blocks_table(record: dict) -> str:
+    """Seconds of flex attention alone and its share of blocks by length, as markdown."""
+    lines = [
+        "Flex attention alone, four heads of width 64: processor seconds, and the share of all"
+    ]
+    lines += ["blocks of 128 x 128 pairs that it computes.", ""]
+    names = list(NAMES)[1:]
+    lines.append("| tokens | " + " | ".join(f"{NAMES[n]}: s | blocks" for n in names) + " |")
+    lines.append("|---" * (1 + 2 * len(names)) + "|")
+    for tokens, group in pd.DataFrame(record["blocks"]).groupby("tokens"):
+        of = group.set_index("scorer")
+        cells = (
+            f"{of.processor_seconds[n]:.3f} | {100 * of.share_of_blocks[n]:.1f} %" for n in names
+        )
+        lines.append(f"| {tokens:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def figure(record: dict) -> alt.TopLevelMixin:
-    """Seconds and memory by length on logarithmic axes, and what masks cost beside `causal`."""
+    """Seconds and memory by length, and those of attention in blocks where they were measured."""
     rows = rows_of(record)
-    causal = rows[rows.name == "causal"].set_index("tokens").seconds
-    ours = rows[rows.name != HFLM]
-    times = ours.assign(times=ours.seconds / ours.tokens.map(causal))
     colour = alt.Color(
         "name:N",
         scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values())),
@@ -102,25 +118,25 @@ def figure(record: dict) -> alt.TopLevelMixin:
         values=ticks, labelExpr="datum.value >= 1024 ? datum.value / 1024 + 'k' : datum.value"
     )
 
-    def panel(frame: pd.DataFrame, column: str, title: str, scale: alt.Scale) -> alt.Chart:
+    def panel(frame: pd.DataFrame, column: str, title: str) -> alt.Chart:
         # No logarithm of nothing: what is below 1 MiB is not drawn.
         drawn = frame[frame[column] > 0.001]
         base = alt.Chart(drawn, width=250, height=230, title=title)
-        y = alt.Y(f"{column}:Q", title=None, scale=scale)
-        if scale.type == "log":
-            y = y.axis(values=[10.0**power for power in range(-3, 4)])
+        y = alt.Y(f"{column}:Q", title=None, scale=alt.Scale(type="log"))
+        y = y.axis(values=[10.0**power for power in range(-3, 4)])
         return base.mark_line(point=alt.OverlayMarkDef(size=40)).encode(x=x, y=y, color=colour)
 
-    logarithmic = alt.Scale(type="log")
-    panels = alt.hconcat(
-        panel(rows, "seconds", "Seconds of an item", logarithmic),
-        panel(rows, "peak_gib", "GiB at the peak", logarithmic),
-        panel(times, "times", "Seconds, times those of causal", alt.Scale(zero=True)),
-        spacing=28,
-    )
+    panels = [
+        panel(rows, "seconds", "Seconds of an item"),
+        panel(rows, "peak_gib", "GiB at the peak"),
+    ]
+    if "blocks" in record:
+        blocks = pd.DataFrame(record["blocks"])
+        blocks = blocks.assign(name=blocks.scorer.map(NAMES), seconds=blocks.processor_seconds)
+        panels.append(panel(blocks, "seconds", "Seconds of flex attention alone"))
     where = "one thread of a CPU" if "sections" not in record else record["machine"]["name"]
     notes = [f"An item is one prompt with four choices; measured on {where}."]
-    return sheet(panels, rows, "What long prompts cost", notes)
+    return sheet(alt.hconcat(*panels, spacing=28), rows, "What long prompts cost", notes)
 
 
 if __name__ == "__main__":
