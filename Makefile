@@ -165,7 +165,7 @@ bench: $(VENV)/.ready  # measure scoring and generation on this CPU against lm-e
 	@mv benchmarks/results/bridge_step.part benchmarks/results/bridge_step.json
 	@cd benchmarks/results && cat dry_run.json scoring_cpu.json generation_cpu.json bridge_step.json
 
-bench-long: $(VENV)/.ready  # measure long prompts on this CPU against lm-eval, for docs/long_prompts.md (minutes; 11 GiB)
+bench-long: $(VENV)/.ready  # measure long prompts on this CPU against lm-eval, for docs/long_prompts.md (minutes; 13 GiB)
 	@mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/long_prompts.py > benchmarks/results/long_prompts.part
 	@mv benchmarks/results/long_prompts.part benchmarks/results/long_prompts.json

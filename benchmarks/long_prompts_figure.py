@@ -61,7 +61,7 @@ def heading(record: dict) -> str:
             f"{record['machine']}, one thread, torch {record['torch']}: a {record['model']}. A "
             f"window of {record['window']} tokens, {record['choices']} choices of "
             f"{record['choice_tokens']} tokens. Processor seconds of an item, and GiB that it adds "
-            "to the process at its peak."
+            "to the process at its peak; medians of three, and one measurement above 8k tokens."
         )
     found, libraries = record["sections"]["long_prompts"], record["libraries"]
     return (
@@ -78,7 +78,7 @@ def table(rows: pd.DataFrame) -> str:
     for tokens, group in rows.groupby("tokens"):
         by_name = group.set_index("name")
         cells = [
-            f"{by_name[column][name]:.2f}" if pd.notna(by_name[column][name]) else "no room"
+            f"{by_name[column][name]:.3g}" if pd.notna(by_name[column][name]) else "no room"
             for name in NAMES.values()
             for column in ("seconds", "peak_gib")
         ]
