@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -83,8 +84,8 @@ def needle(
             )
         tokenizer = read_tokenizer(folder)
 
-        def lengths(texts: list[str]) -> list[int]:
-            return [len(ids) for ids in tokenizer(texts)["input_ids"]]
+        def lengths(texts: Sequence[str]) -> list[int]:
+            return [len(ids) for ids in tokenizer(list(texts))["input_ids"]]
 
         names = []
         for length in tokens:
