@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-trackers test-exports test-docs test-image wheel lint format config docs pictures dag bench bench-gpu coverage lock unlock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-trackers test-exports test-docs test-image wheel lint format config docs pictures dag bench bench-long bench-gpu coverage lock unlock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -164,6 +164,12 @@ bench: $(VENV)/.ready  # measure scoring and generation on this CPU against lm-e
 	$(BIN)/python benchmarks/bridge_step.py > benchmarks/results/bridge_step.part
 	@mv benchmarks/results/bridge_step.part benchmarks/results/bridge_step.json
 	@cd benchmarks/results && cat dry_run.json scoring_cpu.json generation_cpu.json bridge_step.json
+
+bench-long: $(VENV)/.ready  # measure long prompts on this CPU against lm-eval, for docs/long_prompts.md (minutes; 13 GiB)
+	@mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/long_prompts.py > benchmarks/results/long_prompts.part
+	@mv benchmarks/results/long_prompts.part benchmarks/results/long_prompts.json
+	$(BIN)/python benchmarks/long_prompts_figure.py benchmarks/results/long_prompts.json
 
 bench-gpu: $(VENV)/.ready  # measure scoring, generation, training and whole jobs of a 3.4 B model on this GPU against HFLM and TRL
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/results/$(or $(NAME),h100).json

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from gpu_generation import generation_hflm, generation_ours
 from gpu_jobs import end_to_end, scoring_job, shapes
+from gpu_long_prompts import long_prompts
 from gpu_ranks import four_gpus, one_gpu, scaling, two_gpus
 from gpu_scoring import scoring_error, scoring_growth, scoring_hflm, scoring_ours, scoring_seed_loop
 from gpu_training import (
@@ -188,6 +189,7 @@ SECTIONS = {
         training_growth,
         generation_ours,
         generation_hflm,
+        long_prompts,
     )
 }
 JOBS = {job.__name__: job for job in (scoring_job, end_to_end)}

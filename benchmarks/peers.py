@@ -14,13 +14,13 @@ from workload import STUDY, Size, make_model, make_samples, make_tokenizer
 from ablation.model.packing import Example
 
 
-def hflm(model: PreTrainedModel, tokenizer, batch_size: int) -> HFLM:
+def hflm(model: PreTrainedModel, tokenizer, batch_size: int, max_length: int = 2048) -> HFLM:
     """Stock lm-eval."""
     return HFLM(
         pretrained=model,
         tokenizer=tokenizer,
         batch_size=batch_size,
-        max_length=2048,
+        max_length=max_length,
         backend="causal",
     )
 

@@ -51,6 +51,9 @@ class Size:
     throughput_examples: int  # they make an optimizer step of some 16 thousand tokens
     prompt_lengths: tuple[int, ...]
     growth_tokens: int  # scored at each prompt length
+    long_prompts: tuple[int, ...]  # tokens of long items
+    long_items: int  # scored at each of these lengths
+    long_window: int  # tokens of the window under which they are scored
     job_items: int  # of a whole scoring job
     matrix: int
 
@@ -75,6 +78,9 @@ FULL = Size(
     throughput_examples=96,
     prompt_lengths=(64, 256, 1024, 4096, 8192),
     growth_tokens=65_536,
+    long_prompts=(4096, 8192, 16_384, 32_768),
+    long_items=2,
+    long_window=4096,
     job_items=7653,
     matrix=8192,
 )
@@ -90,6 +96,9 @@ TOY = Size(
     throughput_examples=4,
     prompt_lengths=(16, 32),
     growth_tokens=300,
+    long_prompts=(96, 160),
+    long_items=1,
+    long_window=24,
     job_items=4,
     matrix=64,
 )

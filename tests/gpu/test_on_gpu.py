@@ -19,7 +19,7 @@ from workload import TOY, as_ids, make_items, make_model, make_samples, make_tok
 
 from ablation.model.forward import target_logits
 from ablation.model.leak_audit import leak_audit
-from ablation.model.masks import forward_inputs, rule
+from ablation.model.masks import TakenWindow, forward_inputs, rule, take_window
 from ablation.model.output_head import score_rows
 from ablation.model.packing import Example, forwards, pack
 from ablation.scoring.masked_lm import MaskedLM
@@ -67,8 +67,9 @@ def test_scores_of_long_compiled_rows_are_those_of_dense_masks(fast, plain, mask
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("window", [None, TakenWindow(300, "prefill")])
 @pytest.mark.parametrize("mask", MASKS)
-def test_attention_in_small_blocks_is_that_of_a_dense_mask(mask):
+def test_attention_in_small_blocks_is_that_of_a_dense_mask(mask, window):
     size = replace(SIZE, hardware=SIZE.hardware.model_copy(update={"dtype": "bfloat16"}))
     items = make_items(size, 24) + make_items(size, 1, prompt=700)
     if MASK[mask].leaks:
@@ -79,7 +80,10 @@ def test_attention_in_small_blocks_is_that_of_a_dense_mask(mask):
         torch.randn(1, heads, 8192, 128, device="cuda", generator=random).bfloat16()
         for heads in (8, 2, 2)
     )
-    inputs = forward_inputs(make_model(size), mask, rows)
+    model = make_model(size)
+    if window:
+        take_window(model, window)
+    inputs = forward_inputs(model, mask, rows)
     blocks, options = inputs["attention_mask"], inputs["kernel_options"]
     assert blocks.BLOCK_SIZE == (64, 64)
     found = torch.compile(flex_attention)(
@@ -87,7 +91,7 @@ def test_attention_in_small_blocks_is_that_of_a_dense_mask(mask):
     )
     index = torch.arange(8192, device="cuda")
     zero = index.new_zeros(1, 1)
-    dense = rule(mask, rows.doc, rows.branch, rows.position_ids)(
+    dense = rule(mask, rows.doc, rows.branch, rows.position_ids, taken=window)(
         zero, zero, index[:, None], index[None, :]
     )
     expected = scaled_dot_product_attention(

@@ -25,6 +25,7 @@ from ablation.data.local_files import is_local, split_of, training_split
 from ablation.data.task_data import Parts, data_sets
 from ablation.data.task_files import (
     generation_tasks,
+    item_tokens,
     lm_eval_names,
     project_tasks,
     task_file_errors,
@@ -47,6 +48,7 @@ def find_problems(
     """
     yield from _task_problems(values, folder)
     yield from _base_problems(values) if local else ()
+    yield from _too_long(values, folder) if local else ()
     yield from _instruction_problems(values) if local else ()
     yield from _unpinned(values, folder) if pinned else ()
     yield from _data_problems(values, folder) if local else ()
@@ -124,9 +126,6 @@ def _base_problems(values: Mapping) -> Iterator[ConfigProblem]:
     if _at(values, "evaluation", "chat_template") is True and not chat_template_in(folder):
         text = f"true found, but {folder} has no chat template: take false, or a base for chats"
         yield ConfigProblem(("evaluation", "chat_template"), text)
-    longest = positions(model)
-    if longest is not None:
-        yield from _too_long(values, longest)
 
 
 def repositories(values: Mapping, folder: Path) -> dict[str, str]:
@@ -277,12 +276,22 @@ def _trainings(values: Mapping, *keys: str) -> dict[Key, tuple]:
     return {p: v for p, v in found.items() if p == ("finetune",) or v != found[("finetune",)]}
 
 
-def _too_long(values: Mapping, longest: int) -> Iterator[ConfigProblem]:
+def _too_long(values: Mapping, folder: Path) -> Iterator[ConfigProblem]:
+    """Trainings, and tasks in `folder`/tasks, with texts that the base cannot read as a whole."""
+    longest = positions(interventions.base_config(values))
+    if longest is None:
+        return
     for path, (length,) in _trainings(values, "max_seq_len").items():
         if isinstance(length, int) and length > longest:
+            text = f"{length} found, but the base reads at most {longest} tokens"
+            yield ConfigProblem((*path, "max_seq_len"), text)
+    tasks = _at(values, "evaluation", "tasks")
+    for number, task in enumerate(tasks if isinstance(tasks, list) else ()):
+        if (length := item_tokens(folder, task)) and length > longest:
             yield ConfigProblem(
-                (*path, "max_seq_len"),
-                f"{length} found, but the base reads at most {longest} tokens",
+                ("evaluation", "tasks", number),
+                f"{task!r} has items of {length} tokens, but the base reads at most {longest}: "
+                "make shorter ones (`ablation needle`), or take another base",
             )
 
 

@@ -24,7 +24,7 @@ SHIPPED = Path("resources/micro/base")
 def find_problems(values: Mapping) -> Iterator[ConfigProblem]:
     """The problems of a study's interventions, and of the recipes that name them."""
     settings = _settings(values)
-    model = _base_config(values) if settings else {}
+    model = base_config(values) if settings else {}
     for name, one in settings.items():
         if name in (*MASKS, *RESERVED):
             text = f"{name!r} is a word of tables and folders already: give it another name"
@@ -50,7 +50,7 @@ def _settings(values: Mapping) -> dict[str, InterventionSettings]:
     return found
 
 
-def _base_config(values: Mapping) -> Mapping[str, Any]:
+def base_config(values: Mapping) -> Mapping[str, Any]:
     """What is known of the base's config.json before anything runs, perhaps nothing.
 
     That of a hub model is known if the hub's cache on this machine has it at the pinned commit.

@@ -131,6 +131,16 @@ def task_unscorable_reason(name: str, folder: Path) -> str:
     return next(filter(None, reasons), "")
 
 
+def item_tokens(folder: Path, task: Any) -> int:
+    """The tokens of each item of `task`, as `metadata: {tokens: ...}` of its file says, or 0."""
+    for file, content in project_task_files(folder).items():
+        metadata = content.get("metadata") if isinstance(content, dict) else None
+        tokens = metadata.get("tokens") if isinstance(metadata, dict) else None
+        if file.stem == task and isinstance(tokens, int):
+            return tokens
+    return 0
+
+
 def task_file_errors(folder: Path) -> Iterator[str]:
     """A message for each task file that does not define one task under the name of the file.
 

@@ -36,20 +36,25 @@ def takes_small(model: PreTrainedModel, tokens: int) -> bool:
 
 
 def block_mask(
-    function: Callable, free: Tensor, doc: Tensor, branch: Tensor, sliding: bool, block: int = BLOCK
+    function: Callable,
+    free: Tensor,
+    doc: Tensor,
+    branch: Tensor,
+    near: Tensor | None = None,
+    block: int = BLOCK,
 ) -> BlockMask:
     """The BlockMask of `function` (see `masks.rule`), without a host synchronization.
 
     free, branch: [rows, tokens], `sees_ahead` and `branch_path` of the mask (`masks.MaskRule`).
     doc: [rows, tokens], see `packing.Rows`.
-    sliding: the mask also has a window. Every block that may hold a visible pair is then treated as
-        partly visible.
+    near: [rows, query blocks, key blocks], bool, the blocks that a window leaves (`within`); None
+        without a window. All blocks are then treated as partly visible.
     block: tokens on each side of a block.
     """
     length = doc.shape[1]
     part, full = visible_blocks(free, doc, branch, block)
-    if sliding:
-        part, full = part | full, torch.zeros_like(full)
+    if near is not None:
+        part, full = (part | full) & near, torch.zeros_like(full)
     return BlockMask.from_kv_blocks(
         *_ordered(part),
         *_ordered(full),
@@ -57,6 +62,24 @@ def block_mask(
         mask_mod=function,
         seq_lengths=(length, length),
     )
+
+
+def within(position_ids: Tensor, window: int, block: int = BLOCK) -> Tensor:
+    """[rows, query blocks, key blocks], bool: blocks with a pair of |q - k| < `window`.
+
+    The pairs are of position ids [rows, tokens]. Some blocks without such a pair are included,
+    because ranges of positions are compared. The number of blocks grows with the length of a row,
+    and not with its square.
+    """
+    blocks = pad(position_ids, (0, -position_ids.shape[1] % block)).unflatten(1, (-1, block))
+    low, high = blocks.amin(-1), blocks.amax(-1)
+    back, ahead = low[:, :, None] - high[:, None, :], low[:, None, :] - high[:, :, None]
+    return torch.maximum(back, ahead) < window
+
+
+def any_in_block(tokens: Tensor, block: int = BLOCK) -> Tensor:
+    """[rows, blocks], bool: whether a block has one of `tokens` [rows, tokens], bool."""
+    return pad(tokens, (0, -tokens.shape[1] % block)).unflatten(1, (-1, block)).any(-1)
 
 
 def visible_blocks(

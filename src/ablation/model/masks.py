@@ -21,12 +21,23 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from ablation.model.block_masks import BLOCK, SMALL, SMALL_KERNEL, block_mask, takes_small
+from ablation.model.block_masks import (
+    BLOCK,
+    SMALL,
+    SMALL_KERNEL,
+    any_in_block,
+    block_mask,
+    takes_small,
+    within,
+)
 from ablation.model.packing import Rows
 
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention")
 MOST_BRANCHES = 2**16  # the largest number of branches in an example: paths are 32-bit numbers
 NOWHERE = -(2**31)  # a path that no token is on
+# Queries of a dense mask that are computed together. A window compares two numbers of 8 bytes for
+# each pair of tokens: 16 GiB for all pairs of 32k tokens, whose mask has 1 GiB.
+QUERIES = 1024
 ReadyMask = Tensor | BlockMask | dict[str, Tensor | BlockMask]
 
 
@@ -211,20 +222,25 @@ def attention_mask(model: PreTrainedModel, mask: str, rows: Rows) -> ReadyMask:
             function = rule(mask, doc, branch, rows.position_ids, window, taken)
             free, path = sees_ahead(mask, branch), mask_rule(mask).branch_path(branch)
             block = SMALL if takes_small(model, length) else BLOCK
-            slides = window is not None or taken is not None
-            return block_mask(function, free, doc, path, slides, block)
+            near = _near_blocks(rows, window, taken, block)
+            return block_mask(function, free, doc, path, near, block)
         function = rule(mask, rows.doc, rows.branch, rows.position_ids, window, taken)
-        return ALL_MASK_ATTENTION_FUNCTIONS[implementation](
-            batch_size=count,
-            q_length=length,
-            kv_length=length,
-            mask_function=function,
-            attention_mask=None,
-            allow_is_causal_skip=False,
-            dtype=model.dtype,
-            device=rows.doc.device,
-            config=config,
-        )
+        parts = [
+            ALL_MASK_ATTENTION_FUNCTIONS[implementation](
+                batch_size=count,
+                q_length=min(QUERIES, length - start),
+                q_offset=start,
+                kv_length=length,
+                mask_function=function,
+                attention_mask=None,
+                allow_is_causal_skip=False,
+                dtype=model.dtype,
+                device=rows.doc.device,
+                config=config,
+            )
+            for start in range(0, length, QUERIES)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     window = getattr(config, "sliding_window", None)
     layer_types = set(getattr(config, "layer_types", None) or ())
@@ -233,3 +249,16 @@ def attention_mask(model: PreTrainedModel, mask: str, rows: Rows) -> ReadyMask:
     if layer_types == {"full_attention"}:
         return ready(None)
     return {t: ready(window if t == "sliding_attention" else None) for t in layer_types}
+
+
+def _near_blocks(
+    rows: Rows, window: int | None, taken: TakenWindow | None, block: int
+) -> Tensor | None:
+    """[rows, query blocks, key blocks], bool: what both windows leave; None without a window."""
+    near = None if window is None else within(rows.position_ids, window, block)
+    if taken is None:
+        return near
+    left = within(rows.position_ids, taken.tokens, block)
+    if taken.when == "prefill":  # tokens of continuations see everything
+        left = left | any_in_block(rows.branch > 0, block)[:, :, None]
+    return left if near is None else near & left

@@ -16,6 +16,9 @@ from ablation.vocabulary.protocols import PROTOCOLS, PUBLISHED_PROTOCOL
 
 # Requests that are encoded and scored together. Rows of one block are not filled up from the next.
 BLOCK = 8192
+# Characters of the requests that the tokenizer encodes together, which take 100 bytes a token until
+# their ids are taken out: a block of prompts of 32k tokens would take tens of GB.
+TOGETHER = 2**24
 Request = tuple[str, str]  # context and continuation
 # A request as HFLM encodes it: its strings or None, and the token ids of both.
 EncodedRequest = tuple[Request | None, list[int], list[int]]
@@ -59,9 +62,11 @@ class BatchEncodingLM(HFLM):
 
     def encode(self, requests: Sequence[Request]) -> list[EncodedRequest]:
         """The token ids of each (context, continuation)."""
-        self._ids = self._encode_strings(requests)
         encode = self._encode_published if self._published else self._encode_request
-        encoded: list[EncodedRequest] = [(pair, *encode(*pair)) for pair in requests]
+        encoded: list[EncodedRequest] = []
+        for part in _parts(requests):
+            self._ids = self._encode_strings(part)
+            encoded += [(pair, *encode(*pair)) for pair in part]
         self._ids = {}
         return encoded
 
@@ -112,3 +117,13 @@ class BatchEncodingLM(HFLM):
         if usual and left_truncate_len is None and string in self._ids:
             return self._ids[string]
         return super().tok_encode(string, add_special_tokens, left_truncate_len, **kwargs)
+
+
+def _parts(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+    """`requests` in parts of about `TOGETHER` characters."""
+    start = characters = 0
+    for end, (context, continuation) in enumerate(requests, 1):
+        characters += len(context) + len(continuation)
+        if characters >= TOGETHER or end == len(requests):
+            yield requests[start:end]
+            start, characters = end, 0

@@ -32,7 +32,7 @@ def test_help_is_made_of_whole_sentences_and_ends_with_examples_that_can_be_read
 
 def test_a_study_is_chosen_by_the_same_options_everywhere():
     # a model, machines, several studies, files of no study, a new study
-    without = {"check", "reap", "worlds", "studies", "compare", "init"}
+    without = {"check", "needle", "reap", "worlds", "studies", "compare", "init"}
     for command in COMMANDS:
         found = {param.name: param for param in command.params}
         assert ({"configfile", "study"} <= set(found)) == (command.name not in without)

@@ -4,12 +4,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from ablation.model.block_masks import BLOCK, SMALL, SMALL_KERNEL, block_mask, takes_small
-from ablation.model.masks import rule, sees_ahead
+from ablation.model.block_masks import (
+    BLOCK,
+    SMALL,
+    SMALL_KERNEL,
+    block_mask,
+    takes_small,
+    within,
+)
+from ablation.model.masks import TakenWindow, attention_mask, rule, sees_ahead, take_window
 from ablation.model.packing import Example, pack
 from ablation.vocabulary.masks import MASKS
-from tests.support.tiny import ids
+from tests.support.tiny import ids, tiny_model
 
 
 def on_a_gpu(dtype=torch.bfloat16, device="cuda", **config):
@@ -54,16 +63,30 @@ def test_a_block_mask_as_torch_reads_it_is_the_rule(mask, window, block):
     """Blocks seen in full skip the rule, so under a window there must be none of them."""
     examples = [Example(ids(n, n), [ids(m, m)]) for n, m in ((300, 60), (5, 2), (90, 140))]
     rows = pack(examples, 400, width=420)
-    length, zero = torch.arange(420), torch.zeros(1, 1, dtype=torch.long)
     function = rule(mask, rows.doc, rows.branch, rows.position_ids, window)
     free = sees_ahead(mask, rows.branch)
-    made = block_mask(function, free, rows.doc, rows.branch, window is not None, block)
+    near = None if window is None else within(rows.position_ids, window, block)
+    made = block_mask(function, free, rows.doc, rows.branch, near, block)
     assert bool(made.full_kv_num_blocks.any()) == (window is None)
     assert made.seq_lengths == (420, 420) and set(made.BLOCK_SIZE) == {block}
-    query, key = length[:, None], length[None, :]
-    for row in range(len(rows.input_ids)):
-        allowed = function(zero + row, zero, query, key)
-        seen = torch.zeros_like(allowed)
+    assert torch.equal(as_read(made), allowed_by(function, rows))
+
+
+def allowed_by(function, rows):
+    """[rows, tokens, tokens], bool: the pairs that a rule allows."""
+    count, length = rows.doc.shape
+    index, zero = torch.arange(length), torch.zeros(1, 1, dtype=torch.long)
+    pairs = [function(zero + row, zero, index[:, None], index[None, :]) for row in range(count)]
+    return torch.stack(pairs)
+
+
+def as_read(made):
+    """[rows, tokens, tokens], bool: the pairs of a BlockMask that the kernel computes and keeps."""
+    block, length = made.BLOCK_SIZE[0], made.seq_lengths[0]
+    index, zero = torch.arange(length), torch.zeros(1, 1, dtype=torch.long)
+    seen = torch.zeros(len(made.kv_num_blocks), length, length, dtype=torch.bool)
+    for row in range(len(seen)):
+        allowed = made.mask_mod(zero + row, zero, index[:, None], index[None, :])
         for kind, counts, indices in (
             ("part", made.kv_num_blocks, made.kv_indices),
             ("full", made.full_kv_num_blocks, made.full_kv_indices),
@@ -71,6 +94,41 @@ def test_a_block_mask_as_torch_reads_it_is_the_rule(mask, window, block):
             for q, count in enumerate(counts[row, 0].tolist()):
                 for k in indices[row, 0, q, :count].tolist():
                     cell = (slice(q * block, (q + 1) * block), slice(k * block, (k + 1) * block))
-                    assert not seen[cell].any()
-                    seen[cell] = allowed[cell] if kind == "part" else True
-        assert torch.equal(seen, allowed)
+                    assert not seen[row][cell].any()
+                    seen[row][cell] = allowed[cell] if kind == "part" else True
+    return seen
+
+
+@settings(max_examples=12, deadline=None)
+@example([(300, 40)], None, 30, "prefill", "causal")  # a continuation far from its prompt's start
+@example([(300, 40)], 200, 30, "prefill", "prefill_bidir")
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.integers(1, 60)), min_size=1, max_size=3),
+    st.sampled_from([None, 30, 200]),
+    st.sampled_from([1, 50, 300]),
+    st.sampled_from(["prefill", "everywhere"]),
+    st.sampled_from(MASKS),
+)
+def test_the_blocks_of_a_window_hold_every_pair_that_it_leaves(sizes, own, tokens, when, mask):
+    """Under a window of the model, one that was taken, and both."""
+    examples = [Example(ids(n, n), [ids(m, m), ids(m, m + 1)]) for n, m in sizes]
+    rows = pack(examples, 440, width=450)
+    taken = TakenWindow(tokens, when)
+    model = tiny_model("mistral", attention="flex_attention", sliding_window=own)
+    take_window(model, taken)
+    function = rule(mask, rows.doc, rows.branch, rows.position_ids, own, taken)
+    assert torch.equal(as_read(attention_mask(model, mask, rows)), allowed_by(function, rows))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_blocks_of_a_window_grow_with_a_row_and_not_with_its_square(mask):
+    model = tiny_model("llama", attention="flex_attention")
+    take_window(model, TakenWindow(256, "prefill"))
+    numbers = []
+    for length in (4096, 8192, 16_384):
+        rows = pack([Example([5] * length, [[6] * 3])], length + 2, keep_last=False)
+        numbers.append(int(attention_mask(model, mask, rows).kv_num_blocks.sum()))
+    # Of each block the block itself and two on each side, for 256 = 2 * 128 positions. The last
+    # one has the continuation, which sees everything, and padding, which counts as position 0.
+    for number, blocks in zip(numbers, (33, 65, 129), strict=True):
+        assert number <= 5 * blocks + 2 * blocks

@@ -46,6 +46,12 @@ def test_every_section_runs_and_is_in_the_record(folder):
     assert min(record["end_to_end"]["toy"]["ours_s"].values()) > 0
     growth = record["sections"]["scoring_growth"]
     assert [g["times"] for g in growth["work"]] == [1, 2, 4]
+    long = record["sections"]["long_prompts"]["rows"]
+    scorers = ["hflm", "causal", "prefill_bidir", "window"]
+    assert [(row["tokens"], row["scorer"]) for row in long] == [
+        (tokens, scorer) for tokens in (96, 160) for scorer in scorers
+    ]
+    assert all(row["seconds"] > 0 for row in long)
 
 
 def test_two_gpus_are_compared_with_one_of_the_same_machine(folder):
@@ -82,6 +88,27 @@ def test_the_page_is_made_from_the_record_with_or_without_trl(monkeypatch, tmp_p
     (tmp_path / "without.json").write_text(json.dumps(record))
     lines = page_of(tmp_path / "without.json").splitlines()
     assert lines == [line for line in page.splitlines() if "TRL, packed" not in line]
+
+
+def test_the_page_of_long_prompts_is_made_from_its_results(folder, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from long_prompts_figure import main
+
+    page = tmp_path / "long_prompts.md"
+    shutil.copy(ROOT / "docs/long_prompts.md", page)
+
+    def made_from(record: Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["figure", str(record), "--docs", str(tmp_path)])
+        main()
+        return page.read_text()
+
+    shown = (ROOT / "docs/long_prompts.md").read_text()
+    assert made_from(ROOT / "benchmarks/results/long_prompts.json") == shown
+    drawn = (tmp_path / "long_prompts_cpu.svg").read_bytes()
+    assert drawn == (ROOT / "docs/long_prompts_cpu.svg").read_bytes()
+    measured = made_from(folder / "toy.json")  # of a GPU, once there is one
+    assert "| 96 | " in measured and "NOT MEASURED" not in measured
+    assert measured.partition("## On a GPU")[0] == shown.partition("## On a GPU")[0]
 
 
 def test_the_fast_step_equals_the_plain_step(folder):
