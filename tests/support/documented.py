@@ -30,6 +30,7 @@ NEEDS = {
     "gpu": "a CUDA device",
     "slurm": "a SLURM cluster (make test-slurm starts one)",
     "vast": "a paid account of Vast.ai, or a bucket (make test-faults runs a fake of it)",
+    "cloud": "a cluster or a bucket of a cloud (make test-storage runs a storage here)",
     "hub": "a network and, for some models, an accepted licence",
     "network": "a package registry or a price service",
     "change": "a change of code before it (tests/workflow/test_staleness.py makes one)",

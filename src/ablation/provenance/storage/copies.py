@@ -1,0 +1,147 @@
+"""Lets a job use the same paths with a storage of Snakemake as without one.
+
+With `--default-storage-provider`, Snakemake hands a job the paths of local copies, such as
+`.snakemake/storage/s3/bucket/prefix/results/micro/base/manifest.json`. Manifests name each other by
+paths such as `results/micro/base/manifest.json`. A job therefore works in a folder of its own with
+paths of that form. In it are its inputs, and links to everything that is in no storage. The folder
+is not shared, because Snakemake deletes copies that no rule declares as an input of a running job.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from ablation.provenance.files import sha256_file
+from ablation.provenance.manifests import WEIGHT_SUFFIXES, StaleInput, load_manifest
+from ablation.provenance.storage.bucket import STORAGE, Bucket, is_inside
+
+# The folder of Snakemake's local copies, an absolute path. Snakemake's process sets it.
+COPIES = "ABLATION_STORAGE_COPIES"
+STORED = ("results", "logs")  # the folders whose files are in the storage
+STATE = "state"  # stays in the folder of the run, where executors find it
+
+
+@contextmanager
+def working_in_copies(snakemake: Any) -> Iterator[None]:
+    """If the job's files are in a storage, work in a folder with the paths of a run without one.
+
+    The input and output paths in `snakemake`, the job, become relative to that folder, which
+    becomes the working directory. After success, outputs are moved to where Snakemake expects them.
+    """
+    if COPIES not in os.environ:
+        yield
+        return
+    home, copies = Path.cwd(), Path(os.environ[COPIES])
+    own = copies / f".job-{uuid4().hex}"
+
+    def logical(file: str) -> str:
+        full = Path(os.path.abspath(file))
+        inside = full.is_relative_to(copies)
+        return full.relative_to(copies).as_posix() if inside else str(file)
+
+    for name in ("input", "output"):
+        files = getattr(snakemake, name)
+        setattr(snakemake, name, type(files)(toclone=files, custom_map=logical))
+    snakemake.log[0] = os.path.abspath(snakemake.log[0])
+    own.mkdir(parents=True)
+    try:
+        _link_rest(home, own)
+        for file in snakemake.input:
+            if is_stored(file):
+                _copy(copies / file, own / file)
+        for file in snakemake.output:
+            (own / file).parent.mkdir(parents=True, exist_ok=True)
+        os.chdir(own)
+        yield
+        for file in snakemake.output:
+            _move(own / file, copies / file)
+    finally:
+        os.chdir(home)
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def is_stored(name: str) -> bool:
+    """Whether a path of a run without a storage is one of the storage."""
+    return is_inside(name) and Path(name).parts[0] in STORED
+
+
+def _link_rest(home: Path, own: Path) -> None:
+    (home / STATE).mkdir(exist_ok=True)
+    for there in home.iterdir():
+        if there.name not in STORED and not there.name.startswith("."):
+            (own / there.name).symlink_to(there)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Make a file or a folder appear at `target`, without copying its bytes where that is possible.
+
+    A file that is already there is left: an input may be in a folder that is another input.
+    """
+    if source.is_dir():
+        for file in source.rglob("*"):
+            if file.is_file():
+                _copy(file, target / file.relative_to(source))
+    elif not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:  # a file system without links
+            shutil.copy2(source, target)
+
+
+def _move(source: Path, target: Path) -> None:
+    if not source.exists():
+        return  # Snakemake says it
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(source, target)
+
+
+def bring_outputs(
+    manifests: Iterable[str], only: Container[str] | None = None, history: bool = False
+) -> None:
+    """Copy from the storage what `manifests` list, where no rule has declared it as an input.
+
+    only: these outputs alone. history: also the manifests that they were made from, down to the
+        data, with their outputs except weights.
+
+    Does nothing without a storage. Files that the storage lacks are left to the verification.
+    """
+    if STORAGE not in os.environ:
+        return
+    bucket, pending, seen = Bucket(os.environ[STORAGE]), list(manifests), set()
+    while pending:
+        path = pending.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        if not Path(path).is_file():
+            _bring(bucket, path)
+        try:
+            manifest = load_manifest(path)
+        except StaleInput:  # the verification says it better
+            continue
+        for name, entry in manifest["outputs"].items():
+            wanted = only is None or name in only
+            if wanted and not (history and Path(name).suffix in WEIGHT_SUFFIXES):
+                _bring(bucket, os.path.normpath(Path(path).parent / name), entry["sha256"])
+        if history:
+            pending += manifest["inputs"]
+
+
+def _bring(bucket: Bucket, name: str, sha256: str | None = None) -> None:
+    """Copy a file, unless it is here with this hash, or is none of the storage's."""
+    file = Path(name)
+    if not is_stored(name):
+        return
+    if file.is_file() and (sha256 is None or sha256_file(file) == sha256):
+        return
+    with suppress(FileNotFoundError):
+        bucket.get(name, file)
