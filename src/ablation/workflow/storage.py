@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ablation.config.study import Study
 from ablation.provenance.run_records import GIT_STATE, git_state
-from ablation.provenance.storage.bucket import STORAGE
-from ablation.provenance.storage.copies import COPIES
-from ablation.provenance.storage.states import STATES
+from ablation.provenance.storage.bucket import Storage, StorageError
 from ablation.workflow.elsewhere import WrongPlace
 
-# Settings of the S3 plugin, and the variables from which other clients of S3 take the same.
-S3 = {
-    "endpoint_url": "AWS_ENDPOINT_URL",
-    "region": "AWS_DEFAULT_REGION",
-    "access_key": "AWS_ACCESS_KEY_ID",
-    "secret_key": "AWS_SECRET_ACCESS_KEY",
-    "token": "AWS_SESSION_TOKEN",
+# Settings of the S3 plugin, and what fsspec's driver of S3 calls the same.
+S3_SETTINGS = {
+    "endpoint_url": "endpoint_url",
+    "access_key": "key",
+    "secret_key": "secret",
+    "token": "token",
 }
-
-
-BASES = ("shipped", "pretrain", "random")  # made by the project, not named by a path
+# Values of `base:`, `bridge.source:` and `bridge.target:` that are no path.
+MADE_BY_US = ("shipped", "pretrain", "random")
 
 
 def describe_storage(workflow: Any, root: Path) -> bool:
     """Describe Snakemake's default storage to the scripts of jobs; False if there is none.
 
-    Scripts inherit the environment of this process: where the local copies are, the storage, its
-    keys, and the commit of the repository in `root`. Raises WrongPlace for a folder as storage
-    that is not absolute, since each machine has a working directory of its own.
+    They inherit the environment of this process. It gets the storage, its keys, and the commit of
+    the repository in `root`, which other machines do not have. Raises WrongPlace for a storage that
+    jobs could not reach: a folder that is not absolute, or a URL without a driver.
     """
     settings = workflow.storage_settings
     if not settings.default_storage_provider:
@@ -46,17 +43,29 @@ def describe_storage(workflow: Any, root: Path) -> bool:
         )
     provider, prefix = workflow.storage_registry.default_storage_provider, prefix.rstrip("/")
     stored = provider.object(f"{prefix}/results")
-    copy = Path(stored.local_path())
-    os.environ |= {COPIES: os.path.abspath(copy.parent), STORAGE: prefix}
+    copies = os.path.abspath(Path(stored.local_path()).parent)
+    options: Mapping[str, Any] = {}
     if settings.default_storage_provider == "s3":
         _look_for_folders_again(type(stored))
-        for name, variable in S3.items():
-            if value := getattr(provider.settings, name, None):
-                os.environ.setdefault(variable, value)
+        options = _s3_options(provider.settings)
+    storage = Storage(prefix, copies, options)
+    try:
+        storage.bucket()
+    except StorageError as error:
+        raise WrongPlace(str(error)) from None
+    storage.describe()
     os.environ.setdefault(GIT_STATE, json.dumps(git_state(root)))
-    if workflow.is_main_process:  # machines have neither the repository nor the user's environment
-        workflow.register_envvars(*(name for name in (GIT_STATE, STATES) if name in os.environ))
+    if workflow.is_main_process:
+        workflow.register_envvars(GIT_STATE)
     return True
+
+
+def _s3_options(settings: Any) -> dict[str, Any]:
+    """The settings of the S3 plugin as arguments of fsspec's driver."""
+    named = {ours: getattr(settings, theirs, None) for theirs, ours in S3_SETTINGS.items()}
+    if region := getattr(settings, "region", None):
+        named["client_kwargs"] = {"region_name": region}
+    return {name: value for name, value in named.items() if value}
 
 
 def _look_for_folders_again(stored: Any) -> None:
@@ -79,13 +88,29 @@ def _look_for_folders_again(stored: Any) -> None:
 
 
 def refuse_absent_data(study: Study) -> None:
-    """Raise WrongPlace if this machine lacks the user's own files that the study reads."""
-    named = {
-        "base": None if study.from_hub or study.base in BASES else study.base,
+    """Raise WrongPlace for files of the user that jobs on other machines would not find.
+
+    These are files that this machine lacks, and models outside of the folder of the run: manifests
+    name them by a path relative to it, and it is in another place on every machine.
+    """
+    models = {"base": "" if study.from_hub else study.base}
+    if bridge := study.bridge:
+        for role in ("source", "target"):
+            name = getattr(bridge, role)
+            models[f"bridge.{role}"] = "" if name in study.pins else name
+    models = {key: name for key, name in models.items() if name and name not in MADE_BY_US}
+    data = {
         "evaluation.data_folder": study.evaluation.data_folder,
         "instructions.data": study.local_instructions,
     }
-    for key, place in named.items():
+    for key, name in models.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise WrongPlace(
+                f"{key}: {name} is outside of the folder of the run, and results are in a storage."
+                "\nPut the model at the same path below that folder on every machine, by the image "
+                "or a volume, or on the hub (docs/clouds.md)."
+            )
+    for key, place in (models | data).items():
         if place and not Path(place).exists():
             raise WrongPlace(
                 f"{key}: {place} is not on this machine ({os.uname().nodename}), and results are "

@@ -13,9 +13,9 @@ from snakemake.iocontainers import InputFiles, Log, OutputFiles
 from ablation.provenance.files import canonical_json, sha256_text
 from ablation.provenance.manifests import StaleInput, load_manifest, read_manifest, write_manifest
 from ablation.provenance.storage import states
-from ablation.provenance.storage.bucket import STORAGE, Bucket, StorageError
-from ablation.provenance.storage.copies import COPIES, bring_outputs, working_in_copies
-from ablation.provenance.storage.states import STATES, state_in_storage
+from ablation.provenance.storage.bucket import STORAGE, Bucket, Storage, StorageError, is_inside
+from ablation.provenance.storage.copies import bring_outputs, is_stored, working_in_copies
+from ablation.provenance.storage.states import state_in_storage
 from ablation.training import checkpoints
 from ablation.training.checkpoints import claimed, newest_checkpoint, seal
 
@@ -49,8 +49,8 @@ def home(tmp_path, monkeypatch):
     (home / "results/s").mkdir(parents=True)
     (home / "results/s/base.json").write_text("of a run without a storage")
     monkeypatch.chdir(home)
-    monkeypatch.setenv(COPIES, str(home / LOCAL))
-    monkeypatch.setenv(STORAGE, str(tmp_path / "store"))
+    named = {"uri": str(tmp_path / "store"), "copies": str(home / LOCAL), "options": {}}
+    monkeypatch.setenv(STORAGE, json.dumps(named))
     return home
 
 
@@ -87,7 +87,7 @@ def test_a_job_that_fails_leaves_nothing(home):
 
 
 def test_without_a_storage_a_job_stays_as_it_is(home, monkeypatch):
-    monkeypatch.delenv(COPIES)
+    monkeypatch.delenv(STORAGE)
     one = job()
     with working_in_copies(one):
         assert one.input.base.startswith(LOCAL) and Path.cwd() == home
@@ -120,6 +120,13 @@ def test_outputs_that_no_rule_declares_come_from_the_storage(home):
     assert Path("results/s/samples.parquet").read_text() == "rows"
 
 
+def test_a_table_gets_the_files_that_it_names_and_no_others(home):
+    manifest, store = stored(home), home.parent / "store/results/s"
+    (store / "run.json").write_text("{}")  # no manifest lists a run record
+    bring_outputs([manifest], ("run.json", "curve.jsonl"))
+    assert {path.name for path in Path("results/s").iterdir()} == {"manifest.json", "run.json"}
+
+
 def test_what_was_changed_in_the_storage_is_refused(home):
     manifest = stored(home, text="evil")
     bring_outputs([manifest])
@@ -134,16 +141,27 @@ def test_no_manifest_writes_outside_of_results(home):
     (store / "resources").mkdir()
     (store / "resources/x").write_text("evil")
     evil = store / "resources/x"
-    for name in ("../../resources/x", "../../../../../../../../resources/x", str(evil)):
+    far = "../../../../../../../../resources/x"
+    for name in ("../../resources/x", far, str(evil), "..", "../..", "."):
         body = json.loads(Path(manifest).read_text()) | {
-            "outputs": {name: {"sha256": "0" * 64, "bytes": 4}}
+            "outputs": {name: {"sha256": "0" * 64, "bytes": 4}},
+            "inputs": {name: "0" * 64, "/dev/zero": "0" * 64},
         }
         del body["sha256"]
         body["sha256"] = sha256_text(canonical_json(body))
         Path(manifest).write_text(json.dumps(body))
         load_manifest(manifest)
-        bring_outputs([manifest])
+        bring_outputs([manifest], history=True)
         assert victim.read_text() == "shipped"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "results/../x", "a//b", "results"])
+def test_names_that_are_no_files_of_the_storage(name):
+    assert not is_stored(name) and (name == "results" or not is_inside(name))
+
+
+def test_keys_of_a_storage_are_not_printed():
+    assert "secret" not in repr(Storage("s3://bucket", "/copies", {"secret": "secret"}))
 
 
 def test_a_history_is_brought_without_weights(home):
@@ -176,7 +194,8 @@ def checkpoint(step, text="weights"):
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Go to another machine: a new empty folder, with the same storage."""
-    monkeypatch.setenv(STATES, f"{tmp_path}/store")
+    named = {"uri": f"{tmp_path}/store", "copies": "", "options": {}}
+    monkeypatch.setenv(STORAGE, json.dumps(named))
     monkeypatch.setattr("ablation.provenance.storage.states.SECONDS", 0.01)
     count = iter(range(9))
 
@@ -215,9 +234,18 @@ def test_states_are_saved_while_the_training_runs_and_old_ones_go(machine):
         assert (there / "checkpoint-6/complete").exists()
 
 
-def wait_for(path, there=True):
+def test_a_file_that_changes_without_growing_is_saved_again(machine):
+    there = machine() / "resumes"
+    with state_in_storage(FOLDER), claimed(FOLDER):
+        Path(FOLDER, "resumes").write_text("1")
+        wait_for(there, text="1")
+        Path(FOLDER, "resumes").write_text("2")
+        wait_for(there, text="2")
+
+
+def wait_for(path, there=True, text=None):
     end = time.monotonic() + 20
-    while path.exists() != there:
+    while path.exists() != there or (text and path.read_text() != text):
         assert time.monotonic() < end, path
         time.sleep(0.005)
 
@@ -263,7 +291,7 @@ def test_a_storage_that_fails_later_ends_no_training(machine, capsys, monkeypatc
 
 def test_a_storage_without_a_driver_says_what_it_needs():
     with pytest.raises(StorageError, match=r'pip install "\.\[s3\]"'):
-        Bucket("nosuchprotocol://bucket/x")
+        Bucket("nosuchprotocol://bucket/x", {})
 
 
 def test_the_marker_is_that_of_trainings():

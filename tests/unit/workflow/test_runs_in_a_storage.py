@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ablation.provenance.run_records import GIT_STATE
-from ablation.provenance.storage.bucket import STORAGE
-from ablation.provenance.storage.copies import COPIES
+from ablation.provenance.storage.bucket import STORAGE, Storage
 from ablation.workflow.load import start
 from ablation.workflow.storage import _look_for_folders_again
 
@@ -57,8 +56,7 @@ def study(workflow, config=None):
 )
 def test_scripts_learn_where_the_storage_and_its_copies_are(provider, prefix, copies):
     study(snakemake(provider, prefix))
-    assert os.environ[STORAGE] == prefix.rstrip("/")
-    assert os.environ[COPIES] == str(ROOT / copies)
+    assert Storage.of_run() == Storage(prefix.rstrip("/"), str(ROOT / copies), {})
     assert "git_hash" in os.environ[GIT_STATE] and GIT_STATE in SENT
 
 
@@ -75,25 +73,43 @@ def test_a_base_that_the_study_makes_comes_from_the_storage():
     assert there.paths.base_weights == ["results/other/base/pretrained/base"]
 
 
-def test_keys_of_the_storage_reach_other_clients_unless_these_have_their_own(monkeypatch):
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "own")
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
-    study(snakemake("s3", "s3://bucket/x", access_key="k", region="us-east-1", token=None))
-    assert (os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_DEFAULT_REGION"]) == ("k", "own")
-    assert "AWS_SESSION_TOKEN" not in os.environ
+def test_scripts_open_the_bucket_with_the_settings_of_the_plugin(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of another bucket")
+    own = {"access_key": "k", "secret_key": "s", "region": "eu-west-1", "endpoint_url": "http://x"}
+    study(snakemake("s3", "s3://bucket/x", **own, token=None))
+    driver = Storage.of_run().bucket("results").fs
+    assert (driver.key, driver.secret, driver.token) == ("k", "s", None)
+    assert (driver.endpoint_url, driver.client_kwargs["region_name"]) == ("http://x", "eu-west-1")
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "of another bucket"
+
+
+def test_a_storage_without_a_driver_is_refused_before_any_job():
+    with pytest.raises(SystemExit, match=r"nosuch://bucket/x cannot be opened") as ended:
+        study(snakemake("nosuch", "nosuch://bucket/x"))
+    assert "docs/clouds.md" in str(ended.value) and STORAGE not in os.environ
 
 
 @pytest.mark.parametrize("prefix", ["folder", "../store", None])
 def test_a_storage_must_have_a_name_that_every_machine_finds(prefix):
     with pytest.raises(SystemExit, match="no absolute path of a folder and no URL"):
         study(snakemake("fs", prefix))
-    assert COPIES not in os.environ
+    assert STORAGE not in os.environ
 
 
 def test_a_machine_without_the_users_own_data_is_refused_before_its_job(tmp_path):
-    config = {"study": "own", "base": str(tmp_path / "mine")}
-    with pytest.raises(SystemExit, match=r"base: .* is not on this machine"):
-        study(snakemake("fs", "/mnt/store", main=False), config)
+    there = snakemake("fs", "/mnt/store", main=False)
+    with pytest.raises(SystemExit, match=r"base: models/mine is not on this machine"):
+        study(there, {"study": "own", "base": "models/mine"})
+    data = {"data_folder": str(tmp_path / "data")}
+    with pytest.raises(SystemExit, match=r"data_folder: .* is not on this machine"):
+        study(there, {"study": "own", "evaluation": data})
+
+
+@pytest.mark.parametrize("base", ["/mnt/models/mine", "../mine"])
+def test_a_model_outside_of_the_folder_of_the_run_is_refused(base):
+    """Manifests name it by a relative path, which would differ from machine to machine."""
+    with pytest.raises(SystemExit, match=r"base: .*mine is outside of the folder of the run"):
+        study(snakemake("fs", "/mnt/store", main=False), {"study": "own", "base": base})
 
 
 def test_a_folder_that_a_job_elsewhere_makes_is_seen():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ablation.provenance.atomic import atomic_path
 
-# The storage as a folder or as a URL of fsspec, s3://bucket/prefix. Snakemake's process sets it.
+# Environment variable with the storage of this run as JSON. Snakemake's process sets it for jobs.
 STORAGE = "ABLATION_STORAGE"
 
 
@@ -16,19 +19,47 @@ class StorageError(RuntimeError):
     """The storage cannot be used; the message names it and what is needed."""
 
 
+@dataclass(frozen=True)
+class Storage:
+    """Where a run keeps its results.
+
+    uri: a folder, or a URL of fsspec such as s3://bucket/prefix.
+    copies: the folder of Snakemake's local copies, an absolute path.
+    options: arguments for fsspec's driver, with the keys of the storage.
+    """
+
+    uri: str
+    copies: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_run(cls) -> Storage | None:
+        """The storage of this run, as Snakemake's process has described it; None without one."""
+        text = os.environ.get(STORAGE)
+        return cls(**json.loads(text)) if text else None
+
+    def describe(self) -> None:
+        """Describe the storage to this process and those that it starts."""
+        os.environ[STORAGE] = json.dumps(asdict(self))
+
+    def bucket(self, folder: str = "") -> Bucket:
+        """The files below `folder`. Raises StorageError without a driver."""
+        return Bucket(f"{self.uri}/{folder}".rstrip("/"), self.options)
+
+
 class Bucket:
     """The files below `uri`, a folder or a URL of fsspec. Raises StorageError without a driver."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         import fsspec
 
         self.uri = uri
         try:
-            self.fs, root = fsspec.url_to_fs(uri)
+            self.fs, root = fsspec.url_to_fs(uri, **options)
         except (ImportError, ValueError) as error:
             raise StorageError(
-                f"{uri} cannot be opened: {error}. This job's environment needs the driver of that "
-                'storage for fsspec; for S3: pip install ".[s3]" (docs/clouds.md)'
+                f"{uri} cannot be opened ({error}).\nJobs need fsspec's driver of that storage; "
+                'for S3: pip install ".[s3]" (docs/clouds.md)'
             ) from None
         self.fs.auto_mkdir = True  # in a folder; buckets have no folders
         self.root = root.rstrip("/")
@@ -63,4 +94,4 @@ class Bucket:
 
 def is_inside(name: str) -> bool:
     """Whether a name from a storage, which may be any text, is a plain path below a folder."""
-    return os.path.normpath(name) == name and not name.startswith(("/", ".."))
+    return os.path.normpath(name) == name != "." and not name.startswith(("/", ".."))

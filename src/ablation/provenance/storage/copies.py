@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,8 @@ from uuid import uuid4
 
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import WEIGHT_SUFFIXES, StaleInput, load_manifest
-from ablation.provenance.storage.bucket import STORAGE, Bucket, is_inside
+from ablation.provenance.storage.bucket import Bucket, Storage, is_inside
 
-# The folder of Snakemake's local copies, an absolute path. Snakemake's process sets it.
-COPIES = "ABLATION_STORAGE_COPIES"
 STORED = ("results", "logs")  # the folders whose files are in the storage
 STATE = "state"  # stays in the folder of the run, where executors find it
 
@@ -34,10 +32,10 @@ def working_in_copies(snakemake: Any) -> Iterator[None]:
     The input and output paths in `snakemake`, the job, become relative to that folder, which
     becomes the working directory. After success, outputs are moved to where Snakemake expects them.
     """
-    if COPIES not in os.environ:
+    if (storage := Storage.of_run()) is None:
         yield
         return
-    home, copies = Path.cwd(), Path(os.environ[COPIES])
+    home, copies = Path.cwd(), Path(storage.copies)
     own = copies / f".job-{uuid4().hex}"
 
     def logical(file: str) -> str:
@@ -67,8 +65,8 @@ def working_in_copies(snakemake: Any) -> Iterator[None]:
 
 
 def is_stored(name: str) -> bool:
-    """Whether a path of a run without a storage is one of the storage."""
-    return is_inside(name) and Path(name).parts[0] in STORED
+    """Whether a path, which may be any text, is one of a file that the storage keeps."""
+    return is_inside(name) and name.startswith(tuple(f"{folder}/" for folder in STORED))
 
 
 def _link_rest(home: Path, own: Path) -> None:
@@ -105,21 +103,22 @@ def _move(source: Path, target: Path) -> None:
 
 
 def bring_outputs(
-    manifests: Iterable[str], only: Container[str] | None = None, history: bool = False
+    manifests: Iterable[str], only: Iterable[str] | None = None, history: bool = False
 ) -> None:
     """Copy from the storage what `manifests` list, where no rule has declared it as an input.
 
-    only: these outputs alone. history: also the manifests that they were made from, down to the
-        data, with their outputs except weights.
+    only: the names of files beside a manifest, listed or not, that are copied instead.
+    history: also the manifests that they were made from, down to the data, with their outputs
+        except weights.
 
     Does nothing without a storage. Files that the storage lacks are left to the verification.
     """
-    if STORAGE not in os.environ:
+    if (storage := Storage.of_run()) is None:
         return
-    bucket, pending, seen = Bucket(os.environ[STORAGE]), list(manifests), set()
+    bucket, pending, seen = storage.bucket(), list(manifests), set()
     while pending:
         path = pending.pop()
-        if path in seen:
+        if path in seen or not is_stored(path):
             continue
         seen.add(path)
         if not Path(path).is_file():
@@ -128,10 +127,10 @@ def bring_outputs(
             manifest = load_manifest(path)
         except StaleInput:  # the verification says it better
             continue
-        for name, entry in manifest["outputs"].items():
-            wanted = only is None or name in only
-            if wanted and not (history and Path(name).suffix in WEIGHT_SUFFIXES):
-                _bring(bucket, os.path.normpath(Path(path).parent / name), entry["sha256"])
+        for name in manifest["outputs"] if only is None else only:
+            if not (history and Path(name).suffix in WEIGHT_SUFFIXES):
+                sha256 = manifest["outputs"].get(name, {}).get("sha256")
+                _bring(bucket, os.path.normpath(Path(path).parent / name), sha256)
         if history:
             pending += manifest["inputs"]
 

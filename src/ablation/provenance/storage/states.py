@@ -8,16 +8,13 @@ a copy of them. After success the training deletes its folder, and its copies ar
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ablation.provenance.storage.bucket import STORAGE, Bucket
+from ablation.provenance.storage.bucket import Bucket, Storage
 
-# Where the checkpoints of unfinished trainings are kept; by default in the storage itself.
-STATES = "ABLATION_STATE_URI"
 MARKER = "complete"  # as `ablation.training.checkpoints`, which stands above this room
 LOCK = "lock"  # holds for processes of one machine
 SECONDS = 2.0  # between two looks at the folder
@@ -27,15 +24,15 @@ SECONDS = 2.0  # between two looks at the folder
 def state_in_storage(folder: str | None) -> Iterator[None]:
     """While the block runs, keep copies of the training state in `folder` in the storage.
 
-    Does nothing for a job without a state (None), and where no storage is named. A storage that
-    cannot be read raises an error at the beginning; a copy that fails later is a line of the log,
-    and is tried again.
+    Does nothing for a job without a state (None), and without a storage. A storage that cannot be
+    read raises an error at the beginning; a copy that fails later is a line of the log, and is
+    tried again.
     """
-    uri = os.environ.get(STATES) or os.environ.get(STORAGE)
-    if not (folder and uri):
+    storage = Storage.of_run()
+    if not (folder and storage):
         yield
         return
-    state = _State(Path(folder), Bucket(f"{uri.rstrip('/')}/{folder}"))
+    state = _State(Path(folder), storage.bucket(folder))
     state.load()
     ended = threading.Event()
     keeper = threading.Thread(target=state.keep, args=(ended,), daemon=True)
@@ -56,12 +53,12 @@ class _State:
         self.saved: object = None  # what was in the folder at the last save
 
     def here(self) -> tuple[set[str], dict[str, int]]:
-        """The complete checkpoints in the folder, and {other file of the top level: bytes}."""
+        """The complete checkpoints in the folder, and {other file: time of its change, ns}."""
         complete = {marker.parent.name for marker in self.folder.glob(f"*/{MARKER}")}
         plain: dict[str, int] = {}
         if self.folder.is_dir():
             files = [file for file in self.folder.iterdir() if file.name != LOCK]
-            plain = {file.name: file.stat().st_size for file in files if file.is_file()}
+            plain = {file.name: file.stat().st_mtime_ns for file in files if file.is_file()}
         return complete, plain
 
     def load(self) -> None:
