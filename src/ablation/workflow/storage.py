@@ -79,7 +79,7 @@ def _look_for_folders_again(stored: Any) -> None:
         return
 
     def is_dir(self: Any) -> bool:
-        if not self._is_dir:
+        if getattr(self, "_is_dir", None) is False:
             self._is_dir = None
         return found(self)
 
