@@ -22,7 +22,7 @@ from ablation.provenance.manifests import WEIGHT_SUFFIXES, StaleInput, load_mani
 from ablation.provenance.storage.bucket import Bucket, Storage, is_inside
 
 STORED = ("results", "logs")  # the folders whose files are in the storage
-STATE = "state"  # stays in the folder of the run, where executors find it
+STATE = "state"  # checkpoints of unfinished trainings; executors find it in the folder of the run
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _move(source: Path, target: Path) -> None:
     if not source.exists():
-        return  # Snakemake says it
+        return  # Snakemake reports it
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
         shutil.rmtree(target)
@@ -125,7 +125,7 @@ def bring_outputs(
             _bring(bucket, path)
         try:
             manifest = load_manifest(path)
-        except StaleInput:  # the verification says it better
+        except StaleInput:  # the verification of inputs reports it
             continue
         for name in manifest["outputs"] if only is None else only:
             if not (history and Path(name).suffix in WEIGHT_SUFFIXES):

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ablation.provenance.storage.bucket import Bucket, Storage
 
-MARKER = "complete"  # as `ablation.training.checkpoints`, which stands above this room
-LOCK = "lock"  # holds for processes of one machine
+MARKER = "complete"  # as in `ablation.training.checkpoints`, which this room may not import
+LOCK = "lock"  # of processes of one machine
 SECONDS = 2.0  # between two looks at the folder
 
 
@@ -110,7 +110,7 @@ class _State:
             try:
                 self.bucket.put(self.folder / name, name)
             except FileNotFoundError:
-                if (self.folder / name).exists():  # the storage has said it, not this disk
+                if (self.folder / name).exists():  # then it is the storage that has failed
                     raise
                 return
 

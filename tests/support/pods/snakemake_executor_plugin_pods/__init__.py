@@ -30,7 +30,7 @@ common_settings = CommonSettings(
 
 
 class Executor(RemoteExecutor):
-    """Starts jobs, and asks once a second which have ended."""
+    """Starts jobs, and polls once a second which have ended."""
 
     def __post_init__(self):
         self.next_seconds_between_status_checks = 1
