@@ -28,6 +28,7 @@ STUDY = {
     "recipes": {"3B": {"train_mask": "prefill_bidir"}},
     "evaluation": {"limit": 4},
 }
+PLUGIN_FS = ["snakemake-storage-plugin-fs==1.1.3", "sysrsync==1.1.1"]
 # Files that say what happened in a run: times, machines and, here, a lost training.
 OF_A_RUN = ("run.json", "report/costs.html", "report/environment.html")
 CURVES = "results/small/curves.csv"
@@ -58,12 +59,12 @@ def at_home(tmp_path_factory):
 
 
 class Folder:
-    """A storage of the plugin `fs`."""
+    """A storage of the plugin `fs`, which is not in the lock of the tests."""
 
     provider, variables = "fs", {}
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, packages):
+        self.folder, self.packages = folder, packages
         self.prefix = str(folder)
 
     def names(self):
@@ -78,7 +79,7 @@ class Folder:
 class S3:
     """A storage of the plugin `s3`: moto's server, which checks signatures."""
 
-    provider, prefix = "s3", "s3://study/ours"
+    provider, prefix, packages = "s3", "s3://study/ours", ""
 
     def __init__(self, bucket):
         self.bucket, self.variables = bucket, bucket.for_snakemake
@@ -96,11 +97,10 @@ class S3:
 
 @contextmanager
 def opened(provider, folder):
-    pytest.importorskip(
-        f"snakemake_storage_plugin_{provider}", reason="make test-storage brings it"
-    )
     if provider == "fs":
-        yield Folder(folder / "store")
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+        subprocess.run([*install, folder / "packages", *PLUGIN_FS], check=True)
+        yield Folder(folder / "store", folder / "packages")
         return
     from fakes.bucket import Bucket
 
@@ -121,8 +121,8 @@ class Run:
         command += ["--configfile", "config/small.yaml", "--retries", "1", *options]
         command += ["--default-storage-provider", self.storage.provider]
         command += ["--default-storage-prefix", self.storage.prefix]
-        installed = os.environ.get("PYTHONPATH", "")  # make test-storage: the plugin `fs`
-        source = os.pathsep.join(filter(None, [str(self.home / "src"), installed]))
+        image = [self.home / "src", self.storage.packages]
+        source = os.pathsep.join(map(str, filter(None, image)))
         environment = os.environ | self.storage.variables | {
             "PYTHONPATH": os.pathsep.join([source, str(ROOT / "tests/support/pods")]),
             **{"PODS": str(self.pods), "PODS_IMAGE": source, "AWS_EC2_METADATA_DISABLED": "true"},
