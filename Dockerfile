@@ -2,6 +2,7 @@
 #
 #     docker build --target machine --tag NAME:torch-2.13.0-cuda12.6 .     for rented GPUs
 #     docker build --build-arg BASE=python:3.11-slim --tag NAME:torch-2.13.0-cpu .     without a GPU
+#     docker build --build-arg PACKAGES="NAME==1.0" .     with more packages (docs/clouds.md)
 #
 # Vast.ai logs in as root, so its image is the first stage. Everywhere else the study runs as a user.
 ARG BASE=pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime
@@ -24,6 +25,8 @@ RUN python3 -m venv --system-site-packages --without-pip /opt/snakemake && \
     sh tools/install.sh /opt/snakemake/bin/python --quiet --no-cache-dir
 
 FROM machine
+ARG PACKAGES
+RUN [ -z "${PACKAGES:-}" ] || /opt/snakemake/bin/python -m pip install --no-cache-dir $PACKAGES
 RUN useradd --create-home ablation
 WORKDIR /study
 COPY --chown=ablation:ablation . ./

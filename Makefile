@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-plugins test-metadata test-trackers test-exports test-docs test-image wheel lint format config docs pictures dag bench bench-long bench-gpu coverage lock unlock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-storage test-plugins test-metadata test-trackers test-exports test-docs test-image wheel lint format config docs pictures dag bench bench-long bench-gpu coverage lock unlock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -96,6 +96,9 @@ test-models: $(VENV)/.ready-dev  # try a tiny checkpoint of every decoder family
 
 test-slurm: $(VENV)/.ready-dev  # test on a real SLURM cluster of one node (as root; installs SLURM with apt-get)
 	ABLATION_SLURM=install $(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py
+
+test-storage: $(VENV)/.ready-dev  # run a study in a storage, fs and S3, by jobs that share no folder (needs a package registry; ten minutes)
+	$(BIN)/python -m pytest -s -m e2e tests/workflow/test_storage_study.py
 
 test-plugins: $(VENV)/.ready-dev  # test the wheel, and each plugin without ablation and with Snakemake's own tests (needs a package registry)
 	$(BIN)/python -m pytest -m e2e tests/workflow/test_wheel.py packages/snakemake-logger-plugin-live \

@@ -140,8 +140,8 @@ if STUDY.rehearsal:
 rule base:
     """The manifest of the base model: every file with its hash."""
     input:
-        PATHS.base_files,
-        record=PATHS.base_record or [],
+        local(PATHS.base_files),
+        record=PATHS.base_record if PATHS.base_made_here else local(PATHS.base_record or []),
     output:
         manifest=PATHS.base,
         run=f"{RESULTS}/base/run.json",

@@ -86,8 +86,8 @@ rule bridge_random:
 rule bridge_source:
     """The manifest of the source: every file with its hash."""
     input:
-        B.files("source"),
-        record=B.record("source") or [],
+        local(B.files("source")),
+        record=B.record("source") if B.made_here("source") else local(B.record("source") or []),
     output:
         manifest=B.model("source"),
         run=f"{B.results}/models/source.run.json",
@@ -106,8 +106,8 @@ rule bridge_source:
 
 use rule bridge_source as bridge_target with:
     input:
-        B.files("target"),
-        record=B.record("target") or [],
+        local(B.files("target")),
+        record=B.record("target") if B.made_here("target") else local(B.record("target") or []),
     output:
         manifest=B.model("target"),
         run=f"{B.results}/models/target.run.json",
@@ -252,7 +252,7 @@ rule bridge_tables:
 rule bridge_published:
     """The 42 published runs: which of them test a bridge, and the noise between repeats."""
     input:
-        published="resources/published/bridge.json",
+        published=local("resources/published/bridge.json"),
     output:
         runs=report(
             f"{B.results}/published.csv",

@@ -89,7 +89,7 @@ rule recovery_named:
 rule published:
     """Published numbers next to those of the study, each row with its mask and protocol."""
     input:
-        published="resources/published/prefill.json",
+        published=local("resources/published/prefill.json"),
         recovery=f"{RESULTS}/recovery.csv",
         manifest=f"{RESULTS}/recovery.manifest.json",
     output:

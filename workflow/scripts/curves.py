@@ -7,7 +7,7 @@ from ablation.analysis.curves import curves_table
 from ablation.data.json_lines import read_json_lines
 from ablation.provenance.job import Job, run
 
-READ = ("summary.json", "curve.jsonl")
+READ = ("summary.json", "curve.jsonl", "run.json")
 
 
 def main(job: Job) -> None:

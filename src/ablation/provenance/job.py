@@ -14,6 +14,8 @@ from ablation.provenance.cards import own_cards
 from ablation.provenance.endings import reported_once, told_in_three_lines
 from ablation.provenance.manifests import read_inputs, verify_history, write_manifest
 from ablation.provenance.run_records import TRACKING, run_record
+from ablation.provenance.storage.copies import bring_outputs, working_in_copies
+from ablation.provenance.storage.states import state_in_storage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +44,7 @@ class Job:
         self.config: dict[str, Any] = self.fingerprint.get("config", {})
         self.record: dict[str, Any] = {}
         upstream = None if only is None else set(only)
+        bring_outputs(self.fingerprint.get("upstream", ()), upstream)
         self.inputs = read_inputs(self.fingerprint, upstream) if self.fingerprint else {}
 
     @property
@@ -76,7 +79,16 @@ def run(
     The inputs are verified first. If `only` is given, these files are verified and the other
     outputs of upstream jobs may be missing, such as weights that were left on another machine.
     With `history`, everything that the inputs were made from is verified too.
+
+    With a storage of Snakemake, `snakemake` gets the paths of a run without one.
     """
+    with working_in_copies(snakemake):
+        _run(main, snakemake, only, history)
+
+
+def _run(
+    main: Callable[[Job], None], snakemake: Any, only: Iterable[str] | None, history: bool
+) -> None:
     record, (gpus, nodes) = snakemake.output.get("run"), gpus_and_nodes(snakemake.resources)
     recorded: AbstractContextManager[dict] = run_record(record) if record else nullcontext({})
     ends, cards = told_in_three_lines(snakemake.rule), own_cards(gpus // nodes)
@@ -84,10 +96,12 @@ def run(
     with reported_once(), log, ends, cards, recorded as facts:
         job = Job(snakemake, only)
         if history:
+            bring_outputs(job.inputs, history=True)
             verify_history(job.inputs.values())
         job.record = facts
         _name_trackers(job)
-        main(job)
+        with state_in_storage(snakemake.params.get("state")):
+            main(job)
 
 
 def _name_trackers(job: Job) -> None:

@@ -27,6 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.integrations import get_reporting_integration_callbacks
 
 from ablation.provenance.run_records import ATTEMPT, TRACKING
+from ablation.provenance.storage.bucket import Storage
 
 SECONDS_TO_BEGIN = 30.0  # of each tracker
 SECONDS_TO_CLOSE = 30.0  # of all together
@@ -85,8 +86,8 @@ def tracked(trainer: Trainer, label: str, step: int) -> Iterator[None]:
     if not asked or not trainer.is_world_process_zero():
         yield
         return
-    if os.environ.get(ATTEMPT):  # the executor's name of an attempt on a rented machine
-        print(f"{label}: on a rented machine trackers are off (docs/tracking.md)", file=sys.stderr)
+    if os.environ.get(ATTEMPT) or Storage.of_run():  # a rented machine, or a pod of a cluster
+        print(f"{label}: trackers are off on other machines (docs/tracking.md)", file=sys.stderr)
         yield
         return
     run = _run(asked, label, step, Path(trainer.args.output_dir or ""))

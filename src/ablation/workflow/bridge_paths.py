@@ -26,8 +26,8 @@ class BridgePaths(TablePaths):
 
     prefix = "bridge_"
 
-    def __init__(self, study: Study, block: Bridge) -> None:
-        self.study, self.block = study, block
+    def __init__(self, study: Study, block: Bridge, in_storage: bool = False) -> None:
+        self.study, self.block, self.in_storage = study, block, in_storage
         self.results = f"results/{study.study}/bridge"
         self.questions = f"{self.results}/questions/manifest.json"
         recipes = block.recipes.values()
@@ -80,8 +80,15 @@ class BridgePaths(TablePaths):
 
     @cached_property
     def weights(self) -> list[str]:
-        """Folders of both models; the machine that needs a hub model fetches it."""
-        return [self.folder(role) for role in ROLES if not self.on_hub(role)]
+        """Folders of both models, as `Paths.base_weights`."""
+        roles = [role for role in ROLES if not self.on_hub(role)]
+        if self.in_storage:
+            roles = [role for role in roles if self.made_here(role)]
+        return [self.folder(role) for role in roles]
+
+    def made_here(self, role: str) -> bool:
+        """Whether a job of the study makes the source or the target."""
+        return self.name_of(role) in ("pretrain", "random")
 
     # ---- jobs -----------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from ablation.workflow.living import StudyLocked, leave_to_other_run, refuse_loc
 from ablation.workflow.notifications import NOTIFIER
 from ablation.workflow.paths import Paths
 from ablation.workflow.stopping import JOB_PREFIX, stop_in_three_lines, stop_without_terminal
+from ablation.workflow.storage import describe_storage, refuse_absent_data
 
 # Jobs run side by side and print their progress in whole lines, so progress bars of the libraries
 # would overwrite each other. Jobs are processes of their own and inherit the environment.
@@ -54,22 +55,28 @@ class StudyWorkflow:
     """The study, with everything that rules need to know of it."""
 
     def __init__(
-        self, overrides: Mapping, root: Path, files: Iterable[str | Path], main: bool = True
+        self,
+        overrides: Mapping,
+        root: Path,
+        files: Iterable[str | Path],
+        main: bool = True,
+        in_storage: bool = False,
     ) -> None:
         """`overrides` is Snakemake's `config`; `files` are those given to --configfile.
 
         main: whether this is the process that the user started, and not one of a job, whose machine
             has only the files that the job reads.
+        in_storage: whether the files of rules are in a storage of Snakemake.
 
         Raises ConfigError for a configuration that cannot be used.
         """
         self.overrides, self.root, self.files = dict(overrides), root, list(files)
         self.main, self.webhook_problem = main, ""
         self.study: Study = load_study(overrides, root / "config", self.files, False, main)
-        self.paths = Paths(self.study, root)
+        self.paths = Paths(self.study, root, in_storage)
         self.fingerprints = GenerationFingerprints(self.study, self.paths, root)
         if block := self.study.bridge:
-            self.bridge_paths = BridgePaths(self.study, block)
+            self.bridge_paths = BridgePaths(self.study, block, in_storage)
             self.bridge = BridgeFingerprints(self.study, block, self.bridge_paths, root)
 
     @property
@@ -215,17 +222,13 @@ def start(
         os.environ[GIT_STATE] = json.dumps(
             git_state(root)
         )  # the folder may have a commit of its own
-    # Fingerprints name manifests by their paths here.
-    if workflow.storage_settings.default_storage_provider:
-        raise WrongPlace(
-            "This study's manifests name each other by paths in this folder: leave out "
-            "--default-storage-provider. `ablation push s3://...` carries results to a bucket, "
-            "--vast-state-uri the checkpoints of trainings (docs/vast.md)."
-        )
+    in_storage = describe_storage(workflow, root)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    loaded = StudyWorkflow(overrides, root, files, workflow.is_main_process)
+    loaded = StudyWorkflow(overrides, root, files, workflow.is_main_process, in_storage)
     loaded.webhook_problem = NOTIFIER.take(os.environ)
+    if in_storage:
+        refuse_absent_data(loaded.study)
     if workflow.is_main_process and starts_a_run(sys.argv[1:]):
         refuse_locked_study(loaded.reported, loaded.study.study)
         if NAMED in sys.argv and not loaded.named:

@@ -30,8 +30,9 @@ SCORED_FILES = ("evaluation.json", "samples.parquet", "manifest.json", "run.json
 class Paths(TablePaths):
     """Paths of one study, relative to the root of the repository."""
 
-    def __init__(self, study: Study, root: Path) -> None:
-        self.study, self.root = study, root
+    def __init__(self, study: Study, root: Path, in_storage: bool = False) -> None:
+        """`in_storage`: results are in a storage of Snakemake, and jobs on other machines."""
+        self.study, self.root, self.in_storage = study, root, in_storage
         self.results, self.logs = f"results/{study.study}", f"logs/{study.study}"
         self.base = f"{self.results}/base/manifest.json"
         self.items = f"{self.results}/base/items"
@@ -75,6 +76,11 @@ class Paths(TablePaths):
             f"{self.own_base}/manifest.json" if self.own_base else f"{self.study.base}/config.json"
         )
 
+    @property
+    def base_made_here(self) -> bool:
+        """Whether a job of the study makes the base."""
+        return self.study.base in ("pretrain", "random")
+
     @cached_property
     def base_files(self) -> list[str]:
         """All files of a checkpoint of somebody else; our manifests name those of ours."""
@@ -84,8 +90,12 @@ class Paths(TablePaths):
 
     @cached_property
     def base_weights(self) -> list[str]:
-        """The base's files; the machine that needs a hub model fetches it."""
-        if self.study.from_hub:
+        """The base's files; the machine that needs a hub model fetches it.
+
+        What comes with the workflow or is the user's is in no storage: machines have it themselves,
+        and jobs verify it by its manifest.
+        """
+        if self.study.from_hub or (self.in_storage and not self.base_made_here):
             return []
         return [self.base_folder] if self.own_base else self.base_files
 
@@ -132,13 +142,13 @@ class Paths(TablePaths):
     @cached_property
     def data_sets(self) -> list[str]:
         """Folders of data sets, and the data that task files of the user name as theirs."""
-        own = data_files(self.root / "config", self.choice_tasks)
+        own = [] if self.in_storage else data_files(self.root / "config", self.choice_tasks)
         return [*own, *(f"{self.items}/{data}" for data in self.splits)]
 
     @cached_property
     def generation_data(self) -> list[str]:
         """The files and folders that generation tasks read."""
-        own = data_files(self.root / "config", self.generation_tasks)
+        own = [] if self.in_storage else data_files(self.root / "config", self.generation_tasks)
         world = self.every_world_item if self.asks_of_the_world else []
         return [
             *own,

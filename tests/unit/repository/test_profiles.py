@@ -223,10 +223,3 @@ def test_rules_name_no_partition_account_price_or_region():
     places = r"\b(slurm_\w+|vast_\w+|partition|account|price|max_price|region|geolocation)\s*="
     for file in [*(ROOT / "rules").glob("*.smk"), ROOT / "Snakefile"]:
         assert not re.search(places, file.read_text()), file
-
-
-def test_the_study_refuses_a_storage_provider_before_anything_is_rented():
-    pytest.importorskip("snakemake_storage_plugin_s3", reason="it is in requirements-dev.txt")
-    options = ("--default-storage-provider", "s3", "--default-storage-prefix", "s3://bucket/x")
-    text = snakemake("--profile", "vast", "-n", *options, check=False)
-    assert "leave out --default-storage-provider" in text and "ablation push" in text

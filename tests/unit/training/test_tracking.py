@@ -11,6 +11,7 @@ import pytest
 from ablation.config.fields import TRACKERS
 from ablation.provenance import job
 from ablation.provenance.run_records import ATTEMPT, TRACKING
+from ablation.provenance.storage.bucket import STORAGE
 from ablation.training import tracking
 from tests.support.small_training import stopped_after, write_records
 from tests.support.tracked_training import FINGERPRINT, MANIFEST, announce, train
@@ -147,12 +148,18 @@ def test_a_tracker_that_hangs_is_left_behind(plain, shown, tokenizer, capsys, mo
     assert len(made) == 1 and "wandb has not answered" in capsys.readouterr().err
 
 
-def test_trackers_are_off_on_a_rented_machine(plain, shown, tokenizer, capsys, monkeypatch, here):
+STORED = json.dumps({"uri": "s3://bucket/ours", "copies": "/copies"})
+
+
+@pytest.mark.parametrize(("variable", "value"), [(ATTEMPT, "run-1"), (STORAGE, STORED)])
+def test_trackers_are_off_on_other_machines(
+    variable, value, plain, shown, tokenizer, capsys, monkeypatch, here
+):
     made = shown()
-    monkeypatch.setenv(ATTEMPT, "run-1")
+    monkeypatch.setenv(variable, value)
     assert train("state", tokenizer) == plain
     assert not made and not (here / "logs").exists()
-    assert "on a rented machine trackers are off" in capsys.readouterr().err
+    assert "trackers are off on other machines" in capsys.readouterr().err
 
 
 def test_one_rank_of_several_shows_the_training(shown, here):

@@ -1,0 +1,1 @@
+"""Jobs whose files are in a storage of Snakemake (`--default-storage-provider`)."""
