@@ -287,7 +287,7 @@ def test_the_demonstration_of_the_leak_says_that_it_is_built():
     shown = pages.published(audit, published.runs_table(RUNS), published.repeats_table(RUNS, 0.95))
     assert "three in ten" in shown
     page = (ROOT / "docs/bridge.md").read_text("utf-8")
-    assert "demonstration is built" in " ".join(page.split())
+    assert "demonstration was constructed" in " ".join(page.split())
 
 
 # ---- published runs ------------------------------------------------------------------------------
