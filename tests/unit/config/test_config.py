@@ -48,11 +48,14 @@ def test_default_is_the_micro_study():
     assert study.recipe("3B")["train_mask"] == "prefill_bidir"
 
 
-def test_the_demo_is_a_part_of_the_micro_study():
+def test_the_demo_is_a_part_of_the_micro_study_with_fewer_steps_and_evaluation_samples():
     demo, whole = load_study({"extends": "demo.yaml"}), load_study({})
     assert set(demo.seeds) < set(whole.seeds) and set(demo.recipes) < set(whole.recipes)
-    part = {"study": demo.study, "seeds": demo.seeds}
-    kept = {name: recipe for name, recipe in whole.recipes.items() if name in demo.recipes}
+    less = {"max_steps": 200, "eval_samples": 40}
+    finetune = whole.finetune.model_copy(update=less)
+    part = {"study": demo.study, "seeds": demo.seeds, "finetune": finetune}
+    kept = {name: whole.recipes[name].model_copy(update=less) for name in demo.recipes}
+    kept["5A"] = kept["5A"].model_copy(update={"max_steps": whole.recipes["5A"].max_steps})
     assert demo == whole.model_copy(update=part | {"recipes": kept})
 
 
