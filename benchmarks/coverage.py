@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from marked import write_between
 from scipy.special import ndtr, ndtri
 
 from ablation.analysis.statistics import Interval, fieller, paired_means, wilson
@@ -186,11 +187,7 @@ def measure(title, cells, count, what, show, mark) -> int:
     )
     print(text)
     if arguments.write:
-        before, _, rest = arguments.write.read_text("utf-8").partition(f"<!-- {mark} -->\n")
-        after = rest.partition(f"<!-- /{mark} -->")[2]
-        arguments.write.write_text(
-            f"{before}<!-- {mark} -->\n{text}\n<!-- /{mark} -->{after}", "utf-8"
-        )
+        write_between(arguments.write, f"<!-- {mark} -->\n", f"<!-- /{mark} -->", f"{text}\n")
     return 0
 
 

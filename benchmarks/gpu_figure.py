@@ -11,6 +11,7 @@ from pathlib import Path
 
 import altair as alt
 import pandas as pd
+from marked import write_between
 
 from ablation.report.charts import render, sheet
 
@@ -23,10 +24,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     args = parser.parse_args()
     record = json.loads(args.result.read_text())
-    page = args.docs / "performance.md"
-    before, _, rest = page.read_text().partition(MARK)
-    _, _, after = rest.partition(MARK)
-    page.write_text(before + MARK + tables(record) + MARK + after)
+    write_between(args.docs / "performance.md", MARK, MARK, tables(record))
     (args.docs / "performance.svg").write_bytes(render(figure(record), ".svg"))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import altair as alt
 import pandas as pd
+from marked import write_between
 
 from ablation.report.charts import GREEN, MASK_COLOURS, ORANGE, render, sheet
 
@@ -34,14 +35,12 @@ def main() -> None:
     args = parser.parse_args()
     record = json.loads(args.result.read_text())
     device = "gpu" if "sections" in record else "cpu"
-    mark, page = f"<!-- measured: {device} -->\n", args.docs / "long_prompts.md"
-    before, _, rest = page.read_text().partition(mark)
-    _, _, after = rest.partition(mark)
+    mark = f"<!-- measured: {device} -->\n"
     picture = f"long_prompts_{device}.svg"
     alternative = "seconds and memory of an item by the length of its prompt"
     tables = [table(rows_of(record)), *([blocks_table(record)] if "blocks" in record else [])]
     block = "\n".join([heading(record), "", *tables, f"![{alternative}]({picture})", ""])
-    page.write_text(before + mark + block + mark + after)
+    write_between(args.docs / "long_prompts.md", mark, mark, block)
     (args.docs / picture).write_bytes(render(figure(record), ".svg"))
 
 

@@ -133,3 +133,15 @@ def test_finished_sections_are_kept_for_the_same_machine_driver_and_commit(
     assert [line.split()[0] for line in lines if "section_seconds" in line] == ["machine"]
     assert main([*same, "--commit", "other", "--seconds", "-1"]) == 1
     assert json.loads((folder / "toy.json").read_text())["sections"] == {}
+
+
+@pytest.mark.parametrize("text", ["no marks", "one <!-- measured -->\nmark"])
+def test_a_page_without_both_marks_is_refused_and_stays_as_it_was(monkeypatch, tmp_path, text):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from marked import write_between
+
+    page, mark = tmp_path / "page.md", "<!-- measured -->\n"
+    page.write_text(text)
+    with pytest.raises(ValueError, match="page.md has no <!-- measured --> with a"):
+        write_between(page, mark, mark, "numbers")
+    assert page.read_text() == text
