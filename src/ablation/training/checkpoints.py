@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MARKER = "complete"
-LOCK = "lock"
+from ablation.provenance.storage.states import LOCK, MARKER
+
 RESUMES = "resumes"  # one step per line
 # The last step of the last attempt, in a fixed number of bytes. It is in a folder without MARKER,
 # because executors save the others as soon as they change, and this file changes with every step.

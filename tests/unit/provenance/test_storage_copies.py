@@ -12,11 +12,9 @@ from snakemake.iocontainers import InputFiles, Log, OutputFiles
 
 from ablation.provenance.files import canonical_json, sha256_text
 from ablation.provenance.manifests import StaleInput, load_manifest, read_manifest, write_manifest
-from ablation.provenance.storage import states
 from ablation.provenance.storage.bucket import STORAGE, Bucket, Storage, StorageError, is_inside
 from ablation.provenance.storage.copies import bring_outputs, is_stored, working_in_copies
 from ablation.provenance.storage.states import state_in_storage
-from ablation.training import checkpoints
 from ablation.training.checkpoints import claimed, newest_checkpoint, seal
 
 LOCAL = ".snakemake/storage/fs/mnt/store"  # where Snakemake puts its copies of /mnt/store
@@ -292,7 +290,3 @@ def test_a_storage_that_fails_later_ends_no_training(machine, capsys, monkeypatc
 def test_a_storage_without_a_driver_says_what_it_needs():
     with pytest.raises(StorageError, match=r'pip install "\.\[s3\]"'):
         Bucket("nosuchprotocol://bucket/x", {})
-
-
-def test_the_marker_is_that_of_trainings():
-    assert (states.MARKER, states.LOCK) == (checkpoints.MARKER, checkpoints.LOCK)

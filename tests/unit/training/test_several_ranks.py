@@ -21,9 +21,9 @@ from transformers.optimization import Adafactor
 from ablation.model.packing import Example
 from ablation.parallel import launch
 from ablation.parallel.collectives import dealt
+from ablation.provenance.storage.states import MARKER
 from ablation.training import fsdp, trainer
 from ablation.training.callbacks import Watch
-from ablation.training.checkpoints import MARKER
 from ablation.training.finetune import finetune
 from ablation.training.optimizers.sharded_adafactor import ShardedAdafactor
 from ablation.training.optimizers.stochastic_adafactor import StochasticAdafactor

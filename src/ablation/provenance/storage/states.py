@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ablation.provenance.storage.bucket import Bucket, Storage
 
-MARKER = "complete"  # as in `ablation.training.checkpoints`, which this room may not import
-LOCK = "lock"  # of processes of one machine
+MARKER = "complete"  # the file of a complete checkpoint (`ablation.training.checkpoints`)
+LOCK = "lock"  # of the process of this machine that trains with the folder
 SECONDS = 2.0  # between two looks at the folder
 
 
