@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import lm_eval
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.tasks import TaskManager
 
 from ablation.data.task_files import task_hashes
 from ablation.provenance.files import canonical_json, sha256_text, write_json
@@ -79,6 +81,24 @@ def write(tokenizer):
         facts["circumstances"] = {"lm_eval": lm_eval.__version__, "dtype": "float32"}
         manifest(home / "manifest.json", "stage", config, result.write(home), upstream, **facts)
         write_json(home / "run.json", {"date": 1795486726.54, "seconds": 1.5, "git_hash": "abc"})
+
+
+def lm_evals_files(lm, task, tasks, data, folder):
+    """The folder, below `folder`, in which lm-eval itself writes its scores of a model.
+
+    tasks: the folder of the task's file. data: its `data_folder`.
+    """
+    tracker = EvaluationTracker(output_path=str(folder))
+    metadata = {"data_folder": str(data)}
+    manager = TaskManager(include_path=str(tasks), include_defaults=False, metadata=metadata)
+    theirs = lm_eval.simple_evaluate(
+        lm, tasks=[task], task_manager=manager, evaluation_tracker=tracker
+    )
+    samples = theirs.pop("samples")
+    tracker.save_results_aggregated(theirs, samples)
+    tracker.save_results_samples(task, samples[task])
+    (file,) = folder.rglob("results_*.json")
+    return file.parent
 
 
 def manifest(path, stage, config, outputs, upstream=None, **facts):

@@ -9,12 +9,9 @@ import shutil
 from pathlib import Path
 
 import datasets
-import lm_eval
 import pandas as pd
 import pytest
-from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_file_datetime, get_file_task_name, make_table
 
 from ablation.cli.main import main
@@ -24,7 +21,7 @@ from ablation.remote.lm_eval_output import Scored, sanitized
 from ablation.scoring import items as scoring_items
 from ablation.vocabulary.protocols import LM_EVAL_PROTOCOL
 from tests.support import scored_study
-from tests.support.scored_study import HOME, LEAKING, TASKS
+from tests.support.scored_study import HOME, LEAKING, TASKS, lm_evals_files
 from tests.support.tiny import tiny_model
 
 
@@ -67,22 +64,10 @@ def samples_in(folder, task):
 @pytest.fixture(scope="module")
 def stock(study, tokenizer, tmp_path_factory):
     """The folder in which lm-eval itself writes its scores of the same model."""
-    tracker = EvaluationTracker(output_path=str(tmp_path_factory.mktemp("stock")))
     model = tiny_model("ministral3", vocabulary=len(tokenizer))
-    data = {"data_folder": str(study / HOME / "base/items")}
-    theirs = lm_eval.simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", logits_cache=False),
-        tasks=["tiny_keys"],
-        task_manager=TaskManager(
-            include_path=str(study / "config/tasks"), include_defaults=False, metadata=data
-        ),
-        evaluation_tracker=tracker,
-    )
-    samples = theirs.pop("samples")
-    tracker.save_results_aggregated(theirs, samples)
-    tracker.save_results_samples("tiny_keys", samples["tiny_keys"])
-    (file,) = Path(tracker.output_path).rglob("results_*.json")
-    return file.parent
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", logits_cache=False)
+    tasks, data = study / "config/tasks", study / HOME / "base/items"
+    return lm_evals_files(lm, "tiny_keys", tasks, data, tmp_path_factory.mktemp("stock"))
 
 
 def test_the_files_are_those_that_lm_eval_itself_writes(exported, stock):

@@ -11,9 +11,7 @@ from pathlib import Path
 import lm_eval
 import pandas as pd
 import pytest
-from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
 from ablation.cli.main import main
@@ -25,7 +23,7 @@ from ablation.scoring.generation.evaluate import evaluate_generation
 from ablation.scoring.generation.items import GenerationItems
 from tests.support import scored_study
 from tests.support.gsm import TASK, write_gsm
-from tests.support.scored_study import manifest
+from tests.support.scored_study import lm_evals_files, manifest
 from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -91,23 +89,10 @@ def root(study, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def stock(study, tokenizer, tmp_path_factory):
     """The folder in which lm-eval itself writes what the same model generates."""
-    tracker = EvaluationTracker(output_path=str(tmp_path_factory.mktemp("stock")))
-    data = {"data_folder": str(study / HOME / "base/generation_items")}
-    manager = TaskManager(
-        include_path=str(study / "config/tasks"), include_defaults=False, metadata=data
-    )
     model = tiny_model("ministral3", vocabulary=len(tokenizer))
-    theirs = lm_eval.simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1),
-        tasks=["gsm"],
-        task_manager=manager,
-        evaluation_tracker=tracker,
-    )
-    samples = theirs.pop("samples")
-    tracker.save_results_aggregated(theirs, samples)
-    tracker.save_results_samples("gsm", samples["gsm"])
-    (file,) = Path(tracker.output_path).rglob("results_*.json")
-    return file.parent
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
+    tasks, data = study / "config/tasks", study / HOME / "base/generation_items"
+    return lm_evals_files(lm, "gsm", tasks, data, tmp_path_factory.mktemp("stock"))
 
 
 def results_in(folder):
