@@ -21,10 +21,14 @@ if ! "$python" -c "$works" 2> /dev/null; then
 fi
 pip "$@" --require-hashes -r requirements.txt
 
-# The build backend is in a folder of its own, and so not among the packages of the environment.
-build=$(mktemp -d)
-trap 'rm -rf "$build"' EXIT
-pip "$@" --target "$build" --require-hashes -r requirements-build.txt
+# The build backend is in a folder of its own, and so not among the packages of the environment. It
+# stays there, so that a machine with an image of the Dockerfile asks no package registry for it.
+build=$("$python" -c 'import sys; print(sys.prefix)')/build-backend
+if ! cmp -s requirements-build.txt "$build/requirements-build.txt"; then
+    rm -rf "$build"
+    pip "$@" --target "$build" --require-hashes -r requirements-build.txt
+    cp requirements-build.txt "$build"
+fi
 export PYTHONPATH="$build${PYTHONPATH:+:$PYTHONPATH}"
 # This distribution was called `ablation` until version 0.2: both would bring the same program.
 if "$python" -c 'from importlib.metadata import version; version("ablation")' 2> /dev/null; then

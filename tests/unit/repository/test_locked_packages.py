@@ -86,14 +86,19 @@ def installed(tmp_path):
 
     def run(torch="", cpu=True, driver=False, command="sh tools/install.sh python3 -q"):
         programs = tmp_path / "programs"
-        programs.mkdir()
+        programs.mkdir(exist_ok=True)
+        (tmp_path / "told").write_text("")
         (programs / "python3").write_text(f"""#!/bin/sh
 case "$*" in
 *getsitepackages*) echo {tmp_path} ;;
+*sys.prefix*) echo {tmp_path}/prefix ;;
 -c*) echo "$@" | grep -q "!= '{torch}'" ;;
 *venv*) for last; do :; done; mkdir -p $last/bin && cp "$0" $last/bin/python ;;
 *) echo "$@" >> {tmp_path}/told
-   case "$*" in *-cpu.txt) {str(cpu).lower()} ;; esac ;;
+   case "$*" in
+   *-cpu.txt) {str(cpu).lower()} ;;
+   *--target*) mkdir -p {tmp_path}/prefix/build-backend ;;
+   esac ;;
 esac
 """)
         (programs / "python3").chmod(0o755)
@@ -138,6 +143,15 @@ def test_a_rented_machine_gets_the_locked_packages_and_this_repository(installed
     profile = yaml.safe_load((ROOT / "profiles/vast/config.yaml").read_text())
     command = profile["vast-setup"].replace("/opt/snakemake", str(tmp_path / "env"))
     assert installed(driver=True, command=command) == [CUDA_LOCK, ALL, *OURS]
+
+
+def test_the_build_backend_is_installed_once_and_again_when_its_lock_changes(installed, tmp_path):
+    """A machine with an image that has it would otherwise need a package registry."""
+    assert BACKEND in installed()
+    assert BACKEND not in installed()
+    with open(tmp_path / "checkout" / BUILD.name, "a") as lock:
+        lock.write("# changed\n")
+    assert BACKEND in installed()
 
 
 def test_make_and_conda_install_what_is_locked(installed, tmp_path):
