@@ -2,7 +2,8 @@
 
 The sample rows of two conditions differ in the log-likelihoods and little else. A file of sample
 rows is taken apart into its schema and its columns, each a small Parquet file named by its hash.
-Put together again by the same version of pyarrow, they give the same bytes.
+Put together again, they give the same bytes, by any version of pyarrow that encodes columns as the
+version which wrote them. Its name, which Parquet files hold, is put in place of this version's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def take_apart(content: bytes) -> list[bytes] | None:
     """The schema and the columns of a file of sample rows, or None if they do not give it again."""
     rows = pq.read_table(io.BytesIO(content))
     columns = [rows.select([name]).replace_schema_metadata() for name in rows.column_names]
-    parts = [_written(rows.slice(0, 0)), *map(_compressed, columns)]
+    created_by = pq.read_metadata(io.BytesIO(content)).created_by
+    parts = [_written(rows.slice(0, 0), created_by), *map(_compressed, columns)]
     return parts if put_together(parts) == content else None
 
 
@@ -36,14 +38,29 @@ def put_together(parts: Sequence[bytes]) -> bytes:
     if len(counts) != 1 or max(counts) > ROWS_AT_MOST:
         raise ValueError(f"columns of {sorted(counts)} rows")
     arrays = [file.read().column(0) for file in columns]
-    return _written(pa.Table.from_arrays(arrays, schema=schema.schema_arrow))
+    rows = pa.Table.from_arrays(arrays, schema=schema.schema_arrow)
+    return _written(rows, schema.metadata.created_by)
 
 
-def _written(rows: pa.Table) -> bytes:
-    """As `pandas.DataFrame.to_parquet` writes the rows."""
+def _written(rows: pa.Table, created_by: str) -> bytes:
+    """As `pandas.DataFrame.to_parquet` writes the rows, with the version that `created_by` names.
+
+    The name is in the footer, whose length stands before the last four bytes. Its own length is the
+    byte before it (Thrift's compact protocol). Raises ValueError if no byte can hold that.
+    """
     buffer = io.BytesIO()
     pq.write_table(rows, buffer, compression="snappy")
-    return buffer.getvalue()
+    content = buffer.getvalue()
+    here = pq.read_metadata(io.BytesIO(content)).created_by
+    end = len(content) - 8
+    start = end - int.from_bytes(content[end : end + 4], "little")
+    before, _, after = content[start:end].rpartition(_text(here))
+    footer = before + _text(created_by) + after
+    return content[:start] + footer + len(footer).to_bytes(4, "little") + content[-4:]
+
+
+def _text(name: str) -> bytes:
+    return bytes([len(name)]) + name.encode("ascii")
 
 
 def _compressed(column: pa.Table) -> bytes:

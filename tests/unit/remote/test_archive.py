@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from ablation.cli.main import main
 from ablation.lineage.trace import trace
 from ablation.provenance.files import sha256_file
 from ablation.provenance.manifests import LEFT_OUT
-from ablation.remote import archive
+from ablation.remote import archive, sample_columns
 from ablation.remote.push import pull, push
 from ablation.remote.sample_columns import put_together, take_apart
 from ablation.remote.store import StoreError
@@ -291,6 +292,20 @@ def test_any_rows_come_out_of_their_columns_byte_for_byte(rows):
     parts = take_apart(buffer.getvalue())
     assert parts is None or put_together(parts) == buffer.getvalue()
     assert parts or not rows
+
+
+@pytest.mark.parametrize("version", ["9.0.1", "125.10.1-SNAPSHOT"])
+def test_rows_of_another_version_of_pyarrow_come_out_byte_for_byte(version):
+    """A study is often scored on a machine that has another one."""
+    buffer = io.BytesIO()
+    pd.DataFrame({"task": ["piqa"] * 40, "doc_id": range(40)}).to_parquet(buffer, index=False)
+    here = pq.read_metadata(buffer).created_by
+    content = sample_columns._written(pq.read_table(buffer), f"parquet-cpp-arrow version {version}")
+    assert sample_columns._written(pq.read_table(buffer), here) == buffer.getvalue()
+    assert pq.read_metadata(io.BytesIO(content)).created_by.endswith(f" {version}")
+    assert pq.read_table(io.BytesIO(content)).equals(pq.read_table(buffer))
+    parts = take_apart(content)
+    assert parts and put_together(parts) == content
 
 
 def test_a_file_written_in_another_way_is_kept_whole():
