@@ -35,8 +35,8 @@ class _Recording(GreedyDecoder):
         super().__init__(model, mask, slots=2)
         self.logits: list[Tensor] = []
 
-    def choose(self, logits: Tensor) -> list[int]:
-        self.logits.append(logits.float())
+    def choose(self, logits: Tensor) -> Tensor:
+        self.logits.append(logits.float().clone())  # a captured step overwrites its own
         return super().choose(logits)
 
 

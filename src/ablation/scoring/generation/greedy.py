@@ -19,12 +19,15 @@ from transformers import DynamicCache, PreTrainedModel
 
 from ablation.model.masks import forward_inputs
 from ablation.model.packing import padded_prompts
-from ablation.scoring.generation.slot_cache import SlotCache, decoding_mask
+from ablation.scoring.generation.decoding_step import DecodingStep
+from ablation.scoring.generation.slot_cache import SlotCache
 
-PREFILL_TOKENS = 8192  # of one forward of prompts, padding included; a longer prompt comes alone
+# Tokens of one forward of prompts, padding included; a longer prompt comes alone.
+CPU_PREFILL_TOKENS, GPU_PREFILL_TOKENS = 8192, 16_384
 CPU_SLOTS, GPU_SLOTS = 32, 256
 REFILL = 8  # slots are refilled when one in so many is free: a forward of one prompt costs more
-COMPACT = 4  # at the end, slots are given up when one in so many is free
+# At the end, slots are given up when one in so many is free. On a GPU that costs new graphs.
+CPU_COMPACT, GPU_COMPACT = 4, 2
 Ends = Callable[[Sequence[int]], bool]
 
 
@@ -93,9 +96,9 @@ class GreedyDecoder:
             torch.cuda.empty_cache()
         return [found[index] for index in range(len(prompts))]
 
-    def choose(self, logits: Tensor) -> list[int]:
+    def choose(self, logits: Tensor) -> Tensor:
         """The next token of each row of logits [rows, vocabulary]: of equal ones, the first."""
-        return logits.float().argmax(-1).tolist()
+        return logits.float().argmax(-1)
 
 
 class _Batch:
@@ -115,6 +118,10 @@ class _Batch:
         self.slots: list[_Sequence | None] = [None] * slots
         columns = len(prompts[self.waiting[0]]) + new_tokens
         self.cache = SlotCache(len(self.slots), columns)
+        self.step = DecodingStep(self.model, self.cache)
+        on_gpu = self.model.device.type == "cuda"
+        self.prefill_tokens = GPU_PREFILL_TOKENS if on_gpu else CPU_PREFILL_TOKENS
+        self.compact = GPU_COMPACT if on_gpu else CPU_COMPACT
 
     @property
     def held(self) -> dict[int, _Sequence]:
@@ -140,20 +147,21 @@ class _Batch:
         free = [slot for slot, sequence in enumerate(self.slots) if sequence is None]
         if len(free) < len(self.slots) and REFILL * len(free) < len(self.slots):
             return {}
-        first: dict[int, int] = {}
+        filled: list[int] = []
+        first: list[Tensor] = []  # read when all prompts are on their way, so that no forward waits
         while free and self.waiting:
             longest = len(self.prompts[self.waiting[0]])
-            count = min(len(free), len(self.waiting), max(1, PREFILL_TOKENS // longest))
+            count = min(len(free), len(self.waiting), max(1, self.prefill_tokens // longest))
             slots, free = free[:count], free[count:]
             indices = [self.waiting.popleft() for _ in slots]
             for slot, index in zip(slots, indices, strict=True):
                 self.slots[slot] = _Sequence(index, len(self.prompts[index]))
-            tokens = self._prefill([self.prompts[index] for index in indices], slots)
-            first |= zip(slots, tokens, strict=True)
-        return first
+            filled += slots
+            first.append(self._prefill([self.prompts[index] for index in indices], slots))
+        return dict(zip(filled, torch.cat(first).tolist(), strict=True)) if first else {}
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> list[int]:
-        """Read prompts under the mask into slots; return the token that each predicts."""
+    def _prefill(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tensor:
+        """Read prompts under the mask into slots; return what each predicts, token [prompts]."""
         device = self.model.device
         longest = max(map(len, prompts))
         padding = torch.tensor([longest - len(prompt) for prompt in prompts])
@@ -177,28 +185,18 @@ class _Batch:
         for slot, sequence in held.items():
             last[slot], position[slot] = sequence.tokens[-1], sequence.length
             sequence.length += 1
-        ids, positions = torch.tensor([last, position], device=self.model.device)
-        used = max(position) + 1
-        self.cache.advance(positions, used)
-        logits = self.model(
-            input_ids=ids[:, None],
-            attention_mask=decoding_mask(self.model, positions, used),
-            position_ids=positions[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        chosen = self.choose(logits)
+        chosen = self.choose(self.step(last, position)).tolist()
         return {slot: chosen[slot] for slot in held}
 
     def _compact(self) -> None:
         """Give up free slots once nothing waits and enough of them are free to pay for the copy."""
         held = self.held
         free = len(self.slots) - len(held)
-        if self.waiting or not held or COMPACT * free < len(self.slots):
+        if self.waiting or not held or self.compact * free < len(self.slots):
             return
         self.cache.keep(torch.tensor(list(held), device=self.model.device))
         self.slots = list(held.values())
+        self.step = DecodingStep(self.model, self.cache)
 
 
 def slots_in_memory(model: PreTrainedModel, tokens: int) -> int:
