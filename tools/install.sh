@@ -24,6 +24,9 @@ pip "$@" --require-hashes -r requirements.txt
 # The build backend is in a folder of its own, and so not among the packages of the environment. It
 # stays there, so that a machine with an image of the Dockerfile asks no package registry for it.
 build=$("$python" -c 'import sys; print(sys.prefix)')/build-backend
+if ! mkdir -p "$build" 2> /dev/null || ! [ -w "$build" ]; then
+    cmp -s requirements-build.txt "$build/requirements-build.txt" || build=$(mktemp -d)
+fi
 if ! cmp -s requirements-build.txt "$build/requirements-build.txt"; then
     rm -rf "$build"
     pip "$@" --target "$build" --require-hashes -r requirements-build.txt

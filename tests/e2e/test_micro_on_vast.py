@@ -120,6 +120,8 @@ def test_the_training_goes_on_from_its_last_state_each_time(study):
 
 def test_it_ends_with_the_weights_of_an_undisturbed_training(study, tmp_path):
     undisturbed = small_study(tmp_path)
+    here = CONFIG | {"hardware": CONFIG["hardware"] | {"gpu": 0}}  # this machine has no GPU
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(here))
     undisturbed.run("--configfile", "small.yaml", "--", f"{TRAINED}/manifest.json")
     model = f"{TRAINED}/model/model.safetensors"
     assert (study.folder / model).read_bytes() == (tmp_path / model).read_bytes()

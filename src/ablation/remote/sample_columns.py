@@ -22,17 +22,27 @@ ROWS_AT_MOST = 20_000_000
 def take_apart(content: bytes) -> list[bytes] | None:
     """The schema and the columns of a file of sample rows, or None if they do not give it again."""
     rows = pq.read_table(io.BytesIO(content))
-    columns = [rows.select([name]).replace_schema_metadata() for name in rows.column_names]
     created_by = pq.read_metadata(io.BytesIO(content)).created_by
-    parts = [_written(rows.slice(0, 0), created_by), *map(_compressed, columns)]
-    return parts if put_together(parts) == content else None
+    columns = [rows.select([name]).replace_schema_metadata() for name in rows.column_names]
+    try:
+        parts = [_written(rows.slice(0, 0), created_by), *map(_compressed, columns)]
+        return parts if put_together(parts) == content else None
+    except ValueError:  # a name that this footer cannot hold
+        return None
 
 
 def put_together(parts: Sequence[bytes]) -> bytes:
     """The file of sample rows with this schema and these columns.
 
-    Raises ValueError, of which pyarrow's errors are subclasses, if they do not fit together.
+    Raises ValueError if they do not fit together, or are no files that pyarrow reads.
     """
+    try:
+        return _put_together(parts)
+    except OSError as error:  # what pyarrow raises for a damaged footer or page
+        raise ValueError(str(error)) from None
+
+
+def _put_together(parts: Sequence[bytes]) -> bytes:
     schema, *columns = (pq.ParquetFile(io.BytesIO(part)) for part in parts)
     counts = {file.metadata.num_rows for file in columns}
     if len(counts) != 1 or max(counts) > ROWS_AT_MOST:
@@ -46,7 +56,8 @@ def _written(rows: pa.Table, created_by: str) -> bytes:
     """As `pandas.DataFrame.to_parquet` writes the rows, with the version that `created_by` names.
 
     The name is in the footer, whose length stands before the last four bytes. Its own length is the
-    byte before it (Thrift's compact protocol). Raises ValueError if no byte can hold that.
+    byte before it (Thrift's compact protocol), for names of at most 127 bytes. Raises ValueError for
+    others, and for a name that is not ASCII.
     """
     buffer = io.BytesIO()
     pq.write_table(rows, buffer, compression="snappy")
@@ -54,12 +65,16 @@ def _written(rows: pa.Table, created_by: str) -> bytes:
     here = pq.read_metadata(io.BytesIO(content)).created_by
     end = len(content) - 8
     start = end - int.from_bytes(content[end : end + 4], "little")
-    before, _, after = content[start:end].rpartition(_text(here))
+    before, found, after = content[start:end].rpartition(_text(here))
+    if not found:
+        raise ValueError(f"the footer does not name {here}")
     footer = before + _text(created_by) + after
     return content[:start] + footer + len(footer).to_bytes(4, "little") + content[-4:]
 
 
 def _text(name: str) -> bytes:
+    if len(name) > 127:
+        raise ValueError(f"a version of pyarrow is named by {len(name)} characters")
     return bytes([len(name)]) + name.encode("ascii")
 
 

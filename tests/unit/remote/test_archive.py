@@ -5,6 +5,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -306,6 +307,24 @@ def test_rows_of_another_version_of_pyarrow_come_out_byte_for_byte(version):
     assert pq.read_table(io.BytesIO(content)).equals(pq.read_table(buffer))
     parts = take_apart(content)
     assert parts and put_together(parts) == content
+
+
+@pytest.mark.parametrize("name", ["x" * 128, "Zürich 1.0"])
+def test_a_file_of_a_program_that_no_footer_of_ours_can_name_is_kept_whole(name, monkeypatch):
+    buffer = io.BytesIO()
+    pd.DataFrame({"a": range(9)}).to_parquet(buffer, index=False)
+    metadata = SimpleNamespace(created_by=name)
+    monkeypatch.setattr(sample_columns.pq, "read_metadata", lambda file: metadata)
+    assert take_apart(buffer.getvalue()) is None
+
+
+@pytest.mark.parametrize("end", [8, 30])
+def test_damaged_columns_are_a_value_error(end):
+    buffer = io.BytesIO()
+    pd.DataFrame({"a": range(9)}).to_parquet(buffer, index=False)
+    schema, column = take_apart(buffer.getvalue())
+    with pytest.raises(ValueError):
+        put_together([schema, column[:-end] + bytes(end - 4) + column[-4:]])
 
 
 def test_a_file_written_in_another_way_is_kept_whole():

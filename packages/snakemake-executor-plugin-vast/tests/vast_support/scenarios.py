@@ -226,13 +226,13 @@ def two_drivers(example):
     example.others = [other]
 
 
-@scenario("budget reached", budget=0.5, setup_minutes=5)
+@scenario("budget reached", budget=0.6, setup_minutes=5)
 def budget(example):
-    """It pays for the training (60 min and start-up), not for an evaluation of up to 120 min."""
-    assert example.run(config=("evaluate_minutes=120",)) != 0
-    assert "budget of $0.50" in example.output(), example.output()
+    """It pays for the training (60 min and start-up), not for an evaluation of up to 240 min."""
+    assert example.run(config=("evaluate_minutes=240",)) != 0
+    assert "budget of $0.60" in example.output(), example.output()
     assert not example.fake.instances
-    assert example.fake.spent <= 0.5 and (example.folder / "results/train/a/model").is_dir()
+    assert example.fake.spent <= 0.6 and (example.folder / "results/train/a/model").is_dir()
     example.settings["budget"] = 5.0
     assert example.run() == 0, example.output()
 

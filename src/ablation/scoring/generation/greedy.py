@@ -148,7 +148,7 @@ class _Batch:
         if len(free) < len(self.slots) and REFILL * len(free) < len(self.slots):
             return {}
         filled: list[int] = []
-        first: list[Tensor] = []  # read when all prompts are on their way, so that no forward waits
+        first: list[Tensor] = []  # read once, when all of them were computed
         while free and self.waiting:
             longest = len(self.prompts[self.waiting[0]])
             count = min(len(free), len(self.waiting), max(1, self.prefill_tokens // longest))
