@@ -56,8 +56,8 @@ def _written(rows: pa.Table, created_by: str) -> bytes:
     """As `pandas.DataFrame.to_parquet` writes the rows, with the version that `created_by` names.
 
     The name is in the footer, whose length stands before the last four bytes. Its own length is the
-    byte before it (Thrift's compact protocol), for names of at most 127 bytes. Raises ValueError for
-    others, and for a name that is not ASCII.
+    byte before it (Thrift's compact protocol). Raises ValueError for a name of more than 127 bytes,
+    or one that is not ASCII.
     """
     buffer = io.BytesIO()
     pq.write_table(rows, buffer, compression="snappy")
