@@ -22,7 +22,7 @@ from ablation.vocabulary.masks import MASKS
 
 HERE = Path(__file__).parent
 TASK = "made_up"
-# At 3.4 B `scoring_hflm` finds 128 the fastest of 64, 128 and 256; each command takes two minutes.
+# Sizes near the fastest (128 at 135M, LOG.md; at 3.4 B by `scoring_hflm`): commands take minutes.
 LM_EVAL_BATCHES = {"135M": (128, 256), "3.4B": (128,)}
 
 

@@ -1,32 +1,13 @@
 """Promise: the tables of docs/studies/smollm2.md are those of the archives beside it."""
 
-import csv
-import io
-import json
 import re
-import zipfile
-from pathlib import Path
 
 import pytest
 
-STUDIES = Path(__file__).resolve().parents[3] / "docs/studies"
+from tests.support.published import STUDIES, macro_rows
+
 PAGE = (STUDIES / "smollm2.md").read_text("utf-8")
 NUMBER = re.compile(r"-?\d*\.\d+")
-
-
-def rows_of(study):
-    """{(recipe, mask): row of recovery.csv} of the macro rows over all seeds."""
-    parts = b"".join(p.read_bytes() for p in sorted(STUDIES.glob(f"{study}.zip.part*")))
-    with zipfile.ZipFile(io.BytesIO(parts)) as archive:
-        (name,) = [n for n in archive.namelist() if n.startswith("snapshots/")]
-        file = json.loads(archive.read(name))["files"][f"results/{study}/recovery.csv"]
-        (name,) = [n for n in archive.namelist() if n.endswith(file["sha256"])]
-        found = csv.DictReader(io.StringIO(archive.read(name).decode()))
-        return {(r["recipe"], r["mask"]): r for r in found if r["seed"] == "all" and macro(r)}
-
-
-def macro(row):
-    return row["task"] == "macro"
 
 
 def table(heading):
@@ -49,7 +30,7 @@ def same(cell, expected):
 
 
 def test_what_the_masks_cost():
-    rows = rows_of("smollm2")
+    rows = macro_rows("smollm2")
     for mask, _, whole, damaged, damage in table("What the mask costs"):
         row = rows["3B", mask.strip("`")]
         assert same(whole, [float(row["baseline"])]) and same(damaged, [float(row["ablated"])])
@@ -57,7 +38,7 @@ def test_what_the_masks_cost():
 
 
 def test_what_comes_back():
-    rows, named = rows_of("smollm2"), set()
+    rows, named = macro_rows("smollm2"), set()
     for recipe, after, share, net, causal in table("What comes back"):
         name = re.match(r"\**([\w-]+)", recipe)[1]
         row = rows[name, "prefill_bidir"]
@@ -70,15 +51,14 @@ def test_what_comes_back():
 
 
 def test_six_other_things_taken_away():
-    rows, named = rows_of("smollm2_interventions"), set()
+    rows, named = macro_rows("smollm2_interventions"), set()
     for what, damaged, damage, control, after, share, net in table("Six other things taken away"):
         name = re.match(r"`(\w+)`", what)[1]
         named.add(name)
         row = rows[f"3B-{name}", name]
         assert same(damaged, [float(row["ablated"])]) and same(after, [float(row["after"])])
-        assert same(damage, interval(row, "damage")) and same(
-            control, [float(row["control_ablated"])]
-        )
+        assert same(damage, interval(row, "damage"))
+        assert same(control, [float(row["control_ablated"])])
         for cell, column in ((share, "recovered"), (net, "net_recovered")):
             assert same(cell, interval(row, column)), name
             assert (cell == "not estimable") is (row[f"{column}_status"] == "not_estimable")

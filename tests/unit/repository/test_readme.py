@@ -1,21 +1,18 @@
 """Promise: README.md is short, its figure shows its table, its numbers are those of the study."""
 
-import csv
-import io
-import json
 import re
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.support.published import macro_rows
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
 import readme_figure  # noqa: E402
 
 README = (ROOT / "README.md").read_text("utf-8")
-PARTS = sorted((ROOT / "docs/studies").glob("smollm2.zip.part*"))
 
 
 def test_the_readme_is_short_and_begins_with_the_finding():
@@ -34,14 +31,7 @@ def test_the_figure_is_that_of_the_table():
 
 
 def test_the_numbers_are_those_of_the_archived_study():
-    with zipfile.ZipFile(io.BytesIO(b"".join(part.read_bytes() for part in PARTS))) as archive:
-        (name,) = [n for n in archive.namelist() if n.startswith("snapshots/")]
-        file = json.loads(archive.read(name))["files"]["results/smollm2/recovery.csv"]
-        (name,) = [n for n in archive.namelist() if n.endswith(file["sha256"])]
-        rows = list(csv.DictReader(io.StringIO(archive.read(name).decode())))
-    macro = {
-        (r["recipe"], r["mask"]): r for r in rows if (r["seed"], r["task"]) == ("all", "macro")
-    }
+    macro = macro_rows("smollm2")
     for recipe, cells in readme_figure.table(README).items():
         row = macro[recipe, "prefill_bidir"]
         for key, column in (("R", "recovered"), ("net R", "net_recovered")):
