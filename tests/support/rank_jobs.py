@@ -21,7 +21,7 @@ def step_rounded(start, gradients, sizes):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
-    from ablation.training.optimizers.sharded_stochastic_adafactor import ShardedStochasticAdafactor
+    from ablation.training.optimizers.stochastic_adafactor import StochasticAdafactor
 
     found = []
     for size in sizes:
@@ -32,7 +32,7 @@ def step_rounded(start, gradients, sizes):
             return distribute_tensor(tensor, mesh, [Shard(0)])
 
         weights = [torch.nn.Parameter(shared(weight)) for weight in start]
-        optimizer = ShardedStochasticAdafactor(weights, lr=1e-2, weight_decay=0.1)
+        optimizer = StochasticAdafactor(weights, lr=1e-2, weight_decay=0.1)
         for step in gradients:
             for weight, gradient in zip(weights, step, strict=True):
                 weight.grad_dtype = None

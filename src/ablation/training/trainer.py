@@ -22,8 +22,8 @@ from ablation.model.output_head import summed_cross_entropy
 from ablation.model.packing import IGNORED_LABEL, Example, Rows, token_count
 from ablation.parallel.collectives import sum_over_ranks
 from ablation.training import fsdp
-from ablation.training.optimizers.master_weights import ExactState
 from ablation.training.resumable_trainer import ResumableTrainer
+from ablation.training.trainer_arguments import CUSTOM
 from ablation.vocabulary.masks import CAUSAL
 
 
@@ -76,9 +76,7 @@ class MaskedTrainer(ResumableTrainer):
         super().__init__(**options)
         self.recipe, self.row_tokens, self.probe = recipe, row_tokens, probe
         if self.args.world_size > 1:
-            chosen = self.optimizer_cls_and_kwargs
-            rounds = chosen is not None and issubclass(chosen[0], ExactState)
-            fsdp.shard(self.model, float32=not rounds)
+            fsdp.shard(self.model, float32=recipe.optimizer not in CUSTOM)
             # The Trainer must neither place the model nor reduce its gradients: `fsdp` does both.
             self.is_distributed_loading_by_transformers = True
 

@@ -12,8 +12,6 @@ from transformers import Adafactor, TrainingArguments
 
 from ablation.config.study import ComputeSettings
 from ablation.training.optimizers.master_weights import ExactState
-from ablation.training.optimizers.sharded_adafactor import ShardedAdafactor
-from ablation.training.optimizers.sharded_stochastic_adafactor import ShardedStochasticAdafactor
 from ablation.training.optimizers.stochastic_adafactor import StochasticAdafactor
 
 
@@ -39,8 +37,8 @@ CUSTOM: dict[str, type[Optimizer]] = {
     "adafactor_plain": PlainAdafactor,
 }
 SHARDED: dict[str, type[Optimizer]] = {
-    "adafactor": ShardedAdafactor,
-    "adafactor_bf16": ShardedStochasticAdafactor,
+    "adafactor": StochasticAdafactor,  # of float32 weights, which it does not round
+    "adafactor_bf16": StochasticAdafactor,
 }
 ClassAndOptions = tuple[type[Optimizer], dict[str, Any]]
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_STOCHASTIC_ADAFACTOR = tuple(
+    f"ablation.training.optimizers.{name}"
+    for name in ("stochastic_adafactor", "adafactor_torch", "adafactor_triton")
+)
 _MODULES = {
     "adamw_torch": (),
     "adamw_torch_fused": (),
-    "adafactor": ("ablation.training.optimizers.sharded_adafactor",),
+    "adafactor": _STOCHASTIC_ADAFACTOR,  # for weights that ranks share
     "sgd": (),
-    "adafactor_bf16": (
-        "ablation.training.optimizers.stochastic_adafactor",
-        "ablation.training.optimizers.adafactor_triton",
-        "ablation.training.optimizers.sharded_adafactor",
-        "ablation.training.optimizers.sharded_stochastic_adafactor",
-    ),
+    "adafactor_bf16": _STOCHASTIC_ADAFACTOR,
     "adafactor_plain": (),
 }
 OPTIMIZERS = tuple(_MODULES)

@@ -93,23 +93,11 @@ CASES = {
     "a comment": ("training/finetune.py", "\nimport", "\n# A comment.\nimport", set()),
     "a colour of the charts": ("report/charts.py", '"#2e3440"', '"#222222"', DRAWN),
     "a key of the configuration": ("config/recipes.py", "class Samples(", "class Prompts(", set()),
-    "the optimizer of one recipe": (
+    "the optimizer of two recipes": (
         "training/optimizers/stochastic_adafactor.py",
         "NORM_EPS = 1e-6",
         "NORM_EPS = 1e-7",
-        {"finetune adafactor_bf16"},
-    ),
-    "the optimizer for ranks": (
-        "training/optimizers/sharded_adafactor.py",
-        "DECAY_RATE = -0.8",
-        "DECAY_RATE = -0.7",
         {"finetune adafactor", "finetune adafactor_bf16"},
-    ),
-    "the optimizer of one recipe for ranks": (
-        "training/optimizers/sharded_stochastic_adafactor.py",
-        "PART = 1 << 22",
-        "PART = 1 << 21",
-        {"finetune adafactor_bf16"},
     ),
     "the trainer of finetunings": (
         "training/trainer.py",

@@ -16,7 +16,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers.optimization import Adafactor
 
 from ablation.model.packing import Example
 from ablation.parallel import launch
@@ -25,7 +24,6 @@ from ablation.provenance.storage.states import MARKER
 from ablation.training import fsdp, trainer
 from ablation.training.callbacks import Watch
 from ablation.training.finetune import finetune
-from ablation.training.optimizers.sharded_adafactor import ShardedAdafactor
 from ablation.training.optimizers.stochastic_adafactor import StochasticAdafactor
 from tests import preloaded
 from tests.support.rank_jobs import fail_alone, step_rounded
@@ -66,6 +64,7 @@ def load_bfloat16():
         weights = list(model.parameters())
         shares = [fsdp.local_part(tensor) for w in weights for tensor in (w, w.grad)]
         state = [fsdp.local_part(v) for s in optimizer.state.values() for v in s.values()]
+        state = [tensor for tensor in state if torch.is_tensor(tensor)]  # without the steps
         averages = sum(tensor.numel() for tensor in state)
         assert averages <= sum(fsdp.local_part(w).shape[0] + w.shape[-1] + 1 for w in weights)
         owned = sum(fsdp.local_part(weight).numel() for weight in weights)
@@ -314,20 +313,3 @@ def test_rounded_weights_are_the_same_on_one_two_and_four_ranks(forked_ranks):
             # A sum in another order moves the last bit of an update, which seldom crosses a cut.
             assert (ours != theirs).float().mean() < 2e-3
             assert (ours != first).float().mean() > 0.5
-
-
-@pytest.mark.parametrize("shape", [(6,), (6, 4), (3, 6, 4)])
-def test_the_adafactor_for_ranks_is_the_trainers(shape):
-    torch.manual_seed(0)
-    weights = [torch.nn.Parameter(torch.randn(shape)) for _ in range(2)]
-    weights[1].data.copy_(weights[0].data)
-    theirs = Adafactor(
-        [weights[0]], lr=0.1, weight_decay=0.1, scale_parameter=False, relative_step=False
-    )
-    ours = ShardedAdafactor([weights[1]], lr=0.1, weight_decay=0.1)
-    for size in (1e-3, 10.0, 1.0, 1.0):  # the second is clipped
-        gradient = size * torch.randn(shape)
-        for weight, optimizer in zip(weights, (theirs, ours), strict=True):
-            weight.grad = gradient.clone()
-            optimizer.step()
-        torch.testing.assert_close(weights[1], weights[0], atol=1e-6, rtol=1e-5)

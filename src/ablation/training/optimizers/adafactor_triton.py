@@ -1,9 +1,8 @@
 """Adafactor's update of a matrix on a GPU: it reads the gradient three times, the weight once.
 
-`square_sums` and `update` give the results of `_square_sums` and `_update` in
-stochastic_adafactor.py. Each block of a kernel computes a tile of ROWS x COLUMNS. Blocks write
-partial sums, which the next kernel adds up in a fixed order, so results repeat to the bit. The
-kernels are compiled for dtypes, not for shapes.
+The four functions give the results of those of adafactor_torch.py. Each block of a kernel computes
+a tile of ROWS x COLUMNS. Blocks write partial sums, which the next kernel adds up in a fixed order,
+so results repeat to the bit. The kernels are compiled for dtypes, not for shapes.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ def _tile(grad, tile, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _factor(
-    row, column, row_sums, row_blocks, matrix, i, j, rows, columns,
+    row, column, row_sums, row_parts, matrix, i, j, rows, columns, all_rows,
     FACTORED: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """The factors of a tile's gradients: [ROWS, COLUMNS], or [ROWS, 1] for a vector."""
     by_row = tl.load(row + matrix * rows + i, mask=i < rows, other=1.0)
     if FACTORED:
         k = tl.arange(0, SUMS)
-        parts = tl.load(row_sums + matrix * row_blocks + k, mask=k < row_blocks, other=0.0)
-        by_row = tl.rsqrt(by_row / (tl.sum(parts, 0) / rows))
+        parts = tl.load(row_sums + matrix * row_parts + k, mask=k < row_parts, other=0.0)
+        by_row = tl.rsqrt(by_row / (tl.sum(parts, 0) / all_rows))
         by_column = tl.load(column + matrix * columns + j, mask=j < columns, other=1.0)
         factor = by_row[:, None] * tl.rsqrt(by_column)[None, :]
     else:
@@ -86,10 +85,10 @@ def _moved(
     return tl.where(at < length, new, 0.0)
 
 
-@triton.jit(do_not_specialize=["row_blocks", "across", "down"])
+@triton.jit(do_not_specialize=["all_rows", "row_blocks", "across", "down"])
 def _averages(
     row_parts, column_parts, row, column, row_sums, scale, numbers,
-    rows, columns, row_blocks, across, down,
+    rows, columns, all_rows, row_blocks, across, down,
     EPS: tl.constexpr, PARTS: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
     """Move all averages, and store the sum of the row averages of each block."""
@@ -103,14 +102,14 @@ def _averages(
         tl.store(row_sums + matrix * row_blocks + block, tl.sum(new, 0))
     else:
         _moved(
-            column_parts, column, scale, share, matrix, block - row_blocks, down, columns, rows,
-            EPS, PARTS, LENGTH,
+            column_parts, column, scale, share, matrix, block - row_blocks, down, columns,
+            all_rows, EPS, PARTS, LENGTH,
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["rows", "row_blocks", "tiles"])
+@triton.jit(do_not_specialize=["rows", "all_rows", "row_parts", "tiles"])
 def _sizes(
-    grad, row, column, row_sums, sizes, scale, rows, columns, row_blocks, tiles,
+    grad, row, column, row_sums, sizes, scale, rows, columns, all_rows, row_parts, tiles,
     FACTORED: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Store the sum of squared updates of each block, before the learning rate."""
@@ -121,17 +120,17 @@ def _sizes(
             grad, tile, rows, columns, ROWS, COLUMNS
         )
         factor = _factor(
-            row, column, row_sums, row_blocks, matrix, i, j, rows, columns, FACTORED, SUMS
+            row, column, row_sums, row_parts, matrix, i, j, rows, columns, all_rows, FACTORED, SUMS
         )
         update = scale * g * factor
         total += tl.sum(update * update, 1)
     tl.store(sizes + tl.program_id(0), tl.sum(total, 0))
 
 
-@triton.jit(do_not_specialize=["rows", "row_blocks", "blocks"])
+@triton.jit(do_not_specialize=["rows", "all_rows", "row_parts", "blocks"])
 def _apply(
     weight, grad, row, column, row_sums, sizes, scale, numbers, salt,
-    rows, columns, row_blocks, blocks, numel,
+    rows, columns, all_rows, row_parts, blocks, numel,
     FACTORED: tl.constexpr, SUMS: tl.constexpr, BLOCKS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -144,12 +143,14 @@ def _apply(
     k = tl.arange(0, BLOCKS)
     squares = tl.sum(tl.load(sizes + k, mask=k < blocks, other=0.0), 0)
     size = tl.sqrt(squares / numel)
-    factor = _factor(row, column, row_sums, row_blocks, matrix, i, j, rows, columns, FACTORED, SUMS)
+    factor = _factor(
+        row, column, row_sums, row_parts, matrix, i, j, rows, columns, all_rows, FACTORED, SUMS
+    )
     update = tl.load(scale) * g * factor
     weight += first
     old = tl.load(weight + place, mask=mask, other=0.0).to(tl.float32)
     new = old * (1 - lr * decay) - update * (lr / tl.maximum(size / clip_threshold, 1.0))
-    if weight.dtype.element_ty == tl.bfloat16:  # see `rounded` of stochastic_adafactor.py
+    if weight.dtype.element_ty == tl.bfloat16:  # see `rounded` of adafactor_torch.py
         x = (first + tl.load(salt)).to(tl.uint32) + place.to(tl.uint32)
         x = (x ^ (x >> 16)) * 0x85EBCA6B
         x = (x ^ (x >> 13)) * 0xC2B2AE35
@@ -176,42 +177,67 @@ def square_sums(grad: Tensor) -> tuple[Tensor, Tensor]:
     return row_parts, column_parts
 
 
-def update(
-    weight: Tensor,
-    grad: Tensor,
+def averages(
     row_parts: Tensor,
     column_parts: Tensor,
     averages: list[Tensor],
     scale: Tensor,
     numbers: Tensor,
-    salt: Tensor,
-) -> None:
-    """Update `averages` and `weight` [matrices, rows, columns] in place.
+    all_rows: int,
+) -> Tensor:
+    """Move `averages` [matrices, rows] and, unless of vectors, [matrices, columns] in place.
 
-    The gradient is `scale` times `grad`. `numbers` are learning rate, decay, the weight of this
-    step's squares in the averages, and the threshold for clipping the update. All tensors are on
-    the GPU.
+    Returns the sums of the row averages, in parts: [matrices, parts].
     """
-    matrices, rows, columns = weight.shape
-    down, across = column_parts.shape[1], row_parts.shape[1]
+    matrices, across, rows = row_parts.shape
+    down, columns = column_parts.shape[1:]
     length = max(256, triton.next_power_of_2(triton.cdiv(rows, SUMS)))
-    row_blocks, tiles = triton.cdiv(rows, length), matrices * down * across
-    factored, blocks = len(averages) > 1, min(tiles, BLOCKS)
-    column_blocks = triton.cdiv(columns, length) if factored else 0
-    row_sums = torch.empty(matrices * row_blocks, device=weight.device)
-    sizes = torch.empty(blocks, device=weight.device)
-    row, column = averages[0], averages[-1]
-    with torch.cuda.device_of(weight):
+    row_blocks = triton.cdiv(rows, length)
+    column_blocks = triton.cdiv(columns, length) if len(averages) > 1 else 0
+    row_sums = torch.empty(matrices, row_blocks, device=row_parts.device)
+    with torch.cuda.device_of(row_parts):
         _averages[(row_blocks + column_blocks, matrices)](
-            row_parts, column_parts, row, column, row_sums, scale, numbers,
-            rows, columns, row_blocks, across, down, EPS, 32, length, num_warps=WARPS,
+            row_parts, column_parts, averages[0], averages[-1], row_sums, scale, numbers,
+            rows, columns, all_rows, row_blocks, across, down, EPS, 32, length, num_warps=WARPS,
         )  # fmt: skip
+    return row_sums
+
+
+def sizes(
+    grad: Tensor, averages: list[Tensor], row_sums: Tensor, scale: Tensor, all_rows: int
+) -> Tensor:
+    """The sum of the squares of the update of `grad` [matrices, rows, columns]: [1, parts]."""
+    matrices, rows, columns = grad.shape
+    tiles = matrices * triton.cdiv(rows, ROWS) * triton.cdiv(columns, COLUMNS)
+    blocks = min(tiles, BLOCKS)
+    sizes = torch.empty(1, blocks, device=grad.device)
+    with torch.cuda.device_of(grad):
         _sizes[(blocks,)](
-            grad, row, column, row_sums, sizes, scale, rows, columns, row_blocks, tiles,
-            factored, SUMS, ROWS, COLUMNS, num_warps=WARPS,
+            grad, averages[0], averages[-1], row_sums, sizes, scale,
+            rows, columns, all_rows, row_sums.shape[1], tiles,
+            len(averages) > 1, SUMS, ROWS, COLUMNS, num_warps=WARPS,
         )  # fmt: skip
+    return sizes
+
+
+def apply(
+    weight: Tensor,
+    grad: Tensor,
+    averages: list[Tensor],
+    row_sums: Tensor,
+    sizes: Tensor,
+    scale: Tensor,
+    numbers: Tensor,
+    salt: Tensor,
+    all_rows: int,
+    numel: int,
+) -> None:
+    """Update `weight` [matrices, rows, columns] in place, a part of a weight of `numel` numbers."""
+    matrices, rows, columns = weight.shape
+    tiles = matrices * triton.cdiv(rows, ROWS) * triton.cdiv(columns, COLUMNS)
+    with torch.cuda.device_of(weight):
         _apply[(tiles,)](
-            weight, grad, row, column, row_sums, sizes, scale, numbers, salt,
-            rows, columns, row_blocks, blocks, float(weight.numel()),
-            factored, SUMS, BLOCKS, ROWS, COLUMNS, num_warps=WARPS,
+            weight, grad, averages[0], averages[-1], row_sums, sizes, scale, numbers, salt,
+            rows, columns, all_rows, row_sums.shape[1], sizes.shape[1], float(numel),
+            len(averages) > 1, SUMS, BLOCKS, ROWS, COLUMNS, num_warps=WARPS,
         )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 
@@ -24,7 +25,8 @@ class GradientSums:
         self.weights: list[weakref.ref[Tensor]] = []  # weak, as their hooks refer to this
         self.sums: dict[Tensor, Tensor] = {}  # those that are in no weight's `grad` at the moment
         for weight in weights:
-            if weight.dtype != torch.float32:
+            # FSDP2 itself adds up the gradients of weights that ranks share.
+            if weight.dtype != torch.float32 and not isinstance(weight, DTensor):
                 weight.grad_dtype = None  # otherwise autograd would cast and write each gradient
                 weight.register_hook(partial(self._take, weakref.ref(weight)))
                 weight.register_post_accumulate_grad_hook(self._add)

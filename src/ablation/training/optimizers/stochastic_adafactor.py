@@ -10,19 +10,23 @@ bfloat16, as the backward pass computes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 
 from ablation.model.packing import moved
+from ablation.training.fsdp import local_part
+from ablation.training.optimizers import adafactor_torch
 from ablation.training.optimizers.master_weights import ExactState, GradientSums
 
-# The constants of transformers' Adafactor, and of torch's clipping.
-SQUARE_EPS = 1e-30  # added to squared gradients
-DECAY_RATE = -0.8  # the squares of step t enter the averages with weight t^-0.8
-NORM_EPS = 1e-6  # added to the norm by which gradients are clipped
+DECAY_RATE = -0.8  # that of transformers' Adafactor: step t enters the averages with weight t^-0.8
+NORM_EPS = 1e-6  # added to the norm by which gradients are clipped, as in torch
 
 
 class StochasticAdafactor(ExactState):
@@ -34,6 +38,10 @@ class StochasticAdafactor(ExactState):
     no scaling by the weights); on float32 weights both give equal results. A hash of step,
     parameter and place decides whether a weight is rounded up or down, so a resumed training gives
     the same bits. On a GPU fused kernels run, and the CPU does not wait for them.
+
+    Ranks may share the weights, as DTensors that are cut along their first dimension. A step then
+    takes three sums over the ranks, each of all weights at once, and clipping one more. Weights are
+    the same on any number of ranks, up to the order of these sums.
     """
 
     def __init__(
@@ -58,13 +66,17 @@ class StochasticAdafactor(ExactState):
         step needs the sums of its squares anyway, so clipping reads no gradient a second time.
         """
         self._sums = self._square_sums()
-        norm = torch.cat([rows.flatten() for rows, _ in self._sums.values()]).sum().sqrt()
+        squares = torch.cat([rows.flatten() for rows, _ in self._sums.values()])[None]
+        shares = [_Share(weight) for weight in self._sums][:1]
+        (total,) = _over_ranks([squares], [share.cut for share in shares], shares)
+        norm = total.sum().sqrt()
         self._scale = (max_norm / (norm + NORM_EPS)).clamp(max=1)
         return norm
 
     def _square_sums(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
         weights = (weight for group in self.param_groups for weight in group["params"])
-        return {w: _kernels(w)[0](_matrices(w.grad)) for w in weights if w.grad is not None}
+        shares = [_Share(weight) for weight in weights if weight.grad is not None]
+        return {share.weight: share.kernels.square_sums(share.grad) for share in shares}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -74,8 +86,8 @@ class StochasticAdafactor(ExactState):
                 loss = closure()
         sums, scale = self._sums or self._square_sums(), self._scale
         self._sums, self._scale = {}, None
+        shares, averages, numbers, salts = [], [], [], []
         for number, group in enumerate(self.param_groups):
-            weights, numbers, salts = [], [], []
             for index, weight in enumerate(group["params"]):
                 if weight.grad is None:
                     continue
@@ -83,40 +95,129 @@ class StochasticAdafactor(ExactState):
                 if not state:
                     state |= {"step": 0} | _averages(weight)
                 state["step"] += 1
-                share = state["step"] ** DECAY_RATE
-                weights.append(weight)
-                numbers.append([group["lr"], group["weight_decay"], share, group["clip_threshold"]])
-                salts.append(4 * [parameter_salt(state["step"], number, index)])
-            if not weights:
-                continue
-            # Four numbers and salts for each weight keep their views aligned for the kernels.
-            device = weights[0].device
-            all_numbers = moved(torch.tensor(numbers), device)
-            all_salts = moved(torch.tensor(salts, dtype=torch.int32), device)
-            if scale is None:
-                scale = torch.ones((), device=device)
-            for weight, *own_numbers in zip(weights, all_numbers, all_salts, strict=True):
-                averages = [a for a in self.state[weight].values() if torch.is_tensor(a)]
-                pair = _matrices(weight.detach()), _matrices(weight.grad)
-                _kernels(weight)[1](*pair, *sums.pop(weight), averages, scale, *own_numbers)
+                share = _Share(weight)
+                shares.append(share)
+                averages.append([_vectors(a) for a in state.values() if torch.is_tensor(a)])
+                past = state["step"] ** DECAY_RATE
+                numbers.append([group["lr"], group["weight_decay"], past, group["clip_threshold"]])
+                salt = parameter_salt(state["step"], number, index) + share.first_place
+                salts.append(4 * [_int32(salt)])
+        if not shares:
+            return loss
+        # Four numbers and salts for each weight keep their views aligned for the kernels.
+        device = shares[0].part.device
+        all_numbers = moved(torch.tensor(numbers), device).unbind()
+        all_salts = moved(torch.tensor(salts, dtype=torch.int32), device).unbind()
+        if scale is None:
+            scale = torch.ones((), device=device)
+
+        cut_rows = [share.cut and share.weight.ndim == 2 for share in shares]
+        row_parts, column_parts = zip(*(sums.pop(share.weight) for share in shares), strict=True)
+        column_parts = _over_ranks(column_parts, cut_rows, shares)
+        row_sums = [
+            share.kernels.averages(rows, columns, own, scale, given, share.all_rows)
+            for share, rows, columns, own, given in zip(
+                shares, row_parts, column_parts, averages, all_numbers, strict=True
+            )
+        ]
+        row_sums = _over_ranks(row_sums, cut_rows, shares)
+        sizes = [
+            share.kernels.sizes(share.grad, own, rows, scale, share.all_rows)
+            for share, own, rows in zip(shares, averages, row_sums, strict=True)
+        ]
+        sizes = _over_ranks(sizes, [share.cut for share in shares], shares)
+        for share, own, rows, size, given, salt in zip(
+            shares, averages, row_sums, sizes, all_numbers, all_salts, strict=True
+        ):
+            whole = share.all_rows, share.weight.numel()
+            share.kernels.apply(share.part, share.grad, own, rows, size, scale, given, salt, *whole)
         return loss
+
+
+@dataclass(frozen=True)
+class _Share:
+    """This rank's part of a weight; all of it if ranks do not share it."""
+
+    weight: Tensor
+
+    @property
+    def cut(self) -> bool:
+        return isinstance(self.weight, DTensor)
+
+    @property
+    def part(self) -> Tensor:
+        return _matrices(local_part(self.weight.detach()))
+
+    @property
+    def grad(self) -> Tensor:
+        assert self.weight.grad is not None
+        return _matrices(local_part(self.weight.grad))
+
+    @property
+    def all_rows(self) -> int:
+        """The rows of a matrix on all ranks."""
+        return self.weight.shape[-2] if self.weight.ndim > 1 else self.weight.numel()
+
+    @property
+    def first_place(self) -> int:
+        """The place in the whole weight of the first element of this part."""
+        if not isinstance(self.weight, DTensor):
+            return 0
+        mesh, rows = self.weight.device_mesh, self.weight.shape[0]
+        before = min(mesh.get_local_rank() * -(-rows // mesh.size()), rows)  # as torch.chunk cuts
+        return before * (self.weight.numel() // rows)
+
+    @property
+    def kernels(self) -> ModuleType:
+        """The module that computes with this part: on a GPU that of the Triton kernels."""
+        part = local_part(self.weight)
+        if not part.is_cuda or not part.numel():
+            return adafactor_torch
+        from ablation.training.optimizers import adafactor_triton
+
+        return adafactor_triton
 
 
 def _matrices(tensor: Tensor) -> Tensor:
     """`tensor` as [matrices, rows, columns]; a vector becomes a matrix of one column."""
-    shape = (1, -1, 1) if tensor.dim() < 2 else (-1, *tensor.shape[-2:])
+    shape = (1, -1, 1) if tensor.dim() < 2 else (prod(tensor.shape[:-2]), *tensor.shape[-2:])
     return tensor.detach().view(shape)
 
 
 def _averages(weight: Tensor) -> dict[str, Tensor]:
-    """Zero averages of squared gradients: by row and column of each matrix, else by element."""
-    shapes: dict[str, tuple[int, ...]]
-    if weight.dim() < 2:
-        shapes = {"exp_avg_sq": (weight.numel(),)}
+    """Zero averages of squared gradients: by row and column of each matrix, else by element.
+
+    They are cut as `weight` is, but each rank keeps the averages of all columns of a matrix.
+    """
+    if weight.ndim < 2:
+        return {"exp_avg_sq": torch.zeros_like(weight, dtype=torch.float32)}
+    rows = torch.zeros_like(weight[..., 0], dtype=torch.float32)
+    if weight.ndim == 2:
+        columns = torch.zeros(weight.shape[1], device=weight.device)
     else:
-        matrices, rows, columns = _matrices(weight).shape
-        shapes = {"exp_avg_sq_row": (matrices, rows), "exp_avg_sq_col": (matrices, columns)}
-    return {name: torch.zeros(shape, device=weight.device) for name, shape in shapes.items()}
+        columns = torch.zeros_like(weight[..., 0, :], dtype=torch.float32)
+    return {"exp_avg_sq_row": rows, "exp_avg_sq_col": columns}
+
+
+def _vectors(average: Tensor) -> Tensor:
+    """This rank's part of an average, as [matrices, rows or columns]."""
+    own = local_part(average)
+    return own.view(1, -1) if own.dim() < 2 else own.flatten(0, -2)
+
+
+def _over_ranks(
+    parts: Sequence[Tensor], cut: Sequence[bool], shares: Sequence[_Share]
+) -> list[Tensor]:
+    """`parts` [.., parts, ..], each summed over its parts and the ranks if its weight is cut."""
+    own = [part.sum(1, keepdim=True) for part, is_cut in zip(parts, cut, strict=True) if is_cut]
+    if not own:
+        return list(parts)
+    flat = torch.cat([part.flatten() for part in own])
+    mesh = next(share.weight for share in shares if share.cut).device_mesh
+    distributed.all_reduce(flat, group=mesh.get_group())
+    pieces = iter(flat.split([part.numel() for part in own]))
+    sums = (piece.view_as(part) for piece, part in zip(pieces, own, strict=True))
+    return [next(sums) if is_cut else part for part, is_cut in zip(parts, cut, strict=True)]
 
 
 def parameter_salt(steps: int, group: int, index: int) -> int:
@@ -127,67 +228,6 @@ def parameter_salt(steps: int, group: int, index: int) -> int:
     return ((mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9 >> 32) % 2**32 - 2**31
 
 
-def _square_sums(grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums of the squares of `grad` [matrices, rows, columns] by row, and by column."""
-    square = grad.float().square()
-    return square.sum(-1), square.sum(-2)
-
-
-def _update(
-    weight: Tensor,
-    grad: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    averages: list[Tensor],
-    scale: Tensor,
-    numbers: Tensor,
-    salt: Tensor,
-) -> None:
-    """Update `averages` and `weight` [matrices, rows, columns] in place by `scale` times `grad`.
-
-    `rows` and `columns` are the sums of the squares of `grad`. `numbers` are learning rate, decay,
-    the weight of this step's squares in the averages, and the threshold for clipping the update.
-    """
-    lr, decay, share, clip_threshold = numbers.unbind()
-    sums, counts = (rows, columns), (columns.shape[-1], rows.shape[-1])
-    for average, total, count in zip(
-        averages, sums, counts, strict=False
-    ):  # a vector has no columns
-        mean = total * (scale * scale / count) + SQUARE_EPS
-        average.lerp_(mean.view_as(average), share)
-    row, *column = averages
-    update = scale * grad.float()
-    if column:
-        by_row = (row / row.mean(-1, keepdim=True)).rsqrt()
-        update *= by_row[..., None] * column[0].rsqrt()[..., None, :]
-    else:
-        update *= row.rsqrt().view_as(update)
-    size = update.square().mean().sqrt()
-    update *= lr / (size / clip_threshold).clamp(min=1)
-    new = weight.float() * (1 - lr * decay) - update
-    place = torch.arange(weight.numel(), device=weight.device, dtype=torch.int32)
-    weight.copy_(rounded(new, hashed(place + salt[0]).view_as(weight), weight.dtype))
-
-
-def _kernels(weight: Tensor) -> tuple[Callable, Callable]:
-    """`_square_sums` and `_update`, on a GPU as fused Triton kernels."""
-    if not weight.is_cuda:
-        return _square_sums, _update
-    from ablation.training.optimizers import adafactor_triton
-
-    return adafactor_triton.square_sums, adafactor_triton.update
-
-
-def hashed(x: Tensor) -> Tensor:
-    """Murmur3's finalizer on int32: all bits of the result depend on all bits of `x`."""
-    x = (x ^ ((x >> 16) & 0xFFFF)) * -2048144789
-    x = (x ^ ((x >> 13) & 0x7FFFF)) * -1028477387
-    return x ^ ((x >> 16) & 0xFFFF)
-
-
-def rounded(x: Tensor, random: Tensor, dtype: torch.dtype) -> Tensor:
-    """float32 `x` in `dtype`; for bfloat16, add the low 16 bits of `random` and truncate."""
-    if dtype != torch.bfloat16:
-        return x.to(dtype)
-    bits = (x.view(torch.int32) + (random & 0xFFFF)) & -65536
-    return bits.view(torch.float32).to(dtype)
+def _int32(number: int) -> int:
+    """`number` modulo 2^32, between -2^31 and 2^31 - 1."""
+    return (number + 2**31) % 2**32 - 2**31
