@@ -1,7 +1,7 @@
 """Scoring, generation and training of a 3.4 billion weight model on one GPU, with alternatives.
 
     python benchmarks/gpu.py [--out benchmarks/results/h100.json] [--seconds 1500] [--only NAME ...]
-    python benchmarks/gpu.py --only one_gpu two_gpus four_gpus  # on a machine with several
+    python benchmarks/gpu.py --only one_gpu two_gpus four_gpus eight_b  # with several GPUs
     python benchmarks/gpu.py --toy      # the same at toy size on a CPU; its numbers mean nothing
 
 One section after the other; a finished one is kept in <out>.sections.json and not run again on the
@@ -24,7 +24,7 @@ import torch
 from gpu_generation import generation_hflm, generation_ours
 from gpu_jobs import end_to_end, scoring_job, shapes
 from gpu_long_prompts import long_prompts
-from gpu_ranks import four_gpus, one_gpu, scaling, two_gpus
+from gpu_ranks import eight_b, four_gpus, one_gpu, scaling, two_gpus
 from gpu_scoring import scoring_error, scoring_growth, scoring_hflm, scoring_ours, scoring_seed_loop
 from gpu_training import (
     training_16,
@@ -205,7 +205,7 @@ def sections_of(size: Size) -> dict[str, Callable[[Size], dict]]:
     here = 2 if size.toy else torch.cuda.device_count()
     several = {2: two_gpus, 4: four_gpus}
     fitting = {section.__name__: section for n, section in several.items() if n <= here}
-    return found | ({"one_gpu": one_gpu} | fitting if fitting else {})
+    return found | ({"one_gpu": one_gpu} | fitting | {"eight_b": eight_b} if fitting else {})
 
 
 if __name__ == "__main__":

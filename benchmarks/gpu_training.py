@@ -6,6 +6,7 @@ import importlib.util
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 
 import peers
 import torch
@@ -19,6 +20,7 @@ from ablation.model.forward import target_logits
 from ablation.model.masks import uses_fixed_rows
 from ablation.model.packing import WIDTHS, Example, forwards, pack, token_count
 from ablation.training.early_stopping import Stops
+from ablation.training.fsdp import with_whole_weights
 from ablation.training.trainer import MaskedTrainer, summed_loss
 from ablation.training.trainer_arguments import custom_optimizer, training_arguments
 
@@ -65,7 +67,8 @@ def compile_widths(model, samples: list[Example], batch: int, row_tokens: int) -
         fitting = next((s for s in samples if token_count(s) <= width), None)
         if fitting is not None:
             rows = pack([fitting], width, width=width).to(model.device)
-            summed_loss(model, rows, RECIPE.train_mask)[0].backward()
+            loss, _ = with_whole_weights(model, summed_loss, rows, RECIPE.train_mask)
+            loss.backward()
             model.zero_grad()  # beside sums in float32 nothing is compiled
 
 
@@ -91,8 +94,13 @@ def run_trainer(
     clock: Clock,
     micro_batch: int,
     count: int = 1,
+    before: Callable[[MaskedTrainer], object] = lambda trainer: None,
+    keep_gathered: bool = False,
 ) -> MaskedTrainer:
-    """Train without evaluations and saves, on each of `count` ranks; the trainer after it."""
+    """Train without evaluations and saves, on each of `count` ranks; the trainer after it.
+
+    `before` is called with the trainer before it trains.
+    """
     with tempfile.TemporaryDirectory() as state:
         arguments = training_arguments(recipe, 0, size.hardware, state, micro_batch, count)
         arguments.save_strategy = arguments.eval_strategy = "no"
@@ -106,7 +114,9 @@ def run_trainer(
             probe=[],
             stops=Stops(),
             callbacks=[clock],
+            keep_gathered=keep_gathered,
         )
+        before(trainer)
         trainer.train()
     return trainer
 

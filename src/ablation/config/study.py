@@ -86,6 +86,13 @@ class ComputeSettings(Strict):
         "Whether decoder layers are compiled: a job takes a minute or two longer to start, and is "
         "then faster on a GPU."
     )
+    keep_gathered: bool = described_field(
+        "Whether each of the GPUs that share weights keeps those of the others, and whole sums of "
+        "gradients, until an optimizer step ends. This takes 6 bytes a weight more on each, and "
+        "they communicate once a step instead of in every forward and backward.",
+        default=False,
+        exclude_if=is_off,
+    )
     device: Literal["mps"] | None = described_field(
         "Kind of the GPU: `mps` is that of a Mac, null one of NVIDIA's or AMD's.",
         default=None,
@@ -138,6 +145,14 @@ class Hardware(ComputeSettings):
             raise ValueError(f"{text} over {nodes} machines: give a multiple of {nodes}")
         return nodes
 
+    @field_validator("keep_gathered")
+    @classmethod
+    def _needs_several_gpus(cls, keeps: bool, info: ValidationInfo) -> bool:
+        gpus = info.data.get("gpu")
+        if keeps and gpus is not None and gpus < 2:
+            raise ValueError(f"found with {gpus} GPU(s) (hardware.gpu), which share no weights")
+        return keeps
+
     @field_validator("scoring_gpus")
     @classmethod
     def _needs_gpus(cls, scoring: int, info: ValidationInfo) -> int:
@@ -152,7 +167,8 @@ class Hardware(ComputeSettings):
 
     def of_scoring(self) -> Hardware:
         """That of a scoring job on one card."""
-        return self.model_copy(update={"gpu": min(self.gpu, 1), "nodes": 1})
+        alone = {"gpu": min(self.gpu, 1), "nodes": 1, "keep_gathered": False}
+        return self.model_copy(update=alone)
 
     def resources(self) -> dict[str, int | str]:
         """Snakemake's resources of a job that runs a model, without those that are null.

@@ -249,6 +249,7 @@ def _finetune(attempt: Attempt) -> Finetuned:
         stops=stops,
         constrain=under.constrain if under and not adapter else None,  # an adapter changes nothing
         masters=under is not None and under.masters,
+        keep_gathered=attempt.hardware.keep_gathered,
         callbacks=[Watch(stops, attempt.label, recipe.max_steps, past.global_step)],
     )
     seen = train_on(trainer, attempt.newest, past, attempt.label)

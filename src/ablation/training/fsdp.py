@@ -43,10 +43,11 @@ SHARDS = "shards"  # the folder of a checkpoint to which all ranks write
 GATHERED = "gathered"  # the method of a shared model that calls a function with gathered weights
 
 
-def shard(model: PreTrainedModel, float32: bool = True) -> None:
+def shard(model: PreTrainedModel, float32: bool = True, keep_gathered: bool = False) -> None:
     """Share the weights of `model` out among the ranks, in place.
 
     float32: whether the parts are float32; otherwise they stay in the dtype of the model.
+    keep_gathered: whether layers stay gathered until `reduce_next` says otherwise.
 
     The model still computes in its own dtype, and gradients are summed over ranks and micro-batches
     in float32. Embeddings, last norm and head stay gathered from the beginning of a forward to the
@@ -73,7 +74,8 @@ def shard(model: PreTrainedModel, float32: bool = True) -> None:
         if part._compiled_call_impl is not None:  # compile the forward without the gathering
             part._compiled_call_impl = None
             part.forward = torch.compile(part.forward, dynamic=False)
-        fully_shard(part, mesh=mesh, mp_policy=policy)
+        again = False if keep_gathered else None  # None gathers layers, but not the rest, again
+        fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=again)
     if not float32:
         _keep_float32_gradients(model)
     setattr(model, GATHERED, MethodType(_gathered, model))
@@ -91,6 +93,15 @@ def _keep_float32_gradients(model: PreTrainedModel) -> None:
     for part in (*model.get_decoder().layers, model):
         group = part._get_fsdp_state()._fsdp_param_group
         group._orig_dtype = torch.float32  # that of the gradients which `foreach_reduce` makes
+
+
+def reduce_next(model: PreTrainedModel, reduces: bool) -> None:
+    """Whether the next backward sums gradients over ranks, and gives back gathered weights.
+
+    Until then each rank adds up whole gradients in float32.
+    """
+    model.set_requires_gradient_sync(reduces)  # type: ignore[operator]
+    model.set_reshard_after_backward(reduces)  # type: ignore[operator]
 
 
 def _gathered(model: PreTrainedModel, function: Callable, *arguments: Any) -> Any:

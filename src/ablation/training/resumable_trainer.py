@@ -38,6 +38,7 @@ class ResumableTrainer(Trainer):
     stops: early stopping of this training; it sees every entry of the log.
     constrain: called with the model after each step, to take away again what the step gave back.
     masters: whether every weight has a float32 copy, because `constrain` loses what a step adds.
+    keep_gathered: whether ranks sum their gradients once a step instead of after each forward.
     """
 
     model: nn.Module  # the Trainer's may be None
@@ -48,11 +49,13 @@ class ResumableTrainer(Trainer):
         stops: Stops,
         constrain: Callable[[Any], None] | None = None,
         masters: bool = False,
+        keep_gathered: bool = False,
         **options: Any,
     ) -> None:
         """`options` are those of the Trainer, except for its data collator."""
         super().__init__(**options, data_collator=self.collate)
         self.stops, self.constrain, self.masters = stops, constrain, masters
+        self.keep_gathered = keep_gathered and self.args.world_size > 1
         self.model_accepts_loss_kwargs = True  # the loss is divided by num_items_in_batch already
         self.remove_callback(PrinterCallback)  # progress lines show the same, with the time left
 
@@ -84,7 +87,10 @@ class ResumableTrainer(Trainer):
         """Forward and backward of each part of a micro-batch; the sum of their losses."""
         own = self._own_optimizer()
         loss = torch.zeros((), device=self.args.device)
-        for part in inputs["parts"]:
+        for number, part in enumerate(inputs["parts"], 1):
+            if self.keep_gathered:
+                last = number == len(inputs["parts"])
+                fsdp.reduce_next(self.model, last and self.accelerator.sync_gradients)
             with own.gradients.aside() if own else nullcontext():
                 loss = loss + super().training_step(model, part, num_items_in_batch)
         return loss

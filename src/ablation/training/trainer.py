@@ -76,7 +76,8 @@ class MaskedTrainer(ResumableTrainer):
         super().__init__(**options)
         self.recipe, self.row_tokens, self.probe = recipe, row_tokens, probe
         if self.args.world_size > 1:
-            fsdp.shard(self.model, float32=recipe.optimizer not in CUSTOM)
+            float32 = recipe.optimizer not in CUSTOM
+            fsdp.shard(self.model, float32, self.keep_gathered)
             # The Trainer must neither place the model nor reduce its gradients: `fsdp` does both.
             self.is_distributed_loading_by_transformers = True
 

@@ -178,6 +178,9 @@ def test_how_many_machines_and_cards_share_a_job_makes_nothing_stale():
     plain, shared = hardware(gpu=4), hardware(gpu=4, nodes=2, scoring_gpus=4)
     assert plain.affecting_results() == shared.affecting_results()
     assert plain.of_scoring().affecting_results() == shared.of_scoring().affecting_results()
+    kept = hardware(gpu=4, keep_gathered=True)  # sums in another order, in trainings only
+    assert plain.affecting_results() != kept.affecting_results()
+    assert plain.of_scoring().affecting_results() == kept.of_scoring().affecting_results()
     scored = shared.scoring_resources()
     assert scored["gpu"] == 4 and not {"nodes", "mpi", "tasks", "slurm_extra"} & set(scored)
     assert plain.scoring_resources()["gpu"] == 1 and hardware().scoring_resources()["gpu"] == 0
@@ -212,6 +215,7 @@ def test_slurm_is_asked_for_machines_with_as_many_gpus_each():
         ({"gpu": 3, "nodes": 2}, "3 GPUs .* cannot be spread evenly over 2 machines"),
         ({"gpu": 0, "nodes": 2}, "0 GPUs .* cannot be spread evenly over 2 machines"),
         ({"gpu": 0, "scoring_gpus": 2}, "the study runs on the CPU"),
+        ({"gpu": 1, "keep_gathered": True}, r"1 GPU\(s\) .* share no weights"),
     ],
 )
 def test_machines_and_cards_without_gpus_are_refused(changes, told):

@@ -48,6 +48,8 @@ RUN = {
     },
 }
 
+KEEPING = HARDWARE.model_copy(update={"keep_gathered": True})
+
 
 def load(at_start=lambda: None):
     """A model and its tokenizer; a rank that loads it does `at_start()` first."""
@@ -87,6 +89,25 @@ def die_at_step_7():
     Watch.on_step_end = dying
 
 
+def sum_once_a_step():
+    """A rank must not sum gradients over ranks but once a step, for each layer and for the rest."""
+    group = sys.modules["torch.distributed.fsdp._fully_shard._fsdp_param_group"]
+    plain, sums = group.foreach_reduce, []
+    on_step_end = Watch.on_step_end
+
+    def counted(*arguments, **options):
+        sums.append(1)
+        return plain(*arguments, **options)
+
+    def counting(self, args, state, control, model=None, **kwargs):
+        assert args.gradient_accumulation_steps > 1
+        assert len(sums) == len(model.get_decoder().layers) + 1
+        sums.clear()
+        on_step_end(self, args, state, control, **kwargs)
+
+    group.foreach_reduce, Watch.on_step_end = counted, counting
+
+
 def have_little_memory():
     """Two examples at a time are too many for rank 1."""
     logits = trainer.target_logits
@@ -115,11 +136,11 @@ def train(tmp_path_factory, forked_ranks):
     home = tmp_path_factory.mktemp("ranks")
     write_records(home / "data.jsonl")
 
-    def trained(name, count, at_start=None, loads=load, **changes):
+    def trained(name, count, at_start=None, loads=load, hardware=HARDWARE, **changes):
         chosen = recipe(**RUN | {"micro_batch_examples": 4 // count} | changes)
         loads = partial(load, at_start) if at_start else loads
         data = home / "data.jsonl"
-        return finetune(loads, data, chosen, 1, HARDWARE, "test", home / name, count)
+        return finetune(loads, data, chosen, 1, hardware, "test", home / name, count)
 
     return trained
 
@@ -163,6 +184,14 @@ def test_clipped_steps_of_adamw_are_those_of_one_rank_too(train):
     equal_trainings(both, alone)
 
 
+@pytest.mark.parametrize("optimizer", ["adafactor", "adafactor_bf16"])
+def test_ranks_that_keep_gathered_weights_sum_once_a_step_and_train_alike(
+    train, together, optimizer
+):
+    kept = train(f"kept {optimizer}", 2, sum_once_a_step, hardware=KEEPING, optimizer=optimizer)
+    equal_trainings(kept, together)
+
+
 def test_bfloat16_weights_go_on_from_four_ranks_on_two_with_the_losses_of_one(train):
     # One example a forward, so that each gradient is rounded to the same bfloat16 numbers. Without
     # float32 sums of them, or with other random bits, most weights would differ.
@@ -170,7 +199,7 @@ def test_bfloat16_weights_go_on_from_four_ranks_on_two_with_the_losses_of_one(tr
     changes |= {"loads": load_bfloat16, "schedule": "constant", "eval_steps": 2}
     alone = train("bf16", 1, max_steps=4, **changes)
     train("moved", 4, max_steps=2, **changes)
-    moved = train("moved", 2, max_steps=4, **changes)
+    moved = train("moved", 2, max_steps=4, hardware=KEEPING, **changes)
     assert moved.record["resumes"] == [2] and moved.model.dtype == torch.bfloat16
     for ours, theirs in zip(moved.curve, alone.curve, strict=True):
         near(ours | {"epoch": None}, theirs | {"epoch": None}, 1e-4)
