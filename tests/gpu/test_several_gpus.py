@@ -86,7 +86,7 @@ def test_two_ranks_on_two_gpus_train_as_one(
 
 
 def load_and_die(death):
-    """A model whose training is killed on rank 1 at step 7; the time of it is in the file `death`."""
+    """A model whose training is killed on rank 1 at step 7; `death` is the file of the time."""
     on_step_end = Watch.on_step_end
 
     def dying(self, args, state, control, **kwargs):
