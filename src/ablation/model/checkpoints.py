@@ -328,10 +328,13 @@ def compile_layers(model: PreTrainedModel) -> None:
     """Compile the decoder layers in place, so that torch fuses norms, rotary embedding and gates.
 
     All layers share one compiled function for each width of the rows (`packing.fixed_rows` makes
-    few widths) and for training and evaluation.
+    few widths) and for training and evaluation. Equal jobs run equal kernels.
     """
     # Beyond this limit torch runs uncompiled flex attention, with [tokens, tokens] in memory.
     torch._dynamo.config.recompile_limit = 64
+    # Otherwise the compiler times kernels that add up in different orders, and a job may choose
+    # others than the last one did: on two H100 scores differed in the seventh digit from one's.
+    torch._inductor.config.deterministic = True
     decoder = model.get_decoder()
     for layer in decoder.layers:
         layer.compile(dynamic=False)

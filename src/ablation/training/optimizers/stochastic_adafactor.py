@@ -11,7 +11,6 @@ bfloat16, as the backward pass computes it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import prod
 from types import ModuleType
 from typing import Any
@@ -57,6 +56,12 @@ class StochasticAdafactor(ExactState):
         # Set by clipping for the next step: sums of squared gradients, and the factor that clips.
         self._sums: dict[Tensor, tuple[Tensor, Tensor]] = {}
         self._scale: Tensor | None = None
+        self._shares: dict[Tensor, _Share] = {}
+
+    def _share(self, weight: Tensor) -> _Share:
+        if weight not in self._shares:
+            self._shares[weight] = _Share(weight)
+        return self._shares[weight]
 
     @torch.no_grad()
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
@@ -67,15 +72,15 @@ class StochasticAdafactor(ExactState):
         """
         self._sums = self._square_sums()
         squares = torch.cat([rows.flatten() for rows, _ in self._sums.values()])[None]
-        shares = [_Share(weight) for weight in self._sums][:1]
-        (total,) = _over_ranks([squares], [share.cut for share in shares], shares)
+        mesh = self._share(next(iter(self._sums))).mesh
+        (total,) = _over_ranks([squares], [mesh is not None], mesh)
         norm = total.sum().sqrt()
         self._scale = (max_norm / (norm + NORM_EPS)).clamp(max=1)
         return norm
 
     def _square_sums(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
         weights = (weight for group in self.param_groups for weight in group["params"])
-        shares = [_Share(weight) for weight in weights if weight.grad is not None]
+        shares = [self._share(weight) for weight in weights if weight.grad is not None]
         return {share.weight: share.kernels.square_sums(share.grad) for share in shares}
 
     @torch.no_grad()
@@ -95,7 +100,7 @@ class StochasticAdafactor(ExactState):
                 if not state:
                     state |= {"step": 0} | _averages(weight)
                 state["step"] += 1
-                share = _Share(weight)
+                share = self._share(weight)
                 shares.append(share)
                 averages.append([_vectors(a) for a in state.values() if torch.is_tensor(a)])
                 past = state["step"] ** DECAY_RATE
@@ -111,77 +116,74 @@ class StochasticAdafactor(ExactState):
         if scale is None:
             scale = torch.ones((), device=device)
 
-        cut_rows = [share.cut and share.weight.ndim == 2 for share in shares]
+        mesh, cut_rows = shares[0].mesh, [share.cut_rows for share in shares]
         row_parts, column_parts = zip(*(sums.pop(share.weight) for share in shares), strict=True)
-        column_parts = _over_ranks(column_parts, cut_rows, shares)
+        column_parts = _over_ranks(column_parts, cut_rows, mesh)
         row_sums = [
             share.kernels.averages(rows, columns, own, scale, given, share.all_rows)
             for share, rows, columns, own, given in zip(
                 shares, row_parts, column_parts, averages, all_numbers, strict=True
             )
         ]
-        row_sums = _over_ranks(row_sums, cut_rows, shares)
+        row_sums = _over_ranks(row_sums, cut_rows, mesh)
         sizes = [
             share.kernels.sizes(share.grad, own, rows, scale, share.all_rows)
             for share, own, rows in zip(shares, averages, row_sums, strict=True)
         ]
-        sizes = _over_ranks(sizes, [share.cut for share in shares], shares)
+        sizes = _over_ranks(sizes, [mesh is not None] * len(shares), mesh)
         for share, own, rows, size, given, salt in zip(
             shares, averages, row_sums, sizes, all_numbers, all_salts, strict=True
         ):
-            whole = share.all_rows, share.weight.numel()
+            whole = share.all_rows, share.numel
             share.kernels.apply(share.part, share.grad, own, rows, size, scale, given, salt, *whole)
         return loss
 
 
-@dataclass(frozen=True)
 class _Share:
-    """This rank's part of a weight; all of it if ranks do not share it."""
+    """This rank's part of a weight; all of it if ranks do not share it.
 
-    weight: Tensor
+    What does not change is found once: for DTensors it takes longer than to start the kernels.
+    """
 
-    @property
-    def cut(self) -> bool:
-        return isinstance(self.weight, DTensor)
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self.mesh = weight.device_mesh if isinstance(weight, DTensor) else None
+        self.cut_rows = self.mesh is not None and weight.ndim == 2
+        self.all_rows = weight.shape[-2] if weight.ndim > 1 else weight.numel()
+        self.numel = weight.numel()
+        own = local_part(weight.detach())
+        self.shape = _as_matrices(own)
+        self.kernels = _kernels(own)
+        self.first_place = 0  # of the first element of this part in the whole weight
+        if self.mesh is not None:
+            rows, size = weight.shape[0], self.mesh.size()
+            before = min(self.mesh.get_local_rank() * -(-rows // size), rows)  # as torch.chunk cuts
+            self.first_place = before * (self.numel // rows)
 
     @property
     def part(self) -> Tensor:
-        return _matrices(local_part(self.weight.detach()))
+        return local_part(self.weight).view(self.shape)
 
     @property
     def grad(self) -> Tensor:
         assert self.weight.grad is not None
-        return _matrices(local_part(self.weight.grad))
-
-    @property
-    def all_rows(self) -> int:
-        """The rows of a matrix on all ranks."""
-        return self.weight.shape[-2] if self.weight.ndim > 1 else self.weight.numel()
-
-    @property
-    def first_place(self) -> int:
-        """The place in the whole weight of the first element of this part."""
-        if not isinstance(self.weight, DTensor):
-            return 0
-        mesh, rows = self.weight.device_mesh, self.weight.shape[0]
-        before = min(mesh.get_local_rank() * -(-rows // mesh.size()), rows)  # as torch.chunk cuts
-        return before * (self.weight.numel() // rows)
-
-    @property
-    def kernels(self) -> ModuleType:
-        """The module that computes with this part: on a GPU that of the Triton kernels."""
-        part = local_part(self.weight)
-        if not part.is_cuda or not part.numel():
-            return adafactor_torch
-        from ablation.training.optimizers import adafactor_triton
-
-        return adafactor_triton
+        return local_part(self.weight.grad).view(self.shape)
 
 
-def _matrices(tensor: Tensor) -> Tensor:
-    """`tensor` as [matrices, rows, columns]; a vector becomes a matrix of one column."""
-    shape = (1, -1, 1) if tensor.dim() < 2 else (prod(tensor.shape[:-2]), *tensor.shape[-2:])
-    return tensor.detach().view(shape)
+def _kernels(part: Tensor) -> ModuleType:
+    """The module that computes with a part: on a GPU that of the Triton kernels."""
+    if not part.is_cuda or not part.numel():
+        return adafactor_torch
+    from ablation.training.optimizers import adafactor_triton
+
+    return adafactor_triton
+
+
+def _as_matrices(tensor: Tensor) -> tuple[int, int, int]:
+    """The shape [matrices, rows, columns] of `tensor`; a vector becomes a matrix of one column."""
+    if tensor.dim() < 2:
+        return 1, tensor.numel(), 1
+    return prod(tensor.shape[:-2]), tensor.shape[-2], tensor.shape[-1]
 
 
 def _averages(weight: Tensor) -> dict[str, Tensor]:
@@ -205,15 +207,12 @@ def _vectors(average: Tensor) -> Tensor:
     return own.view(1, -1) if own.dim() < 2 else own.flatten(0, -2)
 
 
-def _over_ranks(
-    parts: Sequence[Tensor], cut: Sequence[bool], shares: Sequence[_Share]
-) -> list[Tensor]:
+def _over_ranks(parts: Sequence[Tensor], cut: Sequence[bool], mesh: Any) -> list[Tensor]:
     """`parts` [.., parts, ..], each summed over its parts and the ranks if its weight is cut."""
     own = [part.sum(1, keepdim=True) for part, is_cut in zip(parts, cut, strict=True) if is_cut]
     if not own:
         return list(parts)
     flat = torch.cat([part.flatten() for part in own])
-    mesh = next(share.weight for share in shares if share.cut).device_mesh
     distributed.all_reduce(flat, group=mesh.get_group())
     pieces = iter(flat.split([part.numel() for part in own]))
     sums = (piece.view_as(part) for piece, part in zip(pieces, own, strict=True))
