@@ -124,7 +124,8 @@ def rank_forwards(
     """`packing.forwards` of this rank's share of `examples`.
 
     Every rank must run the same number of forwards, or others would wait for it forever. So a rank
-    with fewer rows runs additional ones that have no targets.
+    with fewer rows runs additional ones that have no targets. The fullest row is the last one: its
+    backward pass takes longest, and sums over ranks run beside it.
     """
     if ranks() == 1:
         return forwards(examples, capacity, fixed, widths)
@@ -138,7 +139,7 @@ def rank_forwards(
     parts = forwards(own, capacity, fixed, widths) if own else []
     shortest = min(examples, key=token_count)
     idle = _without_targets(forwards([shortest], capacity, fixed, widths)[0])
-    return parts + [idle] * (max(map(count, shares)) - len(parts))
+    return [idle] * (max(map(count, shares)) - len(parts)) + parts[::-1]
 
 
 def _without_targets(rows: Rows) -> Rows:
