@@ -178,8 +178,9 @@ def scaling(sections: dict) -> dict:
         several = sections[section]
         count = several["gpus"]
         shares = {
-            work: several["training"][work]["tokens_per_s"] / of_one["tokens_per_s"] / count
-            for work, of_one in one["training"].items()
+            work: found_there["tokens_per_s"] / alone["tokens_per_s"] / count
+            for work, found_there in several["training"].items()
+            if (alone := one["training"].get(work.removesuffix("_again")))
         }
         rates = [section["scoring"]["items_per_s"] for section in (several, one)]
         shares["scoring"] = rates[0] / rates[1] / count

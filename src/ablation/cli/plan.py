@@ -64,10 +64,16 @@ from ablation.console.printable import printable_json
     help="The time to install the environment on a machine (default: 6).",
 )
 @click.option(
+    "--billions",
+    type=number(0, exclusive=True),
+    help="The weights of the model in billions, if they are more than the 3.4 of the measured one "
+    "(default: those of a random base, else 3.4).",
+)
+@click.option(
     "--checkpoint-gb",
     type=number(0),
-    default=7,
-    help="The size of the base and of each checkpoint in GB (default: 7).",
+    help="The size of the base and of each checkpoint in GB (default: two bytes for each weight, "
+    "and at least 7).",
 )
 @click.option(
     "--megabits",
@@ -86,7 +92,8 @@ def plan(
     benchmark: Path,
     startup_minutes: float,
     setup_minutes: float,
-    checkpoint_gb: float,
+    billions: float | None,
+    checkpoint_gb: float | None,
     megabits: float,
     json: bool,
     configfile: Path | None,
@@ -101,27 +108,30 @@ def plan(
     from ablation.planning import dry_run, estimate, prices
     from ablation.planning.print_plan import print_plan
 
-    gigabytes = checkpoint_gb
-    overheads = estimate.Overheads(
-        startup=startup_minutes * 60,
-        setup=setup_minutes * 60,
-        base_gb=gigabytes,
-        checkpoint_gb=gigabytes,
-        state_gb=3 * gigabytes,  # weights, and their float32 copies
-        megabits=megabits,
-    )
     failures = (ConfigError, OSError, ValueError, prices.NoOffers, dry_run.DryRunFailed)
     with report_errors(*failures):
         market = prices.Market.read(prices.shipped(prices.OFFERS))
         file = configfile_of(configfile, study)
         options = (profile, [str(file)] if file else [], config)
         configured = dry_run.study_of(*options)
+        size = prices.billions_of(configured) if billions is None else billions
+        gigabytes = max(7, 2 * size) if checkpoint_gb is None else checkpoint_gb
+        overheads = estimate.Overheads(
+            startup=startup_minutes * 60,
+            setup=setup_minutes * 60,
+            base_gb=gigabytes,
+            checkpoint_gb=gigabytes,
+            state_gb=3 * gigabytes,  # weights, and their float32 copies
+            megabits=megabits,
+        )
         jobs = dry_run.stale_jobs(targets or [str(RECOVERY)], dry_run.snakemake_options(*options))
         offers = market.prices
         if live:
             offers = prices.live_offers(market, configured.hardware.gpu_mem_mb)
         counts = (1, 2, 4) if machines is None else (machines,)
-        plan = dry_run.plan_jobs(jobs, configured, market, offers, overheads, counts, benchmark)
+        plan = dry_run.plan_jobs(
+            jobs, configured, market, offers, overheads, counts, benchmark, size
+        )
     if json:
         print(printable_json(plan.as_json()))
     else:

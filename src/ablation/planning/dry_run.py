@@ -27,7 +27,16 @@ from ablation.planning.estimate import (
     scoring_work,
     training_work,
 )
-from ablation.planning.prices import BENCHMARK, Market, measured_rates, shipped, with_measured
+from ablation.planning.prices import (
+    BENCHMARK,
+    BILLIONS,
+    SEVERAL,
+    Market,
+    billions_of,
+    measured_rates,
+    shipped,
+    with_measured,
+)
 from ablation.vocabulary.stages import STAGES, stage_names
 
 CHECKPOINT = re.compile(r"/([^/]+)/seed(\d+)/")  # recipe and seed in a path of results
@@ -143,19 +152,24 @@ def plan_jobs(
     overheads: Overheads,
     machines: Sequence[int],
     benchmark: Path = BENCHMARK,
+    billions: float | None = None,
 ) -> Plan:
     """The plan for stale jobs of a study on `offers`, which are `market.prices` or today's.
 
     machines: see `plan`. benchmark: a file of measured speeds; one that is not here is looked for
-    in the installed workflow.
+    in the installed workflow. billions: those of the weights, by default `billions_of(study)`.
     """
     needs, benchmark = study.hardware, shipped(benchmark)
-    known = measured_rates(market, needs, benchmark, Path("results") / study.study)
+    size = billions_of(study) if billions is None else billions
+    known = measured_rates(market, needs, benchmark, Path("results") / study.study, size)
+    scaling = with_measured(market.scaling, benchmark)
+    if not scaling.steps:
+        scaling = with_measured(market.scaling, shipped(SEVERAL))
     found = plan(
         work_of(jobs, study, known, market, overheads),
         offers,
         known,
-        with_measured(market.scaling, benchmark),
+        scaling,
         overheads,
         machines=machines,
         gpu_model=needs.gpu_model,
@@ -166,6 +180,12 @@ def plan_jobs(
         f"Each job uses {needs.gpu} GPU (hardware.gpu){where}; another number makes every job that "
         "runs a model stale."
     )
+    if size > BILLIONS:
+        own += (
+            f" Whether {size:.3g} B weights fit is not checked beyond hardware.gpu_mem_mb: all of "
+            f"them take {6 * size:.0f} GB in a training, which its GPUs share, and activations are "
+            "added."
+        )
     others = _notes_on_others({job.rule for job in jobs})
     return replace(found, notes=[*found.notes, own, *others])
 

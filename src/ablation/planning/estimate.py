@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
 
 from ablation.config.study import Evaluation, Training
 from ablation.data.benchmarks import BENCHMARKS, DOCUMENT_COUNTS, PUBLISHED_SPLIT
@@ -86,11 +88,37 @@ class Scaling:
     """{number of GPUs: its parallel efficiency}, of a training and of a scoring.
 
     note: where the numbers come from, and whether they were measured.
+    steps: {number of GPUs: {examples of an optimizer step: the measured efficiency of a training}}.
     """
 
     training: Mapping[int, float]
     scoring: Mapping[int, float]
     note: str
+    steps: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+
+    def of_training(self, gpus: int, examples: int) -> float:
+        """The efficiency of a training by steps of so many examples.
+
+        Beyond the largest number of GPUs that was measured, a step loses as many seconds as there,
+        and at least what `training` says.
+        """
+        assumed = efficiency(gpus, self.training)
+        measured = [n for n in self.steps if n <= gpus]
+        if gpus == 1 or not measured:
+            return assumed
+        most = max(measured)
+        share = _between(self.steps[most], examples)
+        if most == gpus:
+            return share
+        lost = (1 / share - 1) / most  # of the seconds that one GPU takes
+        return min(assumed, 1 / (1 + gpus * lost))
+
+
+def _between(measured: Mapping[int, float], examples: int) -> float:
+    """The value at `examples`, linear in their logarithm between those that were measured."""
+    points = sorted(measured)
+    values = [measured[point] for point in points]
+    return float(np.interp(math.log(examples), [math.log(point) for point in points], values))
 
 
 @dataclass(frozen=True)
@@ -108,11 +136,13 @@ class Work:
     fixed: float = 0.0
     alone: float = 0.0  # seconds of the whole job on the GPU of the measured rates
     cards: int = 1
+    examples: int = STEP_EXAMPLES  # of an optimizer step
 
     def seconds(self, offer: Offer, scaling: Scaling) -> float:
         """Seconds of the job on an offer."""
         scored_by = min(self.cards, offer.gpus)
-        trained = offer.speed * offer.gpus * efficiency(offer.gpus, scaling.training)
+        share = scaling.of_training(offer.gpus, self.examples)
+        trained = offer.speed * offer.gpus * share
         scored = offer.speed * scored_by * efficiency(scored_by, scaling.scoring)
         return self.training / trained + self.scoring / scored + self.fixed
 
@@ -156,7 +186,8 @@ def training_work(
     saving = saves * overheads.state_gb / overheads.disk_gb_per_second
     fixed = overheads.job + saving + overheads.transfer(overheads.checkpoint_gb)
     seconds = (recipe.max_steps * recipe.batch_examples + evaluated) * example
-    return Work(name, chain, training=seconds * speed, fixed=fixed, alone=seconds + fixed)
+    work, alone = seconds * speed, seconds + fixed
+    return Work(name, chain, work, fixed=fixed, alone=alone, examples=recipe.batch_examples)
 
 
 def scoring_work(

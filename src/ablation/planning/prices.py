@@ -11,11 +11,11 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablation.config.study import Hardware
+from ablation.config.study import Hardware, Study
 from ablation.planning.estimate import STEP_EXAMPLES, Offer, Rates, Scaling, multiplied
 from ablation.provenance.code_hash import ROOT
 from ablation.provenance.manifests import StaleInput
@@ -24,10 +24,11 @@ from ablation.vocabulary.stages import stage_names
 
 COUNTS = (1, 2, 4, 8)  # numbers of GPUs of a machine
 PROVIDERS = ["vastai"]  # of gpuhunt, which has RunPod's offers of another day only
-MEASURED = "a model of 3.4 B weights"  # the model of benchmarks/gpu.py
+MEASURED, BILLIONS = "a model of 3.4 B weights", 3.43  # the model of benchmarks/gpu.py
 TRAININGS = stage_names("training")
 OFFERS = Path("resources/planning/offers.json")
 BENCHMARK = Path("benchmarks/results/h100.json")
+SEVERAL = Path("benchmarks/results/h100_two.json")  # the efficiency of several GPUs
 
 
 def shipped(file: Path) -> Path:
@@ -150,15 +151,17 @@ def _offer(market: Market, item: Any) -> Offer | None:
 # ---- several GPUs ----------------------------------------------------------------------------
 
 TO_MEASURE = "python benchmarks/gpu.py --only one_gpu two_gpus four_gpus"
-# The work of benchmarks/gpu_ranks.py whose efficiency is that of each kind of job here.
-MEASURED_WORK = {"training": "published", "scoring": "scoring"}
+# {work of benchmarks/gpu_ranks.py: examples of an optimizer step}, with `hardware.keep_gathered`.
+MEASURED_STEPS = {"published": 16, "tokens_64k": 384}
+AGAIN = "tokens_64k_again"  # without it
+KINDS = ("training", "scoring")
 
 
 def assumed_scaling(table: Mapping[str, Any]) -> Scaling:
     """What resources/planning/scaling.json says, none of which was measured."""
     shares = {
         kind: {1: 1.0} | {int(n): row["efficiency"] for n, row in table[kind].items()}
-        for kind in MEASURED_WORK
+        for kind in KINDS
     }
     note = (
         "Several GPUs: NOT MEASURED, but assumed. A training on "
@@ -178,14 +181,26 @@ def with_measured(scaling: Scaling, benchmark: Path) -> Scaling:
         return scaling
     if not measured:
         return scaling
-    found = {
-        kind: {n: shares[work] for n, shares in measured.items() if work in shares}
-        for kind, work in MEASURED_WORK.items()
+    steps = {
+        n: {examples: shares[work] for work, examples in MEASURED_STEPS.items() if work in shares}
+        for n, shares in measured.items()
     }
-    figures = "; ".join(f"a {kind} on {_listed(shares)}" for kind, shares in found.items())
-    note = f"Several GPUs, measured on {name} ({benchmark.name}): {figures}. Else {scaling.note}"
-    training = {**scaling.training, **found["training"]}
-    return Scaling(training, {**scaling.scoring, **found["scoring"]}, note)
+    scoring = {n: shares["scoring"] for n, shares in measured.items() if "scoring" in shares}
+    told = [_told(n, steps[n], shares) for n, shares in measured.items()]
+    note = f"Several GPUs, measured on {name} ({benchmark.name}): {'; '.join(told)}. Others: "
+    note += scaling.note.removeprefix("Several GPUs: ")
+    return replace(scaling, scoring={**scaling.scoring, **scoring}, note=note, steps=steps)
+
+
+def _told(gpus: int, steps: Mapping[int, float], shares: Mapping[str, float]) -> str:
+    """What was measured on so many GPUs, in words."""
+    sizes = [f"{share:.0%} by steps of {examples} examples" for examples, share in steps.items()]
+    told = [f"{gpus} GPUs train at {' and '.join(sizes)}"] if sizes else []
+    if AGAIN in shares:
+        told.append(f"{shares[AGAIN]:.0%} by the latter without hardware.keep_gathered")
+    if "scoring" in shares:
+        told.append(f"score at {shares['scoring']:.0%}")
+    return ", ".join(told)
 
 
 def _listed(shares: Mapping[int, float]) -> str:
@@ -195,13 +210,20 @@ def _listed(shares: Mapping[int, float]) -> str:
 # ---- speeds ----------------------------------------------------------------------------------
 
 
-def measured_rates(market: Market, hardware: Hardware, benchmarks: Path, results: Path) -> Rates:
+def measured_rates(
+    market: Market,
+    hardware: Hardware,
+    benchmarks: Path,
+    results: Path,
+    billions: float = BILLIONS,
+) -> Rates:
     """The rates of earlier runs of a study on a known GPU, or else of the benchmark.
 
     `benchmarks` is a file of benchmarks/results, `results` the folder of the study. Of several
-    runs the slowest is taken, so that the plan does not underestimate the cost.
+    runs the slowest is taken, so that the plan does not underestimate the cost. Those of the
+    benchmark are taken to fall as the billions of weights grow.
     """
-    known = benchmarked(market, hardware, benchmarks)
+    known = of_size(benchmarked(market, hardware, benchmarks), billions)
     seen = list(_earlier_runs(market, results))
     if not seen:
         return known
@@ -243,6 +265,33 @@ def benchmarked(market: Market, hardware: Hardware, file: Path) -> Rates:
         "a step"
     )
     return Rates(gpu, step["seed"], step["seed"], items["hflm"], source)
+
+
+def billions_of(study: Study) -> float:
+    """The billions of weights of a random base; of any other one those of the measured model."""
+    if study.base != "random" or (shape := study.random) is None:
+        return BILLIONS
+    queries = shape.heads * shape.head_dim
+    attention = shape.width * 2 * (queries + shape.key_value_heads * shape.head_dim)
+    layer = attention + 3 * shape.width * shape.feed_forward + 2 * shape.width
+    return round(((shape.vocabulary + 1) * shape.width + shape.layers * layer) / 1e9, 2)
+
+
+def of_size(rates: Rates, billions: float) -> Rates:
+    """The rates of a model of so many weights, by those of the measured one.
+
+    A smaller model is not faster: it leaves a GPU waiting (docs/performance.md).
+    """
+    if billions <= BILLIONS:
+        return rates
+    times = billions / BILLIONS
+    return Rates(
+        rates.gpu,
+        rates.step_seconds * times,
+        rates.lone_step_seconds * times,
+        rates.items_per_second / times,
+        f"{rates.source}, for {billions:.3g} B weights {times:.2g} times as long",
+    )
 
 
 def _earlier_runs(market: Market, results: Path) -> Iterator[tuple[str, float, str]]:

@@ -95,7 +95,7 @@ def _keep_float32_gradients(model: PreTrainedModel) -> None:
         group._orig_dtype = torch.float32  # that of the gradients which `foreach_reduce` makes
 
 
-def reduce_next(model: PreTrainedModel, reduces: bool) -> None:
+def reduce_next(model: nn.Module, reduces: bool) -> None:
     """Whether the next backward sums gradients over ranks, and gives back gathered weights.
 
     Until then each rank adds up whole gradients in float32.

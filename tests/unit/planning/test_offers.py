@@ -31,6 +31,23 @@ def test_the_fast_path_is_as_measured_and_any_other_never_faster(tmp_path):
     assert "nothing was measured for attention: sdpa" in bound.source
 
 
+def test_a_larger_model_takes_longer_by_its_weights_and_a_smaller_one_as_long(tmp_path):
+    measured = prices.benchmarked(MARKET, SLOW, BENCHMARK)
+    eight = prices.measured_rates(MARKET, SLOW, BENCHMARK, tmp_path, 8.0)
+    times = 8 / 3.43
+    assert eight.step_seconds == pytest.approx(times * measured.step_seconds)
+    assert eight.items_per_second == pytest.approx(measured.items_per_second / times)
+    assert "for 8 B weights 2.3 times as long" in eight.source
+    assert prices.measured_rates(MARKET, SLOW, BENCHMARK, tmp_path, 0.1) == measured
+
+
+@pytest.mark.parametrize("name, billions", [("rehearsal3b", 3.43), ("rehearsal8b", 7.5)])
+def test_the_weights_of_a_random_base_are_counted(name, billions):
+    study = load_study({"extends": f"{name}.yaml"}, ROOT / "config")
+    assert prices.billions_of(study) == billions  # as torch counts those of the model
+    assert prices.billions_of(load_study({}, ROOT / "config")) == prices.BILLIONS
+
+
 def run_of(folder, gpus, tokens_per_second=1000.0):
     folder.mkdir(parents=True)
     run = {"gpus": [{"name": name} for name in gpus], "tokens_per_second": tokens_per_second}

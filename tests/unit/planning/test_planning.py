@@ -237,12 +237,51 @@ def test_what_several_gpus_give_is_never_said_to_be_measured_unless_it_was(tmp_p
     one_gpu = prices.with_measured(MARKET.scaling, ROOT / "benchmarks/results/h100.json")
     assert one_gpu == MARKET.scaling  # that machine had one
     file = tmp_path / "h200.json"
-    shares = {"published": 0.7, "tokens_64k": 0.95, "weak_16k_a_gpu": 0.9, "scoring": 0.99}
+    shares = {"published": 0.4, "tokens_64k": 0.95, "tokens_64k_again": 0.8, "scoring": 0.99}
     file.write_text(json.dumps({"machine": {"name": "H200"}, "efficiency": {"2": shares}}))
     measured = prices.with_measured(MARKET.scaling, file)
-    assert measured.training == {1: 1.0, 2: 0.7, 4: 0.85, 8: 0.78} and measured.scoring[2] == 0.99
-    assert "measured on H200 (h200.json): a training on 2 GPUs at 70%" in measured.note
-    assert "NOT MEASURED" in measured.note  # of the others
+    assert measured.scoring[2] == 0.99 and measured.training == MARKET.scaling.training
+    told = (
+        "on H200 (h200.json): 2 GPUs train at 40% by steps of 16 examples and 95% by steps of 384 "
+    )
+    told += (
+        "examples, 80% by the latter without hardware.keep_gathered, score at 99%. Others: NOT M"
+    )
+    assert told in measured.note
+    for examples, share in ((1, 0.4), (16, 0.4), (384, 0.95), (9999, 0.95)):
+        assert measured.of_training(2, examples) == pytest.approx(share)
+        assert measured.of_training(1, examples) == 1
+    assert measured.of_training(2, 78) == pytest.approx(0.674, abs=0.002)  # half way, in logarithms
+
+
+@given(
+    st.floats(0.05, 1), st.floats(0.05, 1), st.integers(1, 2000), st.sampled_from([(2,), (2, 4)])
+)
+def test_more_gpus_lose_at_least_the_seconds_of_a_step_that_were_measured(low, high, size, known):
+    steps = {n: {16: low, 384: high} for n in known}
+    scaling = replace(MARKET.scaling, steps=steps)
+    most = max(known)
+    share = scaling.of_training(most, size)
+    assert min(low, high) - 1e-9 <= share <= max(low, high) + 1e-9
+    lost = 1 / (most * share) - 1 / most  # of the seconds that one GPU takes for the step
+    for gpus in (4, 8):
+        if gpus > most:
+            more = scaling.of_training(gpus, size)
+            assert more <= MARKET.scaling.training[gpus]
+            assert 1 / (gpus * more) >= 1 / gpus + lost - 1e-9
+
+
+def test_the_shipped_measurement_of_two_gpus_is_of_these_steps(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from gpu_ranks import scaling, works
+    from workload import FULL
+
+    sizes = {work: batch for work, (batch, *_) in works(FULL, 2).items()}
+    assert all(sizes[work] == examples for work, examples in prices.MEASURED_STEPS.items())
+    assert sizes[prices.AGAIN] == max(prices.MEASURED_STEPS.values())
+    record = json.loads((ROOT / prices.SEVERAL).read_text())
+    assert scaling(record["sections"]) == record["efficiency"]
+    assert set(prices.with_measured(MARKET.scaling, ROOT / prices.SEVERAL).steps) == {2}
 
 
 def test_every_price_has_a_date_and_a_source():

@@ -117,8 +117,8 @@ class StochasticAdafactor(ExactState):
             scale = torch.ones((), device=device)
 
         mesh, cut_rows = shares[0].mesh, [share.cut_rows for share in shares]
-        row_parts, column_parts = zip(*(sums.pop(share.weight) for share in shares), strict=True)
-        column_parts = _over_ranks(column_parts, cut_rows, mesh)
+        row_parts, own_parts = zip(*(sums.pop(share.weight) for share in shares), strict=True)
+        column_parts = _over_ranks(own_parts, cut_rows, mesh)
         row_sums = [
             share.kernels.averages(rows, columns, own, scale, given, share.all_rows)
             for share, rows, columns, own, given in zip(
