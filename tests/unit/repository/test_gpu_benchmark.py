@@ -90,6 +90,22 @@ def test_the_page_is_made_from_the_record_with_or_without_trl(monkeypatch, tmp_p
     assert lines == [line for line in page.splitlines() if "TRL, packed" not in line]
 
 
+def test_the_page_of_several_gpus_is_made_from_its_record(folder, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from gpu_ranks_figure import main
+
+    def page_of(record: Path) -> str:
+        shutil.copy(ROOT / "docs/performance.md", tmp_path)
+        monkeypatch.setattr(sys, "argv", ["figure", str(record), "--docs", str(tmp_path)])
+        main()
+        return (tmp_path / "performance.md").read_text()
+
+    published = page_of(ROOT / "benchmarks/results/h100_two.json")
+    assert published == (ROOT / "docs/performance.md").read_text()
+    assert (tmp_path / "performance_gpus.svg").stat().st_size > 1000
+    assert "| 64k tokens a step | 2 | " in page_of(folder / "toy.json")
+
+
 def test_the_page_of_long_prompts_is_made_from_its_results(folder, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from long_prompts_figure import main
