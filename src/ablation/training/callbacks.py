@@ -80,8 +80,8 @@ class Watch(TrainerCallback):
             if os.getppid() != self.parent:
                 raise SnakemakeEnded(
                     f"{self.label}: Snakemake has ended without this training, which is saved up "
-                    f"to step {state.global_step}. To go on: `snakemake --unlock`, then the same "
-                    "command again"
+                    f"to step {state.global_step}. To go on: `make unlock`, or `python -m "
+                    "ablation.workflow.living` without a Makefile, then the same command again"
                 )
 
     def on_train_end(
