@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ablation.config.interventions import KINDS, modules_of
-from ablation.config.merging import merge, read_config_file, resolve
+from ablation.config.merging import DEFAULT, merge, read_config_file, resolve
 from ablation.data.generation.rows import ROWS
 from ablation.provenance.accepted import oldest_equal_code, read_accepted
-from ablation.provenance.code_hash import code_hash, has_module
+from ablation.provenance.code_hash import ROOT, code_hash, has_module
 from ablation.provenance.files import sha256_file, visible_files
 from ablation.provenance.manifests import WORKFLOW_COPY, StaleInput, load_manifest
 from ablation.provenance.run_records import read_run_record, run_record_path
@@ -176,7 +176,10 @@ def _read_commit(name: str, configfile: str | None, scratch: Path) -> Snapshot:
             f"commit {name} has no {configfile or 'config/default.yaml'}: name a study's file of "
             "that commit by --configfile"
         )
-    values = resolve(merge({}, read_config_file(file).values), scratch / "config").values
+    defaults = scratch / "config"
+    if not (defaults / DEFAULT).is_file():  # a study's folder has those of the installed workflow
+        defaults = ROOT / "config"
+    values = resolve(merge({}, read_config_file(file).values), defaults).values
     found.config["the study"] = dict(flat(values))
     for pins in ("requirements.txt", "requirements-torch.txt"):
         text = (scratch / pins).read_text("utf-8") if (scratch / pins).is_file() else ""

@@ -223,6 +223,21 @@ def test_commits_are_compared_by_what_they_execute(tmp_path, monkeypatch):
     assert set(beside["packages"]) <= {"torch", "lm_eval"} and "samples" not in beside["code"]
 
 
+def test_commits_of_a_folder_that_init_made_have_the_defaults_of_the_workflow(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "mine"]) == 0
+    monkeypatch.chdir(tmp_path / "mine")
+    git("init", "--quiet")
+    commit("first")
+    edit("config/study.yaml", "seeds: [1, 2, 3]", "seeds: [7]")
+    commit("second")
+    assert main(["diff", "HEAD~1", "HEAD", "--configfile", "config/study.yaml", "--json", "d"]) == 0
+    found = json.loads(Path("d").read_text())
+    assert list(found["config"]) == ["seeds"] and not found["code"]
+
+
 def git(*arguments):
     who = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
     subprocess.run(["git", *who, *arguments], check=True)
