@@ -18,7 +18,8 @@ from ablation.analysis.recovery import table
 from ablation.analysis.recovery_columns import COLUMNS as RECOVERY_COLUMNS
 from ablation.analysis.recovery_columns import REHEARSAL
 from ablation.config.fields import Strict
-from ablation.config.study import Criteria, MetricName
+from ablation.config.recipes import MetricName
+from ablation.config.study import Criteria
 from ablation.vocabulary.masks import CAUSAL, LEAKING_MASKS
 from ablation.vocabulary.protocols import (
     ALL_SEEDS,

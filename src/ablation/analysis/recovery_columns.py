@@ -14,7 +14,8 @@ from typing import Literal
 from ablation.analysis.conditions import Condition, comparable
 from ablation.analysis.statistics import SEEDS_DISAGREE_BELOW, Difference, Ratio
 from ablation.config.fields import Strict
-from ablation.config.study import Criteria, MetricName, Statistics
+from ablation.config.recipes import MetricName
+from ablation.config.study import Criteria, Statistics
 from ablation.vocabulary.protocols import ALL_SEEDS
 
 REHEARSAL = "false: random weights, a rehearsal: accuracies mean nothing"

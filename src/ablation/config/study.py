@@ -7,7 +7,7 @@ so that it is reported whatever else is wrong. This module does not import torch
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -27,6 +27,7 @@ from ablation.config.fields import (
 from ablation.config.interventions import AnyIntervention, InterventionName
 from ablation.config.recipes import (
     Criteria,
+    Evaluation,
     Instructions,
     Leak,
     Recipe,
@@ -40,14 +41,19 @@ from ablation.data.local_files import is_local
 from ablation.vocabulary.instructions import INSTRUCTIONS
 from ablation.vocabulary.interventions import LIFTED
 from ablation.vocabulary.masks import CAUSAL
-from ablation.vocabulary.metrics import METRICS
-from ablation.vocabulary.protocols import PUBLISHED_PROTOCOL, protocol_of
 from ablation.vocabulary.recipes import NAME, RECIPES
 
-__all__ = ["ComputeSettings", "Leak", "RandomBase", "Recipe", "StopRules", "Study", "Training"]
+__all__ = [
+    "ComputeSettings",
+    "Evaluation",
+    "Leak",
+    "RandomBase",
+    "Recipe",
+    "StopRules",
+    "Study",
+    "Training",
+]
 
-Examples = Annotated[int, Field(ge=0)]
-MetricName = Annotated[str, OneOf(METRICS)]
 REPOSITORY = r"^[\w.-]+/[\w.-]+$"  # owner/name on the hub
 
 # No result depends on requests to a scheduler or market, nor on how many machines and cards share a
@@ -188,83 +194,6 @@ class Hardware(ComputeSettings):
     def scoring_resources(self) -> dict[str, int | str]:
         """As `resources`, of a scoring job."""
         return self.of_scoring().resources() | {"gpu": self.scoring_gpus if self.gpu else 0}
-
-
-class Evaluation(Strict):
-    """What every checkpoint is scored on."""
-
-    tasks: list[str] = described_field(
-        "Tasks of lm-eval, of multiple choice or generation tasks (docs/generation.md): files in "
-        "config/tasks, or lm-eval's own. Tasks named published_* are scored by the published "
-        "protocol and have a macro of their own (docs/published.md).",
-        min_length=1,
-    )
-    metric: MetricName = described_field(
-        "Metric of recovery.csv; tasks named published_* always use acc_token. It divides the "
-        "log-likelihood of a choice by its number of characters (acc_norm), bytes (acc_bytes) or "
-        "tokens (acc_token), or by nothing (acc). acc_token_float32 is acc_token without rounding."
-    )
-    data_folder: str | None = described_field(
-        "Folder here with the data sets of the tasks, as on the hub: `<data set>/<configuration>/"
-        "<split>-....parquet` (docs/own_data.md). null takes them from the hub, at the commits in "
-        "`pins`.",
-        default=None,
-        exclude_if=is_null,
-    )
-    num_fewshot: Examples | dict[str, Examples] | None = described_field(
-        "Number of examples in each prompt, of all tasks or by task, as lm-eval draws them; null "
-        "takes that of each task file, mostly 0. Tasks named published_* have none.",
-        default=None,
-        exclude_if=is_null,
-    )
-    chat_template: bool = described_field(
-        "Whether prompts are put into the chat template of the model, with examples as turns, as "
-        "lm-eval's `apply_chat_template` does; not those of tasks named published_*.",
-        default=False,
-        exclude_if=is_off,
-    )
-    limit: int | None = described_field(
-        "Largest number of items of a task, for a quick look; null scores all.", ge=1
-    )
-    row_tokens: int | None = described_field(
-        "Capacity of a packed row in tokens; it affects memory and speed only. null is as fast as "
-        "fits the GPU.",
-        ge=32,
-    )
-    batch_tokens: int = described_field(
-        "Number of tokens of a forward pass; it affects memory and speed only. Under "
-        "flex_attention a forward pass is one row.",
-        ge=64,
-    )
-
-    @field_validator("tasks")
-    @classmethod
-    def _distinct(cls, tasks: list[str]) -> list[str]:
-        return without_repeats(tasks, "task")
-
-    @field_validator(
-        "num_fewshot",
-        mode="plain",
-        json_schema_input_type=Examples | dict[str, Examples] | None,
-    )
-    @classmethod
-    def _numbers_of_its_tasks(cls, asked: Any, info: ValidationInfo) -> Any:
-        named = asked if isinstance(asked, dict) else {}
-        numbers = [*named.values()] if asked is None or named else [asked]
-        if any(type(number) is not int or number < 0 for number in numbers):
-            raise ValueError("a number (0 or more), or {task: number}, was expected")
-        tasks = info.data.get("tasks", named)
-        for task in named:
-            if task not in tasks or protocol_of(task) == PUBLISHED_PROTOCOL:
-                raise ValueError(f"{task} named, but tasks of lm-eval in `tasks` were expected")
-        return asked
-
-    @field_validator("batch_tokens")
-    @classmethod
-    def _holds_a_row(cls, batch: int, info: ValidationInfo) -> int:
-        if batch < (info.data.get("row_tokens") or batch):
-            raise ValueError(f"less than one row (row_tokens {info.data['row_tokens']})")
-        return batch
 
 
 class Study(Strict):

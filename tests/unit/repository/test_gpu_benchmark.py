@@ -66,6 +66,12 @@ def test_two_gpus_are_compared_with_one_of_the_same_machine(folder):
     grown = two["training"]["weak_16k_a_gpu"]["tokens_per_step"]
     assert grown > 1.5 * one["training"]["weak_16k_a_gpu"]["tokens_per_step"]
     assert two["scoring"]["sum"] == one["scoring"]["sum"] and two["scoring"]["repeatable"]
+    assert two["training"]["tokens_64k_again"]["loss"] == pytest.approx(shared["loss"], rel=1e-4)
+    eight = record["sections"]["eight_b"]
+    for size, lora in eight["lora_on_one"].items():
+        full = eight["full_on_two"][size]
+        assert full["tokens_per_step"] == lora["tokens_per_step"] == int(size) * 16
+        assert len(full["peak_gib"]) == 2 and len(lora["peak_gib"]) == 1
     share = two["scoring"]["items_per_s"] / one["scoring"]["items_per_s"] / 2
     assert record["efficiency"]["2"]["scoring"] == pytest.approx(share, abs=1e-3)
 
