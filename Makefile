@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 VAST   := packages/snakemake-executor-plugin-vast
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: help demo study demo-bridge atlas worlds dose report test test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-storage test-plugins test-metadata test-trackers test-exports test-docs test-image wheel lint format config docs pictures dag bench bench-long bench-gpu coverage lock unlock clean
+.PHONY: help demo study demo-bridge atlas worlds dose report test test-long test-models test-study test-report test-bridge test-faults smoke-vast test-slurm test-storage test-plugins test-metadata test-trackers test-exports test-docs test-image wheel lint format config docs pictures dag bench bench-long bench-gpu coverage lock unlock clean
 help:
 	@grep -hE '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# */\t/' | expand -t 12
 
@@ -68,8 +68,12 @@ dose: $(VENV)/.ready  # run the study of doses: does what comes back carry over 
 	$(BIN)/snakemake --cores all --quiet reason host --configfile config/dose.yaml -- results/dose/recovery.csv
 	$(BIN)/ablation dose results/dose --write results/doses
 
-test: $(VENV)/.ready-dev  # run every test that needs no GPU, no cluster and no fake market
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not slurm and not e2e"
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+test: $(VENV)/.ready-dev  # run the tests that need no GPU, no cluster and no fake market (ten minutes on two cores)
+	$(PYTEST) -m "not gpu and not slurm and not e2e and not long"
+
+test-long: $(VENV)/.ready-dev  # run whole studies beside the micro one, trainings of several processes, the site in a browser
+	$(PYTEST) -m "long and not gpu and not slurm and not e2e"
 
 test-study: $(VENV)/.ready-dev  # run the tests of the micro study on all its seeds (some minutes more)
 	ABLATION_STUDY=whole $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder \

@@ -9,7 +9,7 @@ import yaml
 from conftest import ROOT, Checkout, copy_of_the_repository
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-pytestmark = pytest.mark.study
+pytestmark = [pytest.mark.study, pytest.mark.long]
 
 SHAPE = {
     "hidden_size": 32,

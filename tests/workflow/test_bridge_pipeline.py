@@ -10,7 +10,7 @@ from conftest import Checkout, copy_of_the_repository
 from ablation.cli.main import main
 from ablation.lineage.trace import trace
 
-pytestmark = pytest.mark.study
+pytestmark = [pytest.mark.study, pytest.mark.long]
 
 OFF = {"kl": 0.0, "info_nce": 0.0, "prompt_alignment": 0.0}
 TINY = {

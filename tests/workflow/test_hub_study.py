@@ -13,7 +13,7 @@ from tests.support import benchmarks
 from tests.support.checkpoints import quantize, write_multimodal
 from tests.support.fake_hub import FakeHub
 
-pytestmark = pytest.mark.study
+pytestmark = [pytest.mark.study, pytest.mark.long]
 
 MODEL, ALPACA = "mistralai/Tiny-Instruct", "yahma/alpaca-cleaned"
 RECORDS = [

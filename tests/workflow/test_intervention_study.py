@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import Checkout, copy_of_the_repository
 
-pytestmark = pytest.mark.study
+pytestmark = [pytest.mark.study, pytest.mark.long]
 
 TAKEN = {
     "window": {"kind": "window", "tokens": 16, "when": "prefill"},

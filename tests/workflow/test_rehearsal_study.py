@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import SEEDS, Checkout, copy_of_the_repository
 
-pytestmark = pytest.mark.study
+pytestmark = [pytest.mark.study, pytest.mark.long]
 
 TASKS = ["arc_easy", "published_arc_easy", "micro_piqa"]
 AS_PUBLISHED = {

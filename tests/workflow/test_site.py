@@ -14,7 +14,7 @@ from browser import SERIOUS, Browser, axe, installed
 from ablation.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.study, pytest.mark.xdist_group("site")]
+pytestmark = [pytest.mark.study, pytest.mark.long, pytest.mark.xdist_group("site")]
 WIDTHS = {1400: 900, 400: 860}
 LATER = "scrollable-region-focusable"  # The theme lets code be focused when it comes into view.
 LOOKED_AT = ("index", "concepts", "tutorial", "stages", "cli", "python", "troubleshooting")

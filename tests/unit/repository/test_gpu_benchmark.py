@@ -11,6 +11,7 @@ import pytest
 
 from tests import preloaded
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[3]
 
 

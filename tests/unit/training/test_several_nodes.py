@@ -26,6 +26,7 @@ from tests import preloaded
 from tests.support.small_training import HARDWARE, recipe, write_records
 from tests.unit.training.test_several_ranks import RUN, die_at_step_7, load
 
+pytestmark = pytest.mark.long
 ROOT = str(Path(__file__).resolve().parents[3])
 # Does what srun does with one other machine: runs the command there, and notes its own options.
 SRUN = """#!/bin/sh

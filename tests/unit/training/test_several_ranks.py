@@ -30,6 +30,7 @@ from tests.support.rank_jobs import fail_alone, step_rounded
 from tests.support.small_training import HARDWARE, recipe, write_records
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.long
 # An epoch of 54 examples ends on a step of 6: with ranks of 2 examples at a time, one idles.
 # Every probe is taken for a leak and recorded; a plateau ends the training at step 12.
 RUN = {
