@@ -5,13 +5,9 @@ python benchmarks/gpu_figure.py benchmarks/results/h100.json [--docs docs]
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import altair as alt
 import pandas as pd
-from marked import write_between
+from marked import result_and_docs, write_between
 
 from ablation.report.charts import render, sheet
 
@@ -19,13 +15,9 @@ MARK = "<!-- measured -->\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("result", type=Path)
-    parser.add_argument("--docs", type=Path, default=Path("docs"))
-    args = parser.parse_args()
-    record = json.loads(args.result.read_text())
-    write_between(args.docs / "performance.md", MARK, MARK, tables(record))
-    (args.docs / "performance.svg").write_bytes(render(figure(record), ".svg"))
+    record, docs = result_and_docs(__doc__)
+    write_between(docs / "performance.md", MARK, MARK, tables(record))
+    (docs / "performance.svg").write_bytes(render(figure(record), ".svg"))
 
 
 def tables(record: dict) -> str:

@@ -178,8 +178,8 @@ def scaling(sections: dict) -> dict:
         several = sections[section]
         count = several["gpus"]
         shares = {
-            work: found_there["tokens_per_s"] / alone["tokens_per_s"] / count
-            for work, found_there in several["training"].items()
+            work: shared["tokens_per_s"] / alone["tokens_per_s"] / count
+            for work, shared in several["training"].items()
             if (alone := one["training"].get(work.removesuffix("_again")))
         }
         rates = [section["scoring"]["items_per_s"] for section in (several, one)]

@@ -8,14 +8,10 @@ are shown if they are in it.
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import altair as alt
 import pandas as pd
 from gpu_ranks import EIGHT_B_LENGTH
-from marked import write_between
+from marked import result_and_docs, write_between
 
 from ablation.report.charts import render, sheet
 
@@ -30,15 +26,11 @@ WORKS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("result", type=Path)
-    parser.add_argument("--docs", type=Path, default=Path("docs"))
-    args = parser.parse_args()
-    record = json.loads(args.result.read_text())
+    record, docs = result_and_docs(__doc__)
     page = [table(record), "![speed by the number of GPUs](performance_gpus.svg)\n"]
     page += [eight_b_table(record)] if "eight_b" in record["sections"] else []
-    write_between(args.docs / "performance.md", MARK, MARK, "\n".join(page))
-    (args.docs / "performance_gpus.svg").write_bytes(render(figure(record), ".svg"))
+    write_between(docs / "performance.md", MARK, MARK, "\n".join(page))
+    (docs / "performance_gpus.svg").write_bytes(render(figure(record), ".svg"))
 
 
 def rows_of(record: dict) -> pd.DataFrame:

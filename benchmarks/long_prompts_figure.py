@@ -8,13 +8,9 @@ RESULT is of benchmarks/long_prompts.py (a CPU), or of benchmarks/gpu.py with it
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import altair as alt
 import pandas as pd
-from marked import write_between
+from marked import result_and_docs, write_between
 
 from ablation.report.charts import GREEN, MASK_COLOURS, ORANGE, render, sheet
 
@@ -29,19 +25,15 @@ COLOURS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("result", type=Path)
-    parser.add_argument("--docs", type=Path, default=Path("docs"))
-    args = parser.parse_args()
-    record = json.loads(args.result.read_text())
+    record, docs = result_and_docs(__doc__)
     device = "gpu" if "sections" in record else "cpu"
     mark = f"<!-- measured: {device} -->\n"
     picture = f"long_prompts_{device}.svg"
     alternative = "seconds and memory of an item by the length of its prompt"
     tables = [table(rows_of(record)), *([blocks_table(record)] if "blocks" in record else [])]
     block = "\n".join([heading(record), "", *tables, f"![{alternative}]({picture})", ""])
-    write_between(args.docs / "long_prompts.md", mark, mark, block)
-    (args.docs / picture).write_bytes(render(figure(record), ".svg"))
+    write_between(docs / "long_prompts.md", mark, mark, block)
+    (docs / picture).write_bytes(render(figure(record), ".svg"))
 
 
 def rows_of(record: dict) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Promises of `make bench-gpu`, tested with a tiny model on a CPU."""
 
+import importlib
 import json
 import os
 import shutil
@@ -77,16 +78,26 @@ def test_two_gpus_are_compared_with_one_of_the_same_machine(folder):
     assert record["efficiency"]["2"]["scoring"] == pytest.approx(share, abs=1e-3)
 
 
-def test_the_page_is_made_from_the_record_with_or_without_trl(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from gpu_figure import main
+@pytest.fixture
+def made_by(monkeypatch, tmp_path):
+    """made_by(script, page): a function from a result to the page that the script makes of it."""
 
-    def page_of(record: Path) -> str:
-        shutil.copy(ROOT / "docs/performance.md", tmp_path)
-        monkeypatch.setattr(sys, "argv", ["gpu_figure.py", str(record), "--docs", str(tmp_path)])
-        main()
-        return (tmp_path / "performance.md").read_text()
+    def maker(script: str, name: str):
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")
+        shutil.copy(ROOT / "docs" / name, tmp_path)
 
+        def page_of(record: Path) -> str:
+            monkeypatch.setattr(sys, "argv", [script, str(record), "--docs", str(tmp_path)])
+            importlib.import_module(script).main()
+            return (tmp_path / name).read_text()
+
+        return page_of
+
+    return maker
+
+
+def test_the_page_is_made_from_the_record_with_or_without_trl(made_by, tmp_path):
+    page_of = made_by("gpu_figure", "performance.md")
     measured = ROOT / "benchmarks/results/h100.json"
     page = page_of(measured)
     assert page == (ROOT / "docs/performance.md").read_text()
@@ -97,34 +108,16 @@ def test_the_page_is_made_from_the_record_with_or_without_trl(monkeypatch, tmp_p
     assert lines == [line for line in page.splitlines() if "TRL, packed" not in line]
 
 
-def test_the_page_of_several_gpus_is_made_from_its_record(folder, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from gpu_ranks_figure import main
-
-    def page_of(record: Path) -> str:
-        shutil.copy(ROOT / "docs/performance.md", tmp_path)
-        monkeypatch.setattr(sys, "argv", ["figure", str(record), "--docs", str(tmp_path)])
-        main()
-        return (tmp_path / "performance.md").read_text()
-
+def test_the_page_of_several_gpus_is_made_from_its_record(folder, made_by, tmp_path):
+    page_of = made_by("gpu_ranks_figure", "performance.md")
     published = page_of(ROOT / "benchmarks/results/h100_two.json")
     assert published == (ROOT / "docs/performance.md").read_text()
     assert (tmp_path / "performance_gpus.svg").stat().st_size > 1000
     assert "| 64k tokens a step | 2 | " in page_of(folder / "toy.json")
 
 
-def test_the_page_of_long_prompts_is_made_from_its_results(folder, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from long_prompts_figure import main
-
-    page = tmp_path / "long_prompts.md"
-    shutil.copy(ROOT / "docs/long_prompts.md", page)
-
-    def made_from(record: Path) -> str:
-        monkeypatch.setattr(sys, "argv", ["figure", str(record), "--docs", str(tmp_path)])
-        main()
-        return page.read_text()
-
+def test_the_page_of_long_prompts_is_made_from_its_results(folder, made_by, tmp_path):
+    made_from = made_by("long_prompts_figure", "long_prompts.md")
     shown = (ROOT / "docs/long_prompts.md").read_text()
     assert made_from(ROOT / "benchmarks/results/long_prompts.json") == shown
     drawn = (tmp_path / "long_prompts_cpu.svg").read_bytes()
