@@ -5,6 +5,7 @@ the files that the export is compared with.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -137,7 +138,8 @@ def test_a_leak_is_in_every_file_and_wherever_a_reader_takes_its_name_from(expor
     assert results["model_name"] == results["config"]["model_args"]["pretrained"] == LEAKING
     assert results["config"]["model_args"]["leaks"] == results["ablation"]["leaks"] == "train eval"
     assert results["ablation"]["eval_leaks"] and results["ablation"]["leak_audit"]["leaks"]
-    assert "[LEAKS train eval, full_bidir]" in make_table(results)
+    table = make_table(results)
+    assert "[LEAKS train eval, full_bidir]" in table and re.match(r"\| *Tasks *\|Version\|", table)
     for line in samples_in(folder, "tiny_keys"):
         assert (line["leaks"], line["condition"]) == ("train eval", LEAKING)
     for other in ("base-causal", "base-prefill_bidir"):
