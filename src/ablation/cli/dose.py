@@ -52,7 +52,7 @@ def dose(
         print_doses(rows[rows["mask"] == mask])
         if write:
             from ablation.report.charts import render
-            from ablation.report.dose_figure import doses
+            from ablation.report.pooled_figures import doses
 
             write.mkdir(parents=True, exist_ok=True)
             write_table(write / "dose.csv", rows)

@@ -68,7 +68,7 @@ def worlds(tables: tuple[Path, ...], confidence: float, write: Path | None) -> i
             print(UNCHECKED.format(stage=stage))
         if write:
             from ablation.report.charts import render
-            from ablation.report.world_figure import worlds
+            from ablation.report.pooled_figures import worlds
 
             write.mkdir(parents=True, exist_ok=True)
             rows, pooled = (marked(table, sorted(unchecked)) for table in (rows, pooled))

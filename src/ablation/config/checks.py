@@ -22,6 +22,7 @@ from ablation.config.merging import ConfigProblem, Key, did_you_mean, dotted
 from ablation.config.study import Study
 from ablation.data.benchmarks import BENCHMARKS, DATA_SUFFIXES
 from ablation.data.local_files import is_local, split_of, training_split
+from ablation.data.needles import how_made
 from ablation.data.task_data import Parts, data_sets
 from ablation.data.task_files import (
     generation_tasks,
@@ -68,7 +69,7 @@ def _task_problems(values: Mapping, folder: Path) -> Iterator[ConfigProblem]:
     tasks, known = _at(values, *path), [*project_tasks(folder), *lm_eval_names(folder)]
     for number, task in enumerate(tasks if isinstance(tasks, list) else ()):
         if isinstance(task, str) and task not in known:
-            hint = did_you_mean(task, known)
+            hint = how_made(task) or did_you_mean(task, known)
             text = f"{task!r} is neither in {folder}/tasks nor one of lm-eval's own{hint}"
             yield ConfigProblem((*path, number), text)
         elif isinstance(task, str) and (why := task_unscorable_reason(task, folder)):

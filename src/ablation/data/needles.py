@@ -10,6 +10,7 @@ than by chance.
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -18,6 +19,7 @@ from typing import Any
 
 # {name of a position: the share of the prompt's tokens that stand before the needle}
 POSITIONS = {"early": 0.1, "middle": 0.5, "late": 0.9}
+_NAME = re.compile(rf"needle_(\d+)(k?)_({'|'.join(POSITIONS)})")
 CHOICES = 4
 LOWEST_CODE, HIGHEST_CODE = 10_000, 99_999
 BATCH = 256  # filler sentences that are drawn together
@@ -45,6 +47,18 @@ def task_name(tokens: int, position: str) -> str:
     """The name of the task with items of this length and position, such as `needle_4k_early`."""
     length = f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)
     return f"needle_{length}_{position}"
+
+
+def tokens_and_position(task: str) -> tuple[int, str] | None:
+    """What `task_name` made a name of, or None for the name of another task."""
+    found = _NAME.fullmatch(task)
+    return (int(found[1]) * (1024 if found[2] else 1), found[3]) if found else None
+
+
+def how_made(task: str) -> str:
+    """For an error message: the command that makes a retrieval task; empty for another task."""
+    found = tokens_and_position(task)
+    return f"; `ablation needle MODEL --tokens {found[0]}` makes it" if found else ""
 
 
 def items(

@@ -40,6 +40,7 @@ from ablation.report.charts import (
     two_lines,
 )
 from ablation.report.intervention_figure import interventions
+from ablation.report.length_figure import lengths
 from ablation.report.mask_figure import masks
 from ablation.vocabulary.masks import CAUSAL
 from ablation.vocabulary.protocols import ALL_SEEDS, MACRO, MACROS
@@ -49,6 +50,7 @@ __all__ = [
     "curves",
     "flips",
     "interventions",
+    "lengths",
     "masks",
     "recovery",
 ]  # the figures of the catalogue

@@ -101,6 +101,7 @@ FIRST = Catalogue(
             Figure("curves", "Loss curves", ("curves",)),
             Figure("masks", "The three masks", ("mask_cells",)),
             Figure("interventions", "What each intervention costs and gives back", ("recovery",)),
+            Figure("lengths", "Retrieval by length and position", ("per_task",)),
         ]
     ),
     pages=_by_name(

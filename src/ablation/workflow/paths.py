@@ -8,6 +8,7 @@ from pathlib import Path
 from ablation.config.study import Study
 from ablation.data import local_files
 from ablation.data.generation.rows import ROWS, TEXTS
+from ablation.data.needles import tokens_and_position
 from ablation.data.task_data import Parts, data_sets
 from ablation.data.task_files import data_files, generation_tasks
 from ablation.provenance.files import visible_files
@@ -302,6 +303,8 @@ class Paths(TablePaths):
         drawn = dict(FIRST.figures)
         if not self.study.interventions:
             del drawn["interventions"]
+        if not any(map(tokens_and_position, self.study.evaluation.tasks)):
+            del drawn["lengths"]
         return {n: tuple(filter(self.has_table, figure.tables)) for n, figure in drawn.items()}
 
     @cached_property

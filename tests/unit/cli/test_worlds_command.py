@@ -10,8 +10,8 @@ from ablation.analysis.worlds import pooled_rows, world_rows
 from ablation.cli.main import main
 from ablation.provenance.tables import read_csv, write_table
 from ablation.report.charts import render
+from ablation.report.pooled_figures import worlds
 from ablation.report.text_tables import RECOVERY
-from ablation.report.world_figure import worlds
 
 R = {"a": 0.7, "b": 0.9, "c": 0.8}
 

@@ -1,9 +1,12 @@
 """Promises of retrieval items: their length, the place of the answer, and one answer alone."""
 
 import re
+import shutil
 from functools import cache
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +15,7 @@ from ablation.config.load import load_study
 from ablation.config.merging import ConfigError
 from ablation.data import needles
 from ablation.data.json_lines import read_json_lines
+from ablation.data.needles import POSITIONS, task_name, tokens_and_position
 from ablation.model.checkpoints import read_tokenizer
 from ablation.scoring.items import Items
 from tests.support.tiny import tiny_model, tiny_tokenizer
@@ -41,7 +45,7 @@ def parts(item):
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(2000, 3600),  # some texts of fewer tokens are refused
-    st.sampled_from(list(needles.POSITIONS)),
+    st.sampled_from(list(POSITIONS)),
     st.integers(0, 10**6),
     st.sampled_from(["micro", "words"]),
 )
@@ -56,7 +60,7 @@ def test_an_item_has_its_length_and_one_answer_at_its_place(tokens, position, se
     assert tokens - longest_filler < whole <= tokens
 
     before = lengths([query[: query.index(needle)]])[0]
-    share = needles.POSITIONS[position]
+    share = POSITIONS[position]
     assert abs(before - share * lengths([query])[0]) <= longest_filler
 
     assert len(set(choices)) == len(choices) == needles.CHOICES == len(facts)
@@ -156,7 +160,7 @@ def test_the_model_may_be_that_of_a_base_in_results(tmp_path, capsys):
 def test_a_study_whose_base_reads_fewer_tokens_is_refused(configs):
     tasks = configs / "tasks"
     for tokens in (400, 4096):
-        name = needles.task_name(tokens, "late")
+        name = task_name(tokens, "late")
         (tasks / f"{name}.yaml").write_text(needles.task_file(tokens, "late", "items.jsonl"))
 
     def study(*names):
@@ -168,3 +172,35 @@ def test_a_study_whose_base_reads_fewer_tokens_is_refused(configs):
     assert "evaluation.tasks[1]" in line and "'needle_4k_late' has items of 4096 tokens" in line
     assert "the base reads at most 512" in line and "`ablation needle`" in line
     assert study("needle_400_late").evaluation.tasks == ["needle_400_late"]
+
+
+def test_the_shipped_study_of_retrieval_has_the_tasks_that_its_command_makes(configs):
+    for name in ("smollm2.yaml", "smollm2_needle.yaml"):
+        shutil.copy(Path("config") / name, configs)
+    shipped = (configs / "smollm2_needle.yaml").read_text("utf-8")
+    (found,) = re.findall(r"ablation needle MODEL --tokens ([\d ]+) --items \d+$", shipped, re.M)
+    tasks = [(int(tokens), place) for tokens in found.split() for place in POSITIONS]
+    pins = yaml.safe_load((configs / "smollm2.yaml").read_text("utf-8"))["pins"]
+    chosen = {"extends": "smollm2_needle.yaml", "pins": dict.fromkeys(pins, "a" * 40)}
+    for tokens, place in tasks:
+        file = configs / "tasks" / f"{task_name(tokens, place)}.yaml"
+        file.write_text(needles.task_file(tokens, place, str(configs / "items.jsonl")))
+    (configs / "items.jsonl").write_text("")
+    named = load_study(chosen, configs).evaluation.tasks
+    assert [tokens_and_position(name) for name in named] == tasks
+
+
+def test_a_missing_retrieval_task_names_the_command_that_makes_it(configs):
+    with pytest.raises(ConfigError) as caught:
+        load_study({"evaluation": {"tasks": ["needle_2k_late"]}}, configs)
+    assert "`ablation needle MODEL --tokens 2048` makes it" in str(caught.value)
+
+
+@given(st.integers(1, 10**6), st.sampled_from(list(POSITIONS)))
+def test_the_name_of_a_task_says_its_length_and_position(tokens, position):
+    assert tokens_and_position(task_name(tokens, position)) == (tokens, position)
+
+
+@pytest.mark.parametrize("task", ["needle", "needle_4k", "needle_4k_nowhere", "my_needle_4k_late"])
+def test_other_names_say_neither(task):
+    assert tokens_and_position(task) is None
