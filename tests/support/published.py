@@ -9,13 +9,18 @@ from pathlib import Path
 STUDIES = Path(__file__).resolve().parents[2] / "docs/studies"
 
 
-def macro_rows(study):
-    """{(recipe, mask): row of recovery.csv}, the mean over tasks and seeds."""
+def archived_rows(study, table):
+    """The rows of a table in the archive of a study."""
     parts = b"".join(part.read_bytes() for part in sorted(STUDIES.glob(f"{study}.zip.part*")))
     with zipfile.ZipFile(io.BytesIO(parts)) as archive:
         (name,) = [n for n in archive.namelist() if n.startswith("snapshots/")]
-        file = json.loads(archive.read(name))["files"][f"results/{study}/recovery.csv"]
+        file = json.loads(archive.read(name))["files"][f"results/{study}/{table}.csv"]
         (name,) = [n for n in archive.namelist() if n.endswith(file["sha256"])]
-        rows = list(csv.DictReader(io.StringIO(archive.read(name).decode())))
+        return list(csv.DictReader(io.StringIO(archive.read(name).decode())))
+
+
+def macro_rows(study):
+    """{(recipe, mask): row of recovery.csv}, the mean over tasks and seeds."""
+    rows = archived_rows(study, "recovery")
     found = [row for row in rows if (row["seed"], row["task"]) == ("all", "macro")]
     return {(row["recipe"], row["mask"]): row for row in found}

@@ -110,7 +110,9 @@ class StudyWorkflow:
 
         The arguments are Snakemake's workflow, logger and `shell`. Ends Snakemake with a message.
         """
-        self.check(workflow.local_exec)
+        jobs = workflow.dag.needrun_jobs()
+        on_gpus = any(job.resources.get("gpu") for job in jobs) if workflow.local_exec else False
+        self.check(on_gpus)
         NOTIFIER.begin(self.study.study, workflow)
         if not workflow.local_exec:
             stop_without_terminal()
@@ -120,14 +122,15 @@ class StudyWorkflow:
         shell.prefix(JOB_PREFIX)
 
     @errors_as_messages()
-    def check(self, local: bool) -> None:
+    def check(self, on_gpus: bool) -> None:
         """End Snakemake with a message if a real run cannot succeed.
 
-        It needs a commit of every hub repository, and GPUs, if its jobs run here (`local`).
+        It needs a commit of every hub repository, and GPUs, if it has jobs that use some here
+        (`on_gpus`). What remains of a study whose results came from elsewhere needs none.
         """
         load_study(self.overrides, self.root / "config", self.files)
         hardware = self.study.hardware
-        found = gpus_here(hardware.device) if local else None
+        found = gpus_here(hardware.device) if on_gpus else None
         asked = {"gpu": hardware.gpu // hardware.nodes}
         asked["scoring_gpus"] = hardware.scoring_gpus if hardware.gpu else 0
         key = max(asked, key=asked.__getitem__)

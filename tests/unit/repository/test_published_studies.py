@@ -1,18 +1,20 @@
-"""Promise: the tables of docs/studies/smollm2.md are those of the archives beside it."""
+"""Promise: the tables of published studies are those of the archives beside them."""
 
 import re
 
 import pytest
 
-from tests.support.published import STUDIES, macro_rows
+from ablation.data.needles import tokens_and_position
+from tests.support.published import STUDIES, archived_rows, macro_rows
 
 PAGE = (STUDIES / "smollm2.md").read_text("utf-8")
+LONG_PROMPTS = (STUDIES.parent / "long_prompts.md").read_text("utf-8")
 NUMBER = re.compile(r"-?\d*\.\d+")
 
 
-def table(heading):
+def table(heading, page=PAGE):
     """The cells of the first table after a heading, by row."""
-    lines = PAGE.split(f"\n## {heading}\n")[1].splitlines()
+    lines = page.split(f"\n## {heading}\n")[1].splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("|---")) + 1
     end = next(n for n, line in enumerate(lines) if n > start and not line.startswith("|"))
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:end]]
@@ -63,3 +65,23 @@ def test_six_other_things_taken_away():
             assert same(cell, interval(row, column)), name
             assert (cell == "not estimable") is (row[f"{column}_status"] == "not_estimable")
     assert named == {"prune", "round", "thin", "positions", "window", "heads"}
+
+
+def test_retrieval_by_length():
+    shares = {}
+    for row in archived_rows("smollm2_needle", "per_task"):
+        if place := tokens_and_position(row["task"]):
+            cell = (row["recipe"] or "base", row["mask"], place[0])
+            shares.setdefault(cell, []).append(float(row["accuracy"]))
+    rows = table("What masks do to retrieval: SmolLM2-135M", LONG_PROMPTS)
+    for model, mask, *cells in rows:
+        found = [shares[model, mask.strip("`"), tokens] for tokens in (1200, 2048, 4096)]
+        assert {len(each) for each in found} == {3}  # positions
+        means = [sum(each) / 3 for each in found]
+        for cell, mean in zip(cells, [*means, sum(means) / 3], strict=True):
+            assert same(cell, [mean])
+    assert len(rows) == 7
+    row = macro_rows("smollm2_needle")["3B", "prefill_bidir"]
+    text = " ".join(LONG_PROMPTS.split())
+    for words, column in (("here it is", "net_recovered"), ("R(3B) is", "recovered")):
+        assert same(text.split(f"{words} ", 2)[-1].split("]")[0], interval(row, column))

@@ -63,7 +63,7 @@ def test_what_a_message_about_missing_gpus_says_can_be_written(hardware, found, 
     monkeypatch.setattr(load, "gpus_here", lambda device: found)
     config = {"hardware": hardware, "finetune": {"micro_batch_examples": 6}}
     with pytest.raises(SystemExit) as refused:
-        StudyWorkflow(config, ROOT, []).check(local=True)
+        StudyWorkflow(config, ROOT, []).check(on_gpus=True)
     written = yaml.safe_load(re.search(r"`(hardware: .*?)`", str(refused.value))[1])
     changed = config | {"hardware": hardware | written["hardware"]}
-    StudyWorkflow(changed, ROOT, []).check(local=True)
+    StudyWorkflow(changed, ROOT, []).check(on_gpus=True)

@@ -124,11 +124,11 @@ def test_gpus_that_are_not_here_are_missed_at_the_start(tmp_path, monkeypatch, h
     monkeypatch.setattr(load, "nvml_devices", devices)
     study = workflow_of(tmp_path, "study: mine\nhardware: {gpu: 1}\n")
     if here:
-        study.check(local=True)
+        study.check(on_gpus=True)
         return
-    study.check(local=False)  # its jobs run elsewhere
+    study.check(on_gpus=False)  # its jobs need none, or run elsewhere
     with pytest.raises(SystemExit) as ended:
-        study.check(local=True)
+        study.check(on_gpus=True)
     check(ended.value.code, ["hardware.gpu: 1", "Nothing was started", "--profile slurm"], [])
     assert len(ended.value.code.splitlines()) <= 3
 

@@ -34,6 +34,7 @@ rule all:
 rule training:
     output: "training.txt"
     log: "logs/training.log"
+    resources: gpu=config.get("hardware", dict()).get("gpu", 0)
     script: "training.py"
 
 rule importing:
@@ -366,3 +367,13 @@ def test_a_gpu_that_is_not_here_is_told_in_three_lines(tmp_path):
     assert done.returncode == 1 and len(lines[first:]) <= 3
     assert "Nothing was started" in lines[first]
     assert "Execute" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_needs_no_gpu_runs_where_none_is(tmp_path):
+    """Tables and figures of a study whose models were run elsewhere, for example."""
+    write_workflow(tmp_path)
+    (tmp_path / "mine.yaml").write_text("study: mine\nhardware: {gpu: 1}\n")
+    (tmp_path / "importing.pid").touch()  # the job does not wait
+    command = [*COMMAND, "--configfile", "mine.yaml", "--", "importing.txt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and (tmp_path / "importing.txt").exists(), done.stderr
