@@ -53,9 +53,10 @@ def lengths(per_task: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMix
         for position in POSITIONS
         if position in set(positions)
     ]
+    seeds = listed(rows.seed)
     notes = [
-        f"Lines go through the means of seeds ({listed(rows.seed) or 'of the base: one'}); points "
-        f"are seeds, with their {confidence:.0%} intervals over items. Dotted: chance.",
+        f"Lines go through the means of seeds{f' ({seeds})' if seeds else ''}; points are seeds, "
+        f"with their {confidence:.0%} intervals over items. Dotted: chance.",
         "early, middle, late: the answer stands after 10 %, 50 % or 90 % of the prompt.",
         leak_note(rows),
         few,
