@@ -68,7 +68,8 @@ dose: $(VENV)/.ready  # run the study of doses: does what comes back carry over 
 	$(BIN)/snakemake --cores all --quiet reason host --configfile config/dose.yaml -- results/dose/recovery.csv
 	$(BIN)/ablation dose results/dose --write results/doses
 
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Three at a time on two cores: a third of their time tests wait for processes and files.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 test: $(VENV)/.ready-dev  # run the tests that need no GPU, no cluster and no fake market (ten minutes on two cores)
 	$(PYTEST) -m "not gpu and not slurm and not e2e and not long"
 
