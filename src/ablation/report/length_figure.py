@@ -45,13 +45,14 @@ def lengths(per_task: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMix
     )
     models = list(dict.fromkeys(rows.sort_values("recipe", na_position="first").model))
     ticks = sorted(rows.tokens.unique().tolist())
+    places = [position for position in POSITIONS if position in positions]
+    colour = mask_colour(rows)  # one for all panels, so that a mask has the same in each
     panels = [
-        _panel(rows[(rows.model == model) & (rows.position == position)], ticks).properties(
-            title=f"{model.replace('|', ' ')}: answer {position}", width=230, height=170
+        _panel(rows[(rows.model == model) & (rows.position == place)], ticks, colour).properties(
+            title=f"{model.replace('|', ' ')}: answer {place}", width=230, height=170
         )
         for model in models
-        for position in POSITIONS
-        if position in set(positions)
+        for place in places
     ]
     seeds = listed(rows.seed)
     notes = [
@@ -61,11 +62,12 @@ def lengths(per_task: pd.DataFrame, confidence: float = 0.95) -> alt.TopLevelMix
         leak_note(rows),
         few,
     ]
-    columns = len(set(positions))
-    return sheet(alt.concat(*panels, columns=columns), rows, title, notes)
+    return sheet(alt.concat(*panels, columns=len(places)), rows, title, notes)
 
 
-def _panel(rows: pd.DataFrame, ticks: list[int]) -> alt.LayerChart | alt.FacetChart:
+def _panel(
+    rows: pd.DataFrame, ticks: list[int], colour: alt.Color
+) -> alt.LayerChart | alt.FacetChart:
     chart = alt.Chart(rows)
     x = alt.X(
         "tokens:Q",
@@ -75,7 +77,6 @@ def _panel(rows: pd.DataFrame, ticks: list[int]) -> alt.LayerChart | alt.FacetCh
     )
     scale = alt.Scale(domain=[0, 1])
     y = alt.Y("accuracy:Q", scale=scale, title="accuracy")
-    colour = mask_colour(rows)
     return alt.layer(
         line("y", CHANCE, [2, 3]),
         chart.mark_line(strokeWidth=2).encode(

@@ -110,9 +110,8 @@ class StudyWorkflow:
 
         The arguments are Snakemake's workflow, logger and `shell`. Ends Snakemake with a message.
         """
-        jobs = workflow.dag.needrun_jobs()
-        on_gpus = any(job.resources.get("gpu") for job in jobs) if workflow.local_exec else False
-        self.check(on_gpus)
+        jobs = workflow.dag.needrun_jobs() if workflow.local_exec else ()
+        self.check(on_gpus=any(job.resources.get("gpu") for job in jobs))
         NOTIFIER.begin(self.study.study, workflow)
         if not workflow.local_exec:
             stop_without_terminal()

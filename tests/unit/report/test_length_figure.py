@@ -64,3 +64,13 @@ def test_it_is_drawn_in_every_form(per_task, suffix):
 def test_a_study_without_retrieval_tasks_has_an_empty_figure(per_task):
     rows = per_task[per_task.task == "micro_piqa"]
     assert "The table has no rows." in render(figures.lengths(rows), ".svg").decode()
+
+
+def test_an_intervention_has_one_colour_though_not_every_model_was_scored_under_each(per_task):
+    extra = [
+        per_task[per_task.recipe.isna() | (name == "b")].assign(mask=name, eval_leaks=False)
+        for name in ("a", "b")
+    ]
+    spec = figures.lengths(pd.concat(extra, ignore_index=True)).to_dict()
+    scales = [panel["layer"][-1]["encoding"]["color"]["scale"] for panel in spec["concat"]]
+    assert all(scale == scales[0] for scale in scales) and scales[0]["domain"] == ["a", "b"]

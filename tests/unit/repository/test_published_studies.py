@@ -83,5 +83,6 @@ def test_retrieval_by_length():
     assert len(rows) == 7
     row = macro_rows("smollm2_needle")["3B", "prefill_bidir"]
     text = " ".join(LONG_PROMPTS.split())
-    for words, column in (("here it is", "net_recovered"), ("R(3B) is", "recovered")):
-        assert same(text.split(f"{words} ", 2)[-1].split("]")[0], interval(row, column))
+    for words, column in (("here it is", "net_recovered"), ("mislead.** R(3B) is", "recovered")):
+        (said,) = re.findall(re.escape(words) + r" ([^]]+)]", text)
+        assert same(said, interval(row, column))
