@@ -12,39 +12,48 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
 
-def main(arguments: Sequence[str], started: float | None = None) -> dict[str, float]:
+def main(arguments: Sequence[str], started: float | None = None) -> dict[str, object]:
     started = psutil.Process().create_time() if started is None else started
     from measuring import seconds
 
     from ablation.config.study import ComputeSettings
     from ablation.interventions.loading import load_under
-    from ablation.scoring.evaluate import evaluate
     from ablation.scoring.items import Items
+    from ablation.scoring.job import Scoring, score
     from ablation.scoring.masked_lm import MaskedLM
 
-    folder, tasks, task, out, hardware, *masks = arguments
     imported = time.time() - started
-    model, tokenizer = load_under(ComputeSettings.model_validate_json(hardware), folder)
-    loaded = time.time() - started
-    items = Items(tokenizer, [task], tasks)
-    built = time.time() - started
-    sizes = {"row_tokens": None if model.device.type == "cuda" else 256}
-    each = []
-    for mask in masks:
-        begun = time.time()
-        evaluate(model, items, mask, **sizes).write(out)
-        each.append(round(time.time() - begun, 2))
+    folder, tasks, task, out, hardware, *masks = arguments
+    scoring = Scoring(
+        ComputeSettings.model_validate_json(hardware),
+        Path(folder),
+        name="made_up",
+        taken=None,
+        trained_under=None,
+        evaluation={"tasks": [task], "row_tokens": None, "batch_tokens": 512},
+        data=None,
+        task_folder=tasks,
+        masks=masks,
+        conditions=masks,
+        homes=[f"{out}/{mask}" for mask in masks],
+        label="scoring",
+    )
+    score(scoring)
     whole = time.time() - started
-    (part,) = items.by_protocol
+    each = [json.loads(Path(home, "run.json").read_text())["seconds"] for home in scoring.homes]
+    model, tokenizer = load_under(scoring.hardware, folder)
+    (part,) = Items(tokenizer, [task], tasks).by_protocol
     forwards = 0.0
     for mask in masks:
-        lm = MaskedLM(model, tokenizer, mask=mask, **sizes)
-        forwards += seconds(lambda: lm.score(part.encoded(lm), len(part.requests)))  # noqa: B023
-    found = {"job_s": whole, "imported_s": imported, "loaded_s": loaded, "items_built_s": built}
+        lm = MaskedLM(model, tokenizer, mask=mask, row_tokens=None)
+        encoded = list(part.encoded(lm))
+        forwards += seconds(lambda: lm.score(encoded, len(part.requests)))  # noqa: B023
+    found = {"job_s": whole, "imported_s": imported, "ready_s": whole - sum(each)}
     found |= {"forwards_s": forwards, "ratio": whole / forwards}
     return {key: round(value, 2) for key, value in found.items()} | {"masks_s": each}
 

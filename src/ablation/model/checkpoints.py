@@ -90,6 +90,9 @@ def load(
     if (folder / RAW_WEIGHTS).is_file():
         model = _from_state_dict(from_config(config, **settings), folder)
     else:
+        if device.startswith("cuda"):  # several threads copy the weights there at once
+            index = torch.device(device).index
+            settings["device_map"] = {"": torch.cuda.current_device() if index is None else index}
         model = _from_checkpoint(config, folder, **settings)
     refuse_other_ties(model, folder)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its signature
@@ -133,7 +136,7 @@ def possible_attention(config: PreTrainedConfig, folder: Path, wanted: str) -> s
 
 
 def _from_checkpoint(
-    config: PreTrainedConfig, folder: Path, dtype: torch.dtype, attn_implementation: str
+    config: PreTrainedConfig, folder: Path, dtype: torch.dtype, **settings: Any
 ) -> PreTrainedModel:
     """Load a checkpoint in transformers' format as a causal language model.
 
@@ -148,11 +151,11 @@ def _from_checkpoint(
             folder,
             config=config,
             dtype=torch.bfloat16 if quantized else dtype,
-            attn_implementation=attn_implementation,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=False,
+            **settings,
         )
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)  # for output_loading_info
     if missing := info["missing_keys"]:  # transformers fills these with random weights

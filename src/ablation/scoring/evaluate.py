@@ -95,13 +95,14 @@ def evaluate(
     ]
     for lm in lms:
         lm.row_tokens, lm.batch_tokens = lm.row_tokens >> halved, lm.batch_tokens >> halved
-    audit = leak_audit(model, mask, lms[0].row_tokens)
+    blocks = [part.encoded(lm) for part, lm in zip(items.by_protocol, lms, strict=True)]
+    audit = leak_audit(model, mask, lms[0].row_tokens)  # a thread encodes meanwhile
     scored_under = condition or (intervention.name if intervention else mask)
     rows: list[pd.DataFrame] = []
     lm_eval_results: dict[str, Mapping[str, Any]] = {}
     lm_eval_facts: dict[str, dict] = {key: {} for key in LM_EVAL_KEYS}
-    for part, lm in zip(items.by_protocol, lms, strict=True):
-        scores = lm.score(part.encoded(lm), len(part.requests))
+    for part, lm, encoded in zip(items.by_protocol, lms, blocks, strict=True):
+        scores = lm.score(encoded, len(part.requests))
         results = part.lm_eval_results(scores)
         rows.append(part.sample_rows(scores))
         lm_eval_results |= results["results"]

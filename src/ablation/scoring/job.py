@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from ablation.config.study import ComputeSettings
 from ablation.interventions.loading import load_under
 from ablation.interventions.protocol import Intervention
+from ablation.model.checkpoints import read_tokenizer
 from ablation.model.checks.agreement import require_agreement
 from ablation.parallel import launch
 from ablation.parallel.collectives import rank, ranks
@@ -82,12 +84,15 @@ def score_on(scoring: Scoring, processes: int) -> list[Scored]:
 
 def score(scoring: Scoring) -> list[Scored]:
     """`score_on` as one of the ranks that there are, each of which calls it."""
-    model, tokenizer = load_under(
-        scoring.hardware, scoring.folder, scoring.taken, scoring.trained_under
-    )
-    options = dict(scoring.evaluation)
+    options = dict(scoring.evaluation) | {"data_folder": scoring.data}
     sizes = {key: options.pop(key) for key in ("row_tokens", "batch_tokens")}
-    items = Items(tokenizer, task_folder=scoring.task_folder, data_folder=scoring.data, **options)
+    with ThreadPoolExecutor(1) as pool:  # the items are built while the weights are copied
+        tokenizer = read_tokenizer(scoring.folder)
+        building = pool.submit(Items, tokenizer, task_folder=scoring.task_folder, **options)
+        model, _ = load_under(
+            scoring.hardware, scoring.folder, scoring.taken, scoring.trained_under
+        )
+        items = building.result()
     found = []
     for mask, condition, home in zip(scoring.masks, scoring.conditions, scoring.homes, strict=True):
         with _recorded(home) as record:
