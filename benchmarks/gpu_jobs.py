@@ -127,11 +127,17 @@ def scoring_job(name: str, size: Size) -> dict:
 
 
 def end_to_end(name: str, size: Size) -> dict:
-    """A job under one mask against the `lm_eval` command, which knows `causal` only."""
+    """A job under one mask against the `lm_eval` command, which knows `causal` only.
+
+    The first job finds an empty cache of compiled kernels and fills it.
+    """
     shape = shapes(size)[name]
-    taken = {mask: job(name, shape, size, f"one-{name}", (mask,))["job_s"] for mask in MASKS[:2]}
+    order = MASKS[:2] if size.toy else (MASKS[0], *MASKS[:2])
+    seconds = [job(name, shape, size, f"one-{name}", (mask,))["job_s"] for mask in order]
+    taken = dict(zip(MASKS[:2], seconds[-2:], strict=True))
     if size.toy:  # its command needs seconds to come up
         return {"ours_s": taken}
+    taken = {"empty_cache": seconds[0], **taken}
     batches = {str(b): lm_eval_command(name, shape, size, b) for b in LM_EVAL_BATCHES[name]}
     best = min(batches.values())
     ratios = {mask: round(best / seconds, 2) for mask, seconds in taken.items()}

@@ -1,4 +1,4 @@
-"""Promises of loading on a CUDA device: the weights go there at once, and are those of the files."""
+"""Promises of loading on a CUDA device: the weights there are those of the files."""
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ pytestmark = [
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_model_loaded_on_a_gpu_has_the_bits_of_one_moved_there(architecture, dtype, tmp_path):
-    checkpoints.save(tiny_model(architecture), tiny_tokenizer(), tmp_path / "model")
+    tiny = tiny_model(architecture, attention="eager")  # Gemma2 has no sdpa
+    checkpoints.save(tiny, tiny_tokenizer(), tmp_path / "model")
     loaded, _ = checkpoints.load(tmp_path / "model", dtype, device="cuda")
     moved = checkpoints.load(tmp_path / "model", dtype)[0].to("cuda")
     for kind in ("named_parameters", "named_buffers"):

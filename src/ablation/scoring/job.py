@@ -92,11 +92,12 @@ def score(scoring: Scoring) -> list[Scored]:
         model, _ = load_under(
             scoring.hardware, scoring.folder, scoring.taken, scoring.trained_under
         )
+        agreement = require_agreement(model).as_dict()
         items = building.result()
     found = []
     for mask, condition, home in zip(scoring.masks, scoring.conditions, scoring.homes, strict=True):
         with _recorded(home) as record:
-            record |= {"stock_agreement": require_agreement(model).as_dict(), "ranks": ranks()}
+            record |= {"stock_agreement": agreement, "ranks": ranks()}
             result = evaluate(
                 model,
                 items,

@@ -1,11 +1,14 @@
 """Promises of scoring on several cards: the same bytes as on one, from equal shares of the rows."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from ablation.model import checkpoints
+from ablation.model.checks.treated import NotInForce
 from ablation.parallel import collectives
 from ablation.scoring import job, masked_lm
 from ablation.scoring.job import Scoring, score_on
@@ -47,6 +50,23 @@ def scoring(study, tokenizer, tmp_path):  # noqa: F811
 
 def written(found):
     return [[file.read_bytes() for file in scored.outputs] for scored in found]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"evaluation": {"tasks": ["nonsense"]}}, ValueError, "nonsense"),
+        ({"trained_under": {"kind": "window", "tokens": 4}}, NotInForce, "manifest says"),
+    ],
+    ids=["items", "model"],
+)
+def test_an_error_of_items_or_model_ends_a_job_whichever_of_both_is_ready_first(
+    change, error, said, scoring
+):
+    evaluation = {"evaluation": scoring.evaluation | change.get("evaluation", {})}
+    with pytest.raises(error, match=said):
+        score_on(replace(scoring, **(change | evaluation)), 1)
+    assert not any(list(Path(home).iterdir()) for home in scoring.homes)
 
 
 def test_three_ranks_write_the_bytes_of_one(scoring, monkeypatch):
