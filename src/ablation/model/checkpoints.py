@@ -275,8 +275,10 @@ def read_config(folder: str | Path) -> PreTrainedConfig:
 def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder.
 
-    Raises NeedsOwnCode, and ValueError if it refers to files of other names.
+    Raises FileNotFoundError, NeedsOwnCode, and ValueError if it refers to files of other names.
     """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder; fetch a hub model first")
     refuse_references(Path(folder))
     with _own_code_refused(folder):
         tokenizer = AutoTokenizer.from_pretrained(

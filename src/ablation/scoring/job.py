@@ -86,8 +86,9 @@ def score(scoring: Scoring) -> list[Scored]:
     """`score_on` as one of the ranks that there are, each of which calls it."""
     options = dict(scoring.evaluation) | {"data_folder": scoring.data}
     sizes = {key: options.pop(key) for key in ("row_tokens", "batch_tokens")}
+    # Not in the thread, whose imports of transformers could meet those of the model half done.
+    tokenizer = read_tokenizer(scoring.folder)
     with ThreadPoolExecutor(1) as pool:  # the items are built while the weights are copied
-        tokenizer = read_tokenizer(scoring.folder)
         building = pool.submit(Items, tokenizer, task_folder=scoring.task_folder, **options)
         model, _ = load_under(
             scoring.hardware, scoring.folder, scoring.taken, scoring.trained_under

@@ -57,8 +57,9 @@ def written(found):
     [
         ({"evaluation": {"tasks": ["nonsense"]}}, ValueError, "nonsense"),
         ({"trained_under": {"kind": "window", "tokens": 4}}, NotInForce, "manifest says"),
+        ({"folder": Path("nowhere")}, FileNotFoundError, "nowhere: there is no such folder"),
     ],
-    ids=["items", "model"],
+    ids=["items", "model", "folder"],
 )
 def test_an_error_of_items_or_model_ends_a_job_whichever_of_both_is_ready_first(
     change, error, said, scoring
