@@ -132,13 +132,15 @@ def end_to_end(name: str, size: Size) -> dict:
     The first job finds an empty cache of compiled kernels and fills it.
     """
     shape = shapes(size)[name]
-    order = MASKS[:2] if size.toy else (MASKS[0], *MASKS[:2])
-    seconds = [job(name, shape, size, f"one-{name}", (mask,))["job_s"] for mask in order]
-    taken = dict(zip(MASKS[:2], seconds[-2:], strict=True))
+
+    def taken(mask: str) -> float:
+        return float(job(name, shape, size, f"one-{name}", (mask,))["job_s"])
+
+    ours_s = {} if size.toy else {"empty_cache": taken(MASKS[0])}
+    ours_s |= {mask: taken(mask) for mask in MASKS[:2]}
     if size.toy:  # its command needs seconds to come up
-        return {"ours_s": taken}
-    taken = {"empty_cache": seconds[0], **taken}
+        return {"ours_s": ours_s}
     batches = {str(b): lm_eval_command(name, shape, size, b) for b in LM_EVAL_BATCHES[name]}
     best = min(batches.values())
-    ratios = {mask: round(best / seconds, 2) for mask, seconds in taken.items()}
-    return {"ours_s": taken, "lm_eval_s": best, "by_batch_size": batches, "ratio": ratios}
+    ratios = {of: round(best / seconds, 2) for of, seconds in ours_s.items()}
+    return {"ours_s": ours_s, "lm_eval_s": best, "by_batch_size": batches, "ratio": ratios}
