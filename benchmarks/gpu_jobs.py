@@ -44,8 +44,9 @@ def compile_imports() -> None:
     _run([sys.executable, "-c", f"import {modules}"], {})
 
 
-def prepared(name: str, shape: RandomBase, size: Size) -> tuple[Path, Path]:
-    """The folders of a random model of a shape, and of a task file with items for it."""
+def prepared(name: str, size: Size) -> tuple[Path, Path]:
+    """The folders of a random model of a name's shape, and of a task file with items for it."""
+    shape = shapes(size)[name]
     if not size.toy:
         compile_imports()
     folder = place() / name
@@ -77,11 +78,15 @@ def prepared(name: str, shape: RandomBase, size: Size) -> tuple[Path, Path]:
     return folder / "model", folder / "tasks"
 
 
-def job(name: str, shape: RandomBase, size: Size, caches: str, masks: tuple[str, ...]) -> dict:
-    """One of our jobs; `caches` names the folder of its compiled kernels."""
-    model, tasks = prepared(name, shape, size)
+def job(name: str, size: Size, caches: str, masks: tuple[str, ...], forwards: bool = False) -> dict:
+    """One of our jobs; `caches` names the folder of its compiled kernels.
+
+    forwards: whether the forwards are run alone afterwards.
+    """
+    model, tasks = prepared(name, size)
     hardware = json.dumps(size.hardware.affecting_results() | {"instructions": None})
-    arguments = [str(model), str(tasks), TASK, str(place() / "out"), hardware, *masks]
+    arguments = ["--forwards"] * forwards
+    arguments += [str(model), str(tasks), TASK, str(place() / "out"), hardware, *masks]
     (place() / "out").mkdir(exist_ok=True)
     if size.toy:
         return ours.main(arguments, time.time())
@@ -93,9 +98,9 @@ def job(name: str, shape: RandomBase, size: Size, caches: str, masks: tuple[str,
     return json.loads(said.splitlines()[-1])
 
 
-def lm_eval_command(name: str, shape: RandomBase, size: Size, batch: int) -> float:
+def lm_eval_command(name: str, size: Size, batch: int) -> float:
     """Seconds of the `lm_eval` command on the same items, under `causal`, to its results file."""
-    model, tasks = prepared(name, shape, size)
+    model, tasks = prepared(name, size)
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--tasks", TASK]
     command += ["--model_args", f"pretrained={model},dtype={size.hardware.dtype}"]
     command += ["--include_path", str(tasks), "--batch_size", str(batch)]
@@ -122,8 +127,10 @@ def shapes(size: Size) -> dict[str, RandomBase]:
 
 def scoring_job(name: str, size: Size) -> dict:
     """A job under all masks, with an empty cache of compiled kernels and with a filled one."""
-    runs = ("first_s",) if size.toy else ("empty_cache", "filled_cache")
-    return {run: job(name, shapes(size)[name], size, f"job-{name}", MASKS) for run in runs}
+    runs = ("toy",) if size.toy else ("empty_cache", "filled_cache")
+    found = {run: job(name, size, f"job-{name}", MASKS, forwards=run == runs[-1]) for run in runs}
+    forwards = found[runs[-1]]["forwards_s"]
+    return {run: of | {"ratio": round(of["job_s"] / forwards, 2)} for run, of in found.items()}
 
 
 def end_to_end(name: str, size: Size) -> dict:
@@ -131,16 +138,15 @@ def end_to_end(name: str, size: Size) -> dict:
 
     The first job finds an empty cache of compiled kernels and fills it.
     """
-    shape = shapes(size)[name]
 
     def taken(mask: str) -> float:
-        return float(job(name, shape, size, f"one-{name}", (mask,))["job_s"])
+        return float(job(name, size, f"one-{name}", (mask,))["job_s"])
 
     ours_s = {} if size.toy else {"empty_cache": taken(MASKS[0])}
     ours_s |= {mask: taken(mask) for mask in MASKS[:2]}
     if size.toy:  # its command needs seconds to come up
         return {"ours_s": ours_s}
-    batches = {str(b): lm_eval_command(name, shape, size, b) for b in LM_EVAL_BATCHES[name]}
+    batches = {str(b): lm_eval_command(name, size, b) for b in LM_EVAL_BATCHES[name]}
     best = min(batches.values())
     ratios = {of: round(best / seconds, 2) for of, seconds in ours_s.items()}
     return {"ours_s": ours_s, "lm_eval_s": best, "by_batch_size": batches, "ratio": ratios}

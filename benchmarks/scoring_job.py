@@ -1,9 +1,10 @@
 """One scoring job without Snakemake, and the seconds of its parts as JSON on its last line.
 
-    python benchmarks/scoring_job.py MODEL TASKS TASK OUT HARDWARE MASK [MASK ...]
+    python benchmarks/scoring_job.py [--forwards] MODEL TASKS TASK OUT HARDWARE MASK [MASK ...]
 
 HARDWARE is the study's `hardware:` as JSON. The seconds count from the start of the process to the
-last file of results; the forwards alone are run again afterwards, with everything ready.
+last file of results. With --forwards, the forwards alone are run again afterwards, with everything
+ready, and timed too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str], started: float | None = None) -> dict[str, ob
     from ablation.scoring.masked_lm import MaskedLM
 
     imported = time.time() - started
-    folder, tasks, task, out, hardware, *masks = arguments
+    alone = arguments[0] == "--forwards"
+    folder, tasks, task, out, hardware, *masks = arguments[alone:]
     scoring = Scoring(
         ComputeSettings.model_validate_json(hardware),
         Path(folder),
@@ -46,15 +48,15 @@ def main(arguments: Sequence[str], started: float | None = None) -> dict[str, ob
     score(scoring)
     whole = time.time() - started
     each = [json.loads(Path(home, "run.json").read_text())["seconds"] for home in scoring.homes]
-    model, tokenizer = load_under(scoring.hardware, folder)
-    (part,) = Items(tokenizer, [task], tasks).by_protocol
-    forwards = 0.0
-    for mask in masks:
-        lm = MaskedLM(model, tokenizer, mask=mask, row_tokens=None)
-        encoded = list(part.encoded(lm))
-        forwards += seconds(lambda: lm.score(encoded, len(part.requests)))  # noqa: B023
     found = {"job_s": whole, "imported_s": imported, "ready_s": whole - sum(each)}
-    found |= {"forwards_s": forwards, "ratio": whole / forwards}
+    if alone:
+        model, tokenizer = load_under(scoring.hardware, folder)
+        (part,) = Items(tokenizer, [task], tasks).by_protocol
+        found["forwards_s"] = 0.0
+        for mask in masks:
+            lm = MaskedLM(model, tokenizer, mask=mask, row_tokens=None)
+            encoded = list(part.encoded(lm))
+            found["forwards_s"] += seconds(lambda: lm.score(encoded, len(part.requests)))  # noqa: B023
     return {key: round(value, 2) for key, value in found.items()} | {"masks_s": each}
 
 

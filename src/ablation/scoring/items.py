@@ -8,7 +8,7 @@ takes to score them. Here it builds them once, and of each condition it sees onl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import groupby
@@ -178,6 +178,8 @@ class BuiltTask:
     """
 
     def __init__(self, task: ConfigurableTask, limit: int | None, chat: Mapping[str, Any]) -> None:
+        for field in (task.doc_to_text, task.doc_to_choice, task.doc_to_target):
+            setattr(task, field.__name__, _computed_once(field))
         task.build_all_requests(limit=limit, **chat)
         self._task = task
         self.eval_docs = task.task_docs  # the task's own property processes all documents again
@@ -217,6 +219,23 @@ def _templates_compiled_once() -> Iterator[None]:
         yield
     finally:
         del utils.env.from_string
+
+
+def _computed_once(field: Callable[..., Any]) -> Callable[..., Any]:
+    """`field`, a method of a task, computed once for each document, which is kept with its value.
+
+    lm_eval renders the choices of a document twice for its requests, and again for each accuracy.
+    """
+    kept: dict[int, tuple[object, Any]] = {}
+
+    def of(doc: object, *templates: object, **named: object) -> Any:
+        if templates or named:  # of examples in prompts
+            return field(doc, *templates, **named)
+        if id(doc) not in kept:
+            kept[id(doc)] = doc, field(doc)
+        return kept[id(doc)][1]
+
+    return of
 
 
 def _chat_options(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -125,6 +125,14 @@ def test_a_template_is_compiled_once_and_not_for_every_document(study, tokenizer
     assert "from_string" not in vars(utils.env)  # lm_eval is as it was
 
 
+def test_a_field_of_a_document_is_rendered_once_a_job(study, model, tokenizer, monkeypatch):
+    calls = Calls(monkeypatch, apply_template=utils)
+    items = Items(tokenizer, ["plain"], *study)
+    evaluate(model, items, "causal")
+    once = 3 * ITEMS + ITEMS  # text, choices, target; and the empty description of the prompt
+    assert calls.counts["apply_template"] <= once + 10
+
+
 @pytest.mark.parametrize("block", [encoding.BLOCK, 7])
 def test_few_shot_prompts_repeats_and_further_requests_are_those_of_lm_eval(
     block, study, model, tokenizer, monkeypatch
