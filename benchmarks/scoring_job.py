@@ -57,6 +57,7 @@ def main(arguments: Sequence[str], started: float | None = None) -> dict[str, ob
             lm = MaskedLM(model, tokenizer, mask=mask, row_tokens=None)
             encoded = list(part.encoded(lm))
             found["forwards_s"] += seconds(lambda: lm.score(encoded, len(part.requests)))  # noqa: B023
+        found["ratio"] = whole / found["forwards_s"]
     return {key: round(value, 2) for key, value in found.items()} | {"masks_s": each}
 
 

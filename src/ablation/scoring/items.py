@@ -174,12 +174,14 @@ class ProtocolItems:
 class BuiltTask:
     """A task of lm_eval whose documents and requests are made once; else it is the task itself.
 
+    The task, which is changed for good, renders the fields of each document once.
+
     items: the requests of each document, in lm_eval's order.
     """
 
     def __init__(self, task: ConfigurableTask, limit: int | None, chat: Mapping[str, Any]) -> None:
-        for field in (task.doc_to_text, task.doc_to_choice, task.doc_to_target):
-            setattr(task, field.__name__, _computed_once(field))
+        for field in ("doc_to_text", "doc_to_choice", "doc_to_target"):
+            setattr(task, field, _computed_once(getattr(task, field)))
         task.build_all_requests(limit=limit, **chat)
         self._task = task
         self.eval_docs = task.task_docs  # the task's own property processes all documents again
@@ -222,14 +224,15 @@ def _templates_compiled_once() -> Iterator[None]:
 
 
 def _computed_once(field: Callable[..., Any]) -> Callable[..., Any]:
-    """`field`, a method of a task, computed once for each document, which is kept with its value.
+    """A method of a task, computed once for each document, which is kept with its value.
 
-    lm_eval renders the choices of a document twice for its requests, and again for each accuracy.
+    lm_eval renders the choices of a document twice for its requests, and again for each condition.
+    A task whose method draws at random then has one draw of a document in all its parts.
     """
     kept: dict[int, tuple[object, Any]] = {}
 
     def of(doc: object, *templates: object, **named: object) -> Any:
-        if templates or named:  # of examples in prompts
+        if templates or named:  # An example in a prompt has a template of its own.
             return field(doc, *templates, **named)
         if id(doc) not in kept:
             kept[id(doc)] = doc, field(doc)
