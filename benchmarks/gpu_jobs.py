@@ -85,11 +85,11 @@ def job(name: str, size: Size, caches: str, masks: tuple[str, ...], forwards: bo
     """
     model, tasks = prepared(name, size)
     hardware = json.dumps(size.hardware.affecting_results() | {"instructions": None})
-    arguments = ["--forwards"] * forwards
-    arguments += [str(model), str(tasks), TASK, str(place() / "out"), hardware, *masks]
     (place() / "out").mkdir(exist_ok=True)
+    arguments = ["--forwards"] * forwards + [str(time.time())]
+    arguments += [str(model), str(tasks), TASK, str(place() / "out"), hardware, *masks]
     if size.toy:
-        return ours.main(arguments, time.time())
+        return ours.main(arguments)
     kept = {
         "TORCHINDUCTOR_CACHE_DIR": f"{place()}/{caches}",
         "TRITON_CACHE_DIR": f"{place()}/{caches}",

@@ -1,10 +1,10 @@
 """One scoring job without Snakemake, and the seconds of its parts as JSON on its last line.
 
-    python benchmarks/scoring_job.py [--forwards] MODEL TASKS TASK OUT HARDWARE MASK [MASK ...]
+    python benchmarks/scoring_job.py [--forwards] STARTED MODEL TASKS TASK OUT HARDWARE MASK ...
 
-HARDWARE is the study's `hardware:` as JSON. The seconds count from the start of the process to the
-last file of results. With --forwards, the forwards alone are run again afterwards, with everything
-ready, and timed too.
+STARTED is the time, in seconds since 1970, at which the process was started, and HARDWARE is the
+study's `hardware:` as JSON. The seconds count from STARTED to the last file of results. With
+--forwards, the forwards alone are run again afterwards, with everything ready, and timed too.
 """
 
 from __future__ import annotations
@@ -15,11 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 
-
-def main(arguments: Sequence[str], started: float | None = None) -> dict[str, object]:
-    started = psutil.Process().create_time() if started is None else started
+def main(arguments: Sequence[str]) -> dict[str, object]:
     from measuring import seconds
 
     from ablation.config.study import ComputeSettings
@@ -28,9 +25,10 @@ def main(arguments: Sequence[str], started: float | None = None) -> dict[str, ob
     from ablation.scoring.job import Scoring, score
     from ablation.scoring.masked_lm import MaskedLM
 
-    imported = time.time() - started
     alone = arguments[0] == "--forwards"
-    folder, tasks, task, out, hardware, *masks = arguments[alone:]
+    when, folder, tasks, task, out, hardware, *masks = arguments[alone:]
+    started = float(when)
+    imported = time.time() - started
     scoring = Scoring(
         ComputeSettings.model_validate_json(hardware),
         Path(folder),
