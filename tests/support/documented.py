@@ -46,10 +46,13 @@ PLAIN = {
     "apptainer",
     "aws",
     "conda",
+    "nvidia-cuda-mps-control",
+    "tar",
     "export",
     "git",
     "source",
     "cd",
+    "echo",
     "cat",
 }  # not ours: nothing is read of them
 NOT_INSTALLED = {"kubernetes"}  # executors that are not among the packages of the tests

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
 from conftest import SEEDS, Checkout, copy_of_the_repository, one_seed, shorten_stage_5
@@ -24,13 +25,19 @@ def store(micro, tmp_path_factory):
     return uri
 
 
-@pytest.fixture
-def clone(store, tmp_path):
-    """A fresh clone into which the study was pulled."""
-    made = Checkout(copy_of_the_repository(tmp_path / "clone"), preloaded=True)
+def study_checkout(folder):
+    """A fresh clone with the configuration of the study."""
+    made = Checkout(copy_of_the_repository(folder), preloaded=True)
     shorten_stage_5(made.folder)
     if len(SEEDS) == 1:
         one_seed(made.folder)
+    return made
+
+
+@pytest.fixture
+def clone(store, tmp_path):
+    """A fresh clone into which the study was pulled."""
+    made = study_checkout(tmp_path / "clone")
     made.ablation("pull", str(store))
     return made
 
@@ -110,6 +117,26 @@ def test_without_weights_tables_live_on_and_a_need_for_them_is_told(clone, store
     done = clone.snakemake(*options, check=False)
     said = done.stdout + done.stderr
     assert done.returncode != 0 and "stage3_finetune/3B/seed31/model" in said
+
+
+def test_a_study_goes_on_from_a_piece_without_checkpoints(micro, tmp_path):
+    """As in docs/performance.md: a checkpoint is trained again only if it is not scored yet."""
+    piece = tmp_path / "piece.tgz"
+    command = ("tar", "czf", piece, "--exclude", "model", "results", ".snakemake/metadata")
+    subprocess.run(command, cwd=micro.folder, check=True)
+    other = study_checkout(tmp_path / "other")
+    subprocess.run(("tar", "xzf", piece), cwd=other.folder, check=True)
+    assert other.stale("all") == set()
+    home = other.folder / "results/micro"
+    for scored in (home / "stage5_longrun/5A/seed31").glob("*/"):
+        shutil.rmtree(scored)
+    (other.folder / "results/recovery.csv").unlink()  # it was not made yet either
+    (home / "recovery.csv").unlink()
+    missing = {"stage5_longrun:5A", "stage5_posteval:5A", "stage5_metrics"} | TABLES
+    assert other.stale() == missing
+    other.run("--", "results/recovery.csv")
+    table = "results/micro/recovery.csv"
+    assert (other.folder / table).read_bytes() == (micro.folder / table).read_bytes()
 
 
 def test_a_pulled_study_does_not_differ(micro, clone, store):

@@ -70,8 +70,10 @@ def verify(
 
 
 def _of_what(without: list[str]) -> str:
-    from ablation.remote.push import weights_of
+    from ablation.remote.push import outside_checkpoints, weights_of
 
-    weights = len(weights_of(without))
-    counts = {"of weights": weights, "of texts": len(without) - weights}
+    counts = {
+        "of weights": len(weights_of(without)),
+        "of texts": len(outside_checkpoints(without)),
+    }
     return " and ".join(f"{n} files {what}" for what, n in counts.items() if n)

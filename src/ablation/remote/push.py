@@ -179,6 +179,13 @@ def weights_of(files: Iterable[str]) -> list[str]:
     return [path for path in files if Path(path).suffix in WEIGHT_SUFFIXES]
 
 
+def outside_checkpoints(absent: Iterable[str]) -> list[str]:
+    """Those of the absent files that are in no folder whose weights are absent too."""
+    absent = list(absent)
+    checkpoints = {Path(path).parent for path in weights_of(absent)}
+    return [path for path in absent if Path(path).parent not in checkpoints]
+
+
 def _manifests_of(study: str) -> dict[Path, Manifest]:
     home = Path("results") / study
     manifests = {path: load_manifest(path) for path in sorted(home.rglob("*manifest.json"))}
@@ -226,7 +233,7 @@ def _list_of_left_out(study: str) -> str:
 
 def _left_out_report(absent: Mapping[str, Mapping], how: str) -> list[str]:
     weights = weights_of(absent)
-    texts = [path for path in absent if path not in weights]
+    texts = outside_checkpoints(absent)
     why = " (keep_weights)" if how == "were not sent" else ""
     lines = []
     if weights:

@@ -122,6 +122,9 @@ def test_verify_tells_that_weights_are_gone_and_names_other_files_that_are(here,
     Path(EDITED["a checkpoint"]).unlink()
     assert main(["verify"]) == 0
     assert "1 files of weights are not here" in capsys.readouterr().out
+    shutil.rmtree(Path(EDITED["a checkpoint"]).parent)  # the folder of a checkpoint goes with them
+    assert main(["verify"]) == 0
+    assert "1 files of weights are not here: as" in capsys.readouterr().out
     Path(EDITED["sample rows"]).unlink()
     assert main(["verify"]) == 1
     assert f"{EDITED['sample rows']} is missing" in capsys.readouterr().out
@@ -180,10 +183,19 @@ def test_the_table_rule_refuses_what_is_not_as_it_was_made(here, tmp_path, what)
     assert not (tmp_path / "recovery.csv").exists()
 
 
-def test_the_table_rule_makes_tables_without_removed_weights(here, tmp_path):
-    Path(EDITED["a checkpoint"]).unlink()
+@pytest.mark.parametrize("gone", ["weights", "checkpoint"])
+def test_the_table_rule_makes_tables_without_removed_weights(here, tmp_path, gone):
+    weights = Path(EDITED["a checkpoint"])
+    weights.unlink() if gone == "weights" else shutil.rmtree(weights.parent)
     run_recovery(tmp_path)
     assert (tmp_path / "recovery.csv").exists()
+
+
+def test_the_table_rule_refuses_a_checkpoint_that_lacks_another_file_than_weights(here, tmp_path):
+    weights = Path(EDITED["a checkpoint"])
+    (weights.parent / "config.json").unlink()
+    with pytest.raises(StaleInput, match="model/config.json is missing"):
+        run_recovery(tmp_path)
 
 
 @pytest.mark.parametrize("what", ["metrics", "a table"])
