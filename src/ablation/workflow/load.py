@@ -116,6 +116,9 @@ class StudyWorkflow:
         if not workflow.local_exec:
             stop_without_terminal()
             return
+        given = workflow.global_resources
+        if hint := hint_of_sharing(given["gpu"].value if "gpu" in given else 0):
+            log.info(hint)
         stop_counting_jobs(workflow.scheduler)
         stop_in_three_lines(log, self.study.study)
         shell.prefix(JOB_PREFIX)
@@ -202,6 +205,18 @@ def gpus_here(device: str | None = None) -> int | None:
         return None
     with nvml_devices() as devices:
         return len(devices)
+
+
+def hint_of_sharing(at_a_time: int) -> str:
+    """What speeds up `at_a_time` jobs on fewer GPUs of NVIDIA; empty if MPS runs already."""
+    pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps")  # noqa: S108
+    cards = gpus_here() or 0
+    if not 0 < cards < at_a_time or pipes.exists():
+        return ""
+    return (
+        f"{at_a_time} jobs at a time share {cards} GPU{'s' * (cards > 1)}. Small ones run faster "
+        "if NVIDIA's MPS is started before (docs/performance.md)."
+    )
 
 
 @errors_as_messages()

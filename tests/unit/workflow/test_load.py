@@ -67,3 +67,25 @@ def test_what_a_message_about_missing_gpus_says_can_be_written(hardware, found, 
     written = yaml.safe_load(re.search(r"`(hardware: .*?)`", str(refused.value))[1])
     changed = config | {"hardware": hardware | written["hardware"]}
     StudyWorkflow(changed, ROOT, []).check(on_gpus=True)
+
+
+@pytest.mark.parametrize(
+    ("at_a_time", "cards", "mps", "hint"),
+    [
+        (8, 1, False, "8 jobs at a time share 1 GPU. "),
+        (16, 2, False, "16 jobs at a time share 2 GPUs. "),
+        (8, 1, True, ""),
+        (2, 2, False, ""),
+        (8, 0, False, ""),
+        (8, None, False, ""),  # AMD's cards
+    ],
+)
+def test_jobs_that_share_a_card_without_mps_are_told_of_it(
+    at_a_time, cards, mps, hint, tmp_path, monkeypatch
+):
+    pipes = tmp_path / "pipes"
+    pipes.mkdir() if mps else None
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(pipes))
+    monkeypatch.setattr(load, "gpus_here", lambda: cards)
+    found = load.hint_of_sharing(at_a_time)
+    assert found.startswith(hint) and bool(found) == bool(hint)
