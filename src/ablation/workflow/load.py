@@ -209,7 +209,7 @@ def gpus_here(device: str | None = None) -> int | None:
 
 def hint_of_sharing(at_a_time: int) -> str:
     """What speeds up `at_a_time` jobs on fewer GPUs of NVIDIA; empty if MPS runs already."""
-    pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps")  # noqa: S108
+    pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps")
     cards = gpus_here() or 0
     if not 0 < cards < at_a_time or pipes.exists():
         return ""
