@@ -181,6 +181,20 @@ def test_weights_that_stay_are_told_of_and_missed_by_name(here, there):
     assert "of which 0 were sent" in push("../store", STUDY, weights=True)
 
 
+def test_without_weights_a_checkpoint_without_scores_stays_whole(here, there):
+    """Then Snakemake trains again in the clone, instead of scoring a checkpoint without weights."""
+    shutil.rmtree(f"{HOME}/stage4_posteval/3B/seed1")
+    assert "not sent (keep_weights): 4 files" in (told := push("../store", STUDY, weights=False))
+    assert "texts" not in told
+    there()
+    assert "texts" not in pull("../store", STUDY)
+    checkpoints = sorted(p.parent.name for p in Path(HOME).glob("stage3_finetune/*/*/model"))
+    assert checkpoints == ["seed1", "seed2", "seed2"]
+    assert not Path(f"{HOME}/stage3_finetune/3B/seed1/model").exists()
+    assert Path(f"{HOME}/stage3_finetune/3B/seed1/manifest.json").is_file()
+    assert not Path(f"{HOME}/left_out.json").exists()
+
+
 def test_weights_can_be_left_in_the_store(here, there):
     push("../store", STUDY, weights=True)
     there()
