@@ -119,24 +119,30 @@ def test_without_weights_tables_live_on_and_a_need_for_them_is_told(clone, store
     assert done.returncode != 0 and "stage3_finetune/3B/seed31/model" in said
 
 
-def test_a_study_goes_on_from_a_piece_without_checkpoints(micro, tmp_path):
+@pytest.mark.parametrize("way", ["tar", "store"])
+def test_an_unfinished_study_goes_on_elsewhere_without_weights(micro, tmp_path, way):
     """As in docs/performance.md: a checkpoint is trained again only if it is not scored yet."""
-    piece = tmp_path / "piece.tgz"
-    command = ("tar", "czf", piece, "--exclude", "model", "results", ".snakemake/metadata")
-    subprocess.run(command, cwd=micro.folder, check=True)
-    other = study_checkout(tmp_path / "other")
-    subprocess.run(("tar", "xzf", piece), cwd=other.folder, check=True)
-    assert other.stale("all") == set()
-    home = other.folder / "results/micro"
+    here, elsewhere = study_checkout(tmp_path / "here"), study_checkout(tmp_path / "elsewhere")
+    for name in ("results", ".snakemake/metadata"):
+        shutil.copytree(micro.folder / name, here.folder / name, dirs_exist_ok=True)
+    home = here.folder / "results/micro"
     for scored in (home / "stage5_longrun/5A/seed31").glob("*/"):
-        shutil.rmtree(scored)
-    (other.folder / "results/recovery.csv").unlink()  # it was not made yet either
-    (home / "recovery.csv").unlink()
+        shutil.rmtree(scored) if scored.name != "model" else None
+    for table in (p for p in (*home.iterdir(), home.parent / "recovery.csv") if p.is_file()):
+        table.unlink()  # with its manifest
+    if way == "tar":
+        piece = tmp_path / "piece.tgz"
+        command = ("tar", "czf", piece, "--exclude", "model", "results", ".snakemake/metadata")
+        subprocess.run(command, cwd=here.folder, check=True)
+        subprocess.run(("tar", "xzf", piece), cwd=elsewhere.folder, check=True)
+    else:
+        here.ablation("push", str(tmp_path / "store"), "--no-weights")
+        elsewhere.ablation("pull", str(tmp_path / "store"))
     missing = {"stage5_longrun:5A", "stage5_posteval:5A", "stage5_metrics"} | TABLES
-    assert other.stale() == missing
-    other.run("--", "results/recovery.csv")
+    assert elsewhere.stale() == missing
+    elsewhere.run("--", "results/recovery.csv")
     table = "results/micro/recovery.csv"
-    assert (other.folder / table).read_bytes() == (micro.folder / table).read_bytes()
+    assert (elsewhere.folder / table).read_bytes() == (micro.folder / table).read_bytes()
 
 
 def test_a_pulled_study_does_not_differ(micro, clone, store):
