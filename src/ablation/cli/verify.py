@@ -70,10 +70,14 @@ def verify(
 
 
 def _of_what(without: list[str]) -> str:
-    from ablation.remote.push import outside_checkpoints, weights_of
+    from ablation.provenance.manifests import beside_weights
+    from ablation.remote.push import weights_of
 
+    weights = set(weights_of(without))
+    beside = set(beside_weights(without, Path())) - weights
     counts = {
-        "of weights": len(weights_of(without)),
-        "of texts": len(outside_checkpoints(without)),
+        "of weights": len(weights),
+        "beside them": len(beside),
+        "of texts": len(without) - len(weights) - len(beside),
     }
     return " and ".join(f"{n} files {what}" for what, n in counts.items() if n)

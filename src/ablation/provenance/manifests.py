@@ -206,20 +206,26 @@ def verify_outputs(path: str | Path, manifest: Mapping, only: Container[str] | N
 def outputs_here(path: str | Path, manifest: Mapping) -> set[str]:
     """The names of all outputs of a manifest, but for removed weights and data left out.
 
-    Weights may be removed alone, or with the whole folder of their checkpoint, so that Snakemake
-    trains again where a job needs them. The files of a base in a folder outside the repository are
-    left out, too, if it is not here.
+    Weights may be removed alone, or with the whole folder of their checkpoint below that of the
+    manifest: Snakemake trains again if a job needs it. The files of a base in a folder outside the
+    repository are left out, too, if it is not here.
     """
     home = Path(path).parent
     gone = {name for name in manifest["outputs"] if not (home / name).is_file()}
     weights = {name for name in gone if Path(name).suffix in WEIGHT_SUFFIXES}
-    folders = {Path(name).parent for name in weights} - {Path()}
-    removed = {folder for folder in folders if not os.path.lexists(home / folder)}
-    weights |= {name for name in gone if Path(name).parent in removed}
+    weights |= set(beside_weights((n for n in gone if ".." not in Path(n).parts), home))
     left_out = _left_out(home) if gone > weights else set()
     may_lack = weights | {n for n in gone if os.path.normpath(home / n) in left_out}
     may_lack |= {n for n in gone if _is_in_an_absent_folder_elsewhere(home, n)}
     return set(manifest["outputs"]) - may_lack
+
+
+def beside_weights(absent: Iterable[str], home: Path) -> list[str]:
+    """Those of the absent files, relative to `home`, whose checkpoint is absent as a whole folder."""
+    absent = list(absent)
+    folders = {Path(name).parent for name in absent if Path(name).suffix in WEIGHT_SUFFIXES}
+    removed = {f for f in folders if f.parts and not os.path.lexists(home / f)}
+    return [name for name in absent if removed.intersection(Path(name).parents)]
 
 
 def _is_in_an_absent_folder_elsewhere(home: Path, name: str) -> bool:

@@ -20,6 +20,7 @@ from ablation.provenance.manifests import (
     SIGNATURE,
     WEIGHT_SUFFIXES,
     Manifest,
+    beside_weights,
     load_manifest,
     outputs_here,
     verify_outputs,
@@ -50,7 +51,7 @@ def push(uri: str, study: str, weights: bool, check: bool = False) -> str:
     manifest, and StoreError.
     """
     files, outdated = results_of(study)
-    unwanted = set() if weights else {*weights_of(files), *_unused_checkpoints(study)}
+    unwanted = set() if weights else set(weights_of(files))
     if is_archive(uri):
         unwanted |= _texts_of(study)
     left_out = {p: e for p, e in files.items() if p in unwanted or not Path(p).is_file()}
@@ -129,7 +130,7 @@ def pull(
         wanted = [*missing, *other]
         store.fetch({Path(p): files[p]["sha256"] for p in wanted}, f"pull {study}")
     absent = {path: entry for path, entry in left_out.items() if not Path(path).is_file()}
-    if texts := sorted(outside_checkpoints(absent)):
+    if texts := sorted(_texts_among(absent)):
         home = Path("results", study)
         names = [Path(path).relative_to(home).as_posix() for path in texts]
         write_json(_list_of_left_out(study), names)
@@ -179,30 +180,6 @@ def weights_of(files: Iterable[str]) -> list[str]:
     return [path for path in files if Path(path).suffix in WEIGHT_SUFFIXES]
 
 
-def _unused_checkpoints(study: str) -> set[str]:
-    """The files of all checkpoints from which no job has made a result yet, such as scores.
-
-    Elsewhere Snakemake trains again what lacks its folder. If the folder held all but the weights,
-    it would plan the scoring alone, which could not run.
-    """
-    manifests = _manifests_of(study)
-    jobs = {path: m for path, m in manifests.items() if path.name == "manifest.json"}  # no tables
-    used = {name for manifest in jobs.values() for name in manifest["inputs"]}
-    found = set[str]()
-    for path, manifest in jobs.items():
-        outputs = [] if path.as_posix() in used else list(manifest["outputs"])
-        folders = {Path(name).parent for name in weights_of(outputs)} - {Path()}
-        found |= {_joined(path.parent, n) for n in outputs if Path(n).parent in folders}
-    return found
-
-
-def outside_checkpoints(absent: Iterable[str]) -> list[str]:
-    """Those of the absent files that are in no folder whose weights are absent too."""
-    absent = list(absent)
-    checkpoints = {Path(path).parent for path in weights_of(absent)}
-    return [path for path in absent if Path(path).parent not in checkpoints]
-
-
 def _manifests_of(study: str) -> dict[Path, Manifest]:
     home = Path("results") / study
     manifests = {path: load_manifest(path) for path in sorted(home.rglob("*manifest.json"))}
@@ -248,9 +225,16 @@ def _list_of_left_out(study: str) -> str:
     return f"results/{study}/{LEFT_OUT}"
 
 
+def _texts_among(absent: Iterable[str]) -> list[str]:
+    """Those of the absent files that are neither weights nor beside weights in a checkpoint."""
+    absent = list(absent)
+    checkpoints = set(beside_weights(absent, Path()))
+    return [path for path in absent if path not in checkpoints and path not in weights_of([path])]
+
+
 def _left_out_report(absent: Mapping[str, Mapping], how: str) -> list[str]:
     weights = weights_of(absent)
-    texts = outside_checkpoints(absent)
+    texts = _texts_among(absent)
     why = " (keep_weights)" if how == "were not sent" else ""
     lines = []
     if weights:

@@ -111,13 +111,14 @@ class StudyWorkflow:
         The arguments are Snakemake's workflow, logger and `shell`. Ends Snakemake with a message.
         """
         jobs = workflow.dag.needrun_jobs() if workflow.local_exec else ()
-        self.check(on_gpus=any(job.resources.get("gpu") for job in jobs))
+        on_gpus = any(job.resources.get("gpu") for job in jobs)
+        self.check(on_gpus)
         NOTIFIER.begin(self.study.study, workflow)
         if not workflow.local_exec:
             stop_without_terminal()
             return
         given = workflow.global_resources
-        if hint := hint_of_sharing(given["gpu"].value if "gpu" in given else 0):
+        if on_gpus and "gpu" in given and (hint := hint_of_sharing(given["gpu"].value)):
             log.info(hint)
         stop_counting_jobs(workflow.scheduler)
         stop_in_three_lines(log, self.study.study)
@@ -207,15 +208,18 @@ def gpus_here(device: str | None = None) -> int | None:
         return len(devices)
 
 
-def hint_of_sharing(at_a_time: int) -> str:
-    """What speeds up `at_a_time` jobs on fewer GPUs of NVIDIA; empty if MPS runs already."""
+def hint_of_sharing(gpu: int) -> str:
+    """What speeds up jobs that share cards, if the resource `gpu` is more than NVIDIA's cards here.
+
+    Empty if MPS seems to run, which is if the folder of its pipes exists.
+    """
     pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps")
     cards = gpus_here() or 0
-    if not 0 < cards < at_a_time or pipes.exists():
+    if not 0 < cards < gpu or pipes.exists():
         return ""
     return (
-        f"{at_a_time} jobs at a time share {cards} GPU{'s' * (cards > 1)}. Small ones run faster "
-        "if NVIDIA's MPS is started before (docs/performance.md)."
+        f"gpu={gpu} on a machine with {cards} GPU{'s' * (cards > 1)}: jobs will share a GPU. Small "
+        "jobs then run faster if NVIDIA's MPS was started before Snakemake (docs/performance.md)."
     )
 
 

@@ -124,7 +124,8 @@ def test_verify_tells_that_weights_are_gone_and_names_other_files_that_are(here,
     assert "1 files of weights are not here" in capsys.readouterr().out
     shutil.rmtree(Path(EDITED["a checkpoint"]).parent)  # the folder of a checkpoint goes with them
     assert main(["verify"]) == 0
-    assert "1 files of weights are not here: as" in capsys.readouterr().out
+    told = "1 files of weights and 1 files beside them are not here: as"
+    assert told in capsys.readouterr().out
     Path(EDITED["sample rows"]).unlink()
     assert main(["verify"]) == 1
     assert f"{EDITED['sample rows']} is missing" in capsys.readouterr().out

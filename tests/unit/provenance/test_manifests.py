@@ -386,3 +386,17 @@ def test_a_base_elsewhere_may_be_absent_but_not_in_part(tmp_path):
     }
     base.mkdir(parents=True)
     assert outputs_here(home / "manifest.json", manifest) == names
+
+
+def test_a_checkpoint_may_be_removed_as_a_whole_but_not_in_part(tmp_path):
+    home = tmp_path / "results/study/stage3_finetune/3B/seed1"
+    checkpoint = {"model/model.safetensors", "model/config.json", "model/templates/tool.jinja"}
+    base = {f"../../../../../base/{name}" for name in ("model.safetensors", "config.json")}
+    manifest = {"outputs": dict.fromkeys({*checkpoint, *base, "curve.jsonl"})}
+    home.mkdir(parents=True)
+    # Snakemake makes no base of the repository again, so its other files are missed
+    here = {"curve.jsonl", "../../../../../base/config.json"}
+    assert outputs_here(home / "manifest.json", manifest) == here
+    (home / "model").mkdir()
+    here |= {"model/config.json", "model/templates/tool.jinja"}
+    assert outputs_here(home / "manifest.json", manifest) == here

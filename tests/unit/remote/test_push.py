@@ -181,17 +181,13 @@ def test_weights_that_stay_are_told_of_and_missed_by_name(here, there):
     assert "of which 0 were sent" in push("../store", STUDY, weights=True)
 
 
-def test_without_weights_a_checkpoint_without_scores_stays_whole(here, there):
-    """Then Snakemake trains again in the clone, instead of scoring a checkpoint without weights."""
-    shutil.rmtree(f"{HOME}/stage4_posteval/3B/seed1")
-    assert "not sent (keep_weights): 4 files" in (told := push("../store", STUDY, weights=False))
-    assert "texts" not in told
+def test_a_checkpoint_that_is_absent_as_a_whole_is_no_text(here, there):
+    shutil.rmtree(f"{HOME}/stage3_finetune/3B/seed1/model")
+    told = push("../store", STUDY, weights=True)
+    assert "were not sent (keep_weights): 1 files" in told and "texts" not in told
     there()
-    assert "texts" not in pull("../store", STUDY)
-    checkpoints = sorted(p.parent.name for p in Path(HOME).glob("stage3_finetune/*/*/model"))
-    assert checkpoints == ["seed1", "seed2", "seed2"]
-    assert not Path(f"{HOME}/stage3_finetune/3B/seed1/model").exists()
-    assert Path(f"{HOME}/stage3_finetune/3B/seed1/manifest.json").is_file()
+    told = pull("../store", STUDY)
+    assert "are not here: 1 files" in told and "texts" not in told
     assert not Path(f"{HOME}/left_out.json").exists()
 
 

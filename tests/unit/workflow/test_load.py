@@ -70,22 +70,22 @@ def test_what_a_message_about_missing_gpus_says_can_be_written(hardware, found, 
 
 
 @pytest.mark.parametrize(
-    ("at_a_time", "cards", "mps", "hint"),
+    ("gpu", "cards", "mps", "hint"),
     [
-        (8, 1, False, "8 jobs at a time share 1 GPU. "),
-        (16, 2, False, "16 jobs at a time share 2 GPUs. "),
+        (8, 1, False, "gpu=8 on a machine with 1 GPU: "),
+        (16, 2, False, "gpu=16 on a machine with 2 GPUs: "),
         (8, 1, True, ""),
         (2, 2, False, ""),
         (8, 0, False, ""),
         (8, None, False, ""),  # AMD's cards
     ],
 )
-def test_jobs_that_share_a_card_without_mps_are_told_of_it(
-    at_a_time, cards, mps, hint, tmp_path, monkeypatch
+def test_a_run_whose_jobs_share_cards_without_mps_says_so(
+    gpu, cards, mps, hint, tmp_path, monkeypatch
 ):
     pipes = tmp_path / "pipes"
     pipes.mkdir() if mps else None
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(pipes))
     monkeypatch.setattr(load, "gpus_here", lambda: cards)
-    found = load.hint_of_sharing(at_a_time)
+    found = load.hint_of_sharing(gpu)
     assert found.startswith(hint) and bool(found) == bool(hint)
