@@ -221,7 +221,7 @@ def outputs_here(path: str | Path, manifest: Mapping) -> set[str]:
 
 
 def beside_weights(absent: Iterable[str], home: Path) -> list[str]:
-    """Those of the absent files, relative to `home`, whose checkpoint is absent as a whole folder."""
+    """The absent files, relative to `home`, of checkpoints that are absent as whole folders."""
     absent = list(absent)
     folders = {Path(name).parent for name in absent if Path(name).suffix in WEIGHT_SUFFIXES}
     removed = {f for f in folders if f.parts and not os.path.lexists(home / f)}
