@@ -70,14 +70,10 @@ def verify(
 
 
 def _of_what(without: list[str]) -> str:
-    from ablation.provenance.manifests import beside_weights
+    from ablation.provenance.manifests import removed_weights
     from ablation.remote.push import weights_of
 
-    weights = set(weights_of(without))
-    beside = set(beside_weights(without, Path())) - weights
-    counts = {
-        "of weights": len(weights),
-        "beside them": len(beside),
-        "of texts": len(without) - len(weights) - len(beside),
-    }
+    weights, removed = len(weights_of(without)), len(removed_weights(without, Path()))
+    texts = len(without) - removed
+    counts = {"of weights": weights, "beside them": removed - weights, "of texts": texts}
     return " and ".join(f"{n} files {what}" for what, n in counts.items() if n)

@@ -212,20 +212,23 @@ def outputs_here(path: str | Path, manifest: Mapping) -> set[str]:
     """
     home = Path(path).parent
     gone = {name for name in manifest["outputs"] if not (home / name).is_file()}
-    weights = {name for name in gone if Path(name).suffix in WEIGHT_SUFFIXES}
-    weights |= set(beside_weights((n for n in gone if ".." not in Path(n).parts), home))
+    weights = removed_weights(gone, home)
     left_out = _left_out(home) if gone > weights else set()
     may_lack = weights | {n for n in gone if os.path.normpath(home / n) in left_out}
     may_lack |= {n for n in gone if _is_in_an_absent_folder_elsewhere(home, n)}
     return set(manifest["outputs"]) - may_lack
 
 
-def beside_weights(absent: Iterable[str], home: Path) -> list[str]:
-    """The absent files, relative to `home`, of checkpoints that are absent as whole folders."""
-    absent = list(absent)
-    folders = {Path(name).parent for name in absent if Path(name).suffix in WEIGHT_SUFFIXES}
-    removed = {f for f in folders if f.parts and not os.path.lexists(home / f)}
-    return [name for name in absent if removed.intersection(Path(name).parents)]
+def removed_weights(absent: Iterable[str], home: Path) -> set[str]:
+    """The weights among absent files, and what was removed with the whole folder of a checkpoint.
+
+    absent: names relative to `home`, below which the folder of a checkpoint must have been.
+    """
+    absent = set(absent)
+    weights = {name for name in absent if Path(name).suffix in WEIGHT_SUFFIXES}
+    folders = {Path(name).parent for name in weights if ".." not in Path(name).parts} - {Path()}
+    removed = {folder for folder in folders if not os.path.lexists(home / folder)}
+    return weights | {name for name in absent if removed.intersection(Path(name).parents)}
 
 
 def _is_in_an_absent_folder_elsewhere(home: Path, name: str) -> bool:

@@ -20,9 +20,9 @@ from ablation.provenance.manifests import (
     SIGNATURE,
     WEIGHT_SUFFIXES,
     Manifest,
-    beside_weights,
     load_manifest,
     outputs_here,
+    removed_weights,
     verify_outputs,
 )
 from ablation.provenance.run_records import git_state, run_record_path
@@ -130,7 +130,7 @@ def pull(
         wanted = [*missing, *other]
         store.fetch({Path(p): files[p]["sha256"] for p in wanted}, f"pull {study}")
     absent = {path: entry for path, entry in left_out.items() if not Path(path).is_file()}
-    if texts := sorted(_texts_among(absent)):
+    if texts := sorted(absent.keys() - removed_weights(absent, Path())):
         home = Path("results", study)
         names = [Path(path).relative_to(home).as_posix() for path in texts]
         write_json(_list_of_left_out(study), names)
@@ -225,16 +225,9 @@ def _list_of_left_out(study: str) -> str:
     return f"results/{study}/{LEFT_OUT}"
 
 
-def _texts_among(absent: Iterable[str]) -> list[str]:
-    """Those of the absent files that are neither weights nor beside weights in a checkpoint."""
-    absent = list(absent)
-    checkpoints = set(beside_weights(absent, Path()))
-    return [path for path in absent if path not in checkpoints and path not in weights_of([path])]
-
-
 def _left_out_report(absent: Mapping[str, Mapping], how: str) -> list[str]:
     weights = weights_of(absent)
-    texts = _texts_among(absent)
+    texts = sorted(absent.keys() - removed_weights(absent, Path()))
     why = " (keep_weights)" if how == "were not sent" else ""
     lines = []
     if weights:
