@@ -211,11 +211,12 @@ def gpus_here(device: str | None = None) -> int | None:
 def hint_of_sharing(gpu: int) -> str:
     """What speeds up jobs that share cards, if the resource `gpu` is more than NVIDIA's cards here.
 
-    Empty if MPS seems to run, which is if the folder of its pipes exists.
+    Empty if MPS seems to run, which is if the file of its process exists. The folder that holds the
+    file, and other files in it, are left behind when MPS ends.
     """
     pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps")
     cards = gpus_here() or 0
-    if not 0 < cards < gpu or pipes.exists():
+    if not 0 < cards < gpu or (pipes / "nvidia-cuda-mps-control.pid").exists():
         return ""
     return (
         f"gpu={gpu} on a machine with {cards} GPU{'s' * (cards > 1)}: jobs will share a GPU. Small "

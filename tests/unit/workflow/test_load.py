@@ -84,7 +84,9 @@ def test_a_run_whose_jobs_share_cards_without_mps_says_so(
     gpu, cards, mps, hint, tmp_path, monkeypatch
 ):
     pipes = tmp_path / "pipes"
-    pipes.mkdir() if mps else None
+    pipes.mkdir()
+    (pipes / "control").touch()  # which is there, too, when MPS has ended
+    (pipes / "nvidia-cuda-mps-control.pid").touch() if mps else None
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(pipes))
     monkeypatch.setattr(load, "gpus_here", lambda: cards)
     found = load.hint_of_sharing(gpu)
