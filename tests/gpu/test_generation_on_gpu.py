@@ -7,8 +7,8 @@ import torch
 
 from ablation.scoring.generation import decoding_step
 from ablation.scoring.generation.decoding_audit import decoding_audit
-from ablation.scoring.generation.decoding_step import DecodingStep
 from ablation.scoring.generation.greedy import GreedyDecoder
+from tests.support.captures import captures
 from tests.support.tiny import tiny_model
 
 pytestmark = [
@@ -32,13 +32,7 @@ def texts(model, mask):
 def captured(monkeypatch):
     monkeypatch.setattr(decoding_step, "COLUMNS", 16)  # several graphs for short texts
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    found, capture = [], DecodingStep._captured
-    monkeypatch.setattr(
-        DecodingStep,
-        "_captured",
-        lambda self, columns: found.append(capture(self, columns)) or found[-1],
-    )
-    return found
+    return captures(monkeypatch)
 
 
 @pytest.mark.parametrize("mask", ["causal", "prefill_bidir"])

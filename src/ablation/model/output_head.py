@@ -26,6 +26,7 @@ CHUNK = {"cpu": 6_000_000, "cuda": 2**28}
 # processor, also with its kernels for AVX2; over 129 to 255 rows only with the compatible ones.
 CPU_ROWS = 64
 LOG2_E = math.log2(math.e)
+StatesOf = Callable[[PreTrainedModel, Rows, str], tuple[Tensor, Callable[[Tensor], Tensor]]]
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
@@ -89,9 +90,15 @@ class RowScores(NamedTuple):
 
 @torch.no_grad()
 def score_rows(
-    model: PreTrainedModel, rows: Rows, mask: str, logits_dtype: torch.dtype = torch.float32
+    model: PreTrainedModel,
+    rows: Rows,
+    mask: str,
+    logits_dtype: torch.dtype = torch.float32,
+    states_of: StatesOf | None = None,
 ) -> RowScores:
     """Score every continuation of `rows` (in host memory) under `mask`, on the model's device.
+
+    states_of: computes `last_states`, given `rows` in host memory.
 
     On a GPU the function returns before the work is done. With `logits_dtype` bfloat16, logits,
     log-probabilities and their sum are rounded as in the published scorer, and up to a quarter of
@@ -110,7 +117,10 @@ def score_rows(
         for t in (predictor, used_by, rows.target_id[order], rows.target_owner[order])
     )
 
-    states, head = last_states(model, rows.to(device), mask)
+    if states_of is None:
+        states, head = last_states(model, rows.to(device), mask)
+    else:
+        states, head = states_of(model, rows, mask)
     states = states.flatten(0, 1)
     logprobs, exact, greedy = [], [], []
     for chunk, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):

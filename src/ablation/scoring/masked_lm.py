@@ -26,6 +26,7 @@ from ablation.model.packing import Example, Rows, fixed_rows, pack, padded_promp
 from ablation.model.positions import switch_position, widest_row
 from ablation.parallel.collectives import gathered, own_share, rank, ranks
 from ablation.scoring.encoding import BatchEncodingLM, EncodedBlocks, EncodedRequest
+from ablation.scoring.replayed import ReplayedStates
 from ablation.scoring.row_capacity import fill_batches, row_capacity
 from ablation.vocabulary.masks import CAUSAL, MASK
 from ablation.vocabulary.protocols import LM_EVAL_PROTOCOL
@@ -141,6 +142,7 @@ class MaskedLM(BatchEncodingLM):
         The results stay on the GPU until the last block is scored, so that it never waits for one.
         """
         progress = Progress(self.label, requests)
+        states_of = ReplayedStates(self.model)
         tokens = np.zeros(requests, dtype=np.int64)
         truncated = np.zeros(requests, dtype=bool)
         owners: list[int] = []  # the request of each score
@@ -154,7 +156,7 @@ class MaskedLM(BatchEncodingLM):
             places = [first + i for i in kept]
             truncated[places] = shortened
             tokens[places] = [len(block[i][2]) - (0 if block[i][1] else 1) for i in kept]
-            for batch, found in self._scored(examples, progress, len(owners) + merged):
+            for batch, found in self._scored(examples, states_of, progress, len(owners) + merged):
                 owners += [places[member] for index in batch for member in members[index]]
                 scores.append(found)
             first += len(block)
@@ -228,7 +230,11 @@ class MaskedLM(BatchEncodingLM):
         return examples, members, truncated
 
     def _scored(
-        self, examples: Sequence[Example], progress: Progress, done: int
+        self,
+        examples: Sequence[Example],
+        states_of: ReplayedStates,
+        progress: Progress,
+        done: int,
     ) -> Iterator[tuple[list[int], RowScores]]:
         """Indices of examples and their scores, batch by batch, in batches that fit into memory.
 
@@ -246,7 +252,7 @@ class MaskedLM(BatchEncodingLM):
         while waiting:
             try:
                 for batch, rows in self._batches(examples, sorted(waiting)):
-                    found = score_rows(self.model, rows, self.mask, self.logits_dtype)
+                    found = score_rows(self.model, rows, self.mask, self.logits_dtype, states_of)
                     waiting.difference_update(batch)
                     done = min(done + rows.continuations * together, last)
                     yield batch, found
@@ -270,6 +276,7 @@ class MaskedLM(BatchEncodingLM):
                     raise  # one example alone is too much
             self.row_tokens, self.batch_tokens = self.row_tokens // 2, self.batch_tokens // 2
             print(f"{self.label}: out of memory, now rows of {self.row_tokens}", file=sys.stderr)
+            states_of.clear()
             torch.cuda.empty_cache()
         if running:
             show(done)

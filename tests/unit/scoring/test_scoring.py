@@ -110,11 +110,11 @@ def test_out_of_memory_halves_the_rows_loses_nothing_and_is_recorded(tokenizer, 
     _, expected = ours(model, tokenizer)
     real, widths = module.score_rows, []
 
-    def short_of_memory(model, rows, mask, dtype):
+    def short_of_memory(model, rows, *options):
         widths.append(rows.input_ids.numel())
         if widths[-1] > 128 and len(widths) > 1:
             raise torch.OutOfMemoryError
-        return real(model, rows, mask, dtype)
+        return real(model, rows, *options)
 
     monkeypatch.setattr(module, "score_rows", short_of_memory)
     lm, found = ours(model, tokenizer, row_tokens=256, batch_tokens=256)

@@ -1,0 +1,150 @@
+"""Forwards that a CUDA device replays as graphs.
+
+The kernels of a small model, or of a single decoded token, are so short that a host can need longer
+to launch them than the GPU to run them. A CUDA graph launches all at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import Any, Generic, NamedTuple, TypeVar
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ablation.model.forward import last_states
+from ablation.model.masks import uses_fixed_rows
+from ablation.model.packing import Rows, moved
+
+KEPT = 2  # graphs at a time: each holds memory
+# The weights from which a row keeps a GPU busy for longer than its launches take. The graph of a
+# larger model would hold much memory for nothing.
+LARGE = 10**9
+READ = ("input_ids", "doc", "branch", "position_ids")  # what a forward reads of rows
+
+Result = TypeVar("Result")
+States = tuple[Tensor, Callable[[Tensor], Tensor]]
+
+
+class _Captured(NamedTuple, Generic[Result]):
+    """A graph, and what its forward returned, whose tensors each replay overwrites."""
+
+    graph: torch.cuda.CUDAGraph
+    result: Result
+
+
+_never_replayed: WeakSet[PreTrainedModel] = WeakSet()
+
+
+class Replayed(Generic[Result]):
+    """Calls forwards of a model on a CUDA device, and replays those that return.
+
+    A forward is called once plainly, then once with every wait for the GPU made an error, and then
+    captured. A model whose forward waits, for the experts that its tokens choose for example,
+    cannot be captured, and is called plainly from then on.
+
+    doing: what the forwards do, for the message about such a model.
+    """
+
+    def __init__(self, model: PreTrainedModel, doing: str) -> None:
+        self.model, self.doing = model, doing
+        self._seen: Counter[Hashable] = Counter()
+        self._graphs: dict[Hashable, _Captured[Result]] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, key: Hashable, forward: Callable[[], Result]) -> Result:
+        """The result of `forward`, whose tensors may be overwritten by the next call.
+
+        key: forwards with equal keys read the same tensors and launch the same kernels.
+        """
+        self._seen[key] += 1
+        if self.model in _never_replayed or self._seen[key] == 1:
+            return forward()
+        if self._seen[key] == 2:
+            return self._tried(forward)
+        captured = self._graphs.get(key) or self._captured(key, forward)
+        if captured is None:
+            return forward()
+        captured.graph.replay()
+        return captured.result
+
+    def clear(self) -> None:
+        """Forget all forwards, and give their memory back."""
+        self._seen.clear()
+        self._graphs.clear()
+
+    def _tried(self, forward: Callable[[], Result]) -> Result:
+        """A plain call that shows whether the forward waits for the GPU.
+
+        A capture would show it too, but one that fails leaves its memory and stream behind.
+        """
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return forward()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._give_up(error)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        return forward()
+
+    def _captured(self, key: Hashable, forward: Callable[[], Result]) -> _Captured[Result] | None:
+        """Record a forward; None if that cannot be done."""
+        while len(self._graphs) >= KEPT:
+            del self._graphs[next(iter(self._graphs))]
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                result = forward()
+        except RuntimeError as error:  # too little memory for a graph is one, and not for a call
+            self._give_up(error)
+            return None
+        finally:
+            torch.cuda.set_stream(stream)  # a capture that fails stays on its own
+        self._graphs[key] = _Captured(graph, result)
+        return self._graphs[key]
+
+    def _give_up(self, error: RuntimeError) -> None:
+        _never_replayed.add(self.model)
+        self._graphs.clear()
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        print(f"{self.doing} without CUDA graphs: {reason}", file=sys.stderr)
+
+
+class ReplayedStates:
+    """`last_states`, replayed for a small model whose rows have few shapes.
+
+    The weights of the model must stay where they are meanwhile.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        weights = sum(weight.numel() for weight in model.parameters())
+        fits = model.device.type == "cuda" and uses_fixed_rows(model) and weights < LARGE
+        self._replayed: Replayed[States] | None = Replayed(model, "scoring") if fits else None
+        self._held: dict[torch.Size, dict[str, Tensor]] = {}
+
+    def __call__(self, model: PreTrainedModel, rows: Rows, mask: str) -> States:
+        """`last_states(model, rows, mask)`; the next call may overwrite the states."""
+        if self._replayed is None:
+            return last_states(model, rows.to(model.device), mask)
+        shape = rows.input_ids.shape
+        if shape not in self._held:
+            self._held[shape] = {n: moved(getattr(rows, n), model.device) for n in READ}
+        for name, tensor in self._held[shape].items():
+            tensor.copy_(getattr(rows, name).pin_memory(), non_blocking=True)
+        held: dict[str, Any] = dict(self._held[shape])
+        fixed = replace(rows, **held)
+        return self._replayed((mask, shape), lambda: last_states(model, fixed, mask))
+
+    def clear(self) -> None:
+        """Give back the memory of graphs."""
+        self._held.clear()
+        if self._replayed is not None:
+            self._replayed.clear()
