@@ -15,7 +15,7 @@ from snakemake_executor_plugin_vast.machine.transport import Unreachable
 from snakemake_executor_plugin_vast.market.protocol import Instance, Requirements, SearchRules
 from vast_support.attempts import OVER, exit, make_attempt
 from vast_support.memory_market import MemoryMarket, offer
-from vast_support.stand_ins import Account, DirectKeeper, Machines, ManualClock
+from vast_support.stand_ins import ARMED, Account, DirectKeeper, Machines, ManualClock
 
 NIGHT = 8 * 3600.0
 EVENING = 1000.0  # when the computer falls asleep
@@ -40,11 +40,14 @@ def test_the_clock_goes_on_while_the_computer_sleeps_and_never_back(monkeypatch)
 
 
 class SleepyClock(ManualClock):
-    """This computer sleeps for a night, in the first wait after EVENING or in a look."""
+    """This computer sleeps for a night, in the first wait after EVENING or in something else.
 
-    def __init__(self, during="wait"):
+    When only this process is `stopped`, as by Ctrl-Z, the computer is awake meanwhile.
+    """
+
+    def __init__(self, during="wait", stopped=False):
         super().__init__()
-        self.during, self.woke = during, None
+        self.during, self.stopped, self.woke = during, stopped, None
 
     def sleep(self):
         if self.woke is None and self.time > EVENING:
@@ -58,7 +61,7 @@ class SleepyClock(ManualClock):
         return over
 
     def awake(self):
-        return self.time - (NIGHT if self.woke else 0.0)
+        return self.time - (NIGHT if self.woke and not self.stopped else 0.0)
 
 
 def at_night(tmp_path, clock, no_network=60.0, **facts):
@@ -72,21 +75,36 @@ def at_night(tmp_path, clock, no_network=60.0, **facts):
         done = {"code": 0, "seconds": 1.0, "files": {}, "missing": [], "links": []}
         return {"exit": done if now > EVENING + 3600 else None}
 
-    return make_attempt(tmp_path, told, clock=clock, **facts)
+    attempt, connection = make_attempt(tmp_path, told, clock=clock, **facts)
+    connection.timeout = Limits().silent / 2  # in a clock that runs fast, a look may take long
+    if clock.during == "check":
+        connection.armed = lambda now: clock.sleep() or ARMED
+    return attempt, connection
 
 
-@pytest.mark.parametrize("during", ["wait", "look"])
+asleep = pytest.mark.parametrize("during", ["wait", "look", "check"])
+stopped = pytest.mark.parametrize("stopped", [False, True])
+
+
+@asleep
+@stopped
 @pytest.mark.parametrize("seconds", [1e6, 2 * 3600.0])
-def test_results_that_were_made_while_this_computer_slept_are_fetched(tmp_path, during, seconds):
+def test_results_that_were_made_while_this_computer_slept_are_fetched(
+    tmp_path, during, stopped, seconds
+):
     """Also those of a job whose time limit has passed since."""
-    attempt, connection = at_night(tmp_path, SleepyClock(during), seconds=seconds)
+    attempt, connection = at_night(tmp_path, SleepyClock(during, stopped), seconds=seconds)
     attempt.run()
     assert attempt.clock.now() > EVENING + NIGHT and attempt.ran == 1.0
     assert any("rm -f" in text and "exit.json" in text for text in connection.commands)
 
 
-def test_a_machine_that_is_silent_after_the_sleep_is_lost_in_its_usual_time(tmp_path):
-    attempt, _ = at_night(tmp_path, SleepyClock(), no_network=1e6)
+@asleep
+@stopped
+def test_a_machine_that_is_silent_after_the_sleep_is_lost_in_its_usual_time(
+    tmp_path, during, stopped
+):
+    attempt, _ = at_night(tmp_path, SleepyClock(during, stopped), no_network=1e6)
     with pytest.raises(rental.Lost, match="silent"):
         attempt.run()
     waited = attempt.clock.now() - attempt.clock.woke

@@ -140,6 +140,24 @@ def test_a_machine_that_answers_nonsense_is_lost_and_its_job_is_not(make, answer
         attempt.run()
 
 
+def test_the_silence_of_a_machine_counts_in_full_while_this_computer_is_awake(make):
+    """With the pauses between two looks, and with the time that each look waits for an answer."""
+    attempt, connection = make(lambda now: {})
+    ask = connection.ask
+
+    def hang(what, *more):
+        if attempt.clock.now() < TURN:
+            return ask(what, *more)
+        attempt.clock.wait(connection.timeout)
+        raise transport.Unreachable("m: no answer within 30 s")
+
+    connection.ask = hang
+    with pytest.raises(rental.Lost, match="silent"):
+        attempt.run()
+    silence = attempt.clock.now() - connection.looks[-1]
+    assert Limits().silent < silence <= Limits().silent + connection.timeout + DENSE
+
+
 def test_a_machine_that_answers_without_end_is_lost_at_once(make):
     attempt, connection = make(exit)
 

@@ -65,7 +65,7 @@ class Observation:
     listed: bool = True
     gpu_idle: bool | None = None
     alert: bool = False  # a traceback, or an error that may end the job
-    unasked: float = 0.0  # seconds since `contact` in which this computer slept or saved a state
+    unasked: float = 0.0  # seconds since `contact` without a look, as during sleep or a save
 
 
 def seconds_to_next_look(observation: Observation, limits: Limits) -> float:

@@ -161,10 +161,8 @@ class Attempt:
         """Check the job until it has ended; the machine's record of its exit."""
         now = self.clock.now()
         started = contact = progress = saved = checked = now
-        # Seconds since the last answer in which nobody asked: this computer slept or saved a state.
-        unasked = 0.0
+        asked = 0.0  # seconds of looks since the last answer, with the pauses before them
         woken = False  # whether the machine was started again
-        longest = 3 * self.machine.connection.timeout * self.clock.scale  # seconds of a look
         disarmed = 0  # successive checks that found no armed switch
         offset, took, alert = 0, 0.0, False
         mark: str | None = None
@@ -174,28 +172,31 @@ class Attempt:
         while True:
             label = self.machine.label
             known, instance = self.keeper.find(label, self.machine.rented + 60.0)
+            now = self.clock.now()
             observation = Observation(
-                self.clock.now(), started, contact, progress, self.task.requirements.seconds,
+                now, started, contact, progress, self.task.requirements.seconds,
                 instance.status if instance else "running",
                 self.keeper.status_since(label), instance is not None or not known, idle, alert,
-                unasked,
+                now - contact - asked,
             )  # fmt: skip
             if why := watch.failure_reason(observation, self.limits):
                 if why == "outbid" and self.wake(self.machine):
-                    contact, unasked, woken = self.clock.now(), 0.0, True
+                    contact, asked, woken = self.clock.now(), 0.0, True
                     continue
                 if why in ("overtime", "stalled"):
                     self.end()
-                raise Lost(why, f"{observation.now - contact:.0f} s since the last answer")
+                raise Lost(why, f"{now - contact:.0f} s since the last answer")
             pause = 0.0 if more else watch.seconds_to_next_look(observation, self.limits)
+            before = self.clock.awake()
             if self.clock.wait(pause, self.closing):
                 self.end()
                 raise Closing
             seen, more = self._look(offset), False
-            unasked += max(0.0, self.clock.now() - observation.now - pause - longest)
             if seen is None:
+                # At most half, so that a process stopped by Ctrl-Z looks again before it gives up.
+                asked += min(self.clock.awake() - before, self.limits.silent / 2)
                 continue
-            contact, unasked = self.clock.now(), 0.0
+            contact, asked = self.clock.now(), 0.0
             if seen["output"] or seen["mark"] != mark:
                 progress, mark = contact, seen["mark"]
             if seen["output"]:
@@ -232,7 +233,6 @@ class Attempt:
                     raise Lost("transfer", str(error)) from None
                 except (Unreachable, Failed, ValueError) as error:
                     self.output.add(f"vast: the state was not saved: {error}\n".encode())
-                unasked = self.clock.now() - contact
 
     def _look(self, offset: int) -> dict[str, Any] | None:
         """The machine's report on the job; None without an answer."""
