@@ -4,6 +4,7 @@ import errno
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +46,13 @@ def test_an_ending_in_three_lines(tmp_path, kind, found, told, saved):
     assert (f"kept up to step {saved}" if saved else "No step") in lines[1]
     assert lines[2].endswith("The same command goes on.")
     assert (tmp_path / "log").read_text() == ended.value.code + "\n"  # no traceback
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has this full disk")
+@pytest.mark.parametrize("weights", [10, 10**6])
+def test_torch_saves_to_a_full_disk(weights):
+    with pytest.raises(SystemExit, match="the disk is full"), told_in_three_lines("base"):
+        torch.save({"weight": torch.zeros(weights)}, "/dev/full")
 
 
 def test_errors_of_the_code_keep_their_traceback():
