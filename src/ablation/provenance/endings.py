@@ -15,8 +15,10 @@ KEPT = "Finished results are kept; this job begins again."
 AGAIN = "The same command goes on."
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # What safetensors and torch say instead of raising an OSError.
-FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
-FULL_TEXTS += ("iostream error", "unexpected pos")  # of torch.save to a file
+FULL_TEXTS = (
+    *("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed"),
+    *("iostream error", "unexpected pos"),  # of torch.save to a file
+)
 
 # Signals that stop a job, with what its message says.
 STOPS = {
