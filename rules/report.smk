@@ -13,6 +13,7 @@ if PATHS.has_table("samples"):
         """The same prompts continued by the base and by one checkpoint of each recipe."""
         input:
             list(FINGERPRINTS.of("samples")["upstream"]),
+            base_weights=ancient(PATHS.base_weights),
             weights=ancient(
                 [f"{PATHS.trained(r, STUDY.seeds[0])}/model" for r in PATHS.under_masks]
             ),

@@ -26,7 +26,8 @@ CHUNK = {"cpu": 6_000_000, "cuda": 2**28}
 # processor, also with its kernels for AVX2; over 129 to 255 rows only with the compatible ones.
 CPU_ROWS = 64
 LOG2_E = math.log2(math.e)
-StatesOf = Callable[[PreTrainedModel, Rows, str], tuple[Tensor, Callable[[Tensor], Tensor]]]
+# The hidden states of rows under a mask, and the head that gives their logits (`last_states`).
+StatesOf = Callable[[Rows, str], tuple[Tensor, Callable[[Tensor], Tensor]]]
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
@@ -120,7 +121,7 @@ def score_rows(
     if states_of is None:
         states, head = last_states(model, rows.to(device), mask)
     else:
-        states, head = states_of(model, rows, mask)
+        states, head = states_of(rows, mask)
     states = states.flatten(0, 1)
     logprobs, exact, greedy = [], [], []
     for chunk, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -15,10 +16,9 @@ KEPT = "Finished results are kept; this job begins again."
 AGAIN = "The same command goes on."
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # What safetensors and torch say instead of raising an OSError.
-FULL_TEXTS = (
-    *("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed"),
-    *("iostream error", "unexpected pos"),  # of torch.save to a file
-)
+FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+# What torch.save to a file says, whose end is not where it should be.
+TORN = re.compile(r"basic_ios::clear: iostream error|unexpected pos \d+ vs \d+")
 
 # Signals that stop a job, with what its message says.
 STOPS = {
@@ -71,7 +71,8 @@ def _ending(error: BaseException) -> tuple[str, str] | None:
     if isinstance(error, KeyboardInterrupt):
         return f"{error if isinstance(error, Stopped) else STOPS[signal.SIGINT]}.", ""
     first = str(error).partition("\n")[0]
-    if getattr(error, "errno", None) in FULL or any(text in first for text in FULL_TEXTS):
+    torn = isinstance(error, RuntimeError) and TORN.search(first)
+    if torn or getattr(error, "errno", None) in FULL or any(t in first for t in FULL_TEXTS):
         return f"the disk is full ({first}).", "Make room on it first (df -h .). "
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is slow to import
         return (

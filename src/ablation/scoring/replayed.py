@@ -21,14 +21,16 @@ from ablation.model.forward import last_states
 from ablation.model.masks import uses_fixed_rows
 from ablation.model.packing import Rows, moved
 
-KEPT = 2  # graphs at a time: each holds memory
-# The weights from which a row keeps a GPU busy for longer than its launches take. The graph of a
-# larger model would hold much memory for nothing.
+# So many graphs are kept, because each holds memory. They share one pool of it, and only one
+# `Replayed` is in use at a time: where a graph ends, others lose a workspace that is not in a pool.
+KEPT = 2
+# The number of weights from which a row keeps a GPU busy for longer than its launches take. The
+# graph of a larger model would hold much memory for nothing.
 LARGE = 10**9
-READ = ("input_ids", "doc", "branch", "position_ids")  # what a forward reads of rows
+INPUTS = ("input_ids", "doc", "branch", "position_ids")  # the tensors of rows that a forward reads
 
 Result = TypeVar("Result")
-States = tuple[Tensor, Callable[[Tensor], Tensor]]
+States = tuple[Tensor, Callable[[Tensor], Tensor]]  # hidden states, and the output head
 
 
 class _Captured(NamedTuple, Generic[Result]):
@@ -42,11 +44,11 @@ _never_replayed: WeakSet[PreTrainedModel] = WeakSet()
 
 
 class Replayed(Generic[Result]):
-    """Calls forwards of a model on a CUDA device, and replays those that return.
+    """Calls forwards of a model on a CUDA device, and replays those whose key returns.
 
-    A forward is called once plainly, then once with every wait for the GPU made an error, and then
-    captured. A model whose forward waits, for the experts that its tokens choose for example,
-    cannot be captured, and is called plainly from then on.
+    A forward of a key is called once plainly, then once with every wait for the GPU made an error,
+    and then captured. A model whose forward waits, for the experts that its tokens choose for
+    example, cannot be captured, and is called plainly from then on.
 
     doing: what the forwards do, for the message about such a model.
     """
@@ -56,14 +58,25 @@ class Replayed(Generic[Result]):
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, _Captured[Result]] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        self._plain = False  # whether memory was too short for a graph
 
     def __call__(self, key: Hashable, forward: Callable[[], Result]) -> Result:
         """The result of `forward`, whose tensors may be overwritten by the next call.
 
         key: forwards with equal keys read the same tensors and launch the same kernels.
         """
+        with torch.cuda.device(self.model.device):  # a graph is captured on the current device
+            return self._called(key, forward)
+
+    def clear(self) -> None:
+        """Forget all forwards; `torch.cuda.empty_cache` then gives their memory back."""
+        self._seen.clear()
+        self._graphs.clear()
+        self._pool = torch.cuda.graph_pool_handle()  # the old one may still hold a block
+
+    def _called(self, key: Hashable, forward: Callable[[], Result]) -> Result:
         self._seen[key] += 1
-        if self.model in _never_replayed or self._seen[key] == 1:
+        if self._plain or self.model in _never_replayed or self._seen[key] == 1:
             return forward()
         if self._seen[key] == 2:
             return self._tried(forward)
@@ -72,11 +85,6 @@ class Replayed(Generic[Result]):
             return forward()
         captured.graph.replay()
         return captured.result
-
-    def clear(self) -> None:
-        """Forget all forwards, and give their memory back."""
-        self._seen.clear()
-        self._graphs.clear()
 
     def _tried(self, forward: Callable[[], Result]) -> Result:
         """A plain call that shows whether the forward waits for the GPU.
@@ -103,17 +111,26 @@ class Replayed(Generic[Result]):
         try:
             with torch.cuda.graph(graph, pool=self._pool):
                 result = forward()
-        except RuntimeError as error:  # too little memory for a graph is one, and not for a call
+        except torch.OutOfMemoryError as error:  # it may do for a plain call
+            self._plain = True
+            self._say(error)
+        except RuntimeError as error:
             self._give_up(error)
-            return None
         finally:
             torch.cuda.set_stream(stream)  # a capture that fails stays on its own
+        if self._plain or self.model in _never_replayed:
+            self._graphs.clear()
+            torch.cuda.empty_cache()
+            return None
         self._graphs[key] = _Captured(graph, result)
         return self._graphs[key]
 
     def _give_up(self, error: RuntimeError) -> None:
         _never_replayed.add(self.model)
         self._graphs.clear()
+        self._say(error)
+
+    def _say(self, error: RuntimeError) -> None:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         print(f"{self.doing} without CUDA graphs: {reason}", file=sys.stderr)
 
@@ -125,18 +142,21 @@ class ReplayedStates:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        weights = sum(weight.numel() for weight in model.parameters())
-        fits = model.device.type == "cuda" and uses_fixed_rows(model) and weights < LARGE
+        self.model = model
+        one_device = {weight.device for weight in model.parameters()} == {model.device}
+        on_gpu = model.device.type == "cuda" and one_device
+        fits = on_gpu and uses_fixed_rows(model) and model.num_parameters() < LARGE
         self._replayed: Replayed[States] | None = Replayed(model, "scoring") if fits else None
         self._held: dict[torch.Size, dict[str, Tensor]] = {}
 
-    def __call__(self, model: PreTrainedModel, rows: Rows, mask: str) -> States:
-        """`last_states(model, rows, mask)`; the next call may overwrite the states."""
+    def __call__(self, rows: Rows, mask: str) -> States:
+        """`last_states` of `rows` in host memory; the next call may overwrite the states."""
+        model = self.model
         if self._replayed is None:
             return last_states(model, rows.to(model.device), mask)
         shape = rows.input_ids.shape
         if shape not in self._held:
-            self._held[shape] = {n: moved(getattr(rows, n), model.device) for n in READ}
+            self._held[shape] = {n: moved(getattr(rows, n), model.device) for n in INPUTS}
         for name, tensor in self._held[shape].items():
             tensor.copy_(getattr(rows, name).pin_memory(), non_blocking=True)
         held: dict[str, Any] = dict(self._held[shape])
@@ -144,7 +164,7 @@ class ReplayedStates:
         return self._replayed((mask, shape), lambda: last_states(model, fixed, mask))
 
     def clear(self) -> None:
-        """Give back the memory of graphs."""
+        """Forget all graphs; `torch.cuda.empty_cache` then gives their memory back."""
         self._held.clear()
         if self._replayed is not None:
             self._replayed.clear()

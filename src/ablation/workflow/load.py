@@ -216,7 +216,7 @@ def hint_of_sharing(gpu: int) -> str:
     """
     pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps")
     cards = gpus_here() or 0
-    if not 0 < cards < gpu or (pipes / "nvidia-cuda-mps-control.pid").exists():
+    if not 0 < cards < gpu or os.path.exists(pipes / "nvidia-cuda-mps-control.pid"):
         return ""
     return (
         f"gpu={gpu} on a machine with {cards} GPU{'s' * (cards > 1)}: jobs will share a GPU. Small "

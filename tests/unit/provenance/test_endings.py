@@ -55,9 +55,14 @@ def test_torch_saves_to_a_full_disk(weights):
         torch.save({"weight": torch.zeros(weights)}, "/dev/full")
 
 
-def test_errors_of_the_code_keep_their_traceback():
-    with pytest.raises(ValueError, match="a mistake"), told_in_three_lines("base"):
-        raise ValueError("a mistake")
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a mistake"), TypeError("f() got an unexpected positional argument")],
+)
+def test_errors_of_the_code_keep_their_traceback(error):
+    with pytest.raises(type(error)) as found, told_in_three_lines("base"):
+        raise error
+    assert found.value is error
 
 
 INTERRUPTED = """

@@ -161,7 +161,7 @@ class Attempt:
         """Check the job until it has ended; the machine's record of its exit."""
         now = self.clock.now()
         started = contact = progress = saved = checked = now
-        asked = 0.0  # seconds of looks since the last answer, with the pauses before them
+        silence = 0.0  # seconds of looks since the last answer, with the pauses before them
         woken = False  # whether the machine was started again
         disarmed = 0  # successive checks that found no armed switch
         offset, took, alert = 0, 0.0, False
@@ -177,11 +177,11 @@ class Attempt:
                 now, started, contact, progress, self.task.requirements.seconds,
                 instance.status if instance else "running",
                 self.keeper.status_since(label), instance is not None or not known, idle, alert,
-                now - contact - asked,
+                now - contact - silence,
             )  # fmt: skip
             if why := watch.failure_reason(observation, self.limits):
                 if why == "outbid" and self.wake(self.machine):
-                    contact, asked, woken = self.clock.now(), 0.0, True
+                    contact, silence, woken = self.clock.now(), 0.0, True
                     continue
                 if why in ("overtime", "stalled"):
                     self.end()
@@ -193,10 +193,11 @@ class Attempt:
                 raise Closing
             seen, more = self._look(offset), False
             if seen is None:
-                # At most half, so that a process stopped by Ctrl-Z looks again before it gives up.
-                asked += min(self.clock.awake() - before, self.limits.silent / 2)
+                # A stop of this process (Ctrl-Z) cannot be told from a long look. So one look counts
+                # at most half of what ends an attempt, and another follows.
+                silence += min(self.clock.awake() - before, self.limits.silent / 2)
                 continue
-            contact, asked = self.clock.now(), 0.0
+            contact, silence = self.clock.now(), 0.0
             if seen["output"] or seen["mark"] != mark:
                 progress, mark = contact, seen["mark"]
             if seen["output"]:
