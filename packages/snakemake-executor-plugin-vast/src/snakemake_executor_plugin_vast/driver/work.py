@@ -193,8 +193,8 @@ class Attempt:
                 raise Closing
             seen, more = self._look(offset), False
             if seen is None:
-                # A stop of this process (Ctrl-Z) cannot be told from a long look. So one look counts
-                # at most half of what ends an attempt, and another follows.
+                # A stop of this process by Ctrl-Z cannot be told from a long look, so one look
+                # counts at most half of what ends an attempt, and another follows.
                 silence += min(self.clock.awake() - before, self.limits.silent / 2)
                 continue
             contact, silence = self.clock.now(), 0.0
