@@ -14,6 +14,9 @@ from ablation.model.masks import forward_inputs
 from ablation.model.packing import Example, Rows, pack
 from ablation.vocabulary.masks import CAUSAL
 
+# Hidden states of rows [rows, tokens, width], and the output head that gives their logits.
+States = tuple[Tensor, Callable[[Tensor], Tensor]]
+
 
 @contextmanager
 def uncompiled(model: PreTrainedModel) -> Iterator[None]:
@@ -51,9 +54,7 @@ def target_logits(model: PreTrainedModel, rows: Rows, mask: str) -> Tensor:
     return head(states[rows.target_row, rows.target_position])
 
 
-def last_states(
-    model: PreTrainedModel, rows: Rows, mask: str
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def last_states(model: PreTrainedModel, rows: Rows, mask: str) -> States:
     """The decoder's last hidden states [rows, tokens, width], and the head that gives their logits.
 
     If a model does more than apply its head (soft-capping, a logit scale), the returned states are

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, pad
 from transformers import PreTrainedModel
 
-from ablation.model.forward import last_states
+from ablation.model.forward import States, last_states
 from ablation.model.packing import Rows, moved
 
 # How many logits are held at once. On a CPU their 24 MB stay below the 32 MB from which glibc maps
@@ -26,8 +26,7 @@ CHUNK = {"cpu": 6_000_000, "cuda": 2**28}
 # processor, also with its kernels for AVX2; over 129 to 255 rows only with the compatible ones.
 CPU_ROWS = 64
 LOG2_E = math.log2(math.e)
-# The hidden states of rows under a mask, and the head that gives their logits (`last_states`).
-StatesOf = Callable[[Rows, str], tuple[Tensor, Callable[[Tensor], Tensor]]]
+StatesOf = Callable[[Rows, str], States]  # of rows under a mask
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ablation.model.forward import last_states
+from ablation.model.forward import States, last_states
 from ablation.model.masks import uses_fixed_rows
-from ablation.model.packing import Rows, moved
+from ablation.model.packing import Rows
 
 # So many graphs are kept, because each holds memory. They share one pool of it, and only one
 # `Replayed` is in use at a time: where a graph ends, others lose a workspace that is not in a pool.
@@ -30,7 +30,6 @@ LARGE = 10**9
 INPUTS = ("input_ids", "doc", "branch", "position_ids")  # the tensors of rows that a forward reads
 
 Result = TypeVar("Result")
-States = tuple[Tensor, Callable[[Tensor], Tensor]]  # hidden states, and the output head
 
 
 class _Captured(NamedTuple, Generic[Result]):
@@ -58,7 +57,7 @@ class Replayed(Generic[Result]):
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, _Captured[Result]] = {}
         self._pool = torch.cuda.graph_pool_handle()
-        self._plain = False  # whether memory was too short for a graph
+        self._plain = model in _never_replayed  # whether all forwards are called plainly
 
     def __call__(self, key: Hashable, forward: Callable[[], Result]) -> Result:
         """The result of `forward`, whose tensors may be overwritten by the next call.
@@ -76,7 +75,7 @@ class Replayed(Generic[Result]):
 
     def _called(self, key: Hashable, forward: Callable[[], Result]) -> Result:
         self._seen[key] += 1
-        if self._plain or self.model in _never_replayed or self._seen[key] == 1:
+        if self._plain or self._seen[key] == 1:
             return forward()
         if self._seen[key] == 2:
             return self._tried(forward)
@@ -111,26 +110,22 @@ class Replayed(Generic[Result]):
         try:
             with torch.cuda.graph(graph, pool=self._pool):
                 result = forward()
-        except torch.OutOfMemoryError as error:  # it may do for a plain call
-            self._plain = True
-            self._say(error)
         except RuntimeError as error:
             self._give_up(error)
         finally:
             torch.cuda.set_stream(stream)  # a capture that fails stays on its own
-        if self._plain or self.model in _never_replayed:
-            self._graphs.clear()
+        if self._plain:
             torch.cuda.empty_cache()
             return None
         self._graphs[key] = _Captured(graph, result)
         return self._graphs[key]
 
     def _give_up(self, error: RuntimeError) -> None:
-        _never_replayed.add(self.model)
+        """Call forwards plainly from now on, and say so."""
+        self._plain = True
+        if not isinstance(error, torch.OutOfMemoryError):  # another time memory may do for a graph
+            _never_replayed.add(self.model)
         self._graphs.clear()
-        self._say(error)
-
-    def _say(self, error: RuntimeError) -> None:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         print(f"{self.doing} without CUDA graphs: {reason}", file=sys.stderr)
 
@@ -156,7 +151,9 @@ class ReplayedStates:
             return last_states(model, rows.to(model.device), mask)
         shape = rows.input_ids.shape
         if shape not in self._held:
-            self._held[shape] = {n: moved(getattr(rows, n), model.device) for n in INPUTS}
+            self._held[shape] = {
+                name: torch.empty_like(getattr(rows, name), device=model.device) for name in INPUTS
+            }
         for name, tensor in self._held[shape].items():
             tensor.copy_(getattr(rows, name).pin_memory(), non_blocking=True)
         held: dict[str, Any] = dict(self._held[shape])
