@@ -185,8 +185,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
             logits = float32_logits(head, states[part])
-            chunk_loss, gradient = step(logits, target[part], states.dtype)
-            loss += chunk_loss
+            losses, gradient = step(logits, target[part], states.dtype)
+            # Not in the compiled function: a sum of its own depends on the first number of rows
+            # that any job on the machine has compiled it for.
+            loss += losses.sum()
             del logits
             if needs_gradient:
                 torch.mm(gradient, weight, out=grad_states[part])
@@ -203,13 +205,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _loss_and_gradient(logits: Tensor, target: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The summed loss of `logits` [n, vocabulary], and its gradient by the logits in `dtype`."""
+    """The losses [n, 1] of `logits` [n, vocabulary]; their gradient by the logits in `dtype`."""
     normalizer = logits.logsumexp(-1, keepdim=True)
-    loss = (normalizer - logits.gather(-1, target[:, None])).sum()
+    losses = normalizer - logits.gather(-1, target[:, None])
     column = torch.arange(logits.shape[-1], device=logits.device)
     # softmax minus one-hot in one pass over the logits
     gradient = (logits - normalizer).exp() - (column == target[:, None]).float()
-    return loss, gradient.to(dtype)
+    return losses, gradient.to(dtype)
 
 
 def _portable_loss_and_gradient(
@@ -217,9 +219,9 @@ def _portable_loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """As `_loss_and_gradient`, with the same bits on every processor; a target of -1 counts not."""
     counted, column = (target >= 0)[:, None], target.clamp(min=0)[:, None]
-    loss = -(log_softmax(logits, -1).gather(-1, column) * counted).sum()
+    losses = -log_softmax(logits, -1).gather(-1, column) * counted
     gradient = logits.softmax(-1).scatter_add_(-1, column, -torch.ones_like(logits[:, :1]))
-    return loss, (gradient * counted).to(dtype)
+    return losses, (gradient * counted).to(dtype)
 
 
 @cache

@@ -9,8 +9,9 @@ import select
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 KEPT = "Finished results are kept; this job begins again."
 AGAIN = "The same command goes on."
@@ -58,12 +59,24 @@ def told_in_three_lines(rule: str) -> Iterator[None]:
         with _stoppable():
             yield
     except BaseException as error:
+        _let_gpu_finish()
         if (found := _ending(error)) is None:
             raise
         what, next_action = found
         kept = " ".join(getattr(error, "__notes__", ())) or KEPT
         message = f"{rule}: {what}\n{kept}\n{next_action}{AGAIN}"
         raise Ended(message, isinstance(error, KeyboardInterrupt)) from None
+
+
+def _let_gpu_finish() -> None:
+    """Wait until the GPU has done what this job gave it.
+
+    NVIDIA warns that an end before that, under MPS, may spoil the work of the card's other jobs.
+    """
+    torch = sys.modules.get("torch")  # is slow to import
+    if torch is not None and torch.cuda.is_initialized():
+        with suppress(RuntimeError):  # of a card that has failed
+            torch.cuda.synchronize()
 
 
 def _ending(error: BaseException) -> tuple[str, str] | None:
@@ -116,17 +129,21 @@ def _stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    lost, stopped = threading.Event(), threading.Event()
+    lost, left = threading.Event(), threading.Event()
+    raised: list[weakref.ref[Stopped]] = []
+
+    def new(number: int) -> Stopped:
+        reason = "stopped, because its Snakemake has ended"
+        error = Stopped(reason if lost.is_set() else STOPS[signal.Signals(number)])
+        raised.append(weakref.ref(error))
+        return error
 
     def stop(number: int, _: object) -> None:
-        stopped.set()
-        for each in before:  # SIG_IGN would let Python complain of a signal that is here already
-            signal.signal(each, lambda *_: None)
-        raise Stopped(
-            "stopped, because its Snakemake has ended"
-            if lost.is_set()
-            else STOPS[signal.Signals(number)]
-        )
+        if left.is_set() or (raised and raised[-1]() is not None):
+            return
+        if not raised:
+            threading.Thread(target=_repeat, args=(number, raised, left), daemon=True).start()
+        raise new(number)  # without a name, which would keep the error alive in this frame
 
     wanted = [n for n in STOPS if signal.getsignal(n) != signal.SIG_IGN]
     before = {n: signal.signal(n, stop) for n in wanted}
@@ -135,8 +152,20 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items() if not stopped.is_set() else ():
+        left.set()
+        for number, handler in before.items() if not raised else ():
             signal.signal(number, handler)
+
+
+def _repeat(number: int, raised: list[weakref.ref[Stopped]], left: threading.Event) -> None:
+    """Send the signal `number` again whenever the error that it raised is lost.
+
+    Python drops an error that is raised in the callback of a weak reference or in `__del__`, and
+    torch drops some in its guards. Then nothing refers to it, and the job would go on.
+    """
+    while not left.wait(0.2):
+        if raised[-1]() is None:
+            os.kill(os.getpid(), number)
 
 
 def _stop_after(run: int, lost: threading.Event) -> None:

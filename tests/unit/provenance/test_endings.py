@@ -114,3 +114,46 @@ def test_a_second_signal_does_not_cut_off_the_message_of_the_first(tmp_path):
     done = subprocess.run([sys.executable, "-c", STOPPED_TWICE, str(log)], capture_output=True)
     lines = log.read_text().splitlines()
     assert done.returncode == 1 and len(lines) == 3 and "stopped by Ctrl-C" in lines[0]
+
+
+DROPPED = """
+import os, signal, sys, time
+from ablation.provenance.endings import told_in_three_lines
+
+class Leaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(10):
+            pass
+
+with told_in_three_lines("base"):
+    Leaf()  # Python writes that it ignores the error, and goes on
+    print("goes on", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_stop_that_python_drops_comes_again():
+    """As in a training on a GPU, which went on for 20 s and was killed then."""
+    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True)
+    assert done.stdout == "goes on\n" and "Exception ignored in" in done.stderr
+    assert done.returncode == 1 and "base: stopped by SIGTERM" in done.stderr.splitlines()[-3]
+
+
+ON_A_GPU = """
+import os, signal, sys
+from types import ModuleType, SimpleNamespace
+from ablation.provenance.endings import told_in_three_lines
+
+torch = sys.modules["torch"] = ModuleType("torch")
+torch.cuda = SimpleNamespace(
+    is_initialized=lambda: True, synchronize=lambda: print("waited for the GPU")
+)
+with told_in_three_lines("base"):
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_stopped_job_lets_the_gpu_finish():
+    done = subprocess.run([sys.executable, "-c", ON_A_GPU], capture_output=True, text=True)
+    assert done.stdout == "waited for the GPU\n" and "stopped by SIGTERM" in done.stderr
