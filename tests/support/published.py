@@ -20,7 +20,11 @@ def archived_rows(study, table):
 
 
 def macro_rows(study):
+    """pooled_rows of the archive of a study."""
+    return pooled_rows(archived_rows(study, "recovery"))
+
+
+def pooled_rows(rows):
     """{(recipe, mask): row of recovery.csv}, the mean over tasks and seeds."""
-    rows = archived_rows(study, "recovery")
     found = [row for row in rows if (row["seed"], row["task"]) == ("all", "macro")]
     return {(row["recipe"], row["mask"]): row for row in found}

@@ -1,11 +1,12 @@
 """Promise: the tables of published studies are those of the archives beside them."""
 
+import csv
 import re
 
 import pytest
 
 from ablation.data.needles import tokens_and_position
-from tests.support.published import STUDIES, archived_rows, macro_rows
+from tests.support.published import STUDIES, archived_rows, macro_rows, pooled_rows
 
 PAGE = (STUDIES / "smollm2.md").read_text("utf-8")
 LONG_PROMPTS = (STUDIES.parent / "long_prompts.md").read_text("utf-8")
@@ -50,6 +51,36 @@ def test_what_comes_back():
         assert same(net, interval(row, "net_recovered")), name
         assert same(causal, [float(rows[name, "causal"]["after"])])
     assert named == {"3A", "3B", "3A-long", "5C", "3B-leaky"}
+
+
+def test_another_version_of_torch():
+    with (STUDIES / "smollm2_torch213.csv").open(encoding="utf-8", newline="") as file:
+        later = list(csv.DictReader(file))
+    published = archived_rows("smollm2", "recovery")
+    assert len(published) == 720
+    before_training = ("recipe", "seed", "mask", "task", "baseline", "ablated", "damage")
+    for row, other in zip(published, later, strict=True):
+        assert all(row[column] == other[column] for column in before_training)
+
+    runs = [pooled_rows(published), pooled_rows(later)]
+    for recipe, *cells in table("With another version of torch"):
+        rows = [run[recipe.partition(",")[0], "prefill_bidir"] for run in runs]
+        for row, after, share, net in zip(rows, cells[:2], cells[2:4], cells[4:], strict=True):
+            assert same(after, [float(row["after"])])
+            assert same(share, interval(row, "recovered"))
+            assert share.endswith("*") is (row["seeds_disagree"] == "True")
+            assert same(net, interval(row, "net_recovered"))
+
+    pairs = list(zip(published, later, strict=True))
+    verdicts = [pair for pair in pairs if pair[0]["criteria_met"]]
+    turned = [a for a, b in verdicts if a["criteria_met"] != b["criteria_met"]]
+    of_one = [row for row in turned if row["seed"] != "all" or "macro" not in row["task"]]
+    shares = [pair for pair in pairs if "macro" in pair[0]["task"] and pair[0]["recovered_low"]]
+    ends = [(*interval(a, "recovered")[1:], float(b["recovered"])) for a, b in shares]
+    within = [found for low, high, found in ends if low <= found <= high]
+    text = " ".join(PAGE.split())
+    assert f"Of {len(verdicts)} such verdicts {len(turned)} differ, {len(of_one)} of them" in text
+    assert f"{len(within)} of {len(shares)} shares recovered are within" in text
 
 
 def test_six_other_things_taken_away():
